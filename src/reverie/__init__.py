@@ -1,0 +1,65 @@
+"""Reverie: train, sample, guide, measure and understand diffusion models.
+
+    import reverie as rv
+
+    denoise = rv.load("runs/digits")
+    images = rv.sample(rv.guide.cfg(denoise, scale=3.0), n=16, cond=rv.Cond(label=7), steps=12, seed=0)
+
+Every name below is imported on first use (PEP 562), so that `import reverie` costs nothing: torch arrives with the
+first room that needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reverie import core, data, guide, learn, measure, nets, recipes, solve
+    from reverie.core.condition import Cond
+    from reverie.recipes.runs import load
+    from reverie.solve import grids, iterate, sample
+
+    __version__: str
+
+__all__ = [
+    "Cond",
+    "__version__",
+    "core",
+    "data",
+    "grids",
+    "guide",
+    "iterate",
+    "learn",
+    "load",
+    "measure",
+    "nets",
+    "recipes",
+    "sample",
+    "solve",
+]
+
+_HOME = {
+    "Cond": "reverie.core.condition",
+    "grids": "reverie.solve",
+    "iterate": "reverie.solve",
+    "load": "reverie.recipes.runs",
+    "sample": "reverie.solve",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'reverie' has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("reverie")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        value = import_module(f"reverie.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

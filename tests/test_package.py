@@ -1,0 +1,79 @@
+"""The package as a whole: what it imports, what it ships, what it must not mention."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import reverie
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "reverie"
+HEAVY = ("torch", "numpy", "PIL", "yaml", "rich", "tyro", "sklearn", "scipy", "matplotlib", "torchmetrics")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The top-level modules a fresh interpreter holds after running `code`."""
+    report = "import sys; print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_torchvision_is_absent():
+    assert importlib.util.find_spec("torchvision") is None
+
+
+def test_version_is_the_one_in_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert reverie.__version__ == project["version"]
+
+
+def test_import_loads_nothing_heavy():
+    assert not loaded_after("import reverie").intersection(HEAVY)
+
+
+def test_first_use_loads_torch():
+    assert "torch" in loaded_after("import reverie; reverie.Cond")
+
+
+@pytest.mark.parametrize("name", reverie.__all__)
+def test_every_public_name_resolves(name: str):
+    assert getattr(reverie, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'smaple'"):
+        _ = reverie.smaple
+
+
+def test_dir_lists_the_public_names():
+    assert dir(reverie) == sorted(reverie.__all__)
+
+
+def test_bundled_data_stays_small():
+    bundled = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}]
+    assert sum(path.stat().st_size for path in bundled) < 5_000_000
+
+
+def test_nothing_mentions_a_machine_or_a_registry():
+    folders = ("work", "tmp", "home", "root", "Users", "opt")
+    hosts = ("pythonhosted", "pypi.org", "download.pytorch", "npmjs")
+    forbidden = re.compile(rf"(?<![\w.])/({'|'.join(folders)})/\w|" + "|".join(f"{h[:-1]}[{h[-1]}]" for h in hosts))
+    assert forbidden.search("see /" + "work/x") and forbidden.search("pypi" + ".org")
+
+    texts = {".py", ".md", ".toml", ".txt", ".yaml", ".json", ".html", ".css", ".js", ""}
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in (".ci", "bench", "docs", "src", "tests"):
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    skip = {"_build", "__pycache__"}
+    guilty = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in files
+        if path.suffix in texts and not skip.intersection(path.parts) and path != Path(__file__)
+        if (match := forbidden.search(path.read_text(encoding="utf-8", errors="ignore")))
+    ]
+    assert not guilty
