@@ -1,0 +1,75 @@
+"""The noise tape: every random draw of sampling is addressed, so it never depends on batch, shard, device or resume point.
+
+A draw has the address (sample seed, stream, number). The address is hashed (BLAKE2b, 128 bits) to a key of the counter-based generator
+Philox4x64 (Salmon et al. 2011), whose raw 64-bit words become normals by Box-Muller in float64. The bits are drawn on the host, one
+sample at a time, and then cast and copied, so every device, dtype and batch sees the same noise.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.core.errors import InputError
+
+SampleSeed = tuple[int, int]
+"""(seed, index): sample ``index`` of the run with that seed."""
+
+Span = tuple[float, float]
+"""The interval (λ_from, λ_to) of the move that a draw belongs to; a Brownian tape reads it, the plain tape does not."""
+
+
+class NoiseTape(Protocol):
+    """Where a run's noise comes from. A recorded or a Brownian tape is another implementation."""
+
+    def draw(self, stream: str, number: int, shape: Sequence[int], span: Span | None = None) -> Tensor:
+        """Standard normal noise of shape (B, *shape), float32 on the CPU, the same for the same address."""
+        ...
+
+
+def sample_seeds(seed: int | Sequence[int] | Sequence[SampleSeed], n: int) -> list[SampleSeed]:
+    """The address of each of ``n`` samples: ``seed=s`` gives (s, 0) … (s, n−1); a list gives one seed (or (seed, index)) a sample.
+
+    Raises:
+        InputError: when a list has another length than ``n``.
+    """
+    if isinstance(seed, int):
+        return [(seed, i) for i in range(n)]
+    if len(seed) != n:
+        raise InputError(f"a list of seeds has one a sample: got {len(seed)} seeds for {n} samples")
+    return [(s, 0) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in seed]
+
+
+def normals(key: str, count: int, counter: int = 0) -> np.ndarray:
+    """``count`` float64 standard normals for a text key; the transform is Box-Muller on 53-bit uniforms in (0, 1)."""
+    pairs = (count + 1) // 2
+    bits = np.random.Philox(
+        key=np.frombuffer(blake2b(key.encode(), digest_size=16).digest(), dtype=np.uint64),
+        counter=np.array([0, 0, counter, 0], dtype=np.uint64),
+    ).random_raw(2 * pairs)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2.0 * np.log(uniform[:pairs])), 2.0 * np.pi * uniform[pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+class Tape:
+    """The plain tape: independent normals for each address.
+
+    Args:
+        seeds: one (seed, index) a sample, see :func:`sample_seeds`.
+        dtype: dtype of the draws; float64 keeps every digit, float32 rounds them.
+    """
+
+    def __init__(self, seeds: Sequence[SampleSeed], dtype: torch.dtype = torch.float32) -> None:
+        self.seeds = list(seeds)
+        self.dtype = dtype
+
+    def draw(self, stream: str, number: int, shape: Sequence[int], span: Span | None = None) -> Tensor:
+        count = int(np.prod(shape))
+        rows = np.empty((len(self.seeds), count))
+        for row, (seed, index) in zip(rows, self.seeds, strict=True):
+            row[:] = normals(f"{seed}/{index}/{stream}", count, number)
+        return torch.from_numpy(rows).to(self.dtype).reshape(len(self.seeds), *shape)

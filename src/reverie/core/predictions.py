@@ -1,0 +1,88 @@
+"""Prediction kinds: a network's target is ``y = p·x0 + q·ε`` for a pair (p, q) of functions of the point.
+
+With ``x = α·x0 + σ·ε`` and ``D = q·α − p·σ``, ``x0 = (q·x − σ·y)/D`` and ``ε = (α·y − p·x)/D``: one 2×2 solve converts anything to anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reverie.core.errors import InputError, unknown
+from reverie.core.schedules import Point
+from reverie.core.tensors import Scalar
+
+Pair = tuple[Scalar, Scalar]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A named pair (p, q). ``Kind("mine", lambda point: (p, q))`` is all a user-defined kind needs."""
+
+    name: str
+    pair: Callable[[Point], Pair]
+
+    def __call__(self, point: Point) -> Pair:
+        return self.pair(point)
+
+
+def _score(point: Point) -> Pair:
+    if isinstance(point.sigma, float) and point.sigma == 0.0:
+        raise InputError("the score is infinite at sigma = 0; ask for x0, or stop at a finite logsnr")
+    return 0.0, -1.0 / point.sigma
+
+
+def edm(data_std: float = 0.5) -> Kind:
+    """The preconditioned target of Karras et al. 2022 (table 1) on any path; with h = √(σ² + α²s²): ``y = σ/(s·h)·x0 − α·s/h·ε``.
+
+    It has unit variance for data of standard deviation s = ``data_std``.
+    """
+
+    def pair(point: Point) -> Pair:
+        h = (point.sigma**2 + (point.alpha * data_std) ** 2) ** 0.5
+        return point.sigma / (data_std * h), -point.alpha * data_std / h
+
+    return Kind(f"edm({data_std})", pair)
+
+
+KINDS = {
+    "x0": Kind("x0", lambda point: (1.0, 0.0)),
+    "eps": Kind("eps", lambda point: (0.0, 1.0)),
+    "v": Kind("v", lambda point: (-point.sigma, point.alpha)),
+    "score": Kind("score", _score),
+    "flow": Kind("flow", lambda point: (point.d_alpha, point.d_sigma)),
+    "straight": Kind("straight", lambda point: (-1.0, 1.0)),
+    "edm": edm(),
+}
+"""x0; ε; v = αε − σx0 (Salimans & Ho 2022); score = −ε/σ; flow = dx/dt along the path; straight = ε − x0; EDM with data_std 0.5."""
+
+
+def kind(name: str | Kind) -> Kind:
+    """The kind called ``name``; a :class:`Kind` passes through.
+
+    Raises:
+        InputError: for an unknown name, with the nearest one.
+    """
+    if isinstance(name, Kind):
+        return name
+    if name not in KINDS:
+        raise unknown("prediction kind", name, KINDS)
+    return KINDS[name]
+
+
+def convert(source: Pair, target: Pair, alpha: Scalar, sigma: Scalar) -> Pair:
+    """Coefficients (a, b) with ``y_target = a·x + b·y_source``.
+
+    Raises:
+        InputError: where the conversion is singular (the source determines no x0 there), for host floats.
+    """
+    (p, q), (p2, q2) = source, target
+    if not any(isinstance(v, Tensor) for v in (p, q, p2, q2)) and (p, q) == (p2, q2):
+        return 0.0, 1.0
+    d = q * alpha - p * sigma
+    if not isinstance(d, Tensor) and d == 0.0:
+        raise InputError(
+            f"a prediction of {p:g}·x0 + {q:g}·eps does not determine {p2:g}·x0 + {q2:g}·eps at alpha = {alpha:g}, sigma = {sigma:g}: "
+            "start from a finite logsnr, or use a network that predicts x0, v or the flow velocity"
+        )
+    return (p2 * q - q2 * p) / d, (q2 * alpha - p2 * sigma) / d

@@ -1,0 +1,42 @@
+"""The few tensor operations the algebra is made of."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reverie.core.errors import InputError
+
+Scalar = float | Tensor
+
+
+def align(value: Scalar, x: Tensor) -> Scalar:
+    """Make a per-sample value broadcast over ``x``: a float or a () tensor as it is, (B,) as (B, 1, …) in x's dtype.
+
+    Raises:
+        InputError: for any other shape; the message names both.
+    """
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    if value.ndim == 1 and value.shape[0] == x.shape[0]:
+        return value.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+    if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value[0].numel() == 1:
+        return value
+    raise InputError(
+        f"a time or coefficient must be a number or have one entry a sample: "
+        f"got shape {tuple(value.shape)} for x of shape {tuple(x.shape)}"
+    )
+
+
+def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor:
+    """``Σ cᵢ·xᵢ``. Host floats fuse scale and add, and a zero skips its term; tensor coefficients multiply out."""
+    total: Tensor | None = None
+    for c, x in zip(coefficients, tensors, strict=True):
+        if isinstance(c, Tensor):
+            total = c * x if total is None else total + c * x
+        elif c != 0.0:
+            if total is None:
+                total = x if c == 1.0 else x * c
+            else:
+                total = torch.add(total, x, alpha=c)
+    return torch.zeros_like(tensors[0]) if total is None else total
