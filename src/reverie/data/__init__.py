@@ -1,0 +1,26 @@
+"""Real data: bundled sets, image folders, and the order in which training sees them.
+
+``names()`` lists the bundled sets without importing torch; everything else is imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from reverie.data.catalog import names
+
+if TYPE_CHECKING:
+    from reverie.data import order
+    from reverie.data.images import ImageSet, Skipped
+    from reverie.data.loading import load
+
+__all__ = ["ImageSet", "Skipped", "load", "names", "order"]
+
+_WHERE = {"ImageSet": "images", "Skipped": "images", "load": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "order":
+        return import_module("reverie.data.order")
+    if name in _WHERE:
+        return getattr(import_module(f"reverie.data.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

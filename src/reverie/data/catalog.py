@@ -1,0 +1,18 @@
+"""What is bundled: one ``.npz`` (arrays, no pickle) and one ``.json`` (metadata) per set, licences beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "bundled"
+DIGITS8 = "digits8"
+
+
+def names() -> list[str]:
+    """Names that `reverie.data.load` knows: the bundled sets, and scikit-learn's 8x8 digits as ``digits8``."""
+    return sorted([*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8])
+
+
+def metadata(name: str) -> dict[str, Any]:
+    """Metadata of a bundled set: title, source, licence, attribution, classes and the text columns of its rows."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,0 +1,105 @@
+"""`load`: a bundled set by name or a folder of pictures by path, as an `ImageSet`."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from reverie.core.errors import InputError, nearest, unknown
+from reverie.data import catalog, folder, pixels
+from reverie.data.images import ImageSet
+from reverie.data.split import held_out
+
+Split = Literal["train", "test", "all"]
+
+
+def load(
+    name_or_path: str | Path,
+    split: Split = "train",
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    fit: pixels.Fit = "crop",
+) -> ImageSet:
+    """Load a data set.
+
+    Args:
+        name_or_path: a name from `reverie.data.names()`, or a folder of pictures, where sub-folders are classes. A
+            folder in the current directory that has the name of a bundled set is reached as ``./name``.
+        split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split; of a folder a tenth of the
+            files is held out, by the hash of their relative path.
+        size: side of the square pictures in pixels; without it the bundled size, or for a folder a size inferred from
+            its pictures (and said in `ImageSet.notes`).
+        channels: 1 (grey) or 3 (RGB); without it 1 if every picture is grey and 3 otherwise.
+        fit: how a picture becomes a square, see `reverie.data.pixels.fit_square`: ``crop``, ``pad`` or ``stretch``.
+
+    Raises:
+        InputError: for an unknown name, a missing or empty folder, one without a readable picture, a training split
+            without pictures, or arguments out of range.
+    """
+    if split not in get_args(Split):
+        raise unknown("split", split, get_args(Split))
+    pixels.check(size, channels, fit)
+    if isinstance(name_or_path, str) and name_or_path in catalog.names():
+        parts = _digits8() if name_or_path == catalog.DIGITS8 else _bundled(name_or_path)
+        parts["store"] = torch.from_numpy(_convert(parts["store"], size, channels, fit))
+        name = name_or_path
+    else:
+        path = Path(name_or_path).expanduser()
+        if not path.is_dir():
+            raise _missing(str(name_or_path), path)
+        parts = folder.read(path, size, channels, fit)
+        name = path.resolve().name
+    test = parts.pop("held_out")
+    rows = np.flatnonzero({"train": ~test, "test": test, "all": np.ones_like(test)}[split])
+    if split == "train" and not len(rows):
+        raise InputError(f"all {len(test)} pictures of {name_or_path} are held out; add pictures or use split='all'.")
+    labels = parts.pop("labels")
+    columns = {key: [column[row] for row in rows] for key, column in parts.pop("columns").items()}
+    chosen = None if labels is None else torch.from_numpy(labels[rows].astype(np.int64))
+    return ImageSet(name=name, split=split, rows=torch.from_numpy(rows), labels=chosen, columns=columns, **parts)
+
+
+def _bundled(name: str) -> dict[str, Any]:
+    with np.load(catalog.FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
+        images, labels, test = arrays["images"], arrays["labels"], arrays["held_out"]
+    about = catalog.metadata(name)
+    described = {"classes": about["classes"], "columns": about["columns"], "text": about.get("text")}
+    return {"store": images, "labels": labels, "held_out": test, **described}
+
+
+def _digits8() -> dict[str, Any]:
+    """The 1,797 digits of scikit-learn, 8x8, 17 grey levels; a tenth is held out by index."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("digits8 comes with scikit-learn, which is not installed: pip install scikit-learn.") from None
+    digits: Any = load_digits()
+    images = np.rint(digits.images[:, None] * (255 / 16)).astype(np.uint8)
+    test = np.array([held_out(f"digits8/{index}") for index in range(len(images))])
+    classes = [str(digit) for digit in range(10)]
+    return {"store": images, "labels": digits.target, "held_out": test, "classes": classes, "columns": {}}
+
+
+def _convert(images: np.ndarray, size: int | None, channels: int | None, fit: pixels.Fit) -> np.ndarray:
+    """Bundled pictures in another size or number of channels."""
+    shape = (channels or images.shape[1], size or images.shape[2])
+    if images.shape[1:3] == shape:
+        return images
+    pictures = (Image.fromarray(image.squeeze(0) if len(image) == 1 else image.transpose(1, 2, 0)) for image in images)
+    return np.stack([pixels.to_array(picture, shape[1], shape[0], fit) for picture in pictures])
+
+
+def _missing(given: str, path: Path) -> InputError:
+    if path.exists():
+        return InputError(
+            f"{given} is a file; a data set is a folder of pictures or one of {', '.join(catalog.names())}."
+        )
+    parent = path.absolute().parent
+    beside = [str(path.parent / child.name) for child in parent.iterdir() if child.is_dir()] if parent.is_dir() else []
+    return InputError(
+        f"no data set or folder {given!r}: the bundled sets are {', '.join(catalog.names())}, "
+        f"and there is no folder {path.absolute()}.{nearest(given, [*catalog.names(), *beside])}"
+    )
