@@ -1,0 +1,62 @@
+"""The command line: ``reverie VERB …``, one file a verb.
+
+A verb NAME is a module ``reverie.cli.NAME`` with ``main(arguments: list[str]) -> int | None`` (the exit code, None for 0) and a line in
+:data:`VERBS`. The module is imported when the verb is called, so help costs nothing; so are torch and friends inside it.
+An :class:`InputError` ends with exit code 2, a :class:`RunError` with 1, Ctrl-C with 130; each prints its message, no traceback.
+``REVERIE_DEBUG=1`` shows the traceback.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from reverie.core.errors import InputError, RunError, nearest
+
+VERBS = {
+    "demo": "train, sample, measure and report on bundled digits, in about three minutes",
+    "train": "train a recipe, or on a folder of pictures; the same command again resumes",
+    "sample": "draw pictures from a run",
+    "evaluate": "measure the samples of a run",
+    "report": "write a run's report.html",
+    "runs": "list runs",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        from reverie import __version__
+
+        print(f"reverie {__version__}")
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except (InputError, RunError, KeyboardInterrupt, OSError) as error:
+        if os.environ.get("REVERIE_DEBUG"):
+            raise
+        code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        print(f"reverie: {error}" if str(error) else "reverie: interrupted", file=sys.stderr)
+        return code
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        raise InputError(f"there is no command {verb!r}; there is: {', '.join(VERBS)}.{nearest(verb, VERBS)}")
+    try:
+        return import_module(f"reverie.cli.{verb}").main(arguments) or 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
+    return (
+        "usage: reverie COMMAND …\n\nTrain, sample, guide, measure and understand diffusion models.\n\n"
+        f"{verbs}\n\nreverie COMMAND --help says more. Start with: reverie demo"
+    )
