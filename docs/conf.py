@@ -1,0 +1,28 @@
+"""Sphinx configuration: MyST pages, the furo theme, an API reference generated from the package."""
+
+from importlib.metadata import version as installed_version
+
+project = "Reverie"
+author = "the Reverie authors"
+copyright = "2026, the Reverie authors"
+version = release = installed_version("reverie")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+html_theme = "furo"
+html_title = "Reverie"
+html_static_path = ["_static"]
+
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"
+autosummary_generate = True
+autosummary_ignore_module_all = True
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
