@@ -1,0 +1,46 @@
+"""The choices that make a network, as plain dataclasses without torch: the command line builds its flags from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """Diffusion transformer with adaLN-Zero (Peebles & Xie 2023).
+
+    Attributes:
+        patch: side of a square patch in pixels; height and width must be multiples of it.
+        width: features per token, a multiple of ``heads``, of 4 for the position code.
+        depth: number of transformer blocks.
+        heads: attention heads per block.
+    """
+
+    patch: int = 4
+    width: int = 128
+    depth: int = 6
+    heads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Convolutional U-Net with residual blocks and attention (Ho et al. 2020; Dhariwal & Nichol 2021).
+
+    Attributes:
+        width: channels at full resolution.
+        multipliers: channels of each level in units of ``width``; each level after the first halves height and width.
+        blocks: residual blocks per level (one more on the way up).
+        attention: down-sampling factors (1, 2, 4, ...) of the levels that have self-attention.
+        heads: attention heads.
+    """
+
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (4,)
+    heads: int = 4
+
+
+NetConfig = DiTConfig | UNetConfig
+
+CONFIGS: dict[str, type[DiTConfig] | type[UNetConfig]] = {"dit": DiTConfig, "unet": UNetConfig}

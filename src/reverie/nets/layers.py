@@ -1,0 +1,93 @@
+"""Layers that several networks share."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reverie.core.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def zeroed(module: Module) -> Module:
+    """The module with all parameters set to zero: a residual branch that ends in it starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """A normalised ``x``, scaled and shifted; zero shift and scale leave it as it is."""
+    return x * (1 + scale) + shift
+
+
+def check_picture(x: Tensor, channels: int, multiple: int, size: tuple[int, int] | None = None) -> None:
+    """Raise InputError unless ``x`` is ``(B, channels, H, W)``, H and W multiples of ``multiple``; and ``size``."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise InputError(
+            f"The network was given a tensor of shape {tuple(x.shape)}; expected (batch, {channels}, height, width). "
+            f"Give pictures with {channels} channels, or build the network for the channels of your data."
+        )
+    check_size((x.shape[2], x.shape[3]), multiple)
+    if size is not None and tuple(x.shape[2:]) != size:
+        raise InputError(
+            f"The network was given pictures of {x.shape[2]}x{x.shape[3]} pixels; built for {size[0]}x{size[1]}. "
+            "Resize the pictures, or build the network with their size."
+        )
+
+
+def check_size(size: tuple[int, int], multiple: int) -> None:
+    """Raise InputError unless height and width are positive multiples of ``multiple``."""
+    if any(side < multiple or side % multiple for side in size):
+        nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)
+        raise InputError(
+            f"Pictures of {size[0]}x{size[1]} pixels do not fit this network; "
+            f"height and width must be multiples of {multiple}. "
+            f"Resize the data (for example to {nearest}), or choose a smaller patch or fewer levels."
+        )
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width from one side or both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens ``(B, N, width)`` (Vaswani et al. 2017).
+
+    Fused where the device has it; under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` it can be differentiated
+    twice and forward (the fused kernel of the CPU cannot).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise InputError(f"{heads} attention heads do not divide {width} features; choose a divisor of the width.")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between, on each token."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, hidden)
+        self.outer = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(F.gelu(self.inner(x), approximate="tanh"))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with 32 groups, or as many as divide both 32 and the channels."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
