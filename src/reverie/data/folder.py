@@ -52,8 +52,8 @@ def read(root: Path, size: int | None, channels: int | None, fit: pixels.Fit) ->
     skipped = [Skipped(path, "not a picture format") for path in sorted({*files} - {*candidates})]
     if not candidates:
         raise InputError(
-            f"no pictures in {root.absolute()}: looked in it and its sub-folders for {FORMATS.replace(' ', ', ')} files "
-            f"and found {len(files)} others."
+            f"no pictures in {root.absolute()}: looked in it and its sub-folders for {FORMATS.replace(' ', ', ')}, "
+            f"and found {len(files)} other files."
         )
     headers = []
     for path in _progress(candidates, "looking at pictures"):
@@ -79,12 +79,13 @@ def read(root: Path, size: int | None, channels: int | None, fit: pixels.Fit) ->
         )
     if channels is None and not coloured:
         store = store[:, :1]
+    failed = {item.path for item in broken}
+    enlarged = sum(_scale(header, size or 1, fit) > 1 for header in headers if header.path not in failed)
+    if enlarged:
+        notes.append(f"{enlarged} of {len(kept)} pictures are smaller than {size} pixels and were enlarged.")
     if skipped:
         first = "; ".join(f"{item.path}: {item.reason}" for item in skipped[:3])
         notes.append(f"{len(skipped)} of {len(files)} files skipped ({first}{'; …' if len(skipped) > 3 else ''}).")
-    enlarged = sum(_scale(header, size or 1, fit) > 1 for header in headers)
-    if enlarged:
-        notes.append(f"{enlarged} of {len(headers)} pictures are smaller than {size} pixels and were enlarged.")
     labels, classes = label(root, kept)
     return {
         "store": store,
