@@ -11,7 +11,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Where shapes are annotated, outside of inner loops. An int serves as a float.
-CHECKED = ["reverie.data.images", "reverie.data.order", "reverie.measure"]
+CHECKED = ["reverie.data.images", "reverie.data.order", "reverie.measure.extract", "reverie.measure.judge"]
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(CHECKED, TYPECHECKER)
 

@@ -36,6 +36,10 @@ def test_import_loads_nothing_heavy():
     assert not loaded_after("import reverie").intersection(HEAVY)
 
 
+def test_help_loads_nothing_heavy():
+    assert not loaded_after("from reverie.cli import main; main(['--help'])").intersection(HEAVY)
+
+
 def test_first_use_loads_torch():
     assert "torch" in loaded_after("import reverie; reverie.Cond")
 
