@@ -20,14 +20,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) docs/_build dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) docs/_build dist build .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Reverie needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}. Try: make PYTHON=python3.12" if v < (3, 11) else 0)'
