@@ -1,0 +1,90 @@
+"""Grids: where along the path the steps are taken. A grid is callable, ``grid(schedule, steps) -> steps + 1 points``.
+
+Every grid has ``start`` and ``end`` in logsnr. By default it starts at pure noise (or at the schedule's finite default where its variable
+is infinite there) and ends at clean data, so that the last step returns the estimate of x0.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from reverie.core.errors import InputError
+from reverie.core.schedules import Point, Schedule
+
+
+@runtime_checkable
+class Grid(Protocol):
+    """``grid(schedule, steps)`` gives the ``steps + 1`` points of a run from noise to data; hashable."""
+
+    start: float | None
+    end: float | None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]: ...
+
+
+def check(steps: int) -> None:
+    """Raise an :class:`InputError` unless ``steps`` is a whole number of at least 1."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is a whole number of at least 1: got {steps!r}")
+
+
+@dataclass(frozen=True)
+class time:
+    """Uniform in t."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]:
+        check(steps)
+        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
+        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        inner = np.linspace(float(first.t), float(last.t), steps + 1)[1:-1]
+        return first, *(schedule.point(float(t)) for t in inner), last
+
+
+@dataclass(frozen=True)
+class logsnr:
+    """Uniform in λ between the schedule's finite ends, then clean data (Lu et al. 2022)."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]:
+        return _warped(self, schedule, steps, lambda lam: lam, lambda lam: lam)
+
+
+@dataclass(frozen=True)
+class karras:
+    """Uniform in ``(σ/α)^(1/ρ)`` (Karras et al. 2022, eq. 5), then clean data."""
+
+    rho: float = 7.0
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]:
+        return _warped(
+            self, schedule, steps, lambda lam: math.exp(-lam / self.rho), lambda level: -self.rho * math.log(level)
+        )
+
+
+def _warped(
+    grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
+) -> tuple[Point, ...]:
+    """Points uniform in ``warp(λ)``: between finite ends, or from the finite start to the finite default end and then clean data."""
+    check(steps)
+    low, high = schedule.lam_range()
+    low = low if grid.start is None else 0.5 * grid.start
+    high = high if grid.end is None else 0.5 * grid.end
+    if not math.isfinite(low) or (not math.isfinite(high) and grid.end is not None):
+        raise InputError(f"{type(grid).__name__} needs a finite logsnr, got start={grid.start}, end={grid.end}")
+    count = steps + 1 if grid.end is not None else steps
+    lams = [unwarp(float(v)) for v in np.linspace(warp(low), warp(high), count)]
+    lams[0] = low
+    if count > 1:
+        lams[-1] = high
+    points = tuple(schedule.at(lam) for lam in lams)
+    return points if grid.end is not None else (*points, schedule.clean())

@@ -1,0 +1,222 @@
+"""``sample`` and ``iterate``: run a solver's plan on a denoiser."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.errors import InputError
+from reverie.core.noise import NoiseTape, SampleSeed, Tape, sample_seeds
+from reverie.core.progress import Progress
+from reverie.core.schedules import Point, Schedule
+from reverie.solve import grids
+from reverie.solve.grids import Grid
+from reverie.solve.multistep import DPMpp
+from reverie.solve.plan import Plan, Solver, Walk, plain
+
+Seeds = int | Sequence[int] | Sequence[SampleSeed]
+
+
+class Step:
+    """One node of a running walk, as :func:`iterate` yields it.
+
+    Attributes:
+        index: 0 … the number of nodes − 1.
+        at, to: the points that the move came from and went to; ``x`` is at ``to``.
+        x: the state, (B, …) in the diffused space; assign to replace it (which drops the multistep history).
+        estimate: the estimate at ``at`` that moved it (the first of a multi-stage step).
+        cond: the condition of the next evaluations; assign to replace it.
+        evaluations: network evaluations a sample so far.
+    """
+
+    def __init__(
+        self, index: int, at: Point, to: Point, x: Tensor, estimate: Estimate, cond: Cond | None, evaluations: int
+    ):
+        self.index, self.at, self.to, self.x, self.estimate = index, at, to, x, estimate
+        self.cond, self.evaluations = cond, evaluations
+        self._again = False
+
+    def rerun(self) -> None:
+        """Take this very step again from where it started, with the same noise and history and the present :attr:`cond`."""
+        self._again = True
+
+
+def iterate(
+    denoise: Denoiser,
+    n: int | None = None,
+    cond: Cond | None = None,
+    solver: Solver | None = None,
+    steps: int = 30,
+    grid: Grid | None = None,
+    seed: Seeds = 0,
+    x: Tensor | None = None,
+    start: float | None = None,
+    walk: Walk | None = None,
+    tape: NoiseTape | None = None,
+) -> Iterator[Step]:
+    """Run :func:`sample` step by step: yields a :class:`Step` at every node of the walk.
+
+    The caller may assign ``step.x`` or ``step.cond``, or call ``step.rerun()``, before asking for the next one. Arguments as in
+    :func:`sample`, and
+
+    Args:
+        walk: moves to make in place of a grid.
+        tape: where the noise comes from, in place of the plain tape of ``seed``.
+    """
+    count = _count(n, cond, x, seed)
+    cond = _condition(denoise, cond, count)
+    solver = DPMpp() if solver is None else solver
+    plan = (
+        _plan(solver, denoise.schedule, grids.time() if grid is None else grid, steps, start)
+        if walk is None
+        else solver.plan(denoise.schedule, walk)
+    )
+    tape = Tape(sample_seeds(seed, count)) if tape is None else tape
+    state = solver.init(_initial(denoise, plan, x, start, count, tape), plan)
+
+    first: Estimate | None = None
+
+    def evaluate(x: Tensor, point: Point) -> Estimate:
+        nonlocal first
+        estimate = denoise(x, point, cond)
+        first = estimate if first is None else first
+        return estimate
+
+    draws = dict.fromkeys((draw.stream for step in plan.steps for draw in step.draws), 0)
+    at, index, evaluations, i = plan.start, 0, 0, 0
+    while i < len(plan.steps):
+        before, drawn, begin = state, dict(draws), i
+        while True:
+            step = plan.steps[i]
+            noise = []
+            for draw in step.draws:
+                z = tape.draw(draw.stream, draws[draw.stream], solver.result(state).shape[1:], draw.span)
+                noise.append(z.to(solver.result(state)))
+                draws[draw.stream] += 1
+            state = solver.step(evaluate, state, step.row, noise)
+            evaluations += step.row.point is not None
+            i += 1
+            if step.node:
+                break
+        x_now = solver.result(state)
+        node = Step(index, at, step.to, x_now, first, cond, evaluations)  # pyright: ignore[reportArgumentType]
+        yield node
+        first = None
+        if node.cond is not cond:
+            cond = _condition(denoise, node.cond, count)
+        if node._again:
+            state, draws, i = before, drawn, begin
+            continue
+        if node.x is not x_now:
+            state = solver.init(node.x, plan)
+        at, index = step.to, index + 1
+
+
+def sample(
+    denoise: Denoiser,
+    n: int | None = None,
+    cond: Cond | None = None,
+    solver: Solver | None = None,
+    steps: int = 30,
+    grid: Grid | None = None,
+    seed: Seeds = 0,
+    x: Tensor | None = None,
+    start: float | None = None,
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> Tensor:
+    """Draw samples.
+
+    Sample i of seed s starts from bitwise the same noise and ends as the same image (to float rounding) whatever ``n``, ``batch_size``
+    and device. Nothing here turns gradients off: the result is differentiable in whatever requires a gradient.
+
+    Args:
+        denoise: the model, guided or not.
+        n: how many; by default one for each condition, seed or row of ``x``, else 1.
+        cond: one condition for all, or one a sample.
+        solver: DPM-Solver++ 2M by default.
+        steps: intervals of the grid, at least 1.
+        grid: uniform in time by default.
+        seed: one seed for the run, or a list with one a sample.
+        x: start from this: noise of standard deviation σ at the grid's start, (n, …) in the diffused space. With ``start`` it is clean
+            data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image.
+        start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
+        batch_size: evaluate at most so many at a time.
+        progress: label of a progress bar over the evaluations; none without.
+
+    Returns:
+        (n, C, H, W) data, decoded by the denoiser's space; images are in [−1, 1] up to the model's error.
+
+    Raises:
+        InputError: for steps < 1, an unknown or out-of-range condition, or lengths that do not fit.
+    """
+    grids.check(steps)
+    count = _count(n, cond, x, seed)
+    cond = _condition(denoise, cond, count)
+    seeds = sample_seeds(seed, count)
+    size = count if batch_size is None else batch_size
+    if size < 1:
+        raise InputError(f"batch_size is at least 1: got {size}")
+    outs = []
+    with Progress(progress or "", total=count * steps, unit="steps") as bar:
+        for i in range(0, count, size):
+            part = slice(i, min(i + size, count))
+            some = None if cond is None else cond.index(part)
+            step = None
+            for step in iterate(
+                denoise, part.stop - i, some, solver, steps, grid, seeds[part], None if x is None else x[part], start
+            ):
+                if progress:
+                    bar.advance(part.stop - i)
+            assert step is not None
+            outs.append(denoise.space.decode(step.x))
+    return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+
+@lru_cache(maxsize=256)
+def _plan(solver: Solver, schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Plan:
+    if start is not None:
+        if not 0.0 < start <= 1.0:
+            raise InputError(f"start is a time in (0, 1], 1 is pure noise: got {start}")
+        grid = dataclasses.replace(grid, start=2.0 * float(schedule.point(start).lam))  # pyright: ignore[reportArgumentType]
+    return solver.plan(schedule, plain(grid(schedule, steps)))
+
+
+def _initial(denoise: Denoiser, plan: Plan, x: Tensor | None, start: float | None, n: int, tape: NoiseTape) -> Tensor:
+    shape, device = tuple(denoise.shape), denoise.device
+    if start is not None and x is None:
+        raise InputError("start= noises a given image part of the way: give the image as x=")
+    if x is not None and tuple(x.shape) != (n, *x.shape[1:]):
+        raise InputError(f"x has {len(x)} rows for {n} samples")
+    if x is not None and start is None:
+        if tuple(x.shape[1:]) != shape:
+            raise InputError(f"x holds samples of shape {tuple(x.shape[1:])}, the model's are {shape}")
+        return x.to(device)
+    noise = tape.draw("init", 0, shape).to(device)
+    if x is None:
+        return noise * float(plan.start.sigma)
+    z = denoise.space.encode(x.to(device))
+    if tuple(z.shape[1:]) != shape:
+        raise InputError(f"x holds images that encode to {tuple(z.shape[1:])}, the model's samples are {shape}")
+    return float(plan.start.alpha) * z + float(plan.start.sigma) * noise.to(z)
+
+
+def _count(n: int | None, cond: Cond | None, x: Tensor | None, seed: Seeds) -> int:
+    given = [len(v) for v in (x, cond) if v is not None]
+    if not isinstance(seed, int):
+        given.append(len(seed))
+    n = max(given, default=1) if n is None else n
+    if n < 1:
+        raise InputError(f"n is at least 1: got {n}")
+    return n
+
+
+def _condition(denoise: Denoiser, cond: Cond | None, n: int) -> Cond | None:
+    if cond is None:
+        return None
+    cond.check(denoise.conditions)
+    return cond.expand(n).to(denoise.device)
