@@ -19,6 +19,7 @@ myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"
+suppress_warnings = ["ref.python"]  # a short name that two rooms share links to either
 autosummary_generate = True
 autosummary_ignore_module_all = True
 autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}

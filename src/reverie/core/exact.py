@@ -23,7 +23,7 @@ class GaussianMixture:
 
     Args:
         weights: (K,), positive; normalised here.
-        means: (K, *shape).
+        means: ``(K, *shape)``.
         covariances: (K, d, d) with d the product of ``shape``; positive semi-definite.
         labels: optional class of each component, (K,); then the denoiser is conditional on ``label``.
 
@@ -54,16 +54,16 @@ class GaussianMixture:
         return MixtureDenoiser(self, schedule)
 
     def log_prob(self, x: Tensor, cond: Cond | None = None) -> Tensor:
-        """``log p(x0)`` in nats, (B, *shape) -> (B,)."""
+        """``log p(x0)`` in nats, ``(B, *shape)`` -> (B,)."""
         return self.marginal_log_prob(x, 1.0, 0.0, cond)
 
     def marginal_log_prob(self, x: Tensor, alpha: Scalar, sigma: Scalar, cond: Cond | None = None) -> Tensor:
-        """``log p_t(x)`` of ``α·x0 + σ·ε`` in nats, (B, *shape) -> (B,)."""
+        """``log p_t(x)`` of ``α·x0 + σ·ε`` in nats, ``(B, *shape)`` -> (B,)."""
         _, log_joint = self._components(x.flatten(1), _column(alpha), _column(sigma), cond)
         return torch.logsumexp(log_joint, dim=1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` draws of x0, (n, *shape)."""
+        """``n`` draws of x0, ``(n, *shape)``."""
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return (self.means[k] + torch.einsum("bij,bj->bi", self.vectors[k] * self.values[k, None].sqrt(), z)).reshape(
@@ -106,7 +106,7 @@ class MixtureDenoiser(Denoiser):
 
 
 def Gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
-    """``N(mean, covariance)``, mean (*shape) and covariance (d, d): the mixture of one component."""
+    """``N(mean, covariance)``, mean ``(*shape)`` and covariance (d, d): the mixture of one component."""
     return GaussianMixture(torch.ones(1, dtype=mean.dtype), mean[None], covariance[None])
 
 
@@ -114,7 +114,7 @@ class Empirical(Denoiser):
     """The exact denoiser of a finite data set: a softmax-weighted mean of the data, which at low noise copies its nearest member.
 
     Args:
-        data: (N, *shape).
+        data: ``(N, *shape)``.
         schedule: the path.
         labels: optional class of each member, (N,).
     """

@@ -26,7 +26,7 @@ class NoiseTape(Protocol):
     """Where a run's noise comes from. A recorded or a Brownian tape is another implementation."""
 
     def draw(self, stream: str, number: int, shape: Sequence[int], span: Span | None = None) -> Tensor:
-        """Standard normal noise of shape (B, *shape), float32 on the CPU, the same for the same address."""
+        """Standard normal noise of shape ``(B, *shape)``, float32 on the CPU, the same for the same address."""
         ...
 
 
