@@ -3,20 +3,18 @@
 import math
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from reverie.core.errors import InputError, RunError
+from reverie.core.progress import track
 from reverie.data import pixels
 from reverie.data.images import Skipped
 from reverie.data.split import held_out
@@ -28,9 +26,6 @@ IN_MEMORY = 256 * 2**20
 """Bytes of decoded pictures up to which they stay in memory; more are memory-mapped from a file."""
 LARGEST_INFERRED = 256
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, OverflowError, EOFError)
-
-
-T = TypeVar("T")
 
 
 class Header(NamedTuple):
@@ -56,7 +51,7 @@ def read(root: Path, size: int | None, channels: int | None, fit: pixels.Fit) ->
             f"and found {len(files)} other files."
         )
     headers = []
-    for path in _progress(candidates, "looking at pictures"):
+    for path in track(candidates, "looking at pictures", len(candidates), "pictures"):
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(root / path) as image:
                 headers.append(Header(path, *image.size, grey=pixels.grey_header(image)))
@@ -144,7 +139,7 @@ def _decode(
     else:
         array = _on_disk(shape)
     kept, broken, coloured = [], [], False
-    for path, _, _ in _progress(stamp, "decoding pictures"):
+    for path, _, _ in track(stamp, "decoding pictures", len(stamp), "pictures"):
         try:
             with warnings.catch_warnings(action="ignore"):
                 picture = pixels.read(root / path, size, channels, fit)
@@ -189,20 +184,3 @@ def _scale(header: Header, size: int, fit: pixels.Fit) -> float:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _progress(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items, with a progress bar on standard error once a second has passed."""
-    start, bar = time.monotonic(), None
-    try:
-        for done, item in enumerate(items):
-            if bar is None and time.monotonic() - start > 1:
-                bar = Progress(console=Console(stderr=True), transient=True)
-                bar.start()
-                task = bar.add_task(what, total=len(items))
-            if bar is not None:
-                bar.update(task, completed=done)
-            yield item
-    finally:
-        if bar is not None:
-            bar.stop()
