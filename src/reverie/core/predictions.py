@@ -1,6 +1,7 @@
 """Prediction kinds: a network's target is ``y = p·x0 + q·ε`` for a pair (p, q) of functions of the point.
 
-With ``x = α·x0 + σ·ε`` and ``D = q·α − p·σ``, ``x0 = (q·x − σ·y)/D`` and ``ε = (α·y − p·x)/D``: one 2×2 solve converts anything to anything.
+With ``x = α·x0 + σ·ε`` and ``D = q·α − p·σ``, ``x0 = (q·x − σ·y)/D`` and ``ε = (α·y − p·x)/D``: one 2×2 solve
+converts anything to anything.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import Any, NamedTuple, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -17,34 +17,40 @@ from torch import Tensor
 from reverie.core.errors import InputError
 from reverie.core.tensors import Scalar, align
 
+S = TypeVar("S", float, Tensor, Scalar)
 
-class Point(NamedTuple):
+
+class Point(NamedTuple, Generic[S]):
     """One place on a path: t, α, σ, λ and the derivatives dα/dt, dσ/dt, as host floats or as tensors of one shape."""
 
-    t: Scalar
-    alpha: Scalar
-    sigma: Scalar
-    lam: Scalar
-    d_alpha: Scalar
-    d_sigma: Scalar
+    t: S
+    alpha: S
+    sigma: S
+    lam: S
+    d_alpha: S
+    d_sigma: S
 
     @property
-    def logsnr(self) -> Scalar:
+    def logsnr(self) -> S:
         return 2.0 * self.lam
 
     @property
-    def rho(self) -> Scalar:
+    def rho(self) -> S:
         """``σ/α``: the noise level on the variance-exploding scale; infinite at pure noise."""
-        return math.inf if isinstance(self.alpha, float) and self.alpha == 0.0 else self.sigma / self.alpha
+        return math.inf if isinstance(self.alpha, float) and self.alpha == 0.0 else self.sigma / self.alpha  # pyright: ignore[reportReturnType]
 
     @property
-    def tau(self) -> Scalar:
+    def tau(self) -> S:
         """``σ/(α+σ)`` in [0, 1]: finite at both ends of every path."""
         return self.sigma / (self.alpha + self.sigma)
 
     def align(self, x: Tensor) -> "Point":
         """The point with every per-sample field broadcast over ``x``."""
         return Point(*(align(field, x) for field in self)) if isinstance(self.alpha, Tensor) else self
+
+
+HostPoint = Point[float]
+"""A point of a plan: host floats."""
 
 
 class _Lifted:
@@ -117,11 +123,19 @@ class Schedule:
         """σ(1), the scale of the noise that sampling starts from."""
         return self.sigma(1.0)
 
-    def point(self, t: Scalar) -> Point:
+    @overload
+    def point(self, t: float) -> "HostPoint": ...
+    @overload
+    def point(self, t: Tensor) -> Point[Tensor]: ...
+    def point(self, t: Scalar) -> Any:
         """The :class:`Point` at time ``t``: floats for a float (cached), tensors for a tensor of shape () or (B,)."""
         return self._point(t) if isinstance(t, Tensor) else _host_point(self, float(t))
 
-    def at(self, lam: Scalar) -> Point:
+    @overload
+    def at(self, lam: float) -> "HostPoint": ...
+    @overload
+    def at(self, lam: Tensor) -> Point[Tensor]: ...
+    def at(self, lam: Scalar) -> Any:
         """The :class:`Point` where the path has the given λ. ``λ = ∞`` is clean data, also on a path that stops short of it.
 
         Raises:
@@ -131,16 +145,16 @@ class Schedule:
             return self._point(self.t_of_lam(lam))._replace(lam=lam)
         return self.clean() if lam == math.inf else _host_point_at(self, float(lam))
 
-    def clean(self) -> Point:
+    def clean(self) -> "HostPoint":
         """Clean data: t = 0 and σ = 0. Sampling ends here by default, so the last move returns the estimate of x0."""
         return _host_point(self, 0.0)._replace(sigma=0.0, lam=math.inf)
 
-    def _point(self, t: Tensor) -> Point:
+    def _point(self, t: Tensor) -> Point[Tensor]:
         return Point(t, self.alpha(t), self.sigma(t), self.lam(t), self.d_alpha(t), self.d_sigma(t))
 
 
 @lru_cache(maxsize=4096)
-def _host_point(schedule: Schedule, t: float) -> Point:
+def _host_point(schedule: Schedule, t: float) -> HostPoint:
     if not 0.0 <= t <= 1.0:
         raise InputError(f"a time lies in [0, 1] (0 is data, 1 is noise), got {t}")
     point = schedule._point(torch.tensor(t, dtype=torch.float64))
@@ -148,7 +162,7 @@ def _host_point(schedule: Schedule, t: float) -> Point:
 
 
 @lru_cache(maxsize=4096)
-def _host_point_at(schedule: Schedule, lam: float) -> Point:
+def _host_point_at(schedule: Schedule, lam: float) -> HostPoint:
     t = schedule.t_of_lam(lam)
     if not -1e-9 <= t <= 1.0 + 1e-9:
         low, high = schedule.lam(1.0), schedule.lam(0.0)

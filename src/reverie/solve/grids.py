@@ -12,17 +12,18 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from reverie.core.errors import InputError
-from reverie.core.schedules import Point, Schedule
+from reverie.core.schedules import HostPoint, Schedule
 
 
 @runtime_checkable
 class Grid(Protocol):
     """``grid(schedule, steps)`` gives the ``steps + 1`` points of a run from noise to data; hashable."""
 
-    start: float | None
-    end: float | None
-
-    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]: ...
+    @property
+    def start(self) -> float | None: ...
+    @property
+    def end(self) -> float | None: ...
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]: ...
 
 
 def check(steps: int) -> None:
@@ -38,7 +39,7 @@ class time:
     start: float | None = None
     end: float | None = None
 
-    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]:
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
         first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
         last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
@@ -53,7 +54,7 @@ class logsnr:
     start: float | None = None
     end: float | None = None
 
-    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]:
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         return _warped(self, schedule, steps, lambda lam: lam, lambda lam: lam)
 
 
@@ -65,7 +66,7 @@ class karras:
     start: float | None = None
     end: float | None = None
 
-    def __call__(self, schedule: Schedule, steps: int) -> tuple[Point, ...]:
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         return _warped(
             self, schedule, steps, lambda lam: math.exp(-lam / self.rho), lambda level: -self.rho * math.log(level)
         )
@@ -73,7 +74,7 @@ class karras:
 
 def _warped(
     grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
-) -> tuple[Point, ...]:
+) -> tuple[HostPoint, ...]:
     """Points uniform in ``warp(λ)``: between finite ends, or from the finite start to the finite default end and then clean data."""
     check(steps)
     low, high = schedule.lam_range()

@@ -11,6 +11,7 @@ computed once, in float64 on the host; a step reads numbers and never waits for 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -20,7 +21,7 @@ from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
 from reverie.core.noise import Span
 from reverie.core.predictions import Pair
-from reverie.core.schedules import Point, Schedule
+from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.tensors import Scalar, combine
 
 Bound = Callable[[Tensor, Point], Estimate]
@@ -31,20 +32,17 @@ class Move(NamedTuple):
     """One move of a walk: ``solve`` t→u towards the data, ``renoise`` u→t with fresh noise, or ``invert`` u→t along the ODE."""
 
     kind: Literal["solve", "renoise", "invert"]
-    at: Point
-    to: Point
+    at: HostPoint
+    to: HostPoint
 
 
 Walk = tuple[Move, ...]
 """Moves, each starting where the one before ended. A grid is the plain walk; time travel, RePaint and Restart are others."""
 
 
-def plain(points: Sequence[Point]) -> Walk:
+def plain(points: Sequence[HostPoint]) -> Walk:
     """The walk that visits ``points`` in order, solving towards the data and inverting away from it."""
-    return tuple(
-        Move("solve" if float(b.lam) >= float(a.lam) else "invert", a, b)
-        for a, b in zip(points, points[1:], strict=False)
-    )
+    return tuple(Move("solve" if float(b.lam) >= float(a.lam) else "invert", a, b) for a, b in pairwise(points))
 
 
 class Row(NamedTuple):
@@ -69,7 +67,7 @@ class PlanStep(NamedTuple):
 
     row: Any
     draws: tuple[Draw, ...]
-    to: Point
+    to: HostPoint
     node: bool
 
 
@@ -77,7 +75,7 @@ class PlanStep(NamedTuple):
 class Plan:
     """The table of a whole run. ``history`` is the number of predictions a step may combine, the newest included."""
 
-    start: Point
+    start: HostPoint
     steps: tuple[PlanStep, ...]
     history: int
 
@@ -118,7 +116,7 @@ class TableSolver(ABC):
     """A solver that is a table: a subclass gives :meth:`rows`, and is a frozen dataclass."""
 
     @abstractmethod
-    def rows(self, schedule: Schedule, points: Sequence[Point]) -> list[PlanStep]:
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         """The steps that visit ``points``, which run one way; the first has no history."""
 
     def plan(self, schedule: Schedule, walk: Walk) -> Plan:
@@ -154,18 +152,18 @@ class TableSolver(ABC):
         return state.x
 
 
-def span(at: Point, to: Point) -> Span:
+def span(at: HostPoint, to: HostPoint) -> Span:
     return float(at.lam), float(to.lam)
 
 
-def renoise(at: Point, to: Point) -> PlanStep:
+def renoise(at: HostPoint, to: HostPoint) -> PlanStep:
     """``x_t = (α_t/α_u)·x_u + √(σ_t² − (α_t/α_u)²σ_u²)·z``: back to more noise by the forward process, with a fresh draw."""
     c = to.alpha / at.alpha
     row = Row(None, (0.0, 0.0), c, (), (to.sigma**2 - (c * at.sigma) ** 2) ** 0.5)
     return PlanStep(row, (Draw("renoise", span(at, to)),), to, True)
 
 
-def first_order(at: Point, to: Point, pair: Pair, a: float, b: float, s: float = 0.0) -> PlanStep:
+def first_order(at: HostPoint, to: HostPoint, pair: Pair, a: float, b: float, s: float = 0.0) -> PlanStep:
     """The one-step row ``x_u = a·x0 + b·ε + s·z`` with x0 and ε the estimates at ``at``, in the variable ``pair``."""
     p, q = pair
     d = q * at.alpha - p * at.sigma

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
-from reverie.core.schedules import Point, Schedule
+from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve.plan import PlanStep, Row, TableSolver, first_order
 from reverie.solve.variables import VARIABLES
 
@@ -13,11 +14,8 @@ from reverie.solve.variables import VARIABLES
 class Euler(TableSolver):
     """Euler's method, ``x_u = α_u·x0 + σ_u·ε``: the same step in ρ, in τ and as deterministic DDIM. Order 1."""
 
-    def rows(self, schedule: Schedule, points: Sequence[Point]) -> list[PlanStep]:
-        return [
-            first_order(at, to, VARIABLES["straight"].pair, to.alpha, to.sigma)
-            for at, to in zip(points, points[1:], strict=False)
-        ]
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
+        return [first_order(at, to, VARIABLES["straight"].pair, to.alpha, to.sigma) for at, to in pairwise(points)]
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,9 @@ class Heun(TableSolver):
 
     variable: Literal["eps", "straight"] = "eps"
 
-    def rows(self, schedule: Schedule, points: Sequence[Point]) -> list[PlanStep]:
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         steps = []
-        for at, to in zip(points, points[1:], strict=False):
+        for at, to in pairwise(points):
             v = VARIABLES["straight" if at.alpha == 0.0 else self.variable]
             predict = first_order(at, to, v.pair, to.alpha, to.sigma)
             if to.sigma == 0.0:

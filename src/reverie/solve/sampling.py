@@ -12,7 +12,7 @@ from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.noise import NoiseTape, SampleSeed, Tape, sample_seeds
 from reverie.core.progress import Progress
-from reverie.core.schedules import Point, Schedule
+from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve import grids
 from reverie.solve.grids import Grid
 from reverie.solve.multistep import DPMpp
@@ -34,7 +34,14 @@ class Step:
     """
 
     def __init__(
-        self, index: int, at: Point, to: Point, x: Tensor, estimate: Estimate, cond: Cond | None, evaluations: int
+        self,
+        index: int,
+        at: HostPoint,
+        to: HostPoint,
+        x: Tensor,
+        estimate: Estimate,
+        cond: Cond | None,
+        evaluations: int,
     ):
         self.index, self.at, self.to, self.x, self.estimate = index, at, to, x, estimate
         self.cond, self.evaluations = cond, evaluations
@@ -80,7 +87,7 @@ def iterate(
 
     first: Estimate | None = None
 
-    def evaluate(x: Tensor, point: Point) -> Estimate:
+    def evaluate(x: Tensor, point: HostPoint) -> Estimate:
         nonlocal first
         estimate = denoise(x, point, cond)
         first = estimate if first is None else first
@@ -166,14 +173,14 @@ def sample(
         for i in range(0, count, size):
             part = slice(i, min(i + size, count))
             some = None if cond is None else cond.index(part)
-            step = None
-            for step in iterate(
+            last = None
+            for last in iterate(  # noqa: B007
                 denoise, part.stop - i, some, solver, steps, grid, seeds[part], None if x is None else x[part], start
             ):
                 if progress:
                     bar.advance(part.stop - i)
-            assert step is not None
-            outs.append(denoise.space.decode(step.x))
+            assert last is not None
+            outs.append(denoise.space.decode(last.x))
     return torch.cat(outs) if len(outs) > 1 else outs[0]
 
 

@@ -1,10 +1,12 @@
 """The probability-flow ODE in a solver's variable: with y = p·x0 + q·ε, ``d(x/M) = y dμ`` for a scale M and a measure μ of the path.
 
-| y      | M     | μ           | finite                      |
-|--------|-------|-------------|-----------------------------|
-| x0     | σ     | e^λ         | except at clean data        |
-| ε      | α     | ρ = σ/α     | except at pure noise        |
-| ε − x0 | α + σ | τ = σ/(α+σ) | everywhere                  |
+======  =====  ===========  ====================
+y       M      μ            finite
+======  =====  ===========  ====================
+x0      σ      e^λ          except at clean data
+ε       α      ρ = σ/α      except at pure noise
+ε − x0  α + σ  τ = σ/(α+σ)  everywhere
+======  =====  ===========  ====================
 
 A linear multistep method holds a polynomial through the last y in some clock s(λ) and integrates it against μ exactly:
 ``x_u = (M_u/M_t)·x + M_u ∫ Σ_j ℓ_j(s)·y_j dμ``.
@@ -18,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from reverie.core.predictions import Pair
-from reverie.core.schedules import Point
+from reverie.core.schedules import HostPoint
 
 _ORDER = 48
 
@@ -29,7 +31,7 @@ class Variable:
 
     name: str
     pair: Pair
-    scale: Callable[[Point], float]
+    scale: Callable[[HostPoint], float]
     density: Callable[[np.ndarray], np.ndarray]
 
 
@@ -50,7 +52,7 @@ class Clock:
     """The variable s that polynomials are drawn in: ``of`` a point, λ back from s, and ds/dλ."""
 
     name: str
-    of: Callable[[Point], float]
+    of: Callable[[HostPoint], float]
     lam: Callable[[np.ndarray], np.ndarray]
     rate: Callable[[np.ndarray], np.ndarray]
 
@@ -67,7 +69,7 @@ def _gauss() -> tuple[np.ndarray, np.ndarray]:
     return np.polynomial.legendre.leggauss(_ORDER)
 
 
-def weights(variable: Variable, clock: Clock, at: Point, to: Point, nodes: Sequence[Point]) -> list[float]:
+def weights(variable: Variable, clock: Clock, at: HostPoint, to: HostPoint, nodes: Sequence[HostPoint]) -> list[float]:
     """``M_u ∫_t^u ℓ_j(s) dμ`` for the Lagrange polynomials through ``nodes`` in the clock, by Gauss-Legendre quadrature."""
     s, e = clock.of(at), clock.of(to)
     positions = [clock.of(node) for node in nodes]
