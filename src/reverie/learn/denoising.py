@@ -1,0 +1,116 @@
+"""Training a denoiser: regress the network on ``p·x0 + q·ε`` at a random time (Ho et al. 2020, algorithm 1; Lipman et al. 2023).
+
+``E w(λ)·‖(p, q)-prediction(x_t) − (p·x0 + q·ε)‖²`` with x_t = α(t)·x0 + σ(t)·ε. The density of t, the weight w, the coupling of x0 with ε
+and the kind in which the error is measured are separate choices.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.predictions import Kind, kind
+from reverie.core.tensors import combine
+from reverie.data import order
+from reverie.learn.draws import Draws
+from reverie.learn.task import Batch, Moment, Player, Task
+from reverie.learn.times import TimeSampler
+
+Weight = Callable[[Tensor], Tensor]
+"""λ (B,) -> the weight of the squared error, (B,)."""
+
+Coupling = Callable[[Tensor, Tensor], Tensor]
+"""(x0, ε), both (B, …) -> the ε that each x0 meets."""
+
+
+def one(lam: Tensor) -> Tensor:
+    """The plain squared error."""
+    return torch.ones_like(lam)
+
+
+def independent(x0: Tensor, noise: Tensor) -> Tensor:
+    """Any x0 meets any ε."""
+    return noise
+
+
+class Denoising(Task):
+    """The diffusion task.
+
+    Args:
+        denoise: the network on its path; its condition is dropped at random so that it can be guided.
+        optimizer: steps the network.
+        times: the density of t.
+        drop: share of the images whose condition is dropped (Ho & Salimans 2022).
+        loss_kind: the kind in which the error is measured; the network's own by default.
+        weight: of the squared error.
+        coupling: how x0 meets ε.
+        held_out: images to validate on, each at a fixed time and noise.
+        show: draws the images of :meth:`preview` from the denoiser, and how many go in a row.
+    """
+
+    BINS = 8
+
+    def __init__(
+        self,
+        denoise: NetDenoiser,
+        optimizer: Optimizer | None,
+        times: TimeSampler,
+        *,
+        drop: float = 0.1,
+        loss_kind: str | Kind | None = None,
+        weight: Weight = one,
+        coupling: Coupling = independent,
+        held_out: Batch | None = None,
+        show: Callable[[NetDenoiser], tuple[Tensor, int]] | None = None,
+    ) -> None:
+        self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
+        self.kind = denoise.kind if loss_kind is None else kind(loss_kind)
+        self.held_out, self.show = held_out, show
+        self.players = {"denoiser": Player(denoise.net, optimizer)}
+
+    def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        cond = batch.cond
+        if cond is not None and self.drop > 0.0:
+            cond = cond.drop((rng.uniform("drop") >= self.drop).to(batch.images.device))
+        return {"mse": self.errors(batch.images, self.times(rng.even("time")), rng, cond)}
+
+    def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
+        """The weighted squared error of each image at its time, mean over pixels: (B, C, H, W) and float64 (B,) -> (B,)."""
+        x0 = self.denoise.space.encode(images)
+        noise = self.coupling(x0, rng.normal("noise", x0.shape[1:]).to(x0))
+        schedule_point = self.denoise.schedule.point(t)
+        weight = self.weight(schedule_point.lam).to(x0)
+        point = schedule_point.align(x0)
+        estimate = self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
+        pair = self.kind(point)
+        out = estimate.out if self.kind == self.denoise.kind else estimate.linear(*pair)
+        return weight * (out - combine(pair, (x0, noise))).float().square().flatten(1).mean(1)
+
+    def describe(self, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        return {"logsnr": 2.0 * self.denoise.schedule.lam(self.times(rng.even("time")))}
+
+    def validate(self) -> dict[str, float | list[float]]:
+        """Loss on held-out images: ``loss``, and ``bins`` of it, of equal weight under the density of t, centred on ``logsnr``."""
+        if self.held_out is None:
+            return {}
+        images, cond = self.held_out
+        n = len(images)
+        u = (order.indices(0, 0, n, n).double() + 0.5) / n
+        parts: list[Tensor] = []
+        for i in range(0, n, 256):
+            part = slice(i, min(i + 256, n))
+            rng = Draws(0, part.start, part.stop - part.start)
+            parts.append(
+                self.errors(images[part], self.times(u[part]), rng, None if cond is None else cond.index(part))
+            )
+        errors = torch.cat(parts).double().cpu()
+        bins = [float(errors[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]
+        centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)
+        logsnr: list[float] = (2.0 * self.denoise.schedule.lam(centres)).tolist()
+        return {"loss": float(errors.mean()), "logsnr": logsnr, "bins": bins}
+
+    def preview(self) -> tuple[Tensor, int] | None:
+        return None if self.show is None else self.show(self.denoise)

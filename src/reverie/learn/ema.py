@@ -1,0 +1,64 @@
+"""A moving average of weights whose memory is a function of the images seen."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Decay = Callable[[int, int], float]
+"""(images before the step, images after it) -> the share of the old average that stays."""
+
+
+def half_life(images: float) -> Decay:
+    """The average forgets half of what it knew in this many images."""
+    return lambda before, after: 0.5 ** ((after - before) / images)
+
+
+def power(std: float) -> Decay:
+    """The average ``∝ ∫ τ^γ θ(τ) dτ``, γ such that its width is ``std`` of the training time (Karras et al. 2024, eq. 2 and 3).
+
+    One step multiplies by ``(before/after)^(γ+1)``; γ is the root of ``(γ+1)/((γ+2)²(γ+3)) = std²``.
+    """
+    gamma = float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
+    return lambda before, after: (before / after) ** (gamma + 1)
+
+
+class Ema:
+    """The average of a module's parameters; buffers are the module's own."""
+
+    def __init__(self, module: nn.Module, decay: Decay) -> None:
+        self.module, self.decay = module, decay
+        self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, before: int, after: int) -> None:
+        """Take in the weights after the step that saw images ``before … after``."""
+        weights = [p.detach() for p in self.module.parameters()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1.0 - self.decay(before, after))  # pyright: ignore[reportPrivateImportUsage]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module with the averaged weights, in evaluation mode; afterwards it is as it was."""
+        training = self.module.training
+        self._swap()
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self._swap()
+            self.module.train(training)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What ``module.state_dict()`` would give with the averaged weights."""
+        return {**self.module.state_dict(), **self.average}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in self.average.items():
+            value.copy_(state[name])
+
+    def _swap(self) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.data, self.average[name] = self.average[name], parameter.data

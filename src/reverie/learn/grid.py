@@ -1,0 +1,43 @@
+"""Images as one PNG."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+TILE = 64
+"""Smaller images are enlarged by a whole factor to at least this many pixels, so that they can be looked at."""
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[−1, 1] to 0 … 255, uint8 on the CPU, clipped and rounded."""
+    return images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).byte().cpu()
+
+
+def tile(images: Tensor, columns: int, gap: int = 2) -> Image.Image:
+    """Images (N, C, H, W) in [−1, 1], row by row, on white, enlarged by repeating pixels if they are small."""
+    pixels = to_bytes(images)
+    enlarge = max(1, -(-TILE // pixels.shape[-1]))
+    pixels = pixels.repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
+    n, c, h, w = pixels.shape
+    rows = -(-n // columns)
+    sheet = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(pixels):
+        top, left = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[:, top : top + h, left : left + w] = image
+    return to_picture(sheet)
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """uint8 (C, H, W) with C = 1 or 3 as a Pillow image."""
+    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write an image file that appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".tmp-{path.name}")
+    picture.save(partial)
+    os.replace(partial, path)

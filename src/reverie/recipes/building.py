@@ -1,0 +1,155 @@
+"""From a recipe to what it describes: data, denoiser, task, sampler."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie import data, guide, nets
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, NetDenoiser
+from reverie.core.errors import InputError, unknown
+from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
+from reverie.data import ImageSet
+from reverie.data.loading import Split
+from reverie.learn import optim
+from reverie.learn.denoising import Denoising
+from reverie.learn.task import Batch
+from reverie.learn.times import LogitNormal, LogSNR, TimeSampler, Uniform
+from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
+from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Solver, grids, sample
+
+SCHEDULES: dict[str, type[Schedule]] = {"flow": Flow, "cosine": Cosine, "vp": VP, "ve": VE}
+SOLVERS: dict[str, Solver] = {
+    "ddim": DDIM(),
+    "ddpm": DDPM(),
+    "dpmpp2": DPMpp(order=2),
+    "dpmpp3": DPMpp(order=3),
+    "euler": Euler(),
+    "heun": Heun(),
+}
+GRIDS: dict[str, Any] = {"time": grids.time, "logsnr": grids.logsnr, "karras": grids.karras}
+HELD_OUT = 512
+"""Held-out images that training validates on."""
+
+
+def load_data(recipe: Recipe, split: Split = "train") -> ImageSet:
+    """The data of a recipe.
+
+    Raises:
+        InputError: when there is none.
+    """
+    config = recipe.data
+    return data.load(config.name, split, size=config.size, channels=config.channels, fit=config.fit)
+
+
+def resolve(recipe: Recipe, images: ImageSet) -> Recipe:
+    """The recipe with what was left open filled in from its data."""
+    name = recipe.data.name if recipe.data.name in data.names() else str(Path(recipe.data.name).expanduser().absolute())
+    labelled = recipe.data.labels and images.labels is not None
+    config = replace(
+        recipe.data,
+        name=name,
+        size=images.size,
+        channels=images.channels,
+        classes=tuple(images.classes) if labelled else None,
+    )
+    return replace(recipe, name=recipe.name or Path(name).name, data=config)
+
+
+def build_denoiser(recipe: Recipe) -> NetDenoiser:
+    """The denoiser of a resolved recipe, its network freshly initialised by the recipe's seed.
+
+    Raises:
+        InputError: when the network cannot take the size of the data.
+    """
+    size, channels, classes = recipe.data.size, recipe.data.channels, recipe.data.classes
+    if size is None or channels is None:
+        raise InputError("the recipe does not say the size and channels of its data: resolve it first")
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        net = nets.build(recipe.net, channels=channels, size=size, classes=None if classes is None else len(classes))
+    config = recipe.denoising
+    shape = (channels, size, size)
+    return NetDenoiser(
+        net, SCHEDULES[config.schedule](), config.kind, shape=shape, time=config.time, data_std=config.data_std
+    )
+
+
+def build_task(recipe: Recipe, denoise: NetDenoiser, images: ImageSet, held_out: ImageSet) -> Denoising:
+    """The task of a resolved recipe."""
+    return Denoising(
+        denoise,
+        optim.build(denoise.net, recipe.train),
+        _times(recipe.denoising, denoise.schedule),
+        drop=recipe.denoising.drop,
+        loss_kind=recipe.denoising.loss_kind,
+        held_out=_batch(recipe, held_out, torch.arange(min(HELD_OUT, len(held_out))), denoise.device)
+        if len(held_out)
+        else None,
+        show=_show(recipe, images),
+    )
+
+
+def sampling(config: SampleConfig) -> dict[str, Any]:
+    """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample`.
+
+    Raises:
+        InputError: for an unknown solver or grid.
+    """
+    if config.solver not in SOLVERS:
+        raise unknown("solver", config.solver, SOLVERS)
+    if config.grid not in GRIDS:
+        raise unknown("grid", config.grid, GRIDS)
+    grids.check(config.steps)
+    return {"solver": SOLVERS[config.solver], "steps": config.steps, "grid": GRIDS[config.grid]()}
+
+
+def guided(denoise: Denoiser, recipe: Recipe, scale: float) -> Denoiser:
+    """The denoiser at a guidance scale; as it is at scale 1 or without classes.
+
+    Raises:
+        InputError: when the model cannot be guided, because its labels were never dropped in training.
+    """
+    if scale == 1.0 or not denoise.conditions:
+        return denoise
+    if recipe.denoising.drop == 0.0:
+        raise InputError(
+            "this model was trained with denoising.drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
+        )
+    return guide.cfg(denoise, scale)
+
+
+def _times(config: DenoisingConfig, schedule: Schedule) -> TimeSampler:
+    if config.times == "logit-normal":
+        return LogitNormal(config.times_mean, config.times_std)
+    return Uniform() if config.times == "uniform" else LogSNR(schedule)
+
+
+def _batch(recipe: Recipe, images: ImageSet, rows: Tensor, device: torch.device) -> Batch:
+    pictures, labels = images.batch(rows)
+    cond = None if recipe.data.classes is None else Cond(label=labels).to(device)
+    return Batch(pictures.to(device), cond)
+
+
+def _show(recipe: Recipe, images: ImageSet) -> Callable[[NetDenoiser], tuple[Tensor, int]]:
+    """A row of real images and three of samples on fixed noise, a class a column if there are classes."""
+    if recipe.data.classes is None:
+        columns, cond, rows = 8, None, torch.arange(min(8, len(images)))
+    else:
+        assert images.labels is not None
+        present = images.labels.unique()[:10]
+        columns, cond = len(present), Cond(label=present.repeat(3))
+        rows = torch.stack([(images.labels == label).nonzero()[0, 0] for label in present])
+    real, _ = images.batch(rows)
+    scale = 1.0 if recipe.denoising.drop == 0.0 else recipe.sample.scale
+
+    def show(denoise: NetDenoiser) -> tuple[Tensor, int]:
+        drawn = sample(guided(denoise, recipe, scale), 3 * columns, cond, seed=recipe.seed, **sampling(recipe.sample))
+        blank = torch.ones(columns - len(real), *real.shape[1:])
+        return torch.cat([real, blank, drawn.cpu()]), columns
+
+    return show

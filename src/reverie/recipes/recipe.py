@@ -1,0 +1,94 @@
+"""A recipe: nested settings that determine a run. Cheap to import: the command line makes its flags from these classes."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from tyro.conf import Suppress
+
+from reverie.learn.config import TrainConfig
+from reverie.nets.config import DiTConfig, NetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to learn from.
+
+    Attributes:
+        name: a bundled set (mnist5k, emoji, digits8) or a folder of pictures, whose sub-folders are classes.
+        size: side of the square pictures in pixels; inferred without.
+        channels: 1 (grey) or 3 (RGB); inferred without.
+        fit: how a picture becomes a square.
+        flip: mirror half of the pictures; not for digits or letters.
+        labels: learn to draw by class, if the data has classes.
+        classes: their names, inferred.
+    """
+
+    name: str = "mnist5k"
+    size: int | None = None
+    channels: int | None = None
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    flip: bool = False
+    labels: bool = True
+    classes: Annotated[tuple[str, ...] | None, Suppress] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingConfig:
+    """The path, what the network predicts on it, and where training looks.
+
+    Attributes:
+        schedule: the path from data to noise.
+        kind: what the network predicts.
+        time: what it is told of the time: t, or ¼·log(σ/α).
+        data_std: scale the network's input to unit variance for data of this standard deviation; as it is without.
+        loss_kind: the kind in which the error is measured; the network's own without.
+        times: density of the training times.
+        times_mean: mean of logit(t), for logit-normal times.
+        times_std: standard deviation of logit(t), for logit-normal times.
+        drop: share of the images whose label is dropped, so that guidance works.
+    """
+
+    schedule: Literal["flow", "cosine", "vp", "ve"] = "flow"
+    kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
+    time: Literal["t", "log_sigma"] = "t"
+    data_std: float | None = None
+    loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
+    times: Literal["logit-normal", "uniform", "logsnr"] = "logit-normal"
+    times_mean: float = 0.0
+    times_std: float = 1.0
+    drop: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How pictures are drawn unless told otherwise.
+
+    Attributes:
+        solver: ddim, ddpm, dpmpp2, dpmpp3, euler or heun.
+        steps: of the solver.
+        grid: where the steps are taken.
+        scale: guidance for models of classes; 1 is the model as it is.
+    """
+
+    solver: str = "dpmpp2"
+    steps: int = 20
+    grid: Literal["time", "logsnr", "karras"] = "time"
+    scale: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that makes a run.
+
+    Attributes:
+        name: of the run's folder in runs/.
+        seed: of all randomness.
+    """
+
+    name: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    net: NetConfig = field(default_factory=DiTConfig)
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)

@@ -1,0 +1,79 @@
+"""A recipe becomes a run: a new one, or one that goes on where it stopped."""
+
+import sys
+from pathlib import Path
+
+from reverie.core.errors import InputError
+from reverie.learn.feed import feed
+from reverie.learn.loop import train as loop
+from reverie.learn.runtime import Runtime
+from reverie.recipes import building, reading
+from reverie.recipes.recipe import Recipe
+from reverie.recipes.runs import Run
+
+
+def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) -> tuple[Run, int]:
+    """Train a recipe to its end, from the latest checkpoint if its run has one.
+
+    Args:
+        recipe: what to train.
+        out: folder of the run, ``runs/NAME`` by default.
+        fresh: start anew; a run that is there is renamed, not removed.
+
+    Returns:
+        The run, and the images it has seen (fewer than the recipe's if it was interrupted).
+
+    Raises:
+        InputError: when the data or the size do not fit, or the folder holds a run of another recipe.
+        RunError: when training fails; what was saved stays.
+    """
+    images = building.load_data(recipe)
+    for note in images.notes:
+        print(note, file=sys.stderr)
+    recipe = building.resolve(recipe, images)
+    building.sampling(recipe.sample)
+    runtime = Runtime.choose(recipe.train.device, recipe.train.bf16)
+    denoise = building.build_denoiser(recipe).to(runtime.device)
+    task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
+    run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
+    metadata = {"shape": "x".join(map(str, denoise.shape)), "range": "-1..1", "kind": denoise.kind.name}
+    seen = loop(
+        task,
+        feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
+        recipe.train,
+        run.folder,
+        seed=recipe.seed,
+        runtime=runtime,
+        metadata=metadata,
+    )
+    return run, seen
+
+
+def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
+    """The run in a folder, new or the same recipe's."""
+    if fresh and folder.exists():
+        number = 1
+        while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
+            number += 1
+        folder.rename(old)
+        print(f"the old run is now {old}", file=sys.stderr)
+    if (folder / "recipe.yaml").exists():
+        changes = reading.difference(Run(folder).recipe, recipe)
+        if changes:
+            raise InputError(_changed(folder, changes))
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files and no run: choose another --out")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        reading.write(recipe, folder / "recipe.yaml")
+    return Run(folder)
+
+
+def _changed(folder: Path, changes: list[tuple[str, object, object]]) -> str:
+    rows = [("key", "that run", "now"), *((key, str(old), str(new)) for key, old, new in changes)]
+    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    table = "\n".join(f"  {key:<{widths[0]}}  {old:<{widths[1]}}  {new}" for key, old, new in rows)
+    return (
+        f"{folder} is a run of another recipe:\n{table}\n"
+        "--fresh starts anew and keeps the old run beside it; --out or --name takes another folder."
+    )
