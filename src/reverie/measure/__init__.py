@@ -1,0 +1,48 @@
+"""Measures: how good samples are, how much of the data they cover, whether they are copies. Names are imported on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reverie.measure.coverage import precision_recall
+    from reverie.measure.evaluation import evaluate
+    from reverie.measure.extract import FeatureExtractor
+    from reverie.measure.figures import Evaluation, Figure
+    from reverie.measure.frechet import frechet_distance, frechet_distance_of_moments
+    from reverie.measure.judge import Judge
+    from reverie.measure.kernel import kernel_distance
+    from reverie.measure.neighbours import memorisation, nearest
+
+__all__ = [
+    "Evaluation",
+    "FeatureExtractor",
+    "Figure",
+    "Judge",
+    "evaluate",
+    "frechet_distance",
+    "frechet_distance_of_moments",
+    "kernel_distance",
+    "memorisation",
+    "nearest",
+    "precision_recall",
+]
+
+_HOME = {
+    "Evaluation": "figures",
+    "FeatureExtractor": "extract",
+    "Figure": "figures",
+    "Judge": "judge",
+    "evaluate": "evaluation",
+    "frechet_distance": "frechet",
+    "frechet_distance_of_moments": "frechet",
+    "kernel_distance": "kernel",
+    "memorisation": "neighbours",
+    "nearest": "neighbours",
+    "precision_recall": "coverage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"reverie.measure.{_HOME[name]}"), name)

@@ -1,0 +1,250 @@
+"""Measure a model: draw samples, compare them with held-out pictures, and put the figures of controls beside them.
+
+The controls give the scale: *training* pictures (real against real, and what a perfect copier would draw) and the same pictures
+*blurred*. Samples, like real data, are measured as 8-bit pictures.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser
+from reverie.core.errors import InputError, RunError
+from reverie.core.noise import normals
+from reverie.core.progress import Progress
+from reverie.data import ImageSet
+from reverie.learn.grid import to_bytes
+from reverie.measure.coverage import precision_recall
+from reverie.measure.extract import FeatureExtractor
+from reverie.measure.figures import Closest, Evaluation, Figure
+from reverie.measure.frechet import frechet_distance
+from reverie.measure.judge import Judge
+from reverie.measure.kernel import kernel_distance
+from reverie.measure.neighbours import Neighbours, memorisation, nearest
+from reverie.measure.pictures import from_bytes
+from reverie.solve import DPMpp, Solver, grids, sample
+from reverie.solve.grids import Grid
+
+K = 3
+CLOSEST = 12
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples of the first seed, and the training pictures nearest to them, for showing."""
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"] | None
+    closest: UInt8[Tensor, "k c h w"]
+    neighbours: UInt8[Tensor, "k c h w"]
+
+
+@torch.no_grad()
+def evaluate(
+    denoise: Denoiser,
+    train: ImageSet,
+    held_out: ImageSet,
+    extractor: FeatureExtractor,
+    *,
+    judge: Judge | None = None,
+    n: int = 1000,
+    seeds: Sequence[int] = (0, 1, 2),
+    solver: Solver | None = None,
+    steps: int = 30,
+    grid: Grid | None = None,
+    batch_size: int = 250,
+) -> tuple[Evaluation, Drawn]:
+    """Every measure of a model's samples and of the controls.
+
+    Classes are drawn in the proportions of the held-out pictures, equally if these are balanced; so are the training pictures of the
+    controls, as many as there are samples (or as the training split has).
+
+    Args:
+        denoise: the model, guided as it is to be measured; its ``guidance`` is recorded.
+        train: what it was trained on.
+        held_out: what it is compared with.
+        extractor: the features of Fréchet and kernel distance, precision and recall.
+        judge: says which class a sample shows; the extractor, if that is a judge. No accuracy without labels or judge.
+        n: samples per seed.
+        seeds: figures are means over them.
+        solver, steps, grid: as :func:`reverie.solve.sample`.
+        batch_size: samples drawn at a time.
+
+    Raises:
+        InputError: for no seeds, too few pictures, or a judge of other classes.
+        RunError: if a sample is not a number.
+    """
+    started = time.perf_counter()
+    solver, grid = solver or DPMpp(), grid or grids.time()
+    if min(n, len(held_out), len(train)) <= K:
+        raise InputError(
+            f"measuring takes more than {K} pictures of each kind: got n = {n} samples, {len(train)} training and "
+            f"{len(held_out)} held-out pictures"
+        )
+    if not seeds:
+        raise InputError("measuring takes at least one seed")
+    labels = (
+        _proportional(held_out.labels, n) if held_out.labels is not None and "label" in denoise.conditions else None
+    )
+    judge = _judge(judge, extractor, held_out) if labels is not None else None
+    reference = extractor(held_out.batch(range(len(held_out)))[0])
+
+    samples = _draw(denoise, labels, n, seeds, solver, steps, grid, batch_size)
+    chosen = [_subset(train, held_out.labels, n, seed) for seed in seeds]
+    real = [train.batch(rows) for rows in chosen]
+    subjects = {
+        "samples": [(from_bytes(images), labels) for images in samples],
+        "training": real,
+        "blurred": [(blur(images, max(1.0, train.size / 28)), own) for images, own in real],
+    }
+    scores = {
+        of: [_score(*each, extractor, judge, reference) for each in pictures] for of, pictures in subjects.items()
+    }
+    unit = _mean([score["frechet"] for score in scores["training"]])
+
+    how = {"solver": repr(solver), "grid": repr(grid), "steps": steps, "guidance": denoise.guidance}
+    figures = []
+    for of, each_seed in scores.items():
+        for score in each_seed:
+            score["frechet_ratio"] = score["frechet"] / unit
+        for measure in each_seed[0]:
+            each = tuple(score[measure] for score in each_seed)
+            by = judge if measure == "accuracy" and judge is not None else extractor
+            figures.append(
+                Figure(
+                    measure=measure,
+                    of=of,
+                    value=_mean(each),
+                    each=each,
+                    seeds=tuple(seeds),
+                    count=len(subjects[of][0][0]),
+                    data=held_out.name,
+                    split=held_out.split,
+                    reference=len(held_out),
+                    extractor=by.name,
+                    **(how if of == "samples" else {}),
+                )
+            )
+
+    unseen = nearest(held_out.batch(range(len(held_out)))[0], train)
+    near = nearest(from_bytes(samples[0]), train)
+    closest, drawn = _closest(near, samples[0], labels, train)
+    evaluation = Evaluation(
+        figures=tuple(figures),
+        memorisation={
+            "samples": memorisation(near, unseen),
+            "training": memorisation(nearest(real[0][0], train), unseen),
+        },
+        closest=closest,
+        seconds=time.perf_counter() - started,
+    )
+    return evaluation, drawn
+
+
+def blur(images: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
+    """Gaussian blur of standard deviation ``sigma`` pixels, borders repeated, rounded to 8 bits."""
+    reach = max(1, round(3 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    weights = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
+    groups = images.shape[1]
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    blurred = F.conv2d(F.conv2d(padded, weights, groups=groups), weights.mT, groups=groups)
+    return from_bytes(to_bytes(blurred))
+
+
+def _draw(
+    denoise: Denoiser,
+    labels: Tensor | None,
+    n: int,
+    seeds: Sequence[int],
+    solver: Solver,
+    steps: int,
+    grid: Grid,
+    batch: int,
+) -> list[Tensor]:
+    """8-bit samples, (n, C, H, W) for each seed."""
+    drawn = []
+    with Progress("sampling to measure", n * len(seeds), "pictures") as progress:
+        for seed in seeds:
+            parts = []
+            for rows in torch.arange(n).split(batch):
+                cond = None if labels is None else Cond(label=labels[rows])
+                addresses = [(seed, int(row)) for row in rows]
+                images = sample(denoise, len(rows), cond, solver, steps, grid, addresses)
+                if images.isnan().any():
+                    raise RunError("the samples contain NaN: the model has diverged; use an earlier checkpoint")
+                parts.append(to_bytes(images))
+                progress.advance(len(rows))
+            drawn.append(torch.cat(parts))
+    return drawn
+
+
+def _score(
+    images: Tensor, labels: Tensor | None, extractor: FeatureExtractor, judge: Judge | None, reference: Tensor
+) -> dict[str, float]:
+    features = extractor(images)
+    covered = precision_recall(reference, features, K)
+    score = {
+        "frechet": frechet_distance(features, reference),
+        "kernel": kernel_distance(features, reference),
+        "precision": covered.precision,
+        "recall": covered.recall,
+    }
+    if judge is not None and labels is not None:
+        right = judge.logits(images).argmax(1) == labels
+        score = {"accuracy": right.double().mean().item(), **score}
+    return score
+
+
+def _judge(judge: Judge | None, extractor: FeatureExtractor, data: ImageSet) -> Judge | None:
+    judge = extractor if judge is None and isinstance(extractor, Judge) else judge
+    if judge is not None and judge.classes != data.classes:
+        raise InputError(
+            f"{judge.name} tells {', '.join(judge.classes)} apart, {data.name} has the classes {', '.join(data.classes)}: "
+            "train a judge on this data"
+        )
+    return judge
+
+
+def _proportional(labels: Tensor, n: int) -> Tensor:
+    """``n`` labels in the proportions of ``labels`` (largest remainders), class after class."""
+    share = torch.bincount(labels).double() * n / len(labels)
+    counts = share.floor().long()
+    counts[(share - counts).argsort(descending=True, stable=True)[: n - int(counts.sum())]] += 1
+    return torch.arange(len(counts)).repeat_interleave(counts)
+
+
+def _subset(train: ImageSet, labels: Tensor | None, n: int, seed: int) -> Tensor:
+    """Indices of ``n`` different training pictures with the class proportions of ``labels``, as far as the classes reach."""
+    order = torch.from_numpy(normals(f"measure/{seed}", len(train))).argsort()
+    if labels is None or train.labels is None:
+        return order[:n]
+    counts = torch.bincount(_proportional(labels, n))
+    own = train.labels[order]
+    return torch.cat([order[own == c][: int(count)] for c, count in enumerate(counts)])
+
+
+def _closest(
+    near: Neighbours, images: Tensor, labels: Tensor | None, train: ImageSet
+) -> tuple[tuple[Closest, ...], Drawn]:
+    rows = near.ratio.argsort()[:CLOSEST]
+    closest = tuple(
+        Closest(
+            label=None if labels is None else int(labels[row]),
+            index=int(near.index[row]),
+            distance=float(near.distance[row]),
+            ratio=float(near.ratio[row]),
+        )
+        for row in rows
+    )
+    return closest, Drawn(images, labels, images[rows], to_bytes(train.batch(near.index[rows])[0]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

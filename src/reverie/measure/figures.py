@@ -1,0 +1,114 @@
+"""What a measurement says, and everything needed to take it again: JSON in ``evaluation.json`` of a run."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reverie.core.errors import RunError
+from reverie.measure.neighbours import Memorisation
+
+TITLES = {
+    "accuracy": "Class accuracy",
+    "frechet": "Fréchet distance",
+    "frechet_ratio": "Fréchet ratio to training pictures",
+    "kernel": "Kernel distance",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+HIGHER_IS_BETTER = {"accuracy", "precision", "recall"}
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One measured value and how it was taken.
+
+    Attributes:
+        measure: a key of :data:`TITLES`.
+        of: what was measured: ``samples``, or a control: ``training`` or ``blurred`` pictures.
+        value: the mean of ``each``.
+        each: one value a seed; for a control the seed chooses the training pictures.
+        seeds: the seeds.
+        count: pictures measured per seed.
+        data, split, reference: what they are compared with: data set, split and how many pictures.
+        extractor: whose features, or whose judgement; None where neither matters.
+        solver, grid, steps, guidance: how the samples were drawn; None for controls.
+    """
+
+    measure: str
+    of: str
+    value: float
+    each: tuple[float, ...]
+    seeds: tuple[int, ...]
+    count: int
+    data: str
+    split: str
+    reference: int
+    extractor: str
+    solver: str | None = None
+    grid: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it. A Fréchet distance is called FID only in the features of Inception."""
+        inception = self.extractor.startswith("inception")
+        return "FID" if self.measure == "frechet" and inception else TITLES[self.measure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closest:
+    """A sample that lies close to a training picture: its label, the picture's index in the training split, distance and ratio."""
+
+    label: int | None
+    index: int
+    distance: float
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All figures of a model, whether it copies (``memorisation`` of samples and of a copier), and the samples closest to training."""
+
+    figures: tuple[Figure, ...]
+    memorisation: dict[str, Memorisation]
+    closest: tuple[Closest, ...]
+    seconds: float
+
+    def figure(self, measure: str, of: str = "samples") -> Figure | None:
+        """The figure with that name, or None if it was not taken."""
+        return next((f for f in self.figures if f.measure == measure and f.of == of), None)
+
+    @property
+    def subjects(self) -> list[str]:
+        """What was measured: samples first, then the controls."""
+        return list(dict.fromkeys(f.of for f in self.figures))
+
+    def to_json(self) -> str:
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def load(cls, path: Path) -> "Evaluation":
+        """Read ``evaluation.json``.
+
+        Raises:
+            RunError: if it cannot be read, or another version wrote it.
+        """
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"it has version {content['version']}, this Reverie reads {VERSION}")
+            return cls(
+                figures=tuple(Figure(**_tuples(f)) for f in content["figures"]),
+                memorisation={of: Memorisation(**_tuples(m)) for of, m in content["memorisation"].items()},
+                closest=tuple(Closest(**c) for c in content["closest"]),
+                seconds=content["seconds"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"cannot read {path}: {error}. Run reverie evaluate again.") from error
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
