@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from reverie.core.errors import InputError
@@ -58,7 +58,7 @@ class EfficientNetLite0(nn.Module):
         self.load_state_dict({key: value for key, value in weights.items() if not key.startswith("_fc.")})
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1280"]:
+    def forward(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n 1280"]:
         """Features of pictures in [-1, 1], in chunks of 50."""
         if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
             raise InputError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -53,17 +53,17 @@ class Judge(nn.Module):
         self.project = nn.Sequential(nn.Linear(widths[-1], self.dim, bias=False), nn.BatchNorm1d(self.dim))
         self.head = nn.Linear(self.dim, len(classes))
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
+    def forward(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
         """The features of pictures in [-1, 1]."""
         self._check(images)
         chunks = [images] if self.training else images.split(CHUNK)
         return torch.cat([self.project(self.pool(self.trunk(chunk)).flatten(1)) for chunk in chunks])
 
-    def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
+    def features(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
         """The features of pictures in [-1, 1]: the penultimate layer, before it is rectified."""
         return self(images)
 
-    def logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+    def logits(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Unnormalised log-probabilities of the classes for pictures in [-1, 1].
 
         Raises InputError for pictures of another shape or of an integer type.
