@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -54,6 +55,19 @@ class Checkpoint:
             if _sha256(self.folder / file) != expected["sha256"]:
                 raise self._damaged(file, "its SHA-256 is not the one that state.json records")
             return load_file(self.folder / file)
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(file, str(error)) from error
+
+    def parameters(self, name: str) -> int:
+        """How many numbers ``name``.safetensors holds, from its header.
+
+        Raises:
+            RunError: when it is damaged.
+        """
+        file = f"{name}.safetensors"
+        try:
+            with safe_open(self.folder / file, framework="numpy") as weights:
+                return sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from error
 

@@ -1,0 +1,95 @@
+"""``reverie runs [FOLDER]``."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from reverie.core.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from reverie.recipes.runs import Run
+
+COLUMNS = ("name", "data", "net", "weights", "images", "loss", "measures", "age")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """List the runs in a folder.
+
+    Attributes:
+        folder: where to look.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("runs")
+
+
+def main(arguments: list[str]) -> None:
+    folder = tyro.cli(Arguments, args=arguments, prog="reverie runs").folder
+    from rich.console import Console
+    from rich.table import Table
+
+    from reverie.recipes.runs import Run
+
+    found = sorted(path.parent for path in folder.glob("*/recipe.yaml"))
+    if not found:
+        raise InputError(
+            f"no runs in {folder.absolute()}: train one with reverie train, or name the folder that holds them"
+        )
+    table = Table(*COLUMNS, title=str(folder), box=None, header_style="bold", pad_edge=False)
+    for path in found:
+        table.add_row(path.name, *_row(Run(path)))
+    console = Console()
+    console.width = console.width if console.is_terminal else 200
+    console.print(table)
+
+
+def _row(run: "Run") -> list[str]:
+    from reverie.recipes import reading
+
+    try:
+        recipe = run.recipe
+        latest = run.checkpoints.latest()
+        seen = 0 if latest is None else latest.state["images"]
+        losses = [entry["loss"] for entry in run.log if "loss" in entry]
+        return [
+            recipe.data.name if "/" not in recipe.data.name else Path(recipe.data.name).name,
+            reading.net_name(recipe),
+            "" if latest is None else _short(latest.parameters("model")),
+            f"{_short(seen)}/{_short(recipe.train.images)}",
+            f"{losses[-1]:.4f}" if losses else "",
+            _measures(run),
+            _age(run.folder / ("log.jsonl" if losses else "recipe.yaml")),
+        ]
+    except (InputError, RunError) as error:
+        return [f"unreadable: {error}", *[""] * 6]
+
+
+def _measures(run: "Run") -> str:
+    """The main figures of an evaluation, if the run has one."""
+    path = run.folder / "evaluation.json"
+    if not path.exists():
+        return ""
+    from reverie.measure import Evaluation
+
+    evaluation = Evaluation.load(path)
+    accuracy, ratio = evaluation.figure("accuracy"), evaluation.figure("frechet_ratio")
+    said = [f"{accuracy.value:.1%} right" if accuracy else "", f"{ratio.value:.2f}x FD of real" if ratio else ""]
+    return ", ".join(filter(None, said))
+
+
+def _short(count: int) -> str:
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def _age(path: Path) -> str:
+    seconds = time.time() - path.stat().st_mtime
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

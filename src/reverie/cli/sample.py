@@ -1,0 +1,178 @@
+"""``reverie sample RUN``."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from reverie.core.errors import InputError, nearest
+from reverie.recipes.recipe import SampleConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reverie.core.condition import Cond
+    from reverie.recipes.recipe import Recipe
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+START = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Draw pictures from a run. What is not given is as its recipe says.
+
+    Attributes:
+        run: folder of a run, or of one of its checkpoints.
+        label: what to draw: a class or several (7 or 0,1,2, by number or name), all, or none; dealt out in turn.
+        n: how many pictures; without it 16, or the next multiple of the number of labels.
+        out: a picture file, which gets all in a grid, or a folder, which gets a file each.
+        steps: of the solver.
+        solver: ddim, ddpm, dpmpp2, dpmpp3, euler or heun.
+        grid: where the steps are taken.
+        scale: guidance; 1 is the model as it is.
+        seed: picture i of a seed is the same whatever n is.
+        image: a picture to start from.
+        start: with image, the time to start from: near 0 keeps the picture, 1 forgets it; 0.6 without.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    label: str | None = None
+    n: int | None = None
+    out: Path = Path("samples.png")
+    steps: int | None = None
+    solver: str | None = None
+    grid: Literal["time", "logsnr", "karras"] | None = None
+    scale: float | None = None
+    seed: int = 0
+    image: Path | None = None
+    start: float | None = None
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie sample")
+    if given.start is not None and given.image is None:
+        raise InputError("--start says how far a given picture is kept: give the picture with --image")
+    if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
+
+    import torch
+
+    from reverie.recipes.building import guided, sampling
+    from reverie.recipes.runs import Run
+    from reverie.solve import sample
+
+    run = Run(given.run)
+    recipe = run.recipe
+    labels = choose(given.label, recipe)
+    n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
+    if n < 1:
+        raise InputError(f"--n is how many pictures to draw, at least 1: got {n}")
+    settings = sampling(configure(given, recipe.sample))
+    denoise = run.denoiser()
+    scale = (recipe.sample.scale if recipe.denoising.drop else 1.0) if given.scale is None else given.scale
+    if labels is None and given.scale is not None and scale != 1.0:
+        raise InputError("--scale guides towards a label: give --label, or leave --scale out")
+    model = denoise if labels is None else guided(denoise, recipe, scale)
+    source = None if given.image is None else _image(given.image, recipe).expand(n, -1, -1, -1)
+    start = None if source is None else START if given.start is None else given.start
+    with torch.no_grad():
+        images = sample(
+            model,
+            n,
+            _cond(labels, n),
+            seed=given.seed,
+            x=source,
+            start=start,
+            batch_size=64,
+            progress="sampling",
+            **settings,
+        )
+    for path in _write(images, given.out, len(labels or [0])):
+        print(path)
+
+
+def configure(given: Arguments, config: SampleConfig) -> SampleConfig:
+    """The run's settings with those that were given on top."""
+    chosen = {key: getattr(given, key) for key in ("steps", "solver", "grid")}
+    return replace(config, **{key: value for key, value in chosen.items() if value is not None})
+
+
+def choose(given: str | None, recipe: "Recipe") -> list[int] | None:
+    """The class numbers that ``--label`` means; None for no label.
+
+    Raises:
+        InputError: for a label that is missing, unknown or out of range; it says which there are.
+    """
+    classes = recipe.data.classes
+    if classes is None:
+        if given in (None, "none"):
+            return None
+        raise InputError(f"this model was trained without labels: leave --label {given} out")
+    count = len(classes)
+    numbered = all(name == str(i) for i, name in enumerate(classes))
+    there_is = f"0 to {count - 1}" if numbered else f"0 to {count - 1}: {_listed(classes)}"
+    can_drop = recipe.denoising.drop > 0.0
+    if given is None:
+        without = "; --label none draws without a label" if can_drop else ""
+        raise InputError(f"this model draws by label: give --label with one or more of {there_is}, or all{without}")
+    if given == "none":
+        if not can_drop:
+            raise InputError(
+                "this model was trained with denoising.drop 0 and cannot draw without a label: give --label"
+            )
+        return None
+    if given == "all":
+        return list(range(count))
+    return [_number(word.strip(), classes, there_is) for word in given.split(",")]
+
+
+def _number(word: str, classes: tuple[str, ...], there_is: str) -> int:
+    if word in classes:
+        return classes.index(word)
+    if word.lstrip("-").isdigit():
+        if 0 <= int(word) < len(classes):
+            return int(word)
+        raise InputError(f"label {word} is out of range: there is {there_is}")
+    raise InputError(f"unknown label {word!r}: there is {there_is}.{nearest(word, classes)}")
+
+
+def _listed(classes: tuple[str, ...], most: int = 20) -> str:
+    return ", ".join(classes[:most]) + (f", … ({len(classes) - most} more)" if len(classes) > most else "")
+
+
+def _cond(labels: list[int] | None, n: int) -> "Cond | None":
+    from reverie.core.condition import Cond
+
+    return None if labels is None else Cond(label=[labels[i % len(labels)] for i in range(n)])
+
+
+def _image(path: Path, recipe: "Recipe") -> "Tensor":
+    """A picture as the model takes it, (1, C, H, W) in [−1, 1]."""
+    import torch
+
+    from reverie.data import pixels
+
+    assert recipe.data.size is not None and recipe.data.channels is not None
+    try:
+        array = pixels.read(path, recipe.data.size, recipe.data.channels, recipe.data.fit)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"--image {path} cannot be read as a picture: {error}") from error
+    return torch.tensor(array)[None].float().div(127.5).sub(1.0)
+
+
+def _write(images: "Tensor", out: Path, labels: int) -> list[Path]:
+    """One grid, or one file a picture; returns what was written."""
+    from reverie.learn import grid
+
+    if out.suffix:
+        columns = labels if labels > 1 else math.ceil(math.sqrt(len(images)))
+        grid.save(grid.tile(images, min(columns, len(images))), out)
+        return [out]
+    paths = [out / f"{i:0{max(4, len(str(len(images))))}d}.png" for i in range(len(images))]
+    for path, pixels in zip(paths, grid.to_bytes(images), strict=True):
+        grid.save(grid.to_picture(pixels), path)
+    return [Path(f"{out}{os.sep}")] if len(paths) > 1 else paths
