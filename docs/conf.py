@@ -1,18 +1,23 @@
 """Sphinx configuration: MyST pages, the furo theme, an API reference generated from the package."""
 
 from importlib.metadata import version as installed_version
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
 
 project = "Reverie"
 author = "the Reverie authors"
 copyright = "2026, the Reverie authors"
 version = release = installed_version("reverie")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
 html_theme = "furo"
 html_title = "Reverie"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
@@ -27,3 +32,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+
+def setup(app: Any) -> None:
+    """Formulas become MathML at build time, so that the pages need neither a script nor a network."""
+
+    def write(as_block: bool) -> Any:
+        def visit(translator: Any, node: nodes.Node) -> None:
+            translator.body.append(str(latex2mathml.tex2mathml(node.astext(), as_block=as_block)))
+            raise nodes.SkipNode
+
+        return visit, None
+
+    app.add_html_math_renderer("mathml", write(False), write(True))

@@ -81,3 +81,12 @@ def test_nothing_mentions_a_machine_or_a_registry():
         if (match := forbidden.search(path.read_text(encoding="utf-8", errors="ignore")))
     ]
     assert not guilty
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts/algebra.md"])
+def test_examples_run(page: str):
+    """The Python of these pages runs top to bottom, apart from what needs a trained run."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    code = "\n".join(block for block in blocks if "RUN" not in block)
+    assert "GaussianMixture" in code
+    exec(compile(code, page, "exec"), {})
