@@ -126,6 +126,8 @@ class Empirical(Denoiser):
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)
+        if isinstance(point.sigma, float) and point.sigma == 0.0:
+            return Estimate(x, x / point.alpha, KINDS["x0"](point), point)
         alpha, sigma = _column(point.alpha), _column(point.sigma)
         data = self.data.flatten(1)
         logits = -(

@@ -187,8 +187,11 @@ class VP(Schedule):
 
     @lifted
     def t_of_lam(self, lam: Tensor) -> Tensor:
-        # −2 log α = log(1 + e^(−2λ)) = ½t²(β₁−β₀) + tβ₀, solved without cancellation
-        c = -torch.nn.functional.logsigmoid(2.0 * lam)
+        return self._t_of_log_alpha(0.5 * torch.nn.functional.logsigmoid(2.0 * lam))
+
+    def _t_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
+        # −2 log α = ½t²(β₁−β₀) + tβ₀, solved without cancellation
+        c = -2.0 * log_alpha
         return 2.0 * c / (self.beta_min + torch.sqrt(self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * c))
 
     def _beta(self, t: Tensor) -> Tensor:
