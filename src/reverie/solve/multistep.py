@@ -1,14 +1,123 @@
-"""Exponential multistep solvers: a polynomial through the last predictions, integrated exactly against the path."""
+"""Exponential multistep solvers: a polynomial through the last predictions, integrated exactly against the path.
+
+One table serves them all (:func:`table`); DPM-Solver++, UniPC and DEIS are choices of the variable, the clock and a corrector.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, zip_longest
+from typing import Literal
 
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, unknown
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve.plan import PlanStep, Row, TableSolver, first_order
-from reverie.solve.variables import CLOCKS, X0, weights
+from reverie.solve.variables import CLOCKS, EPS, STRAIGHT, VARIABLES, X0, Clock, Variable, clock, weights
+
+Rule = Callable[[HostPoint, HostPoint, Sequence[HostPoint]], list[float]]
+"""Weights of ``M_u ∫ y dμ`` from ``at`` to ``to`` for the predictions at ``nodes``."""
+
+
+def table(
+    points: Sequence[HostPoint],
+    variable: Variable,
+    clock: Clock,
+    order: int,
+    final_order: int,
+    corrector: bool,
+    rule: Rule,
+) -> list[PlanStep]:
+    """The rows that visit ``points``.
+
+    The predictor integrates the polynomial through the last ``order`` predictions, as many as there are at the start and
+    ``final_order`` in the last step. The corrector (UniC, Zhao et al. 2023) replaces the move that led to a point by the one with the
+    prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none.
+
+    Where the variable or the clock is infinite at an end of a move, that move is of order 1, exact in ε − x0, and the history
+    begins after it.
+    """
+    steps: list[PlanStep] = []
+    past: list[HostPoint] = []  # nodes that a polynomial may use, newest first
+    moved: tuple[HostPoint, list[float]] | None = None  # where the last move came from, and its weights
+    for i, (at, to) in enumerate(pairwise(points)):
+        regular = variable.scale(at) != 0.0 and math.isfinite(clock.of(at))
+        past = [at, *past][: order + 1] if regular else []
+        if not regular or variable.scale(to) == 0.0 or not math.isfinite(clock.of(to)):
+            pair = variable.pair if regular else STRAIGHT.pair
+            row = first_order(at, to, pair, to.alpha, to.sigma).row
+            c, w = row.c, list(row.w)
+        else:
+            pair = variable.pair
+            c = variable.scale(to) / variable.scale(at)
+            w = rule(at, to, past[: min(order, final_order) if i == len(points) - 2 else order])
+        folded = list(w)
+        if corrector and regular and moved is not None:
+            origin, predicted = moved
+            corrected = rule(origin, at, past[: len(predicted) + 1])
+            mend = [c * (new - old) for new, old in zip(corrected, [0.0, *predicted], strict=True)]
+            folded = [a + b for a, b in zip_longest(w, mend, fillvalue=0.0)]
+        moved = (at, w) if regular else None
+        steps.append(PlanStep(Row(at, pair, c, tuple(folded), 0.0), (), to, True))
+    return steps
+
+
+def two_node(
+    variable: Variable,
+    clock: Clock,
+    form: Literal["bh1", "bh2"],
+    at: HostPoint,
+    to: HostPoint,
+    nodes: Sequence[HostPoint],
+) -> list[float]:
+    """:func:`weights`, but with two nodes the form ``gain·y_t + ½·B·(y_o − y_t)/r``, r = (s_o − s_t)/(s_u − s_t), that midpoint rules take.
+
+    ``bh2`` is B = gain, ``bh1`` its first order M_u·h·dμ/ds, which for x0 in λ is α_u·h (Zhao et al. 2023, section 3.4).
+    """
+    if len(nodes) != 2:
+        return weights(variable, clock, at, to, nodes)
+    (gain,) = weights(variable, clock, at, to, nodes[:1])
+    other = nodes[0] if nodes[1] is at else nodes[1]
+    h = clock.of(to) - clock.of(at)
+    b = gain if form == "bh2" else to.alpha * h
+    slope = 0.5 * b * h / (clock.of(other) - clock.of(at))
+    return [slope, gain - slope] if nodes[1] is at else [gain - slope, slope]
+
+
+def _check(name: str, order: int, most: int) -> None:
+    if order not in range(1, most + 1):
+        raise InputError(f"{name} has orders 1 to {most}: got {order}")
+
+
+@dataclass(frozen=True)
+class Multistep(TableSolver):
+    """The family: a polynomial of degree ``order`` − 1 in ``clock`` through the last y in ``variable``.
+
+    Args:
+        order: of the predictor, 1 to 8; the global order is that of the predictor, and one more with the corrector.
+        variable: "straight" (ε − x0), "x0" or "eps".
+        clock: "tau" (σ/(α+σ)), "logsnr", "rho" (σ/α) or "time". The default pair is finite at both ends of every path.
+        corrector: correct each point with the prediction made there, at no further evaluation.
+        final_order: at most this order in the last move.
+    """
+
+    order: int = 3
+    variable: Literal["straight", "x0", "eps"] = "straight"
+    clock: Literal["tau", "logsnr", "rho", "time"] = "tau"
+    corrector: bool = False
+    final_order: int = 8
+
+    def __post_init__(self) -> None:
+        _check("Multistep", self.order, 8)
+        _check("the last move of Multistep", self.final_order, 8)
+        if self.variable not in VARIABLES:
+            raise unknown("variable", self.variable, VARIABLES)
+        if self.clock not in (*CLOCKS, "time"):
+            raise unknown("clock", self.clock, [*CLOCKS, "time"])
+
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
+        v, s = VARIABLES[self.variable], clock(self.clock, schedule)
+        return table(points, v, s, self.order, self.final_order, self.corrector, partial(weights, v, s))
 
 
 @dataclass(frozen=True)
@@ -23,22 +132,50 @@ class DPMpp(TableSolver):
     order: int = 2
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise InputError(f"DPMpp has orders 1, 2 and 3: got {self.order}")
+        _check("DPMpp", self.order, 3)
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
-        steps = []
-        for i, (at, to) in enumerate(pairwise(points)):
-            past = [p for p in points[max(0, i + 1 - self.order) : i + 1][::-1] if math.isfinite(p.lam)]
-            if len(past) < 2 or to.sigma == 0.0:
-                steps.append(first_order(at, to, X0.pair, to.alpha, to.sigma))
-                continue
-            if len(past) == 2:
-                h = to.lam - at.lam
-                gain = -to.alpha * math.expm1(-h)
-                slope = 0.5 * h / (at.lam - past[1].lam)
-                w = [gain * (1.0 + slope), -gain * slope]
-            else:
-                w = weights(X0, CLOCKS["logsnr"], at, to, past)
-            steps.append(PlanStep(Row(at, X0.pair, to.sigma / at.sigma, tuple(w), 0.0), (), to, True))
-        return steps
+        s = CLOCKS["logsnr"]
+        return table(points, X0, s, self.order, self.order, False, partial(two_node, X0, s, "bh2"))
+
+
+@dataclass(frozen=True)
+class UniPC(TableSolver):
+    """UniPC (Zhao et al. 2023): the predictor UniP of ``order`` 1 to 3 and the corrector UniC, on predictions of x0 in λ.
+
+    From three nodes on, both of the paper's B(h) give the exact integral of the polynomial; with two they differ in the ½ rule.
+    The global order is one above that of the predictor.
+    """
+
+    order: int = 3
+    form: Literal["bh1", "bh2"] = "bh2"
+
+    def __post_init__(self) -> None:
+        _check("UniPC", self.order, 3)
+        if self.form not in ("bh1", "bh2"):
+            raise unknown("form", self.form, ["bh1", "bh2"])
+
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
+        s = CLOCKS["logsnr"]
+        return table(points, X0, s, self.order, self.order, True, partial(two_node, X0, s, self.form))
+
+
+@dataclass(frozen=True)
+class DEIS(TableSolver):
+    """DEIS (Zhang & Chen 2023): exponential Adams-Bashforth on ε, ``x_u/α_u = x/α_t + Σ_j ε_{−j} ∫ ℓ_j dρ``.
+
+    ``clock`` is the variable of the polynomial: "time" (tAB), "rho" (ρAB) or "logsnr" (log ρ AB). A start from pure noise, where ρ is
+    infinite, is taken in ε − x0.
+    """
+
+    order: int = 3
+    clock: Literal["time", "rho", "logsnr"] = "logsnr"
+
+    def __post_init__(self) -> None:
+        _check("DEIS", self.order, 4)
+        if self.clock not in ("time", "rho", "logsnr"):
+            raise unknown("clock", self.clock, ["time", "rho", "logsnr"])
+
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
+        s = clock(self.clock, schedule)
+        return table(points, EPS, s, self.order, self.order, False, partial(weights, EPS, s))

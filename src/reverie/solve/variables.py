@@ -18,16 +18,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 
+from reverie.core.errors import unknown
 from reverie.core.predictions import Pair
-from reverie.core.schedules import HostPoint
+from reverie.core.schedules import HostPoint, Schedule
 
 _ORDER = 48
 
 
 @dataclass(frozen=True)
 class Variable:
-    """``pair`` of y; ``scale`` M; ``density`` dμ/dλ as a function of λ."""
+    """``pair`` of y; ``scale`` M, zero exactly where μ is infinite; ``density`` dμ/dλ as a function of λ."""
 
     name: str
     pair: Pair
@@ -49,7 +51,7 @@ VARIABLES = {v.name: v for v in (X0, EPS, STRAIGHT)}
 
 @dataclass(frozen=True)
 class Clock:
-    """The variable s that polynomials are drawn in: ``of`` a point, λ back from s, and ds/dλ."""
+    """The variable s that polynomials are drawn in: ``of`` a point (infinite where there is none), λ back from s, and ds/dλ."""
 
     name: str
     of: Callable[[HostPoint], float]
@@ -62,6 +64,30 @@ CLOCKS = {
     "rho": Clock("rho", lambda p: p.rho, lambda s: -np.log(s), lambda lam: -np.exp(-lam)),
     "tau": Clock("tau", lambda p: p.tau, lambda s: np.log1p(-s) - np.log(s), lambda lam: -_logistic(lam)),
 }
+
+
+def clock(name: str, schedule: Schedule) -> Clock:
+    """The clock called ``name``: "logsnr", "rho", "tau", or the path's own "time".
+
+    Raises:
+        InputError: for any other name.
+    """
+    if name in CLOCKS:
+        return CLOCKS[name]
+    if name != "time":
+        raise unknown("clock", name, [*CLOCKS, "time"])
+
+    def of(p: HostPoint) -> float:
+        return (
+            p.t if math.isfinite(p.lam) else math.inf
+        )  # a path may stop short of clean data, where t is no longer a clock
+
+    def tensor(f: Callable[[torch.Tensor], torch.Tensor], s: np.ndarray) -> np.ndarray:
+        return f(torch.from_numpy(s)).numpy()
+
+    return Clock(
+        "time", of, lambda s: tensor(schedule.lam, s), lambda lam: 1.0 / tensor(schedule.d_lam, tensor(schedule.t_of_lam, lam))
+    )  # fmt: skip
 
 
 @lru_cache
