@@ -36,12 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(arguments[0], arguments[1:])
-    except (InputError, RunError, KeyboardInterrupt, OSError) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("REVERIE_DEBUG"):
             raise
-        code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        print(f"reverie: {error}" if str(error) else "reverie: interrupted", file=sys.stderr)
+        code, message = _failure(error)
+        print(f"reverie: {message}", file=sys.stderr)
         return code
+
+
+def _failure(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error and what to say."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, RunError | OSError):
+        return 1, str(error)
+    return 1, f"{type(error).__name__}: {error}\nThis should not happen; REVERIE_DEBUG=1 shows where it did."
 
 
 def _run(verb: str, arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reverie.core.errors import RunError
+from reverie.learn.files import sync
 
 STATE = "state.json"
 Tensors = Mapping[str, Tensor]
@@ -125,20 +126,21 @@ class Checkpoints:
                 save_file(
                     {key: value.contiguous() for key, value in tensors.items()}, path, {"format": "pt", **metadata}
                 )
-                _sync(path)
+                sync(path)
                 written[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             (partial / STATE).write_text(json.dumps({**state, "files": written}, indent=1))
-            _sync(partial / STATE)
-            _sync(partial)
+            sync(partial / STATE)
+            sync(partial)
             os.replace(partial, self.folder / name)
-            _sync(self.folder)
+            sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"checkpoint {name} could not be saved in {self.folder}: {error}. {self._kept()}") from error
+            raise RunError(f"checkpoint {name} could not be saved in {self.folder}: {error}. {self.kept()}") from error
         self._retain()
         return Checkpoint(self.folder / name)
 
-    def _kept(self) -> str:
+    def kept(self) -> str:
+        """What was saved, and how to go on from it, for messages."""
         latest = self.latest()
         if latest is None:
             return "Nothing had been saved before. Make room and start again."
@@ -155,15 +157,6 @@ class Checkpoints:
             doomed = checkpoint.folder.with_name(f".tmp-{checkpoint.folder.name}")
             os.replace(checkpoint.folder, doomed)
             shutil.rmtree(doomed)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

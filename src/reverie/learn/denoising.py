@@ -97,15 +97,15 @@ class Denoising(Task):
         if self.held_out is None:
             return {}
         images, cond = self.held_out
+        device = self.denoise.device
         n = len(images)
         u = (order.indices(0, 0, n, n).double() + 0.5) / n
         parts: list[Tensor] = []
         for i in range(0, n, 256):
             part = slice(i, min(i + 256, n))
             rng = Draws(0, part.start, part.stop - part.start)
-            parts.append(
-                self.errors(images[part], self.times(u[part]), rng, None if cond is None else cond.index(part))
-            )
+            some = None if cond is None else cond.index(part).to(device)
+            parts.append(self.errors(images[part].to(device), self.times(u[part]), rng, some))
         errors = torch.cat(parts).double().cpu()
         bins = [float(errors[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]
         centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)

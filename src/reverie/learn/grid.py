@@ -1,11 +1,12 @@
 """Images as one PNG."""
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from reverie.learn.files import replacing
 
 TILE = 64
 """Smaller images are enlarged by a whole factor to at least this many pixels, so that they can be looked at."""
@@ -38,6 +39,5 @@ def to_picture(pixels: Tensor) -> Image.Image:
 def save(picture: Image.Image, path: Path) -> None:
     """Write an image file that appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".tmp-{path.name}")
-    picture.save(partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        picture.save(partial)

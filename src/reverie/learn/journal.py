@@ -1,10 +1,12 @@
 """``log.jsonl``: one JSON object a line, each with ``images``, the images seen when it was written."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from reverie.core.errors import RunError
+from reverie.learn.files import replacing
 
 
 class Journal:
@@ -13,12 +15,8 @@ class Journal:
     def __init__(self, path: Path, images: int) -> None:
         self.path = path
         kept = [entry for entry in read(path) if entry["images"] <= images]
-        partial = path.with_name(f".tmp-{path.name}")
-        with partial.open("w") as file:
-            file.writelines(_line(entry) for entry in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text("".join(map(_line, kept)))
 
     def add(self, images: int, **values: Any) -> None:
         with self.path.open("a") as file:
@@ -26,14 +24,21 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log, none if there is no file; a last line that was cut short is left out."""
+    """The entries of a log, none if there is no file; a last line that was cut short is left out.
+
+    Raises:
+        RunError: for a line that is not JSON.
+    """
     if not path.exists():
         return
     with path.open() as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise RunError(f"{path}, line {number} is damaged: {error}. Remove that line.") from error
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -37,7 +37,6 @@ def train(
     folder: Path,
     *,
     seed: int = 0,
-    runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Train until ``config.images`` have been seen, from the latest checkpoint in ``folder`` if there is one.
@@ -50,35 +49,34 @@ def train(
         config: the settings.
         folder: of the run; gets ``checkpoints/``, ``samples/`` and ``log.jsonl``.
         seed: of all randomness.
-        runtime: where; the CPU by default.
         metadata: for the header of the weight files.
 
     Returns:
         Images seen: fewer than ``config.images`` if it was interrupted.
 
     Raises:
-        RunError: when a loss or gradient is not finite, or a checkpoint cannot be saved.
+        RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
-    trainer = _Trainer(task, feed, config, Path(folder), seed, runtime or Runtime.choose("cpu"), dict(metadata or {}))
+    trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}))
     with torch.random.fork_rng(), trainer.bar, _interrupts() as interrupted:
-        trainer.run(interrupted)
+        try:
+            trainer.run(interrupted)
+        except OSError as error:
+            raise RunError(
+                f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}"
+            ) from error
     return trainer.images
 
 
 class _Trainer:
     def __init__(
-        self,
-        task: Task,
-        feed: Feed,
-        config: TrainConfig,
-        folder: Path,
-        seed: int,
-        runtime: Runtime,
-        metadata: dict[str, str],
+        self, task: Task, feed: Feed, config: TrainConfig, folder: Path, seed: int, metadata: dict[str, str]
     ) -> None:
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
-        self.seed, self.runtime, self.metadata = seed, runtime, metadata
-        self.modules = nn.ModuleDict({name: player.module for name, player in task.players.items()})
+        self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
+        self.modules = nn.ModuleDict({name: player.module for name, player in task.players.items()}).to(
+            self.runtime.device
+        )
         decay = power(config.ema_std) if config.ema_half_life is None else half_life(config.ema_half_life)
         averaged = {name: p.module for name, p in task.players.items() if p.optimizer is not None and p.average}
         self.emas = {name: Ema(module, decay) for name, module in averaged.items()}

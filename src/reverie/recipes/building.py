@@ -87,9 +87,7 @@ def build_task(recipe: Recipe, denoise: NetDenoiser, images: ImageSet, held_out:
         _times(recipe.denoising, denoise.schedule),
         drop=recipe.denoising.drop,
         loss_kind=recipe.denoising.loss_kind,
-        held_out=_batch(recipe, held_out, torch.arange(min(HELD_OUT, len(held_out))), denoise.device)
-        if len(held_out)
-        else None,
+        held_out=_batch(recipe, held_out, torch.arange(min(HELD_OUT, len(held_out)))) if len(held_out) else None,
         show=_show(recipe, images),
     )
 
@@ -129,10 +127,9 @@ def _times(config: DenoisingConfig, schedule: Schedule) -> TimeSampler:
     return Uniform() if config.times == "uniform" else LogSNR(schedule)
 
 
-def _batch(recipe: Recipe, images: ImageSet, rows: Tensor, device: torch.device) -> Batch:
+def _batch(recipe: Recipe, images: ImageSet, rows: Tensor) -> Batch:
     pictures, labels = images.batch(rows)
-    cond = None if recipe.data.classes is None else Cond(label=labels).to(device)
-    return Batch(pictures.to(device), cond)
+    return Batch(pictures, None if recipe.data.classes is None else Cond(label=labels))
 
 
 def _show(recipe: Recipe, images: ImageSet) -> Callable[[NetDenoiser], tuple[Tensor, int]]:

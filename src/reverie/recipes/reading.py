@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from reverie.core.errors import InputError, nearest
+from reverie.learn.files import replacing
 from reverie.nets.config import CONFIGS, DiTConfig
 from reverie.recipes.recipe import Recipe
 
@@ -68,7 +69,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def write(recipe: Recipe, path: Path) -> None:
-    path.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def net_name(recipe: Recipe) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from reverie.core.errors import InputError
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
-from reverie.learn.runtime import Runtime
 from reverie.recipes import building, reading
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
@@ -32,8 +31,7 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         print(note, file=sys.stderr)
     recipe = building.resolve(recipe, images)
     building.sampling(recipe.sample)
-    runtime = Runtime.choose(recipe.train.device, recipe.train.bf16)
-    denoise = building.build_denoiser(recipe).to(runtime.device)
+    denoise = building.build_denoiser(recipe)
     task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
     metadata = {"shape": "x".join(map(str, denoise.shape)), "range": "-1..1", "kind": denoise.kind.name}
@@ -43,7 +41,6 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         recipe.train,
         run.folder,
         seed=recipe.seed,
-        runtime=runtime,
         metadata=metadata,
     )
     return run, seen
@@ -61,7 +58,7 @@ def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
         changes = reading.difference(Run(folder).recipe, recipe)
         if changes:
             raise InputError(_changed(folder, changes))
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no run: choose another --out")
     else:
         folder.mkdir(parents=True, exist_ok=True)
