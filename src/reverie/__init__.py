@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reverie import core, data, guide, learn, measure, nets, recipes, solve
     from reverie.core.condition import Cond
     from reverie.recipes.runs import load
-    from reverie.solve import grids, iterate, sample
+    from reverie.solve import grids, invert, iterate, log_prob, sample
 
     __version__: str
 
@@ -27,9 +27,11 @@ __all__ = [
     "data",
     "grids",
     "guide",
+    "invert",
     "iterate",
     "learn",
     "load",
+    "log_prob",
     "measure",
     "nets",
     "recipes",
@@ -40,8 +42,10 @@ __all__ = [
 _HOME = {
     "Cond": "reverie.core.condition",
     "grids": "reverie.solve",
+    "invert": "reverie.solve",
     "iterate": "reverie.solve",
     "load": "reverie.recipes.runs",
+    "log_prob": "reverie.solve",
     "sample": "reverie.solve",
 }
 

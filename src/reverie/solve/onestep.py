@@ -30,7 +30,7 @@ class DDIM(TableSolver):
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         steps = []
         for at, to in pairwise(points):
-            q = self.eta * to.sigma * max(variance_ratio(at, to), 0.0) ** 0.5
+            q = self.eta * to.sigma * max(variance_ratio(at, to), 0.0) ** 0.5 if self.eta else 0.0
             b = max(to.sigma**2 - q**2, 0.0) ** 0.5
             steps.append(first_order(at, to, STRAIGHT, to.alpha, b, q))
         return steps

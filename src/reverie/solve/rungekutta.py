@@ -23,7 +23,7 @@ class Heun(TableSolver):
     """Heun's method (Karras et al. 2022, algorithm 1), order 2, two evaluations a step and one on the step to clean data.
 
     ``variable`` "eps" is the ODE of ε in ρ = σ/α, as in the paper; "straight" the ODE of ε − x0 in τ = σ/(α+σ), which is finite at pure
-    noise too and is the flow-matching form. A step from pure noise, where ρ is infinite, is taken in τ.
+    noise too and is the flow-matching form. A step from or to pure noise, where ρ is infinite, is taken in τ.
     """
 
     variable: Literal["eps", "straight"] = "eps"
@@ -31,7 +31,7 @@ class Heun(TableSolver):
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         steps = []
         for at, to in pairwise(points):
-            v = VARIABLES["straight" if at.alpha == 0.0 else self.variable]
+            v = VARIABLES["straight" if 0.0 in (at.alpha, to.alpha) else self.variable]
             predict = first_order(at, to, v.pair, to.alpha, to.sigma)
             if to.sigma == 0.0:
                 steps.append(predict)

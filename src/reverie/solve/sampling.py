@@ -30,7 +30,7 @@ class Step:
         x: the state, (B, …) in the diffused space; assign to replace it (which drops the multistep history).
         estimate: the estimate at ``at`` that moved it (the first of a multi-stage step).
         cond: the condition of the next evaluations; assign to replace it.
-        evaluations: network evaluations a sample so far.
+        evaluations: network evaluations a sample so far; a tensor (B,) for an adaptive solver.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Step:
         x: Tensor,
         estimate: Estimate,
         cond: Cond | None,
-        evaluations: int,
+        evaluations: int | Tensor,
     ):
         self.index, self.at, self.to, self.x, self.estimate = index, at, to, x, estimate
         self.cond, self.evaluations = cond, evaluations
@@ -105,7 +105,7 @@ def iterate(
                 noise.append(z.to(solver.result(state)))
                 draws[draw.stream] += 1
             state = solver.step(evaluate, state, step.row, noise)
-            evaluations += step.row.point is not None
+            evaluations = evaluations + getattr(state, "spent", int(step.row.point is not None))
             i += 1
             if step.node:
                 break

@@ -1,0 +1,148 @@
+"""Inversion: the deterministic solver on the grid turned round takes an image to the noise that it would be drawn from.
+
+It is not an algebraic inverse: encoding and decoding each make the solver's error, so a round trip comes back to the order of the solver.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, Under
+from reverie.core.errors import InputError
+from reverie.core.schedules import HostPoint, Schedule
+from reverie.solve import grids
+from reverie.solve.grids import Grid
+from reverie.solve.plan import Plan, PlanStep, Solver, TableSolver, first_order, plain
+from reverie.solve.rungekutta import Heun
+from reverie.solve.sampling import iterate, sample
+from reverie.solve.variables import STRAIGHT
+
+END = 2.0 * math.log(1000.0)
+"""Default logsnr that an image is taken to have: σ/α = 10⁻³, an eighth of an 8-bit level."""
+
+
+@dataclass(frozen=True)
+class ShiftedDDIM(TableSolver):
+    """DDIM whose inversion tells the network the time of the *next*, noisier level: ``x_u = α_u·x0 + σ_u·ε`` from net(x_t, time u).
+
+    This is the inversion of null-text inversion and of the libraries after it (Mokady et al. 2023; Song et al. 2021, §4.3 has none): the
+    coefficients are those of the true level t, only the label moves, so that each move asks the network for what the decoding move
+    u→t asks at the same label. Towards the data it is plain DDIM.
+    """
+
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
+        steps = []
+        for at, to in pairwise(points):
+            step = first_order(at, to, STRAIGHT.pair, to.alpha, to.sigma)
+            if to.lam < at.lam:
+                step = step._replace(row=step.row._replace(point=at._replace(t=to.t, lam=to.lam)))
+            steps.append(step)
+        return steps
+
+
+class RoundTrip(NamedTuple):
+    """``reconstruction`` like the images, and ``error`` (B,): the root mean square of its difference from each image."""
+
+    reconstruction: Tensor
+    error: Tensor
+
+
+def data_point(schedule: Schedule) -> HostPoint:
+    """Where data is taken to lie: at :data:`END`, or at the end of the path if that comes first."""
+    return schedule.at(min(0.5 * END, schedule.lam(0.0)))
+
+
+def outward(schedule: Schedule, grid: Grid, steps: int) -> tuple[HostPoint, ...]:
+    """The grid's points from data to noise. Clean data, where λ is infinite, gives way to :func:`data_point`."""
+    points = grid(schedule, steps)
+    first = points[-1] if math.isfinite(points[-1].lam) else data_point(schedule)
+    # a node that only rounding sets apart from the first would make a step of no length
+    inner = [point for point in points[-2::-1] if point.lam < first.lam - 1e-6]
+    if not inner:
+        raise InputError(
+            f"the grid has no point with more noise than logsnr {2 * first.lam:.4g}, where inversion starts"
+        )
+    return first, *inner
+
+
+def deterministic(solver: Solver, plan: Plan) -> Plan:
+    """The plan, unless it draws noise.
+
+    Raises:
+        InputError: for a stochastic solver.
+    """
+    if any(step.draws for step in plan.steps):
+        raise InputError(
+            f"{solver} draws noise, which cannot be turned round: use a deterministic solver, such as Heun()"
+        )
+    return plan
+
+
+def invert(
+    denoise: Denoiser,
+    images: Tensor,
+    steps: int = 50,
+    cond: Cond | None = None,
+    solver: Solver | None = None,
+    grid: Grid | None = None,
+) -> Tensor:
+    """The noise that ``sample(denoise, x=code, grid=grid, steps=steps)`` decodes to ``images``.
+
+    Args:
+        denoise: the model; a guided one is inverted under its guidance, which amplifies errors: scale 1 is the usual choice.
+        images: (B, C, H, W) in [−1, 1].
+        steps: intervals of the grid.
+        cond: one condition for all, or one an image.
+        solver: any deterministic one; Heun's method in the straight variable by default. :class:`ShiftedDDIM` is the literature's variant.
+        grid: uniform in time by default. If it ends at clean data, the image is taken to be the state at logsnr :data:`END` instead (or
+            where the path ends, if that comes first); a grid with a finite ``end`` starts there.
+
+    Returns:
+        ``(B, *denoise.shape)`` in the diffused space, of standard deviation about σ at the grid's start.
+
+    Raises:
+        InputError: for a solver that draws noise, or a shape or condition that does not fit.
+    """
+    solver = Heun("straight") if solver is None else solver
+    if isinstance(solver, ShiftedDDIM) and any(isinstance(inner, Under) for inner in chain(denoise)):
+        raise InputError(
+            "ShiftedDDIM shifts the network's time on its own path: invert the denoiser before .under(...)"
+        )
+    points = outward(denoise.schedule, grids.time() if grid is None else grid, steps)
+    walk = plain(points)
+    deterministic(solver, solver.plan(denoise.schedule, walk))
+    x = points[0].alpha * denoise.space.encode(images.to(denoise.device))
+    last = None
+    for last in iterate(denoise, cond=cond, solver=solver, x=x, walk=walk):  # noqa: B007
+        pass
+    assert last is not None
+    return last.x
+
+
+def round_trip(
+    denoise: Denoiser,
+    images: Tensor,
+    steps: int = 50,
+    cond: Cond | None = None,
+    solver: Solver | None = None,
+    grid: Grid | None = None,
+) -> RoundTrip:
+    """Encode with :func:`invert`, decode with the same solver on the same grid, and report the error. Arguments as there."""
+    solver = Heun("straight") if solver is None else solver
+    code = invert(denoise, images, steps, cond, solver, grid)
+    back = sample(denoise, cond=cond, solver=solver, steps=steps, grid=grid, x=code)
+    error = (back - images.to(back)).flatten(1).square().mean(1).sqrt()
+    return RoundTrip(back, error)
+
+
+def chain(denoise: Denoiser) -> list[Denoiser]:
+    """The denoiser and all that it wraps, from the outside in."""
+    found = [denoise]
+    while (base := vars(found[-1]).get("base")) is not None:
+        found.append(base)
+    return found
