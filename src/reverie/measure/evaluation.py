@@ -22,7 +22,7 @@ from reverie.data import ImageSet
 from reverie.learn.grid import to_bytes
 from reverie.measure.coverage import precision_recall
 from reverie.measure.extract import FeatureExtractor
-from reverie.measure.figures import Closest, Evaluation, Figure
+from reverie.measure.figures import TITLES, Closest, Evaluation, Figure
 from reverie.measure.frechet import frechet_distance
 from reverie.measure.judge import Judge
 from reverie.measure.kernel import kernel_distance
@@ -113,7 +113,7 @@ def evaluate(
     for of, each_seed in scores.items():
         for score in each_seed:
             score["frechet_ratio"] = score["frechet"] / unit
-        for measure in each_seed[0]:
+        for measure in (name for name in TITLES if name in each_seed[0]):
             each = tuple(score[measure] for score in each_seed)
             by = judge if measure == "accuracy" and judge is not None else extractor
             figures.append(
@@ -198,7 +198,7 @@ def _score(
     }
     if judge is not None and labels is not None:
         right = judge.logits(images).argmax(1) == labels
-        score = {"accuracy": right.double().mean().item(), **score}
+        score["accuracy"] = right.double().mean().item()
     return score
 
 

@@ -16,8 +16,14 @@ TITLES = {
     "precision": "Precision",
     "recall": "Recall",
 }
-HIGHER_IS_BETTER = {"accuracy", "precision", "recall"}
+SUBJECTS = {"samples": "samples", "training": "training pictures", "blurred": "the same, blurred"}
+FRACTIONS = {"accuracy", "precision", "recall"}
 VERSION = 1
+
+
+def percent(value: float) -> str:
+    """``98.3 %``."""
+    return f"{100 * value:.1f} %"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,22 @@ class Figure:
         inception = self.extractor.startswith("inception")
         return "FID" if self.measure == "frechet" and inception else TITLES[self.measure]
 
+    @property
+    def text(self) -> str:
+        """The value as it is printed."""
+        return self.format(self.value)
+
+    @property
+    def spread(self) -> str:
+        """The smallest and largest value of a seed, as printed."""
+        return f"{self.format(min(self.each))} – {self.format(max(self.each))}"
+
+    def format(self, value: float) -> str:
+        """A value of this measure as it is printed."""
+        if self.measure in FRACTIONS:
+            return percent(value)
+        return f"{value:.2f}" if self.measure == "frechet_ratio" else f"{value:.3g}".replace("-", "−")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Closest:
@@ -85,6 +107,28 @@ class Evaluation:
     def subjects(self) -> list[str]:
         """What was measured: samples first, then the controls."""
         return list(dict.fromkeys(f.of for f in self.figures))
+
+    @property
+    def how(self) -> str:
+        """How the figures were taken, in words."""
+        f = self.figures[0]
+        how = [
+            f"{f.count:,} samples for each of the seeds {', '.join(map(str, f.seeds))}",
+            f"drawn with {f.solver} in {f.steps} steps at guidance scale {f.guidance:g}",
+            f"against the {f.reference:,} pictures of the {f.split} split of {f.data}",
+        ]
+        judged = self.figure("accuracy")
+        by = "" if judged is None else f"; classes are judged by {judged.extractor}"
+        features = next(f.extractor for f in self.figures if f.measure == "frechet")
+        return f"{', '.join(how)}. Figures are means over the seeds. Distances are taken in the features of {features}{by}."
+
+    @property
+    def verdict(self) -> str:
+        """Whether the samples are copies, in words."""
+        m = self.memorisation["samples"]
+        found = f"{percent(m.copies)} of {m.samples:,} samples are copies of training pictures"
+        usual = f"against {percent(m.held_out_copies)} of held-out pictures"
+        return f"{found}, {usual}: {'the model copies its training data' if m.flagged else 'no sign of copying'}."
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)

@@ -1,0 +1,73 @@
+"""``reverie evaluate RUN``."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from reverie.measure.figures import Evaluation
+
+KEYS = ("solver", "steps", "grid", "scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Measure the samples of a run against held-out pictures, beside controls; writes evaluation.json in it.
+
+    Attributes:
+        run: folder of a run, or of one of its checkpoints.
+        n: samples per seed.
+        seeds: figures are means over them.
+        solver: ddim, ddpm, dpmpp2, dpmpp3, euler or heun; this and the next three as in the run's recipe by default.
+        steps: of the solver.
+        grid: where the steps are taken.
+        scale: of guidance; 1 is the model as it is.
+        judge: a judge's file, for data without a bundled one.
+        batch: samples drawn at a time.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    n: int = 1000
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT …")] = (0, 1, 2)
+    solver: str | None = None
+    steps: int | None = None
+    grid: Literal["time", "logsnr", "karras"] | None = None
+    scale: float | None = None
+    judge: Path | None = None
+    batch: int = 250
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie evaluate")
+    from reverie.recipes.measuring import measure, settings
+    from reverie.recipes.runs import Run
+
+    run = Run(given.run)
+    asked = {key: value for key in KEYS if (value := getattr(given, key)) is not None}
+    config = replace(settings(run.recipe), **asked)
+    evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
+    show(evaluation)
+    print(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}")
+
+
+def show(evaluation: "Evaluation") -> None:
+    """Print the figures as a table, with how they were taken below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from reverie.measure.figures import SUBJECTS, percent
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("")
+    for of in evaluation.subjects:
+        table.add_column(SUBJECTS[of], justify="right")
+    for measure in dict.fromkeys(f.measure for f in evaluation.figures):
+        row = [evaluation.figure(measure, of) for of in evaluation.subjects]
+        table.add_row(next(f.title for f in row if f), *("" if f is None else f.text for f in row))
+    copies = [evaluation.memorisation.get(of) for of in evaluation.subjects]
+    table.add_row("Copies of training pictures", *("" if m is None else percent(m.copies) for m in copies))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{evaluation.how} {evaluation.verdict}")

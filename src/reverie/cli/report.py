@@ -1,0 +1,26 @@
+"""``reverie report RUN``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write report.html of a run: one file that needs nothing else.
+
+    Attributes:
+        run: folder of a run.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie report")
+    from reverie.recipes.report import report
+    from reverie.recipes.runs import Run
+
+    print(report(Run(given.run)))
