@@ -65,7 +65,7 @@ def test_the_input_has_unit_variance_for_data_of_the_given_scale() -> None:
 def test_the_output_is_read_as_the_kind_it_was_trained_as() -> None:
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     for name in ("x0", "eps", "v", "flow", "edm"):
-        spy, denoise = make(kind=name)
+        _, denoise = make(kind=name)
         estimate = denoise(x, 0.3)
         torch.testing.assert_close(estimate.linear(*KINDS[name](VP().point(0.3))), estimate.out)
         assert estimate.x_t is x and estimate.point == VP().point(0.3)

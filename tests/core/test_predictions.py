@@ -28,7 +28,7 @@ def test_every_kind_gives_back_x0_and_noise(path: Schedule, name: str, per_sampl
     x = point.alpha * x0 + point.sigma * eps
     p, q = by_name(name)(point)
     estimate = Estimate(x, p * x0 + q * eps, (p, q), point)
-    close = dict(rtol=1e-12, atol=1e-12)
+    close = {"rtol": 1e-12, "atol": 1e-12}
     scale = max(1.0, float(torch.as_tensor(point.sigma).max()))
     torch.testing.assert_close(estimate.x0, x0, rtol=1e-12, atol=1e-12 * scale)
     torch.testing.assert_close(estimate.eps, eps, rtol=1e-12, atol=1e-12 / float(torch.as_tensor(point.sigma).min()))

@@ -81,8 +81,8 @@ def Trigonometric() -> Cosine:
 class Table(Schedule):
     """DDPM's discrete β as a path: exact at the table's points, α linear in t between them, α²+σ² = 1.
 
-    Entry i = 0 … T−1 lies at ``t = (i + 1)/T`` and clean data at t = 0 (Ho et al. 2020). Because α is finite at both ends, a table that ends
-    with β = 1 (zero terminal SNR) is an ordinary one.
+    Entry i = 0 … T−1 lies at ``t = (i + 1)/T`` and clean data at t = 0 (Ho et al. 2020). Because α is finite at both ends, a
+    table that ends with β = 1 (zero terminal SNR) is an ordinary one.
     """
 
     betas: tuple[float, ...]
@@ -91,6 +91,13 @@ class Table(Schedule):
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         if not self.betas or not all(0.0 < b < 1.0 for b in self.betas[:-1]) or not 0.0 < self.betas[-1] <= 1.0:
             raise InputError("the β of a table lie in (0, 1); only the last may be 1 (zero terminal SNR)")
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.betas)
 
     @classmethod
     def linear(cls, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> "Table":

@@ -89,9 +89,10 @@ class Plan:
         rows = []
         for step in self.steps:
             row: Row = step.row
-            numbers = [*row.point, *row.pair, row.c, row.s, *row.w, *[0.0] * (self.history - len(row.w))]  # pyright: ignore[reportOptionalIterable]
+            point = row.point or (0.0,) * 6
+            numbers = [*point, *row.pair, row.c, row.s, *row.w, *[0.0] * (self.history - len(row.w))]
             v = torch.tensor(numbers, dtype=dtype).to(device).unbind()
-            rows.append(Row(Point(*v[:6]), (v[6], v[7]), v[8], tuple(v[10:]), v[9]))
+            rows.append(Row(row.point and Point(*v[:6]), (v[6], v[7]), v[8], tuple(v[10:]), v[9]))
         return rows
 
 
