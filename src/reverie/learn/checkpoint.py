@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reverie.core.errors import RunError
-from reverie.learn.files import sync
 
 STATE = "state.json"
 Tensors = Mapping[str, Tensor]
@@ -126,13 +125,13 @@ class Checkpoints:
                 save_file(
                     {key: value.contiguous() for key, value in tensors.items()}, path, {"format": "pt", **metadata}
                 )
-                sync(path)
+                _sync(path)
                 written[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             (partial / STATE).write_text(json.dumps({**state, "files": written}, indent=1))
-            sync(partial / STATE)
-            sync(partial)
+            _sync(partial / STATE)
+            _sync(partial)
             os.replace(partial, self.folder / name)
-            sync(self.folder)
+            _sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise RunError(f"checkpoint {name} could not be saved in {self.folder}: {error}. {self.kept()}") from error
@@ -157,6 +156,15 @@ class Checkpoints:
             doomed = checkpoint.folder.with_name(f".tmp-{checkpoint.folder.name}")
             os.replace(checkpoint.folder, doomed)
             shutil.rmtree(doomed)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

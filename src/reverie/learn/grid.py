@@ -1,12 +1,13 @@
 """Images as one PNG."""
 
+from io import BytesIO
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from reverie.learn.files import replacing
+from reverie.core.files import write
 
 TILE = 64
 """Smaller images are enlarged by a whole factor to at least this many pixels, so that they can be looked at."""
@@ -38,6 +39,6 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
 def save(picture: Image.Image, path: Path) -> None:
     """Write an image file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        picture.save(partial)
+    content = BytesIO()
+    picture.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write(path, content.getvalue())

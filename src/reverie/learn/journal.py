@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import RunError
-from reverie.learn.files import replacing
+from reverie.core.files import write
 
 
 class Journal:
@@ -15,8 +15,7 @@ class Journal:
     def __init__(self, path: Path, images: int) -> None:
         self.path = path
         kept = [entry for entry in read(path) if entry["images"] <= images]
-        with replacing(path) as partial:
-            partial.write_text("".join(map(_line, kept)))
+        write(path, "".join(map(_line, kept)))
 
     def add(self, images: int, **values: Any) -> None:
         with self.path.open("a") as file:

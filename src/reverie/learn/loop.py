@@ -6,6 +6,7 @@ and number of processes): data, noise and learning rate are functions of the ima
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -204,6 +205,12 @@ class _Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
+        if state["threads"] != torch.get_num_threads():
+            print(
+                f"{checkpoint.folder.name} was made with {state['threads']} threads, this process has {torch.get_num_threads()}: "
+                f"to end with the very same bits, set OMP_NUM_THREADS={state['threads']}",
+                file=sys.stderr,
+            )
         self.modules.load_state_dict(checkpoint.tensors("model"))
         averages = checkpoint.tensors("ema")
         for name, ema in self.emas.items():

@@ -1,6 +1,7 @@
 """Recipes from YAML and back, strictly: a key or type that does not fit is an error that says what would."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -8,12 +9,25 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from reverie.core import files
 from reverie.core.errors import InputError, nearest
-from reverie.learn.files import replacing
 from reverie.nets.config import CONFIGS, DiTConfig
 from reverie.recipes.recipe import Recipe
 
 NAMED = Path(__file__).parent / "named"
+BOUNDS: dict[str, tuple[float, float]] = {
+    "denoising.drop": (0, 1),
+    "train.lr": (0, math.inf),
+    "train.adam_lr": (0, math.inf),
+    "train.weight_decay": (0, math.inf),
+    "train.warmup": (0, math.inf),
+    "train.clip": (0, math.inf),
+    "train.betas": (0, 1),
+    "train.ema_std": (0.001, 0.28),
+    "seed": (0, 2**40),
+}
+"""Smallest and largest value of what is not simply at least 1."""
+FREE = {"denoising.data_std", "denoising.times_mean", "denoising.times_std", "sample.scale"}
 
 
 def named() -> list[str]:
@@ -62,6 +76,17 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
     return _convert(values, Recipe, "", source)
 
 
+def check(recipe: Recipe) -> None:
+    """Raise an :class:`InputError` for a number out of range: sizes, counts and durations are at least 1."""
+    for key, value in _flat(to_dict(recipe)):
+        low, high = BOUNDS.get(key, (1, math.inf))
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
+        for number in numbers:
+            if key not in FREE and not isinstance(number, bool) and not low <= number <= high:
+                most = "" if high == math.inf else f" and at most {high:g}"
+                raise InputError(f"{key} is at least {low:g}{most}; got {number}")
+
+
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested mappings of YAML values; ``net`` begins with its ``name``."""
     values = _plain(recipe)
@@ -69,8 +94,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def write(recipe: Recipe, path: Path) -> None:
-    with replacing(path) as partial:
-        partial.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    files.write(path, yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True))
 
 
 def net_name(recipe: Recipe) -> str:

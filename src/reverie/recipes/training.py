@@ -6,6 +6,7 @@ from pathlib import Path
 from reverie.core.errors import InputError
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
+from reverie.learn.runtime import Runtime
 from reverie.recipes import building, reading
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
@@ -26,11 +27,13 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         InputError: when the data or the size do not fit, or the folder holds a run of another recipe.
         RunError: when training fails; what was saved stays.
     """
+    reading.check(recipe)
+    building.sampling(recipe.sample)
+    Runtime.choose(recipe.train.device)
     images = building.load_data(recipe)
     for note in images.notes:
         print(note, file=sys.stderr)
     recipe = building.resolve(recipe, images)
-    building.sampling(recipe.sample)
     denoise = building.build_denoiser(recipe)
     task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)

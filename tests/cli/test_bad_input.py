@@ -1,0 +1,217 @@
+"""Everything that can be given wrongly: one clear message, no traceback, 2 for usage and 1 for failure, nothing lost."""
+
+import json
+import resource
+
+import pytest
+import yaml
+
+from .conftest import TINY
+
+
+def clear(said, code: int, *parts: str) -> None:
+    assert said.code == code, said
+    assert "Traceback" not in said.err
+    for part in parts:
+        assert part in said.err, (part, said.err)
+
+
+def test_no_command_is_help_and_an_unknown_one_names_the_nearest(reverie):
+    assert "usage: reverie" in reverie("").out and reverie("--help").code == 0
+    clear(reverie("trian"), 2, "no command 'trian'", "Did you mean 'train'?")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("--net.widht 96", ["--net.widht", "--net.width"]),
+        ("--net.multipliers 1 2", ["--net.multipliers"]),
+        ("--net.width wide", ["--net.width", "wide"]),
+        ("--net.name unett", ["unett", "Did you mean 'unet'?"]),
+        ("--train.decay cubic", ["cubic", "cosine"]),
+        ("--sample.solver dpmp2", ["dpmp2", "Did you mean 'dpmpp2'?"]),
+        ("--sample.steps 0", ["steps", "at least 1", "got 0"]),
+        ("--data mnist5", ["mnist5", "Did you mean 'mnist5k'?"]),
+        ("--data.size 30", ["30x30", "multiples of 4"]),
+        ("--net unet --data.size 30", ["30x30", "multiples of 4"]),
+        ("--train.device abacus", ["abacus", "cpu"]),
+        ("--train.batch 0", ["train.batch", "at least 1", "got 0"]),
+        ("--train.lr -1", ["train.lr", "-1"]),
+        ("--train.ema-half-life 0", ["train.ema_half_life", "got 0"]),
+        ("--denoising.drop 1.5", ["denoising.drop", "1.5"]),
+        ("demo2", ["no recipe 'demo2'", "Did you mean 'demo'?"]),
+        ("--seed 1 demo", ["the recipe comes first"]),
+    ],
+)
+def test_training_flags(reverie, tmp_path, flags, parts):
+    clear(reverie("train", flags), 2, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parts"),
+    [
+        ({"trian": {}}, ["unknown key trian", "Did you mean 'train'?"]),
+        ({"train": {"imagse": 5}}, ["unknown key train.imagse", "Did you mean 'images'?"]),
+        ({"net": {"name": "unet", "patch": 4}}, ["unknown key net.patch", "multipliers"]),
+        ({"net": {"name": "unett"}}, ["net.name", "Did you mean 'unet'?"]),
+        ({"net": 5}, ["net is a section", "got 5"]),
+        ({"net": {"name": ["dit"]}}, ["net.name is one of", "['dit']"]),
+        ({"train": {"images": "many"}}, ["train.images is a whole number", "'many' (str)"]),
+        ({"train": {"images": True}}, ["train.images is a whole number", "True (bool)"]),
+        ({"train": {"lr": [1]}}, ["train.lr is a number", "[1] (list)"]),
+        ({"train": {"betas": [0.9]}}, ["train.betas is a list of float, float"]),
+        ({"train": {"decay": "cubic"}}, ["train.decay is one of cosine, linear, constant"]),
+        ({"data": {"flip": "yes please"}}, ["data.flip is true or false"]),
+        ([1, 2], ["a recipe is a mapping", "[1, 2] (list)"]),
+    ],
+)
+def test_recipe_files(reverie, tmp_path, recipe, parts):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    clear(reverie("train r.yaml"), 2, "r.yaml", *parts)
+
+
+def test_a_file_that_is_not_yaml(reverie, tmp_path):
+    (tmp_path / "r.yaml").write_text("a: [1")
+    clear(reverie("train r.yaml"), 2, "r.yaml is not YAML")
+
+
+def test_an_empty_or_missing_folder_of_pictures(reverie, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    clear(reverie("train --data pictures"), 2, "no pictures in", "png")
+    clear(reverie("train --data picturse"), 2, "picturse", "Did you mean")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("", ["--label", "0 to 9", "--label none"]),
+        ("--label 10", ["label 10 is out of range", "0 to 9"]),
+        ("--label -1", ["label -1 is out of range"]),
+        ("--label seven", ["unknown label 'seven'", "0 to 9"]),
+        ("--label 7 --steps 0", ["steps", "at least 1", "got 0"]),
+        ("--label 7 --n 0", ["--n", "at least 1", "got 0"]),
+        ("--label 7 --solver eular", ["eular", "Did you mean 'euler'?"]),
+        ("--label 7 --step 5", ["--step", "--steps"]),
+        ("--label 7 --out x.txt", [".png", "x.txt"]),
+        ("--label 7 --start 0.5", ["--start", "--image"]),
+        ("--label 7 --image nothing.png", ["nothing.png", "cannot be read"]),
+        ("--label 7 --image digits/samples/step-00000020.png --start 2", ["start", "got 2"]),
+        ("--label none --scale 3", ["--scale", "--label"]),
+    ],
+)
+def test_sampling_flags(reverie, digits, flags, parts):
+    clear(reverie("sample digits", flags), 2, *parts)
+    assert not (digits.parent / "samples.png").exists()
+
+
+def test_a_run_that_is_not_there(reverie, digits):
+    clear(reverie("sample digist --label 7"), 2, "no run in digist", "Did you mean 'digits'?")
+    clear(reverie("runs elsewhere"), 2, "no runs in")
+
+
+def weights(folder, step: int = 20):
+    return folder / "checkpoints" / f"step-{step:08d}" / "ema.safetensors"
+
+
+def test_a_truncated_checkpoint(reverie, digits):
+    whole = weights(digits).read_bytes()
+    weights(digits).write_bytes(whole[: len(whole) // 2])
+    said = reverie("sample digits --label 7")
+    clear(said, 1, "ema.safetensors is damaged", f"{len(whole):,}", "step-00000020", "step-00000016, is used")
+    clear(reverie("train digits"), 1, "ema.safetensors is damaged")
+    weights(digits).write_bytes(whole)
+    assert reverie("sample digits --label 7").code == 0
+
+
+def test_the_checkpoint_before_can_be_named(reverie, digits):
+    weights(digits).write_bytes(b"")
+    assert reverie("sample digits/checkpoints/step-00000016 --label 7").code == 0
+
+
+def test_a_checkpoint_of_another_architecture(reverie, digits):
+    recipe = yaml.safe_load((digits / "recipe.yaml").read_text())
+    recipe["net"]["width"] = 32
+    (digits / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    clear(reverie("sample digits --label 7"), 2, "another network", "recipe.yaml", "(32, 1, 14, 14)", "(16, 1, 14, 14)")
+
+
+def test_a_run_without_a_checkpoint(reverie, digits):
+    for path in (digits / "checkpoints").iterdir():
+        path.rename(digits / path.name)
+    clear(reverie("sample digits --label 7"), 1, "no checkpoint yet", "reverie train digits")
+
+
+def test_a_changed_recipe_shows_the_difference_and_touches_nothing(reverie, digits):
+    before = sorted((p, p.stat().st_mtime_ns) for p in digits.rglob("*"))
+    said = reverie("train digits --net.width 32 --seed 3")
+    clear(said, 2, "another recipe", "--fresh")
+    rows = [line.split() for line in said.err.splitlines()]
+    assert ["net.width", "16", "32"] in rows and ["seed", "0", "3"] in rows
+    assert sorted((p, p.stat().st_mtime_ns) for p in digits.rglob("*")) == before
+
+
+def test_fresh_keeps_the_old_run_beside_it(reverie, digits):
+    old = weights(digits).read_bytes()
+    assert reverie("train digits --seed 3 --fresh").code == 0
+    assert weights(digits.with_name("digits.old-1")).read_bytes() == old != weights(digits).read_bytes()
+
+
+def test_a_folder_of_something_else_is_not_taken(reverie, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    clear(reverie("train --out thesis", *TINY), 2, "thesis holds other files")
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+def test_a_loss_that_is_not_finite(reverie):
+    said = reverie(
+        "train --out run --train.lr 1e30 --train.clip 1e30 --train.warmup 0", *TINY[:-8], "--train.save-every 32"
+    )
+    clear(
+        said,
+        1,
+        "training stopped at step",
+        "learning rate was 1e+30",
+        "last good checkpoint is run/checkpoints/step-",
+        "train.lr",
+    )
+
+
+@pytest.fixture
+def small_disk():
+    """No file can grow over 8 kB in this process, as on a disk that is full."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk_while_training(reverie, digits, small_disk):
+    latest = weights(digits, 20).parent
+    latest.rename(digits / "elsewhere")
+    small_disk()
+    said = reverie("train digits")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    clear(
+        said,
+        1,
+        "step-00000020 could not be saved",
+        "File too large",
+        "step-00000016 (512 images) is whole",
+        "make room",
+    )
+    assert reverie("sample digits --label 7").code == 0
+    assert reverie("train digits").code == 0
+    for file in ("model", "ema", "optimizer"):
+        assert (latest / f"{file}.safetensors").read_bytes() == (
+            digits / "elsewhere" / f"{file}.safetensors"
+        ).read_bytes()
+
+
+def test_a_defect_is_one_line_and_the_traceback_is_for_who_asks(reverie, digits, monkeypatch):
+    (digits / "checkpoints" / "step-00000020" / "state.json").write_text(json.dumps({"images": None}))
+    monkeypatch.setattr("reverie.recipes.runs.build_denoiser", lambda recipe: 1 / 0)
+    clear(reverie("sample digits --label 7"), 1, "ZeroDivisionError", "REVERIE_DEBUG=1")
+    monkeypatch.setenv("REVERIE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        reverie("sample digits --label 7")

@@ -1,0 +1,183 @@
+"""The commands doing their work, in this process and in one that is interrupted or killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from reverie.cli import main
+
+from .conftest import TINY
+
+LONG = [*TINY, "--train.images", "8000"]
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    code = "import sys, torch; torch.set_num_threads(1); from reverie.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/step-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def latest(run: Path) -> Path:
+    return sorted((run / "checkpoints").glob("step-*"))[-1]
+
+
+def weights(run: Path) -> dict:
+    return {
+        f"{f}/{k}": v
+        for f in ("model", "ema", "optimizer")
+        for k, v in load_file(latest(run) / f"{f}.safetensors").items()
+    }
+
+
+def same(a: dict, b: dict) -> bool:
+    return set(a) == set(b) and all(a[key].equal(b[key]) for key in a)
+
+
+def test_interrupted_and_killed_and_resumed_is_bitwise_the_run_left_alone(reverie, tmp_path):
+    killed, stopped = (
+        start(tmp_path, "train", *LONG, "--out", "killed"),
+        start(tmp_path, "train", *LONG, "--out", "stopped"),
+    )
+    wait_for_checkpoint(tmp_path / "killed", killed)
+    killed.kill()
+    killed.wait()
+    wait_for_checkpoint(tmp_path / "stopped", stopped)
+    stopped.send_signal(signal.SIGINT)
+    _, err = stopped.communicate()
+    assert stopped.returncode == 130 and "Traceback" not in err
+    assert "of 8,000 images; go on with: reverie train stopped" in err
+    assert all(int(latest(tmp_path / name).name[5:]) < 250 for name in ("killed", "stopped"))
+
+    for name in ("alone", "killed", "stopped"):
+        assert reverie("train", *LONG, "--out", name).code == 0
+    alone = weights(tmp_path / "alone")
+    assert same(alone, weights(tmp_path / "killed")) and same(alone, weights(tmp_path / "stopped"))
+    assert reverie("train", *LONG, "--out other --seed 1").code == 0
+    assert not same(alone, weights(tmp_path / "other"))
+
+
+def test_training_writes_a_run(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"recipe.yaml", "log.jsonl", "checkpoints", "samples"}
+    recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
+    assert (
+        recipe["data"]["size"] == 28
+        and recipe["data"]["channels"] == 1
+        and recipe["data"]["classes"] == list("0123456789")
+    )
+    assert recipe["net"] == {"name": "dit", "patch": 14, "width": 16, "depth": 1, "heads": 2}
+    with Image.open(trained / "samples" / "step-00000020.png") as sheet:
+        assert sheet.size == (10 * 86 - 2, 4 * 86 - 2)
+
+
+def test_the_same_command_again_has_nothing_to_do(reverie, digits):
+    before = latest(digits).stat().st_mtime_ns
+    assert reverie("train", *TINY, "--name digits --out digits").code == 2  # the name is part of the recipe
+    assert reverie("train", *TINY, "--out digits").code == 0 and reverie("train digits").code == 0
+    assert latest(digits).stat().st_mtime_ns == before
+
+
+def test_sampling_by_label(reverie, digits, tmp_path):
+    assert reverie("sample digits --label 7 --n 9 --out a.png").out.strip() == "a.png"
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert sheet.size == (3 * 86 - 2, 3 * 86 - 2)
+    reverie("sample digits --label 7,7,1 --out b.png --n 3")
+    reverie("sample digits --label all --out c.png")
+    with Image.open(tmp_path / "c.png") as sheet:
+        assert sheet.size == (10 * 86 - 2, 2 * 86 - 2)
+    assert reverie("sample digits --label none --n 2 --out d.png").code == 0
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_a_picture_depends_on_seed_and_label_and_not_on_how_many_are_drawn(reverie, digits, tmp_path):
+    for name, flags in {
+        "two": "--label 7 --n 2",
+        "five": "--label 7 --n 5",
+        "seed": "--label 7 --n 2 --seed 1",
+        "label": "--label 1 --n 2",
+        "scale": "--label 7 --n 2 --scale 6",
+        "steps": "--label 7 --n 2 --steps 3",
+        "heun": "--label 7 --n 2 --solver heun",
+    }.items():
+        assert reverie("sample digits --out", name, flags).out.strip() == f"{name}/"
+    first = {
+        name: picture(tmp_path / name / "0000.png")
+        for name in ("two", "five", "seed", "label", "scale", "steps", "heun")
+    }
+    assert first["two"].shape == (28, 28) and len(list((tmp_path / "five").iterdir())) == 5
+    assert abs(first["two"] - first["five"]).max() <= 1
+    for name in ("seed", "label", "scale", "steps", "heun"):
+        assert abs(first["two"] - first[name]).max() > 1, name
+
+
+def test_image_to_image_stays_close_when_it_starts_late(reverie, digits, tmp_path):
+    Image.fromarray(np.tile(np.linspace(0, 255, 28).astype(np.uint8), (28, 1))).save(tmp_path / "ramp.png")
+    for name, at in {"near": "0.05", "far": "0.95"}.items():
+        assert reverie("sample digits --label 7 --n 1 --image ramp.png --out", name, "--start", at).code == 0
+    ramp = picture(tmp_path / "ramp.png")
+    near, far = (abs(picture(tmp_path / name / "0000.png") - ramp).mean() for name in ("near", "far"))
+    assert near < 25 < 50 < far
+
+
+def test_runs_are_listed(reverie, digits, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "recipe.yaml").write_text("nte: 5")
+    said = reverie("runs .")
+    assert said.code == 0
+    row = next(line for line in said.out.splitlines() if line.startswith("digits"))
+    assert all(word in row.split() for word in ("mnist5k", "dit", "640/640"))
+    assert "unknown key nte" in said.out
+
+
+def test_a_folder_of_pictures_without_classes(reverie, tmp_path):
+    (tmp_path / "cats").mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((16, 16, 3), (6 * i, 255 - 6 * i, 90), np.uint8)).save(tmp_path / "cats" / f"{i}.png")
+    small = "--net unet --net.width 8 --net.multipliers 1 2 --net.heads 2 --train.images 64 --train.batch 16 --sample.steps 2"
+    said = reverie("train --data cats", small)
+    assert said.code == 0 and "size 16" in said.err
+    recipe = yaml.safe_load((tmp_path / "runs" / "cats" / "recipe.yaml").read_text())
+    data = {"name": str(tmp_path / "cats"), "classes": None, "channels": 3, "size": 16}
+    assert data.items() <= recipe["data"].items() and recipe["net"]["multipliers"] == [1, 2]
+    assert reverie("sample runs/cats").code == 0
+    assert reverie("sample runs/cats --label 3").code == 2
+    assert reverie("train --data ./cats", small).code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "train --help", "sample --help", "runs --help", "demo --help", "evaluate --help", "report --help"],
+)
+def test_help_needs_no_torch(words: str):
+    code = f"import sys; from reverie.cli import main; code = main({words.split()!r}); sys.exit(code or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage: reverie" in done.stdout
+
+
+def test_version():
+    assert main(["--version"]) == 0

@@ -1,0 +1,70 @@
+"""Recipes from YAML and back, and the ones that come along."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from reverie.core.errors import InputError
+from reverie.nets.config import DiTConfig, UNetConfig
+from reverie.recipes import reading
+from reverie.recipes.recipe import Recipe
+
+
+def test_what_is_left_out_has_its_default():
+    assert reading.from_dict({}) == Recipe()
+    assert reading.from_dict({"net": {"width": 96}}).net == DiTConfig(width=96)
+
+
+def test_the_name_of_the_network_chooses_its_keys():
+    recipe = reading.from_dict({"net": {"name": "unet", "multipliers": [1, 2]}})
+    assert recipe.net == UNetConfig(multipliers=(1, 2)) and reading.net_name(recipe) == "unet"
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(net=UNetConfig(multipliers=(1, 3)), seed=4, name="a")])
+def test_round_trip(tmp_path, recipe: Recipe):
+    recipe = replace(recipe, data=replace(recipe.data, classes=("Zoë", "b")))
+    reading.write(recipe, tmp_path / "r.yaml")
+    assert reading.read(tmp_path / "r.yaml") == recipe
+    assert list(yaml.safe_load((tmp_path / "r.yaml").read_text())["net"])[0] == "name"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1", 1.0), ("0.5", 0.5)])
+def test_numbers_as_people_write_them(tmp_path, text: str, value: float):
+    (tmp_path / "r.yaml").write_text(f"train: {{lr: {text}}}")
+    lr = reading.read(tmp_path / "r.yaml").train.lr
+    assert lr == value and isinstance(lr, float)
+
+
+def test_difference_names_every_key_that_differs_and_no_other():
+    a = Recipe()
+    b = replace(a, seed=3, net=UNetConfig())
+    changes = {key: (old, new) for key, old, new in reading.difference(a, b)}
+    assert reading.difference(a, a) == []
+    assert changes["seed"] == (0, 3) and changes["net.name"] == ("dit", "unet") and changes["net.depth"] == (6, None)
+    assert not any(key.startswith("train") for key in changes)
+
+
+@pytest.mark.parametrize("name", reading.named())
+def test_the_recipes_that_come_along_are_whole(name: str):
+    recipe = reading.read(reading.find(name))
+    reading.check(recipe)
+    assert recipe.name == name
+
+
+def test_demo_and_the_bundled_sets_have_recipes():
+    assert {"demo", "emoji", "mnist5k"} <= set(reading.named())
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"train": {"keep": 0}}, "train.keep is at least 1; got 0"),
+        ({"net": {"width": -4}}, "net.width is at least 1; got -4"),
+        ({"train": {"betas": [0.9, 1.2]}}, "train.betas is at least 0 and at most 1; got 1.2"),
+        ({"train": {"lr": "nan"}}, "train.lr is at least 0; got nan"),
+    ],
+)
+def test_numbers_out_of_range(values, says: str):
+    with pytest.raises(InputError, match=says):
+        reading.check(reading.from_dict(values))
