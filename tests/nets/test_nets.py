@@ -13,6 +13,7 @@ from reverie.nets import CONFIGS, DiT, DiTConfig, UNet, UNetConfig, build
 SMALL = {
     "dit": DiTConfig(patch=4, width=16, depth=2, heads=2),
     "unet": UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
+    "unet-patch": UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(1,), heads=2, patch=2),
 }
 
 
@@ -127,7 +128,7 @@ def test_forward_derivative_agrees_with_differences(config):
     f = lambda x, t: net(x, t, cond)  # noqa: E731
     with sdpa_kernel(SDPBackend.MATH):
         _, tangent = jvp(f, (x, time), (direction, torch.ones_like(time)))
-        h = 1e-6
+        h = 1e-7
         difference = (f(x + h * direction, time + h) - f(x - h * direction, time - h)) / (2 * h)
     torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-6)
 
@@ -175,7 +176,12 @@ def test_a_picture_is_laid_out_as_it_was_cut():
 
 @pytest.mark.parametrize(
     "config, size, multiple",
-    [(DiTConfig(patch=4), 30, "4"), (UNetConfig(), 30, "4"), (UNetConfig(), (32, 2), "4")],
+    [
+        (DiTConfig(patch=4), 30, "4"),
+        (UNetConfig(), 30, "4"),
+        (UNetConfig(), (32, 2), "4"),
+        (UNetConfig(patch=2), 28, "8"),
+    ],
 )
 def test_a_size_that_does_not_fit_is_refused(config, size, multiple):
     with pytest.raises(InputError, match=f"multiples of {multiple}") as error:

@@ -29,8 +29,10 @@ class UNetConfig:
     Attributes:
         width: channels at full resolution.
         multipliers: channels of each level in units of ``width``; each level after the first halves height and width.
+        patch: side of a square of pixels that the first layer folds into channels and the last unfolds; with 2 the whole
+            network works at half the resolution, for a quarter of the cost (Hoogeboom et al. 2023).
         blocks: residual blocks per level (one more on the way up).
-        attention: down-sampling factors (1, 2, 4, ...) of the levels that have self-attention.
+        attention: down-sampling factors (1, 2, 4, ...), counted after the folding, of the levels with self-attention.
         heads: attention heads.
     """
 
@@ -38,6 +40,7 @@ class UNetConfig:
     multipliers: tuple[int, ...] = (1, 2, 4)
     blocks: int = 2
     attention: tuple[int, ...] = (4,)
+    patch: int = 1
     heads: int = 4
 
 

@@ -93,11 +93,12 @@ class UNet(nn.Module):
 
     Args:
         channels: channels of the picture.
-        size: height and width in pixels (one number if square), multiples of 2 to the power of (levels - 1).
+        size: height and width in pixels (one number if square), multiples of ``patch`` * 2 ** (levels - 1).
         width: channels at full resolution.
         multipliers: channels of each level in units of ``width``.
         blocks: residual blocks per level (one more on the way up).
         attention: down-sampling factors of the levels with self-attention; the middle always has it.
+        patch: side of a square of pixels folded into channels on the way in and unfolded on the way out.
         heads: attention heads.
         classes: number of classes, or None for a network without labels.
 
@@ -114,18 +115,20 @@ class UNet(nn.Module):
         multipliers: tuple[int, ...] = (1, 2, 4),
         blocks: int = 2,
         attention: tuple[int, ...] = (4,),
+        patch: int = 1,
         heads: int = 4,
         classes: int | None = None,
     ) -> None:
         super().__init__()
         self.size = pair(size)
-        self.channels, self.multiple = channels, 2 ** (len(multipliers) - 1)
+        self.channels, self.multiple = channels, patch * 2 ** (len(multipliers) - 1)
         check_size(self.size, self.multiple)
         self.conditions: dict[str, ConditionSpec] = {} if classes is None else {"label": Label(classes=classes)}
 
         condition = 4 * width
         self.conditioning = Conditioning(width, condition, classes)
-        self.embed = nn.Conv2d(channels, width, 3, padding=1)
+        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
+        self.embed = nn.Conv2d(channels * patch**2, width, 3, padding=1)
 
         at, skips, down = width, [width], []
         for level, multiplier in enumerate(multipliers):
@@ -152,7 +155,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(up)
 
         self.norm = group_norm(width * multipliers[0])
-        self.out = zeroed(nn.Conv2d(width * multipliers[0], channels, 3, padding=1))
+        self.out = zeroed(nn.Conv2d(width * multipliers[0], channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
@@ -167,7 +170,7 @@ class UNet(nn.Module):
         """
         check_picture(x, self.channels, self.multiple)
         condition = self.conditioning(time, cond, x.shape[0])
-        x = self.embed(x)
+        x = self.embed(self.fold(x))
         skips = [x]
         for stage in self.down:
             x = stage(x, condition)
@@ -176,4 +179,4 @@ class UNet(nn.Module):
             x = stage(x, condition)
         for stage in self.up:
             x = stage(x) if isinstance(stage, Up) else stage(torch.cat([x, skips.pop()], dim=1), condition)
-        return self.out(F.silu(self.norm(x)))
+        return self.unfold(self.out(F.silu(self.norm(x))))
