@@ -63,12 +63,13 @@ class Draw(NamedTuple):
 
 
 class PlanStep(NamedTuple):
-    """A row with what only the driver reads: the noise it needs, where x is afterwards, and whether that is a node of the walk."""
+    """A row with what only the driver reads: the noise it needs, where x is afterwards, whether that is a node of the walk, its cost."""
 
     row: Any
     draws: tuple[Draw, ...]
     to: HostPoint
     node: bool
+    evaluations: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Plan:
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
-        return sum(step.row.point is not None for step in self.steps)
+        return sum(step.evaluations for step in self.steps)
 
     def tensors(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> list[Row]:
         """The rows as () tensors with weights padded to the full history: what a compiled step takes, one graph for all rows."""
@@ -161,7 +162,7 @@ def renoise(at: HostPoint, to: HostPoint) -> PlanStep:
     """``x_t = (α_t/α_u)·x_u + √(σ_t² − (α_t/α_u)²σ_u²)·z``: back to more noise by the forward process, with a fresh draw."""
     c = to.alpha / at.alpha
     row = Row(None, (0.0, 0.0), c, (), (to.sigma**2 - (c * at.sigma) ** 2) ** 0.5)
-    return PlanStep(row, (Draw("renoise", span(at, to)),), to, True)
+    return PlanStep(row, (Draw("renoise", span(at, to)),), to, True, 0)
 
 
 def first_order(at: HostPoint, to: HostPoint, pair: Pair, a: float, b: float, s: float = 0.0) -> PlanStep:

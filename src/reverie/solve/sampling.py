@@ -1,7 +1,7 @@
 """``sample`` and ``iterate``: run a solver's plan on a denoiser."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -14,8 +14,8 @@ from reverie.core.noise import NoiseTape, SampleSeed, Tape, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve import grids
+from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
-from reverie.solve.multistep import DPMpp
 from reverie.solve.plan import Plan, Solver, Walk, plain
 
 Seeds = int | Sequence[int] | Sequence[SampleSeed]
@@ -56,7 +56,7 @@ def iterate(
     denoise: Denoiser,
     n: int | None = None,
     cond: Cond | None = None,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     steps: int = 30,
     grid: Grid | None = None,
     seed: Seeds = 0,
@@ -76,12 +76,10 @@ def iterate(
     """
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
-    solver = DPMpp() if solver is None else solver
-    plan = (
-        _plan(solver, denoise.schedule, grids.time() if grid is None else grid, steps, start)
-        if walk is None
-        else solver.plan(denoise.schedule, walk)
-    )
+    solver, grid = choose(denoise, solver, grid, steps, whole=start is None and walk is None)
+    if walk is None:
+        walk = _walk(denoise.schedule, grid, steps, start)
+    plan = _plan(solver, denoise.schedule, walk)
     tape = Tape(sample_seeds(seed, count)) if tape is None else tape
     state = solver.init(_initial(denoise, plan, x, start, count, tape), plan)
 
@@ -93,7 +91,7 @@ def iterate(
         first = estimate if first is None else first
         return estimate
 
-    draws = dict.fromkeys((draw.stream for step in plan.steps for draw in step.draws), 0)
+    draws: dict[str, int] = {}
     at, index, evaluations, i = plan.start, 0, 0, 0
     while i < len(plan.steps):
         before, drawn, begin = state, dict(draws), i
@@ -101,11 +99,11 @@ def iterate(
             step = plan.steps[i]
             noise = []
             for draw in step.draws:
-                z = tape.draw(draw.stream, draws[draw.stream], solver.result(state).shape[1:], draw.span)
+                z = tape.draw(draw.stream, draws.get(draw.stream, 0), solver.result(state).shape[1:], draw.span)
                 noise.append(z.to(solver.result(state)))
-                draws[draw.stream] += 1
+                draws[draw.stream] = draws.get(draw.stream, 0) + 1
             state = solver.step(evaluate, state, step.row, noise)
-            evaluations = evaluations + getattr(state, "spent", int(step.row.point is not None))
+            evaluations = evaluations + getattr(state, "spent", step.evaluations)
             i += 1
             if step.node:
                 break
@@ -118,16 +116,17 @@ def iterate(
         if node._again:
             state, draws, i = before, drawn, begin
             continue
-        if node.x is not x_now:
-            state = solver.init(node.x, plan)
         at, index = step.to, index + 1
+        if node.x is not x_now and index < len(walk):
+            plan, i = _plan(solver, denoise.schedule, walk[index:]), 0
+            state = solver.init(node.x, plan)
 
 
 def sample(
     denoise: Denoiser,
     n: int | None = None,
     cond: Cond | None = None,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     steps: int = 30,
     grid: Grid | None = None,
     seed: Seeds = 0,
@@ -135,6 +134,8 @@ def sample(
     start: float | None = None,
     batch_size: int | None = None,
     progress: str | None = None,
+    walk: Walk | None = None,
+    tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
 ) -> Tensor:
     """Draw samples.
 
@@ -145,15 +146,18 @@ def sample(
         denoise: the model, guided or not.
         n: how many; by default one for each condition, seed or row of ``x``, else 1.
         cond: one condition for all, or one a sample.
-        solver: DPM-Solver++ 2M by default.
+        solver: a solver, or the name of one in :data:`reverie.solve.auto.NAMED`. By default ("auto") the model's calibration for this
+            many steps, or the measured best for the number of steps and the guidance scale.
         steps: intervals of the grid, at least 1.
-        grid: uniform in time by default.
+        grid: by default the one that suits the solver, see :func:`reverie.solve.auto.choose`.
         seed: one seed for the run, or a list with one a sample.
         x: start from this: noise of standard deviation σ at the grid's start, (n, …) in the diffused space. With ``start`` it is clean
             data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image.
         start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
         batch_size: evaluate at most so many at a time.
-        progress: label of a progress bar over the evaluations; none without.
+        progress: label of a progress bar over the steps; none without.
+        walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
+        tape: makes the noise tape of a batch from its seeds, for example a :class:`~reverie.core.brownian.BrownianTape`.
 
     Returns:
         (n, C, H, W) data, decoded by the denoiser's space; images are in [−1, 1] up to the model's error.
@@ -169,13 +173,23 @@ def sample(
     if size < 1:
         raise InputError(f"batch_size is at least 1: got {size}")
     outs = []
-    with Progress(progress or "", total=count * steps, unit="steps") as bar:
+    with Progress(progress or "", total=count * (steps if walk is None else len(walk)), unit="steps") as bar:
         for i in range(0, count, size):
             part = slice(i, min(i + size, count))
             some = None if cond is None else cond.index(part)
             last = None
             for last in iterate(  # noqa: B007
-                denoise, part.stop - i, some, solver, steps, grid, seeds[part], None if x is None else x[part], start
+                denoise,
+                part.stop - i,
+                some,
+                solver,
+                steps,
+                grid,
+                seeds[part],
+                None if x is None else x[part],
+                start,
+                walk,
+                tape(seeds[part]),
             ):
                 if progress:
                     bar.advance(part.stop - i)
@@ -185,12 +199,17 @@ def sample(
 
 
 @lru_cache(maxsize=256)
-def _plan(solver: Solver, schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Plan:
+def _walk(schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Walk:
     if start is not None:
         if not 0.0 < start <= 1.0:
             raise InputError(f"start is a time in (0, 1], 1 is pure noise: got {start}")
         grid = dataclasses.replace(grid, start=2.0 * float(schedule.point(start).lam))  # pyright: ignore[reportArgumentType]
-    return solver.plan(schedule, plain(grid(schedule, steps)))
+    return plain(grid(schedule, steps))
+
+
+@lru_cache(maxsize=256)
+def _plan(solver: Solver, schedule: Schedule, walk: Walk) -> Plan:
+    return solver.plan(schedule, walk)
 
 
 def _initial(denoise: Denoiser, plan: Plan, x: Tensor | None, start: float | None, n: int, tape: NoiseTape) -> Tensor:
