@@ -22,8 +22,8 @@ VERSION = 1
 
 
 def percent(value: float) -> str:
-    """``98.3 %``."""
-    return f"{100 * value:.1f} %"
+    """``98.3 %``, not to be broken."""
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +70,17 @@ class Figure:
 
     @property
     def spread(self) -> str:
-        """The smallest and largest value of a seed, as printed."""
-        return f"{self.format(min(self.each))} – {self.format(max(self.each))}"
+        """The smallest and largest value of a seed, as printed; empty if they are printed alike."""
+        low, high = self.format(min(self.each)), self.format(max(self.each))
+        return "" if low == high else f"{low.removesuffix(percent(0)[-2:])} – {high}"
 
     def format(self, value: float) -> str:
         """A value of this measure as it is printed."""
         if self.measure in FRACTIONS:
             return percent(value)
-        return f"{value:.2f}" if self.measure == "frechet_ratio" else f"{value:.3g}".replace("-", "−")
+        if self.measure == "frechet_ratio":
+            return f"{value:.2f}"
+        return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
 @dataclass(frozen=True, kw_only=True)

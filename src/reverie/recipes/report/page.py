@@ -120,9 +120,10 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
     return {
         "pixelated": (run.recipe.data.size or 0) <= PIXELATED,
         "heads": heads,
+        "long_heads": max(map(len, heads), default=0) > 3,
         "columns": columns,
         "samples": samples,
-        "scale": run.recipe.sample.scale if drawn.sweep is not None else None,
+        "scale": f"{run.recipe.sample.scale:g}" if drawn.sweep is not None else None,
         "how_drawn": f"{run.recipe.sample.solver}, {run.recipe.sample.steps} steps",
         "sweep": sweep,
         "film": film,

@@ -1,0 +1,256 @@
+"""The report stands alone, shows what the run holds and nothing else, and is drawn only once."""
+
+import dataclasses
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reverie.core.errors import InputError, RunError
+from reverie.measure.figures import Evaluation
+from reverie.nets.config import DiTConfig
+from reverie.recipes.measuring import measure, settings
+from reverie.recipes.recipe import DataConfig, DenoisingConfig, Recipe, SampleConfig, TrainConfig
+from reverie.recipes.report import charts, report
+from reverie.recipes.report import pictures as drawing
+from reverie.recipes.runs import Run
+from reverie.recipes.training import train
+
+TINY = Recipe(
+    name="tiny <digits>",
+    data=DataConfig(name="digits8"),
+    net=DiTConfig(patch=4, width=16, depth=1, heads=2),
+    train=TrainConfig(
+        images=256,
+        batch=16,
+        warmup=16,
+        lr=2e-2,
+        ema_half_life=16,
+        log_every=32,
+        validate_every=64,
+        save_every=256,
+        sample_every=10**6,
+        device="cpu",
+    ),
+    sample=SampleConfig(steps=3),
+)
+
+
+class Pixels:
+    name, dim = "pixels", 64
+
+    def __call__(self, images):
+        return images.flatten(1)
+
+
+class Page(HTMLParser):
+    """What a page is made of; complains about tags that do not close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br") and not (self.get_starttag_text() or "").endswith("/>"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def images(self) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(TINY, tmp_path_factory.mktemp("runs") / "tiny")[0].folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    shutil.copytree(trained, tmp_path / "tiny")
+    return Run(tmp_path / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def extractor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reverie.recipes.measuring._extractor", lambda *_: Pixels())
+
+
+def foreign(text: str) -> list[str]:
+    """What a page would fetch or run."""
+    fetching = re.findall(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["'](?!data:|\#)([^"']*)""", text)
+    return fetching + re.findall(r"url\([^)]*\)|@import|<script|<link|<iframe|https?://", text)
+
+
+def test_the_page_stands_alone(run: Run):
+    measure(run, n=40, seeds=(0,))
+    path = report(run)
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert path == run.folder / "report.html"
+    assert foreign(text) == []
+    assert foreign('<img src="a.png"><script src="b.js">') != []  # control
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images())
+    assert ("svg", "img") in {(tag, attributes.get("role")) for tag, attributes in page.tags}
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+
+
+def test_it_shows_what_the_run_holds(run: Run):
+    evaluation = measure(run, n=40, seeds=(0, 1))
+    text = report(run).read_text(encoding="utf-8")
+    page = Page(text)
+    columns, scales = 10, 5
+    expected = columns * (drawing.ROWS + scales) + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
+    assert len(page.images()) == expected
+    for figure in evaluation.figures:
+        assert figure.text in text and figure.title in text
+    assert evaluation.how in text and evaluation.verdict in text
+    assert "DPMpp(order=2) in 3 steps at guidance scale 2" in text and "seeds 0, 1" in text
+    assert "256 pictures seen" in text and "warmup: 16" in text
+    assert "digits8" in text and "FID" not in text
+
+
+def test_text_from_the_run_is_escaped(run: Run):
+    text = report(run).read_text(encoding="utf-8")
+    assert "tiny &lt;digits&gt;" in text and "<digits>" not in text
+
+
+def test_without_an_evaluation_it_says_how_to_make_one(run: Run):
+    text = report(run).read_text(encoding="utf-8")
+    assert "reverie evaluate tiny" in text and "memorise" not in text
+    measure(run, n=20, seeds=(0,))
+    assert "Nothing has been measured" not in report(run).read_text(encoding="utf-8")
+
+
+def test_pictures_are_drawn_once(run: Run, monkeypatch: pytest.MonkeyPatch):
+    first = drawing.pictures(run)
+    drawn = []
+    original = drawing._draw
+    monkeypatch.setattr(drawing, "_draw", lambda run: drawn.append(run) or original(run))
+    again = drawing.pictures(Run(run.folder))
+    assert drawn == []
+    for field in dataclasses.fields(first):
+        a, b = getattr(first, field.name), getattr(again, field.name)
+        assert (a == b).all() if hasattr(a, "all") else a == b
+    # control: another way of sampling, or a picture that is gone, is drawn anew
+    (run.folder / drawing.FOLDER / "film.png").unlink()
+    drawing.pictures(Run(run.folder))
+    assert len(drawn) == 1
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("steps: 3", "steps: 2"))
+    drawing.pictures(Run(run.folder))
+    assert len(drawn) == 2
+
+
+def test_the_film_ends_in_the_sample_and_starts_in_noise(run: Run):
+    drawn = drawing.pictures(run)
+    rows = drawn.film.reshape(2 * drawing.FILMS, drawing.MOMENTS, 1, 8, 8)
+    assert (rows[0, -1] == rows[1, -1]).all() and (rows[0, 0] != rows[1, 0]).any()
+    assert list(drawn.logsnr) == sorted(drawn.logsnr) and drawn.logsnr[0] == -np.inf and drawn.logsnr[-1] == np.inf
+
+
+def test_the_sweep_has_the_model_as_it_is_and_the_recipes_scale(run: Run):
+    drawn = drawing.pictures(run)
+    assert drawn.scales[0] == 1.0 and run.recipe.sample.scale in drawn.scales
+    columns = len(drawn.classes)
+    i = drawn.scales.index(run.recipe.sample.scale)
+    guided = drawn.sweep[i * columns : (i + 1) * columns]
+    assert (guided.int() - drawn.samples[:columns].int()).abs().max() <= 1  # the same noise as the first row of samples
+    assert (guided != drawn.sweep[:columns]).any()
+
+
+def test_colour_pictures_without_classes(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    recipe = dataclasses.replace(TINY, name="", data=DataConfig(name=str(tmp_path / "photos")))
+    run, _ = train(recipe, tmp_path / "run")
+    measure(run, n=10, seeds=(0,))
+    text = report(run).read_text(encoding="utf-8")
+    assert "colour pictures of 8 × 8 pixels." in text and "Guidance" not in text and "Class accuracy" not in text
+    assert str(tmp_path) not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.S)
+    assert len(Page(text).images()) == 10 * drawing.ROWS + 2 * drawing.FILMS * drawing.MOMENTS + 2 * min(10, 12)
+
+
+def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path):
+    recipe = dataclasses.replace(TINY, denoising=DenoisingConfig(drop=0.0))
+    run, _ = train(recipe, tmp_path / "run")
+    assert settings(run.recipe).scale == 1.0
+    assert measure(run, n=20, seeds=(0,)).figures[0].guidance == 1.0
+    text = report(run).read_text(encoding="utf-8")
+    assert "Guidance" not in text and "A class a column" in text
+
+
+def test_measuring_keeps_its_files_in_the_run(run: Run):
+    evaluation = measure(run, SampleConfig(steps=2, scale=1.5, solver="ddim"), n=30, seeds=(4,))
+    assert Evaluation.load(run.folder / "evaluation.json") == evaluation
+    figure = evaluation.figure("frechet")
+    assert (figure.solver, figure.steps, figure.guidance, figure.seeds, figure.count) == (
+        "DDIM(eta=0.0)",
+        2,
+        1.5,
+        (4,),
+        30,
+    )
+    with Image.open(run.folder / "samples" / "evaluation.png") as image:
+        assert image.size == (40 * 8, 8)
+
+
+def test_without_judge_or_extractor_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        "reverie.measure.extract._weights", lambda: (_ for _ in ()).throw(InputError("pip install it."))
+    )
+    with pytest.raises(InputError, match=r"--judge.*pip install it"):
+        measure(run, n=20)
+
+
+def test_damaged_files(run: Run):
+    (run.folder / "evaluation.json").write_text("{")
+    with pytest.raises(RunError, match="reverie evaluate"):
+        report(run)
+    shutil.rmtree(run.folder / "checkpoints")
+    with pytest.raises(RunError, match="no checkpoint"):
+        report(run)
+
+
+def positions(svg: str, css: str) -> np.ndarray:
+    path = re.search(rf'class="line {css}" d="M([^"]*)"', svg).group(1)
+    return np.array([[float(v) for v in point.split()] for point in path.split("L")])
+
+
+def test_charts_place_their_points():
+    lines = [
+        charts.Line("a & b", [0, 1, 2], [1.0, 10.0, 100.0], "first"),
+        charts.Line("c", [0, 1, 2], [1.0, 51.5, 100.0], "second"),
+    ]
+    linear, log = (charts.chart(lines, "x", "y", "words", log=log) for log in (False, True))
+    straight, bent = positions(log, "first"), positions(log, "second")
+    assert straight[1, 1] == pytest.approx((straight[0, 1] + straight[2, 1]) / 2, abs=0.11)
+    assert bent[1, 1] < straight[1, 1]  # higher on the page
+    across = positions(linear, "first")
+    assert np.diff(across[:, 0]) == pytest.approx(np.diff(across[:, 0])[0] * np.ones(2), abs=0.11)
+    assert "a &amp; b" in linear and 'aria-label="words"' in linear
+    assert charts.chart([charts.Line("none", [0.0], [float("nan")], "first")], "x", "y", "") == ""
+    assert "NaN" not in charts.chart([charts.Line("one", [3.0], [5.0], "first")], "x", "y", "").upper().replace(
+        "NAN", "NaN"
+    )
+
+
+def test_histograms_and_smoothing():
+    assert charts.steps([0, 1, 2], [3, 4]) == ([0, 1, 1, 2], [3, 3, 4, 4])
+    assert charts.smooth([0.0, 3.0, 6.0, 3.0], 3) == [1.5, 3.0, 4.0, 4.5]
+    assert charts.smooth([1.0, 2.0], 1) == [1.0, 2.0]
