@@ -72,6 +72,71 @@ class karras:
         )
 
 
+@dataclass(frozen=True)
+class logistic:
+    """Uniform in ``u = 1/(1 + e^(−(λ − center)/width))``, which is finite at pure noise and at clean data.
+
+    Without ``end`` the points are those towards λ = ``reach`` (or the largest that the path has), and the last one is clean data in its
+    place.
+    """
+
+    center: float = 1.3
+    width: float = 1.8
+    reach: float = 6.0
+    start: float | None = None
+    end: float | None = None
+
+    def u(self, lam: float) -> float:
+        """u(λ), also at ±∞."""
+        return 0.5 * (1.0 + math.tanh(0.5 * (lam - self.center) / self.width))
+
+    def lam(self, u: float) -> float:
+        """λ(u) for u in (0, 1)."""
+        return self.center + self.width * (math.log(u) - math.log1p(-u))
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        check(steps)
+        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
+        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        high = (
+            min(self.reach if first.lam < self.reach else math.inf, schedule.lam(0.0)) if self.end is None else last.lam
+        )
+        inner = np.linspace(self.u(first.lam), self.u(high), steps + 1)[1:-1]
+        return first, *(schedule.at(self.lam(float(u))) for u in inner), last
+
+
+@dataclass(frozen=True)
+class quadratic:
+    """Uniform in √t (Song et al. 2021, DDIM, appendix D): finer towards the data."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        check(steps)
+        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
+        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        inner = np.linspace(first.t**0.5, last.t**0.5, steps + 1)[1:-1] ** 2
+        return first, *(schedule.point(float(t)) for t in inner), last
+
+
+@dataclass(frozen=True)
+class arctan:
+    """Uniform in the angle ``arctan(σ/(α·scale))``: for Gaussian data of standard deviation ``scale`` each step loses equally much."""
+
+    scale: float = 0.5
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        check(steps)
+        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
+        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        high, low = (math.atan2(p.sigma, p.alpha * self.scale) for p in (first, last))
+        inner = np.tan(np.linspace(high, low, steps + 1)[1:-1])
+        return first, *(schedule.at(-math.log(self.scale * r)) for r in inner), last
+
+
 def _warped(
     grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
 ) -> tuple[HostPoint, ...]:

@@ -1,0 +1,154 @@
+"""Multistep solvers: closed-form weights, orders with exact starting history, the ends of paths, and agreement with other libraries."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from reverie.core.errors import InputError
+from reverie.core.exact import Gaussian, GaussianMixture
+from reverie.core.schedules import VE, VP, Cosine, Flow
+from reverie.solve.auto import NAMED, default, named
+from reverie.solve.grids import logistic
+from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
+from reverie.solve.plan import State, plain
+from reverie.solve.sampling import iterate, sample
+from reverie.solve.variables import CLOCKS, STRAIGHT, X0, weights
+
+LOW, HIGH = -1.5, 2.0
+PATHS = [VP(), VE(), Flow()]
+
+
+def seeded(problem: SimpleNamespace, solver, schedule, steps: int, drop: int) -> float:
+    """RMSE at λ = HIGH of a run whose first ``drop`` states and predictions are exact."""
+    points = problem.between(schedule, LOW, HIGH, steps)
+    denoise, (x, exact) = problem.mixture().denoiser(schedule), starts(problem, schedule, points)
+    plan = solver.plan(schedule, plain(points))
+    past = []
+    for p, state in zip(points[:drop], x, strict=False):
+        past.insert(0, denoise(state, p).linear(*plan.steps[drop].row.pair))
+    empty = solver.init(x[drop], plan).history
+    state = State(x[drop], tuple((past + list(empty))[: len(empty)]))
+    for step in plan.steps[drop:]:
+        state = solver.step(denoise, state, step.row, ())
+    return (state.x - exact).square().mean().sqrt().item()
+
+
+_CACHE: dict = {}
+
+
+def starts(problem: SimpleNamespace, schedule, points):
+    """Exact states at the first eight points and at the last."""
+    key = len(points)
+    if key not in _CACHE:
+        on = problem.between(Flow(), LOW, HIGH, key - 1)
+        x = [on[0].alpha * problem.mixture().sample(8, torch.Generator().manual_seed(1))]
+        x[0] = x[0] + on[0].sigma * torch.randn(x[0].shape, dtype=x[0].dtype, generator=torch.Generator().manual_seed(2))
+        denoise = problem.mixture().denoiser(Flow())
+        for a, b in zip(on[:8], on[1:9], strict=False):
+            x.append(problem.flow(denoise, x[-1], a, b))
+        _CACHE[key] = x, problem.flow(denoise, x[0], on[0], on[-1])
+    x, exact = _CACHE[key]
+    scaled = [v * (p.alpha + p.sigma) for v, p in zip(x, points, strict=False)]
+    return scaled, exact * (points[-1].alpha + points[-1].sigma)
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    ("solver", "order"),
+    [
+        (DPMpp(1), 1), (DPMpp(2), 2), (DPMpp(3), 3), (UniPC(1), 2), (UniPC(2), 3), (UniPC(3), 4), (UniPC(2, "bh1"), 3),
+        (DEIS(2), 2), (DEIS(3), 3), (DEIS(3, "rho"), 3), (DEIS(3, "time"), 3), (DEIS(4), 4),
+        (Multistep(2), 2), (Multistep(4), 4), (Multistep(3, corrector=True), 4), (Multistep(3, "x0", "tau"), 3),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_order_with_exact_history(problem: SimpleNamespace, schedule, solver, order: int) -> None:
+    errors = [seeded(problem, solver, schedule, n, solver.order) for n in (80, 160)]
+    assert math.log2(errors[0] / errors[1]) >= order - (0.15 if order < 3 else 0.3), errors
+
+
+@pytest.mark.parametrize("solver", [DPMpp(3), UniPC(3), DEIS(3), Multistep(5, corrector=True)], ids=str)
+def test_a_ramp_at_the_start_costs_order_but_converges(problem: SimpleNamespace, solver) -> None:
+    errors = problem.errors(solver, Flow(), (10, 20, 40, 80))
+    assert all(a > 2.5 * b for a, b in zip(errors, errors[1:], strict=False)), errors
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP(), VE()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [DPMpp(3), UniPC(3), DEIS(3), DEIS(3, "time"), Multistep(5, corrector=True), Multistep(4, "x0", "rho")], ids=str)  # fmt: skip
+def test_whole_path_from_pure_noise_to_clean_data(schedule, solver) -> None:
+    """Point-mass data: every solver ends on it exactly, whatever is infinite on the way; a wide Gaussian is met ever closer."""
+    mean = torch.tensor([0.7, -1.1], dtype=torch.float64)
+    point = Gaussian(mean, torch.zeros(2, 2).double()).denoiser(schedule)
+    x = torch.randn(4, 2, dtype=torch.float64) * schedule.prior_std()
+    assert torch.allclose(sample(point, x=x, solver=solver, steps=9), mean.expand(4, 2), atol=1e-9)
+    wide = Gaussian(mean, 0.25 * torch.eye(2).double()).denoiser(schedule)
+    start = schedule.point(1.0)
+    exact = mean + (x - start.alpha * mean) * 0.5 / (0.25 * start.alpha**2 + start.sigma**2) ** 0.5
+    errors = [(sample(wide, x=x, solver=solver, steps=n) - exact).square().mean().sqrt().item() for n in (8, 16, 32)]
+    assert errors[0] > errors[1] > errors[2], errors
+    assert errors[2] < 0.02
+
+
+def test_weights_are_the_integrals_of_the_lagrange_polynomials() -> None:
+    at, to, *past = (Flow().point(t) for t in (0.5, 0.4, 0.65, 0.85))
+    nodes = [at, *past]
+    w = np.array(weights(STRAIGHT, CLOCKS["tau"], at, to, nodes))
+    for k in range(3):
+        exact = (to.tau ** (k + 1) - at.tau ** (k + 1)) / (k + 1)
+        assert w @ [p.tau**k for p in nodes] == pytest.approx((to.alpha + to.sigma) * exact, abs=1e-14)
+    h = to.lam - at.lam
+    phi1 = 1.0 - math.exp(-h)
+    phi2 = 1.0 - phi1 / h
+    phi3 = phi2 / h - 0.5
+    w = np.array(weights(X0, CLOCKS["logsnr"], at, to, nodes))
+    for d, exact in ((lambda z: 1.0, phi1), (lambda z: z, phi2 * h), (lambda z: z * z, -2.0 * phi3 * h * h)):
+        assert w @ [d(p.lam - at.lam) for p in nodes] == pytest.approx(to.alpha * exact, rel=1e-12)
+
+
+def test_corrector_weights_fold_into_the_rows(problem: SimpleNamespace) -> None:
+    """Predict, evaluate, correct, written out with two states, gives what the rows give."""
+    schedule, solver = VP(), Multistep(3, corrector=True)
+    points = problem.between(schedule, LOW, HIGH, 7)
+    denoise = problem.mixture().denoiser(schedule)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    *_, last = iterate(denoise, x=x, solver=solver, walk=plain(points))
+
+    def move(x, at, to, nodes, ys):
+        w = weights(STRAIGHT, CLOCKS["tau"], at, to, nodes)
+        return (to.alpha + to.sigma) / (at.alpha + at.sigma) * x + sum(a * b for a, b in zip(w, ys, strict=True))
+
+    corrected, nodes, ys = x, [points[0]], [denoise(x, points[0]).linear(-1.0, 1.0)]
+    for at, to in zip(points, points[1:], strict=False):
+        predicted = move(corrected, at, to, nodes[:3], ys[:3])
+        used = len(nodes[:3])
+        nodes, ys = [to, *nodes], [denoise(predicted, to).linear(-1.0, 1.0), *ys]
+        corrected = move(corrected, at, to, nodes[: used + 1], ys[: used + 1])
+    assert torch.allclose(last.x, predicted, atol=1e-12)
+    assert not torch.allclose(last.x, corrected, atol=1e-6)
+
+
+def test_inverting_and_solving_back_returns(problem: SimpleNamespace) -> None:
+    denoise = problem.mixture().denoiser(VP())
+    points = problem.between(VP(), LOW, HIGH, 200)
+    x = torch.randn(4, 2, dtype=torch.float64) * 0.5
+    *_, up = iterate(denoise, x=x, solver=Multistep(4), walk=plain(points[::-1]))
+    *_, down = iterate(denoise, x=up.x, solver=Multistep(4), walk=plain(points))
+    assert torch.allclose(down.x, x, atol=1e-5)
+
+
+def test_names_and_wrong_orders() -> None:
+    assert all(named(name) is not None for name in NAMED)
+    with pytest.raises(InputError, match="Did you mean 'unipc3'"):
+        named("unpc3")
+    for make in (lambda: DPMpp(4), lambda: UniPC(0), lambda: DEIS(9), lambda: Multistep(3, "x1"), lambda: Multistep(3, clock="lam")):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError):
+            make()
+
+
+def conditional_mixture() -> GaussianMixture:
+    means = 0.8 * torch.tensor([[1.0, 0.2], [-0.7, 0.9], [-0.1, -1.0]], dtype=torch.float64)
+    covariances = torch.tensor([[[0.10, 0.03], [0.03, 0.04]]], dtype=torch.float64).repeat(3, 1, 1)
+    return GaussianMixture(torch.ones(3).double(), means, covariances, labels=[0, 1, 2])
