@@ -53,7 +53,7 @@ def test_training_flags(reverie, tmp_path, flags, parts):
     [
         ({"trian": {}}, ["unknown key trian", "Did you mean 'train'?"]),
         ({"train": {"imagse": 5}}, ["unknown key train.imagse", "Did you mean 'images'?"]),
-        ({"net": {"name": "unet", "patch": 4}}, ["unknown key net.patch", "multipliers"]),
+        ({"net": {"name": "unet", "depth": 4}}, ["unknown key net.depth", "multipliers"]),
         ({"net": {"name": "unett"}}, ["net.name", "Did you mean 'unet'?"]),
         ({"net": 5}, ["net is a section", "got 5"]),
         ({"net": {"name": ["dit"]}}, ["net.name is one of", "['dit']"]),
@@ -129,11 +129,21 @@ def test_the_checkpoint_before_can_be_named(reverie, digits):
     assert reverie("sample digits/checkpoints/step-00000016 --label 7").code == 0
 
 
-def test_a_checkpoint_of_another_architecture(reverie, digits):
+@pytest.mark.parametrize(
+    ("section", "key", "value", "parts"),
+    [
+        ("net", "width", 32, ["(32, 1, 14, 14)", "(16, 1, 14, 14)"]),
+        ("data", "size", 42, ["its shape is 1x28x28, the recipe's 1x42x42"]),
+        ("denoising", "kind", "v", ["its kind is flow, the recipe's v"]),
+    ],
+)
+def test_a_checkpoint_of_another_architecture(reverie, digits, section, key, value, parts):
     recipe = yaml.safe_load((digits / "recipe.yaml").read_text())
-    recipe["net"]["width"] = 32
+    recipe[section][key] = value
     (digits / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    clear(reverie("sample digits --label 7"), 2, "another network", "recipe.yaml", "(32, 1, 14, 14)", "(16, 1, 14, 14)")
+    clear(reverie("sample digits --label 7"), 2, "another network", "recipe.yaml", *parts)
+    if section == "net":
+        clear(reverie("train digits"), 2, "step-00000020 holds the weights of another network")
 
 
 def test_a_run_without_a_checkpoint(reverie, digits):
@@ -180,22 +190,24 @@ def test_a_loss_that_is_not_finite(reverie):
 
 @pytest.fixture
 def small_disk():
-    """No file can grow over 8 kB in this process, as on a disk that is full."""
+    """No file can grow over so many bytes in this process, as on a disk that is full."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, old[1]))
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_a_full_disk_while_training(reverie, digits, small_disk):
+@pytest.mark.parametrize("limit", [8_000, 50_000])
+def test_a_full_disk_while_training(reverie, digits, small_disk, limit):
+    """The smaller disk has no room for the picture of samples, the larger one none for the checkpoint after it."""
     latest = weights(digits, 20).parent
     latest.rename(digits / "elsewhere")
-    small_disk()
+    small_disk(limit)
     said = reverie("train digits")
     resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
     clear(
         said,
         1,
-        "step-00000020 could not be saved",
+        f"step-00000020{'.png' if limit == 8_000 else ' could not be saved'}",
         "File too large",
         "step-00000016 (512 images) is whole",
         "make room",

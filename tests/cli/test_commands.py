@@ -1,10 +1,12 @@
 """The commands doing their work, in this process and in one that is interrupted or killed."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +16,29 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reverie.cli import main
+from reverie.recipes import measuring
 
 from .conftest import TINY
 
 LONG = [*TINY, "--train.images", "8000"]
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own, which does not outlive the block."""
     code = "import sys, torch; torch.set_num_threads(1); from reverie.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(folder.glob("checkpoints/step-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
@@ -55,16 +61,14 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_interrupted_and_killed_and_resumed_is_bitwise_the_run_left_alone(reverie, tmp_path):
-    killed, stopped = (
-        start(tmp_path, "train", *LONG, "--out", "killed"),
-        start(tmp_path, "train", *LONG, "--out", "stopped"),
-    )
-    wait_for_checkpoint(tmp_path / "killed", killed)
-    killed.kill()
-    killed.wait()
-    wait_for_checkpoint(tmp_path / "stopped", stopped)
-    stopped.send_signal(signal.SIGINT)
-    _, err = stopped.communicate()
+    with started(tmp_path, "train", *LONG, "--out", "killed") as killed:
+        with started(tmp_path, "train", *LONG, "--out", "stopped") as stopped:
+            wait_for_checkpoint(tmp_path / "killed", killed)
+            killed.kill()
+            wait_for_checkpoint(tmp_path / "stopped", stopped)
+            stopped.send_signal(signal.SIGINT)
+            _, err = stopped.communicate()
+        killed.wait()
     assert stopped.returncode == 130 and "Traceback" not in err
     assert "of 8,000 images; go on with: reverie train stopped" in err
     assert all(int(latest(tmp_path / name).name[5:]) < 250 for name in ("killed", "stopped"))
@@ -116,13 +120,13 @@ def picture(path: Path) -> np.ndarray:
 
 def test_a_picture_depends_on_seed_and_label_and_not_on_how_many_are_drawn(reverie, digits, tmp_path):
     for name, flags in {
-        "two": "--label 7 --n 2",
-        "five": "--label 7 --n 5",
-        "seed": "--label 7 --n 2 --seed 1",
-        "label": "--label 1 --n 2",
-        "scale": "--label 7 --n 2 --scale 6",
-        "steps": "--label 7 --n 2 --steps 3",
-        "heun": "--label 7 --n 2 --solver heun",
+        "two": "--label 7 --n 2 --scale 30",
+        "five": "--label 7 --n 5 --scale 30",
+        "seed": "--label 7 --n 2 --scale 30 --seed 1",
+        "label": "--label 1 --n 2 --scale 30",
+        "scale": "--label 7 --n 2 --scale 1",
+        "steps": "--label 7 --n 2 --scale 30 --steps 3",
+        "heun": "--label 7 --n 2 --scale 30 --solver heun",
     }.items():
         assert reverie("sample digits --out", name, flags).out.strip() == f"{name}/"
     first = {
@@ -142,6 +146,22 @@ def test_image_to_image_stays_close_when_it_starts_late(reverie, digits, tmp_pat
     ramp = picture(tmp_path / "ramp.png")
     near, far = (abs(picture(tmp_path / name / "0000.png") - ramp).mean() for name in ("near", "far"))
     assert near < 25 < 50 < far
+
+
+def test_the_demo_trains_measures_and_reports_once(reverie, digits, tmp_path, monkeypatch):
+    recipe = yaml.safe_load((digits / "recipe.yaml").read_text())
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump({**recipe, "name": "demo"}))
+    monkeypatch.setattr("reverie.recipes.reading.find", lambda given: tmp_path / f"{given}.yaml")
+    monkeypatch.setattr("reverie.recipes.measuring.measure", partial(measuring.measure, n=20, seeds=(0,)))
+    said = reverie("demo")
+    assert said.code == 0, said.err
+    report = tmp_path / "runs" / "demo" / "report.html"
+    assert f"the report: {report}" in said.out and "train " in said.out and "measure " in said.out
+    assert "<html" in report.read_text()[:500]
+    trained = [path.stat().st_mtime_ns for path in (latest(report.parent), report.parent / "evaluation.json")]
+    assert reverie("demo").code == 0
+    assert trained == [path.stat().st_mtime_ns for path in (latest(report.parent), report.parent / "evaluation.json")]
+    assert "right" in reverie("runs").out
 
 
 def test_runs_are_listed(reverie, digits, tmp_path):

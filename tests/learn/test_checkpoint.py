@@ -31,9 +31,15 @@ def test_round_trip(tmp_path):
 
 
 def test_the_header_carries_the_metadata(tmp_path):
-    raw = (save(tmp_path, 1).folder / "model.safetensors").read_bytes()
+    saved = save(tmp_path, 1)
+    raw = (saved.folder / "model.safetensors").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    assert header["__metadata__"] == {"format": "pt", "shape": "1x8x8"}
+    assert json.loads(header["__metadata__"]["reverie"]) == {"shape": "1x8x8"} == saved.metadata("model")
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    a, b = (save(tmp_path / name, 1).folder / "model.safetensors" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
 
 
 def test_retention(tmp_path):

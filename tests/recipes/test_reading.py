@@ -26,7 +26,7 @@ def test_round_trip(tmp_path, recipe: Recipe):
     recipe = replace(recipe, data=replace(recipe.data, classes=("Zoë", "b")))
     reading.write(recipe, tmp_path / "r.yaml")
     assert reading.read(tmp_path / "r.yaml") == recipe
-    assert list(yaml.safe_load((tmp_path / "r.yaml").read_text())["net"])[0] == "name"
+    assert next(iter(yaml.safe_load((tmp_path / "r.yaml").read_text())["net"])) == "name"
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1", 1.0), ("0.5", 0.5)])

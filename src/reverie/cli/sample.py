@@ -164,15 +164,15 @@ def _image(path: Path, recipe: "Recipe") -> "Tensor":
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
 
 
-def _write(images: "Tensor", out: Path, labels: int) -> list[Path]:
+def _write(images: "Tensor", out: Path, labels: int) -> list[str]:
     """One grid, or one file a picture; returns what was written."""
     from reverie.learn import grid
 
     if out.suffix:
         columns = labels if labels > 1 else math.ceil(math.sqrt(len(images)))
         grid.save(grid.tile(images, min(columns, len(images))), out)
-        return [out]
+        return [str(out)]
     paths = [out / f"{i:0{max(4, len(str(len(images))))}d}.png" for i in range(len(images))]
     for path, pixels in zip(paths, grid.to_bytes(images), strict=True):
         grid.save(grid.to_picture(pixels), path)
-    return [Path(f"{out}{os.sep}")] if len(paths) > 1 else paths
+    return [f"{out}{os.sep}"]

@@ -5,7 +5,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from reverie.core.errors import RunError
 
 STATE = "state.json"
+HEADER = "reverie"
 Tensors = Mapping[str, Tensor]
 
 
@@ -64,10 +66,24 @@ class Checkpoint:
         Raises:
             RunError: when it is damaged.
         """
+        with self._open(name) as weights:
+            return sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118 - not a dict
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """What the header of ``name``.safetensors says of its contents.
+
+        Raises:
+            RunError: when it is damaged.
+        """
+        with self._open(name) as weights:
+            return json.loads(weights.metadata()[HEADER])
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
         file = f"{name}.safetensors"
         try:
             with safe_open(self.folder / file, framework="numpy") as weights:
-                return sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118 - not a dict
+                yield weights
         except (OSError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from error
 
@@ -107,12 +123,13 @@ class Checkpoints:
             step: names the folder.
             files: tensors by the name of their file.
             state: JSON.
-            metadata: goes into the header of every file.
+            metadata: goes into the header of every file, as JSON.
 
         Raises:
             RunError: when it could not be written; what was saved before is untouched.
         """
         name = f"step-{step:08d}"
+        header = {HEADER: json.dumps(dict(metadata))}  # one entry: the library writes several in random order
         partial = self.folder / f".tmp-{name}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +139,8 @@ class Checkpoints:
             written = {}
             for file, tensors in files.items():
                 path = partial / f"{file}.safetensors"
-                save_file(
-                    {key: value.contiguous() for key, value in tensors.items()}, path, {"format": "pt", **metadata}
-                )
+                save_file({key: value.contiguous() for key, value in tensors.items()}, path, header)
+                path.chmod(0o644)  # the library makes it private
                 _sync(path)
                 written[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             (partial / STATE).write_text(json.dumps({**state, "files": written}, indent=1))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from reverie.core.errors import RunError
+from reverie.core.errors import InputError, RunError
 from reverie.core.progress import Progress
 from reverie.learn import grid, optim
 from reverie.learn.checkpoint import Checkpoint, Checkpoints
@@ -56,6 +56,7 @@ def train(
         Images seen: fewer than ``config.images`` if it was interrupted.
 
     Raises:
+        InputError: when the checkpoint is of another network.
         RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
     trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}))
@@ -120,9 +121,7 @@ class _Trainer:
                     if measures := self.task.validate():
                         self.journal.add(self.images, validation=measures)
             if last or self.crossed(before, config.sample_every):
-                with self.averaged():
-                    if (preview := self.task.preview()) is not None:
-                        grid.save(grid.tile(*preview), self.folder / "samples" / f"step-{self.step:08d}.png")
+                self.show()
             if last or interrupted.is_set() or self.crossed(before, config.save_every):
                 self.save()
             if interrupted.is_set():
@@ -182,6 +181,15 @@ class _Trainer:
                 stack.enter_context(ema.applied())
             yield
 
+    def show(self) -> None:
+        with self.averaged():
+            preview = self.task.preview()
+        if preview is not None:
+            try:
+                grid.save(grid.tile(*preview), self.folder / "samples" / f"step-{self.step:08d}.png")
+            except RunError as error:
+                raise RunError(f"{error}. {self.checkpoints.kept()}") from error
+
     def save(self) -> None:
         if self.saved == self.images:
             return
@@ -211,7 +219,11 @@ class _Trainer:
                 f"to end with the very same bits, set OMP_NUM_THREADS={state['threads']}",
                 file=sys.stderr,
             )
-        self.modules.load_state_dict(checkpoint.tensors("model"))
+        try:
+            self.modules.load_state_dict(checkpoint.tensors("model"))
+        except RuntimeError as error:
+            what = str(error).splitlines()[1].strip()
+            raise InputError(f"{checkpoint.folder} holds the weights of another network: {what}") from error
         averages = checkpoint.tensors("ema")
         for name, ema in self.emas.items():
             ema.load_state_dict(_part(averages, name))

@@ -180,7 +180,7 @@ def _net(values: Any, key: str, source: str) -> Any:
         return _section(values, DiTConfig, key, source)
     rest = dict(values)
     name = rest.pop("name", "dit")
-    if name not in CONFIGS:
+    if not isinstance(name, str) or name not in CONFIGS:
         raise unknown_net(name, f"{source}: net.name")
     return _section(rest, CONFIGS[name], key, source)
 

@@ -68,9 +68,13 @@ class Run:
     def denoiser(self, ema: bool = True) -> NetDenoiser:
         """See :func:`load`."""
         denoise = build_denoiser(self.recipe)
-        weights = self.checkpoint.tensors("ema" if ema else "model")
+        file = "ema" if ema else "model"
+        weights = self.checkpoint.tensors(file)
         state = {key.removeprefix(PLAYER): value for key, value in weights.items() if key.startswith(PLAYER)}
         self._check(denoise.net.state_dict(), state)
+        for key, value in describe(denoise).items():
+            if (said := self.checkpoint.metadata(file)[key]) != value:
+                raise self._other(f"its {key} is {said}, the recipe's {value}")
         denoise.net.load_state_dict(state)
         denoise.net.eval().requires_grad_(False)
         return denoise
@@ -81,11 +85,18 @@ class Run:
         a, b = shapes
         for key in {**a, **b}:
             if a.get(key) != b.get(key):
-                raise InputError(
-                    f"{self.checkpoint.folder} holds another network than {self.folder / 'recipe.yaml'} describes: {key} has shape "
-                    f"{b.get(key, 'none')} in the checkpoint and {a.get(key, 'none')} in the recipe's {reading.net_name(self.recipe)}. "
-                    "Restore the recipe that made the checkpoint."
-                )
+                raise self._other(f"{key} has shape {b.get(key, 'none')}, in the recipe's network {a.get(key, 'none')}")
+
+    def _other(self, how: str) -> InputError:
+        return InputError(
+            f"{self.checkpoint.folder} holds another network than {self.folder / 'recipe.yaml'} describes: {how}. "
+            "Restore the recipe that made the checkpoint."
+        )
+
+
+def describe(denoise: NetDenoiser) -> dict[str, str]:
+    """What the header of a weight file says, and loading checks: the shape and range of the data, and what the network predicts."""
+    return {"shape": "x".join(map(str, denoise.shape)), "range": "-1 to 1", "kind": denoise.kind.name}
 
 
 def load(folder: str | Path, ema: bool = True) -> NetDenoiser:

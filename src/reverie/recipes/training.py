@@ -9,7 +9,7 @@ from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime
 from reverie.recipes import building, reading
 from reverie.recipes.recipe import Recipe
-from reverie.recipes.runs import Run
+from reverie.recipes.runs import Run, describe
 
 
 def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) -> tuple[Run, int]:
@@ -37,7 +37,7 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     denoise = building.build_denoiser(recipe)
     task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
-    metadata = {"shape": "x".join(map(str, denoise.shape)), "range": "-1..1", "kind": denoise.kind.name}
+    metadata = describe(denoise)
     seen = loop(
         task,
         feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
