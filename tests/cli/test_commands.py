@@ -191,7 +191,16 @@ def test_a_folder_of_pictures_without_classes(reverie, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "train --help", "sample --help", "runs --help", "demo --help", "evaluate --help", "report --help"],
+    [
+        "--help",
+        "train --help",
+        "sample --help",
+        "runs --help",
+        "demo --help",
+        "evaluate --help",
+        "report --help",
+        "judge --help",
+    ],
 )
 def test_help_needs_no_torch(words: str):
     code = f"import sys; from reverie.cli import main; code = main({words.split()!r}); sys.exit(code or 'torch' in sys.modules)"

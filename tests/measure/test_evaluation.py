@@ -16,7 +16,7 @@ from reverie.measure.evaluation import _proportional, _subset, blur, evaluate
 from reverie.measure.figures import Evaluation, Figure
 from reverie.measure.judge import Judge
 from reverie.measure.pictures import cut, from_bytes, sheet
-from reverie.solve import Euler
+from reverie.solve import DPMpp, Euler, grids
 
 
 class Pixels:
@@ -55,7 +55,16 @@ def judge(sets: tuple[ImageSet, ImageSet]) -> Judge:
 @pytest.fixture(scope="module")
 def copier(sets: tuple[ImageSet, ImageSet]) -> tuple[Evaluation, object]:
     images, labels = sets[0].batch(range(0, len(sets[0]), 3))
-    return evaluate(Empirical(images, Flow(), labels), *sets, Pixels(), n=100, seeds=(0, 1), steps=8)
+    return evaluate(
+        Empirical(images, Flow(), labels),
+        *sets,
+        Pixels(),
+        n=100,
+        seeds=(0, 1),
+        solver=DPMpp(),
+        grid=grids.time(),
+        steps=8,
+    )
 
 
 def test_a_model_that_copies_is_flagged_and_measures_like_training_pictures(copier):

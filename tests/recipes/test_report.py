@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reverie.cli import main
 from reverie.core.errors import InputError, RunError
 from reverie.measure.figures import Evaluation
 from reverie.nets.config import DiTConfig
@@ -254,3 +255,33 @@ def test_histograms_and_smoothing():
     assert charts.steps([0, 1, 2], [3, 4]) == ([0, 1, 1, 2], [3, 3, 4, 4])
     assert charts.smooth([0.0, 3.0, 6.0, 3.0], 3) == [1.5, 3.0, 4.0, 4.5]
     assert charts.smooth([1.0, 2.0], 1) == [1.0, 2.0]
+
+
+def test_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]):
+    folder = str(run.folder)
+    assert (
+        main(["evaluate", folder, "--n", "20", "--seeds", "3", "--steps", "2", "--scale", "1.5", "--solver", "euler"])
+        == 0
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    figure = Evaluation.load(run.folder / "evaluation.json").figures[0]
+    assert (figure.solver, figure.steps, figure.guidance, figure.seeds) == ("Euler()", 2, 1.5, (3,))
+    assert "Fréchet distance" in said and "training pictures" in said and "reverie report" in said
+    assert main(["report", folder]) == 0
+    assert capsys.readouterr().out.strip() == str(run.folder / "report.html")
+    assert main(["evaluate", folder, "--n", "2"]) == 2
+    assert "n = 2 samples" in capsys.readouterr().err
+    assert main(["evaluate", folder, "--solver", "eular"]) == 2
+    assert "Did you mean 'euler'" in capsys.readouterr().err
+
+
+def test_a_judge_of_your_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "judge.safetensors"
+    assert main(["judge", "digits8", "--out", str(path), "--images", "6000"]) == 0
+    share = float(re.search(r"([\d.]+)% of 162 held-out", capsys.readouterr().out).group(1))
+    assert share > 60  # a tenth by chance
+    monkeypatch.undo()
+    accuracy = measure(run, n=20, seeds=(0,), judge=path).figure("accuracy", "training")
+    assert accuracy.extractor == "judge-digits8" and accuracy.value > 0.6

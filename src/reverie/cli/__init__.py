@@ -19,6 +19,7 @@ VERBS = {
     "sample": "draw pictures from a run",
     "evaluate": "measure the samples of a run",
     "report": "write a run's report.html",
+    "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",
 }
 

@@ -28,7 +28,8 @@ from reverie.measure.judge import Judge
 from reverie.measure.kernel import kernel_distance
 from reverie.measure.neighbours import Neighbours, memorisation, nearest
 from reverie.measure.pictures import from_bytes
-from reverie.solve import DPMpp, Solver, grids, sample
+from reverie.solve import Solver, sample
+from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
 
 K = 3
@@ -55,7 +56,7 @@ def evaluate(
     judge: Judge | None = None,
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     steps: int = 30,
     grid: Grid | None = None,
     batch_size: int = 250,
@@ -81,7 +82,7 @@ def evaluate(
         RunError: if a sample is not a number.
     """
     started = time.perf_counter()
-    solver, grid = solver or DPMpp(), grid or grids.time()
+    solver, grid = choose(denoise, solver, grid, steps)
     if min(n, len(held_out), len(train)) <= K:
         raise InputError(
             f"measuring takes more than {K} pictures of each kind: got n = {n} samples, {len(train)} training and "

@@ -3,7 +3,6 @@
 import base64
 import io
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -243,10 +242,11 @@ def _logsnr(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    """``48 s``, ``1 min 28 s``, ``15 min``, ``2 h 5 min``, not to be broken inside a number."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    parts: Sequence[tuple[int, str]] = [(hours, "h"), (minutes, "min"), (rest if not hours else 0, "s")]
-    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
+    parts = [(hours, "h"), (minutes, "min"), (rest if not hours and minutes < 10 else 0, "s")]
+    return " ".join(f"{n}\N{NO-BREAK SPACE}{unit}" for n, unit in parts if n) or "0\N{NO-BREAK SPACE}s"
 
 
 def _count(n: int) -> str:
