@@ -21,10 +21,9 @@ from reverie.core.noise import NoiseTape, Tape, sample_seeds
 from reverie.core.schedules import HostPoint
 from reverie.solve import grids
 from reverie.solve.grids import Grid
-from reverie.solve.onestep import variance_ratio
 from reverie.solve.sampling import Seeds
 
-Variance = Literal["small", "large"] | Callable[[Estimate, HostPoint, HostPoint], Tensor]
+Variance = Literal["small", "large", "learned"] | Callable[[Estimate, HostPoint, HostPoint], Tensor]
 
 
 class VariationalBound(NamedTuple):
@@ -58,9 +57,9 @@ def variational_bound(
         x: ``(B, *denoise.shape)`` in the diffused space.
         cond: one condition for all, or one a sample.
         steps, grid: the chain, uniform in time by default; it ends at clean data and has at least 2 moves.
-        variance: of the reverse moves, "small", "large" as in :class:`~reverie.solve.DDPM`, or a function
-            ``(estimate, at, to) -> (B, …)``, which is asked for the decoder's too. "small" and "large" decode with the small variance of
-            the move before the last, since their own is 0 or rests on no posterior.
+        variance: of the reverse moves, "small", "large" or "learned" as in :class:`~reverie.solve.DDPM`, or a function
+            ``(estimate, at, to) -> (B, …)``, which is asked for the decoder's too. The small variance of the last move is 0: the decoder
+            takes that of the move before for it, and "large" decodes with it too.
         levels: the data lies on so many equidistant levels in [−1, 1], and the decoder gives the mass of a bin, the outer ones
             open; None for continuous data, where it is a density.
         seed: as in :func:`sample`; the draws are of stream "probe", one number a term.
@@ -69,8 +68,8 @@ def variational_bound(
     Raises:
         InputError: for a shape that does not fit, or a grid that does not end at clean data.
     """
-    if not callable(variance) and variance not in ("small", "large"):
-        raise unknown("variance", variance, ("small", "large"))
+    if not callable(variance) and variance not in ("small", "large", "learned"):
+        raise unknown("variance", variance, ("small", "large", "learned"))
     if tuple(x.shape[1:]) != tuple(denoise.shape):
         raise InputError(f"x holds samples of shape {tuple(x.shape[1:])}, the model's are {tuple(denoise.shape)}")
     points = (grids.time() if grid is None else grid)(denoise.schedule, steps)
@@ -85,25 +84,36 @@ def variational_bound(
     for number, (at, to) in enumerate(pairwise(points)):
         noise = tape.draw("probe", number, denoise.shape).to(x)
         estimate = denoise(at.alpha * x + at.sigma * noise, at, cond)
-        if to.sigma == 0.0:
-            v = variance(estimate, at, to) if callable(variance) else _posterior(*points[-3:-1])
-            terms.append(_sum(_decoder(x, estimate.x0, torch.as_tensor(v).to(x), levels)))
-            continue
-        small = _posterior(at, to)
+        last = to.sigma == 0.0
+        small = _posterior(*points[-3:-1]) if last else _posterior(at, to)
+        large = _fresh(at, to) * at.sigma**2
         if callable(variance):
             v = variance(estimate, at, to)
+        elif variance == "learned":
+            if estimate.variance is None:
+                raise InputError("variance='learned' needs a network that learned its variance: use 'small' or 'large'")
+            v = small ** (1.0 - estimate.variance) * large**estimate.variance
         else:
-            v = small if variance == "small" else variance_ratio(at, to) * at.sigma**2
-        ratio = small / torch.as_tensor(v).to(x)
-        pull = (to.alpha * variance_ratio(at, to)) ** 2 / small
-        terms.append(_sum(0.5 * (ratio - 1.0 - torch.log(ratio) + pull * ratio * (x - estimate.x0) ** 2)))
+            v = small if last or variance == "small" else large
+        v = torch.as_tensor(v).to(x)
+        if last:
+            terms.append(_sum(_decoder(x, estimate.x0, v, levels)))
+            continue
+        ratio = small / v
+        pull = (to.alpha * _fresh(at, to)) ** 2 / v
+        terms.append(_sum(0.5 * (ratio - 1.0 - torch.log(ratio) + pull * (x - estimate.x0) ** 2)))
     prior = _sum(0.5 * (points[0].alpha / points[0].sigma * x) ** 2)
     return VariationalBound(prior, torch.stack(terms[:-1], 1), terms[-1])
 
 
+def _fresh(at: HostPoint, to: HostPoint) -> float:
+    """σ²_ts/σ_t² = 1 − e^(−2h): the share of the variance at t that has come since u."""
+    return -math.expm1(2.0 * (at.lam - to.lam))
+
+
 def _posterior(at: HostPoint, to: HostPoint) -> float:
     """Variance of q(x_u | x_t, x0)."""
-    return variance_ratio(at, to) * to.sigma**2
+    return _fresh(at, to) * to.sigma**2
 
 
 def _decoder(x: Tensor, mean: Tensor, variance: Tensor, levels: int | None) -> Tensor:

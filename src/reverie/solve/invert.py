@@ -15,11 +15,11 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Under
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Schedule
-from reverie.solve import grids
+from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
-from reverie.solve.plan import Plan, PlanStep, Solver, TableSolver, first_order, plain
+from reverie.solve.plan import PlanStep, Solver, TableSolver, Walk, first_order, plain
 from reverie.solve.rungekutta import Heun
-from reverie.solve.sampling import iterate, sample
+from reverie.solve.sampling import iterate
 from reverie.solve.variables import STRAIGHT
 
 END = 2.0 * math.log(1000.0)
@@ -70,17 +70,17 @@ def outward(schedule: Schedule, grid: Grid, steps: int) -> tuple[HostPoint, ...]
     return first, *inner
 
 
-def deterministic(solver: Solver, plan: Plan) -> Plan:
-    """The plan, unless it draws noise.
+def turned(solver: Solver, schedule: Schedule, points: Sequence[HostPoint]) -> Walk:
+    """The walk over ``points`` from data to noise.
 
     Raises:
-        InputError: for a stochastic solver.
+        InputError: when the solver draws noise on the way back.
     """
-    if any(step.draws for step in plan.steps):
+    if any(step.draws for step in solver.plan(schedule, plain(points[::-1])).steps):
         raise InputError(
             f"{solver} draws noise, which cannot be turned round: use a deterministic solver, such as Heun()"
         )
-    return plan
+    return plain(points)
 
 
 def invert(
@@ -91,7 +91,7 @@ def invert(
     solver: Solver | None = None,
     grid: Grid | None = None,
 ) -> Tensor:
-    """The noise that ``sample(denoise, x=code, grid=grid, steps=steps)`` decodes to ``images``.
+    """The noise that ``sample(denoise, x=code, grid=grid, steps=steps)`` decodes to ``images``, up to the solver's error.
 
     Args:
         denoise: the model; a guided one is inverted under its guidance, which amplifies errors: scale 1 is the usual choice.
@@ -99,8 +99,8 @@ def invert(
         steps: intervals of the grid.
         cond: one condition for all, or one an image.
         solver: any deterministic one; Heun's method in the straight variable by default. :class:`ShiftedDDIM` is the literature's variant.
-        grid: uniform in time by default. If it ends at clean data, the image is taken to be the state at logsnr :data:`END` instead (or
-            where the path ends, if that comes first); a grid with a finite ``end`` starts there.
+        grid: by default the one of :func:`sample` at so many steps. If it ends at clean data, the image is taken to be the state at
+            logsnr :data:`END` instead (or where the path ends, if that comes first); a grid with a finite ``end`` starts there.
 
     Returns:
         ``(B, *denoise.shape)`` in the diffused space, of standard deviation about σ at the grid's start.
@@ -108,14 +108,13 @@ def invert(
     Raises:
         InputError: for a solver that draws noise, or a shape or condition that does not fit.
     """
-    solver = Heun("straight") if solver is None else solver
+    solver, grid = choose(denoise, Heun("straight") if solver is None else solver, grid, steps)
     if isinstance(solver, ShiftedDDIM) and any(isinstance(inner, Under) for inner in chain(denoise)):
         raise InputError(
             "ShiftedDDIM shifts the network's time on its own path: invert the denoiser before .under(...)"
         )
-    points = outward(denoise.schedule, grids.time() if grid is None else grid, steps)
-    walk = plain(points)
-    deterministic(solver, solver.plan(denoise.schedule, walk))
+    points = outward(denoise.schedule, grid, steps)
+    walk = turned(solver, denoise.schedule, points)
     x = points[0].alpha * denoise.space.encode(images.to(denoise.device))
     last = None
     for last in iterate(denoise, cond=cond, solver=solver, x=x, walk=walk):  # noqa: B007
@@ -132,10 +131,17 @@ def round_trip(
     solver: Solver | None = None,
     grid: Grid | None = None,
 ) -> RoundTrip:
-    """Encode with :func:`invert`, decode with the same solver on the same grid, and report the error. Arguments as there."""
+    """Encode with :func:`invert`, decode with the same solver on the same grid, and report the error. Arguments as there.
+
+    On a grid with a finite end the decoded state is divided by its α: the error has no floor, encoding began at the same place.
+    """
     solver = Heun("straight") if solver is None else solver
     code = invert(denoise, images, steps, cond, solver, grid)
-    back = sample(denoise, cond=cond, solver=solver, steps=steps, grid=grid, x=code)
+    last = None
+    for last in iterate(denoise, cond=cond, solver=solver, steps=steps, grid=grid, x=code):  # noqa: B007
+        pass
+    assert last is not None
+    back = denoise.space.decode(last.x / last.to.alpha)
     error = (back - images.to(back)).flatten(1).square().mean(1).sqrt()
     return RoundTrip(back, error)
 

@@ -27,8 +27,8 @@ from reverie.core.tensors import combine
 from reverie.solve import grids
 from reverie.solve.adaptive import RK45, Tensors, integrate, straight_point
 from reverie.solve.grids import Grid
-from reverie.solve.invert import chain, data_point, deterministic, outward
-from reverie.solve.plan import Plan, Solver, TableSolver, plain
+from reverie.solve.invert import chain, data_point, outward, turned
+from reverie.solve.plan import Plan, Solver, TableSolver
 from reverie.solve.sampling import Seeds
 from reverie.solve.variables import STRAIGHT
 
@@ -99,7 +99,7 @@ def log_prob(
     if isinstance(solver, RK45):
         x, gain = _adaptive(field, solver, data, noise, x)
     elif isinstance(solver, TableSolver):
-        plan = deterministic(solver, solver.plan(denoise.schedule, plain(points)))
+        plan = solver.plan(denoise.schedule, turned(solver, denoise.schedule, points))
         x, gain = _table(field, plan, x)
     else:
         raise InputError(f"log_prob integrates with RK45 or a deterministic table such as Heun(): got {solver}")
