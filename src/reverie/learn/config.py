@@ -30,6 +30,8 @@ class TrainConfig:
         keep: checkpoints to keep, the latest ones.
         keep_every: besides these, keep a checkpoint every so many images.
         device: cpu, cuda, …; auto takes the first accelerator there is.
+        processes: processes on this machine that share each batch (under torchrun leave it at 1). Small networks learn
+            nearly twice as fast in two processes of one thread as in one of two.
     """
 
     images: int = 500_000
@@ -53,3 +55,4 @@ class TrainConfig:
     keep: int = 2
     keep_every: int | None = None
     device: str = "auto"
+    processes: int = 1

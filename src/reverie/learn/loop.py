@@ -60,7 +60,7 @@ def train(
         RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
     trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}))
-    with torch.random.fork_rng(), trainer.bar, _interrupts() as interrupted:
+    with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, _interrupts() as interrupted:
         try:
             trainer.run(interrupted)
         except OSError as error:
@@ -88,8 +88,9 @@ class _Trainer:
         if latest is not None:
             self.restore(latest)
         self.saved = self.images
-        folder.mkdir(parents=True, exist_ok=True)
-        self.journal = Journal(folder / "log.jsonl", self.images)
+        if self.runtime.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.journal = Journal(folder / "log.jsonl", self.images)
         self.bar = Progress("training", config.images, "images")
         self.bar.resume(self.images)
         self.recent: dict[str, list[float]] = {}
@@ -102,40 +103,50 @@ class _Trainer:
             before = self.images
             count = min(config.batch, config.images - before)
             now = Moment(self.step, before, config.images)
-            torch.manual_seed((self.seed << 40) + before)  # for layers that draw by themselves, such as dropout
+            stop = False
             for name, player in self.task.players.items():
                 if player.optimizer is not None and self.step % player.every == 0:
-                    self.move(name, player, count, now)
+                    stop |= self.move(name, player, count, now, interrupted)
             self.step, self.images = self.step + 1, before + count
             self.task.after_step(Moment(self.step, self.images, config.images))
             for ema in self.emas.values():
                 ema.update(before, self.images)
             self.seconds += time.perf_counter() - begun
-            self.bar.advance(count, note=self.summary())
-
-            last = self.images == config.images
-            if last or self.crossed(before, config.log_every):
-                self.write_log()
-            if last or self.crossed(before, config.validate_every):
-                with self.averaged():
-                    if measures := self.task.validate():
-                        self.journal.add(self.images, validation=measures)
-            if last or self.crossed(before, config.sample_every):
-                self.show()
-            if last or interrupted.is_set() or self.crossed(before, config.save_every):
-                self.save()
-            if interrupted.is_set():
+            if self.runtime.main:
+                self.bar.advance(count, note=self.summary())
+                self.write(before, stop)
+            if stop:
                 return
 
-    def move(self, name: str, player: Player, count: int, now: Moment) -> None:
-        """One step of one player: gradients of the batch, part by part, then the optimizer."""
+    def write(self, before: int, stop: bool) -> None:
+        """What is due after a step that began at image ``before``: log, validation, samples, checkpoint."""
+        config = self.config
+        last = self.images == config.images
+        if last or self.crossed(before, config.log_every):
+            self.write_log()
+        if last or self.crossed(before, config.validate_every):
+            with self.averaged():
+                if measures := self.task.validate():
+                    self.journal.add(self.images, validation=measures)
+        if last or self.crossed(before, config.sample_every):
+            self.show()
+        if last or stop or self.crossed(before, config.save_every):
+            self.save()
+
+    def move(self, name: str, player: Player, count: int, now: Moment, interrupted: threading.Event) -> bool:
+        """One step of one player: gradients of the batch, part by part, then the optimizer. Returns whether to stop after it.
+
+        Processes add up their gradients and losses, and stop together when one of them is interrupted.
+        """
         assert player.optimizer is not None
         player.optimizer.zero_grad(set_to_none=True)
         rate = optim.set_rate(player.optimizer, optim.factor(self.config, now.images))
-        size = self.config.micro_batch or count
+        first, mine = self.runtime.share(now.images, count)
+        torch.manual_seed((self.seed << 40) + first)  # for layers that draw by themselves, such as dropout
+        size = self.config.micro_batch or mine
         sums: dict[str, float] = {}
-        for start in range(now.images, now.images + count, size):
-            some = min(size, now.images + count - start)
+        for start in range(first, first + mine, size):
+            some = min(size, first + mine - start)
             batch, rng = self.runtime.place(self.feed(start, some)), Draws(self.seed, start, some)
             with self.runtime.autocast():
                 parts = self.task.loss(name, batch, rng, now)
@@ -149,6 +160,8 @@ class _Trainer:
                         f"the loss of {name}, part {part!r}, is {sums[part]}", rate, parts[part], batch, rng, now
                     )
             torch.stack(list(shares.values())).sum().backward()
+        total = self.runtime.add_up(player.module, {**sums, "interrupted": float(interrupted.is_set())})
+        stop, sums = bool(total.pop("interrupted")), total
         norm = nn.utils.clip_grad_norm_(player.module.parameters(), self.config.clip).item()
         if not math.isfinite(norm):
             raise self.diverged(
@@ -158,6 +171,7 @@ class _Trainer:
         prefix = "" if len(self.task.players) == 1 else f"{name}."
         for key, value in {"loss": sum(sums.values()), **sums, "grad_norm": norm, "lr": rate}.items():
             self.recent.setdefault(prefix + key, []).append(value)
+        return stop
 
     def crossed(self, before: int, every: int) -> bool:
         """Whether the step passed a multiple of ``every`` images."""
@@ -205,6 +219,7 @@ class _Trainer:
                 "seconds": round(self.seconds, 3),
                 "optimizer": scalars,
                 "threads": torch.get_num_threads(),
+                "processes": self.runtime.world,
                 "torch": torch.__version__,
             },
             self.metadata,

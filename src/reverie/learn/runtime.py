@@ -1,20 +1,29 @@
-"""Where training runs: the device and the precision of the forward passes."""
+"""Where training runs: the device, the precision of the forward passes, and the processes that share each batch."""
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, RunError
 from reverie.learn.task import Batch
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process on one device."""
+    """One process of ``world`` on one device; every process sees its share of a batch and makes the same step.
+
+    Under ``torchrun`` the processes find each other by its environment (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, …).
+    """
 
     device: torch.device
     bf16: bool = False
+    rank: int = 0
+    world: int = 1
 
     @classmethod
     def choose(cls, device: str = "auto", bf16: bool = False) -> "Runtime":
@@ -23,16 +32,73 @@ class Runtime:
         Raises:
             InputError: for a device that this machine does not have.
         """
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if device == "auto":
             accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            return cls(accelerator or torch.device("cpu"), bf16)
+            chosen = accelerator or torch.device("cpu")
+            if accelerator is not None and world > 1:
+                chosen = torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
+            return cls(chosen, bf16, rank, world)
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(
                 f"device {device!r} cannot be used here: {str(error).splitlines()[0]} Use cpu or auto."
             ) from error
-        return cls(torch.device(device), bf16)
+        return cls(torch.device(device), bf16, rank, world)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Connected to the other processes, if there are any."""
+        if self.world == 1:
+            yield
+            return
+        dist.init_process_group("gloo" if self.device.type == "cpu" else None, rank=self.rank, world_size=self.world)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def share(self, start: int, count: int) -> tuple[int, int]:
+        """This process's part (start, count) of the images ``start … start + count − 1``.
+
+        Raises:
+            InputError: when there are fewer images than processes.
+        """
+        if count < self.world:
+            raise InputError(
+                f"{self.world} processes cannot share a batch of {count}: choose train.batch and train.images so that "
+                "every batch, the last one too, has an image for each"
+            )
+        first, last = count * self.rank // self.world, count * (self.rank + 1) // self.world
+        return start + first, last - first
+
+    def add_up(self, module: nn.Module, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Add up the gradients of ``module`` and ``numbers`` over the processes, in one message.
+
+        Raises:
+            RunError: when another process has gone.
+        """
+        if self.world == 1:
+            return dict(numbers)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        for p in trained:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        gradients: list[Tensor] = [p.grad for p in trained if p.grad is not None]
+        message = torch.cat([torch.tensor(list(numbers.values())).to(gradients[0]), *(g.flatten() for g in gradients)])
+        try:
+            dist.all_reduce(message)
+        except RuntimeError as error:
+            raise RunError(f"process {self.rank} of {self.world} lost the others: {error}") from error
+        head, *parts = message.split([len(numbers), *(g.numel() for g in gradients)])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return dict(zip(numbers, head.tolist(), strict=True))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes in bfloat16 if asked for."""

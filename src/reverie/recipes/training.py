@@ -1,9 +1,16 @@
 """A recipe becomes a run: a new one, or one that goes on where it stopped."""
 
+import multiprocessing
+import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reverie.core.errors import InputError
+import torch
+
+from reverie.core.errors import InputError, RunError
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime
@@ -37,16 +44,72 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     denoise = building.build_denoiser(recipe)
     task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
-    metadata = describe(denoise)
-    seen = loop(
-        task,
-        feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
-        recipe.train,
-        run.folder,
-        seed=recipe.seed,
-        metadata=metadata,
-    )
+    with _companions(recipe, run.folder):
+        seen = loop(
+            task,
+            feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
+            recipe.train,
+            run.folder,
+            seed=recipe.seed,
+            metadata=describe(denoise),
+        )
     return run, seen
+
+
+@contextmanager
+def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """The other processes of ``recipe.train.processes``, and the environment by which all find each other on this machine."""
+    world = recipe.train.processes
+    if world == 1 or "RANK" in os.environ:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = torch.get_num_threads()
+    share = max(1, threads // world)
+    common = {
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    context = multiprocessing.get_context("spawn")
+    others = [
+        context.Process(target=_companion, args=(recipe, folder, share, {**common, "RANK": str(rank)}), daemon=True)
+        for rank in range(1, world)
+    ]
+    for process in others:
+        process.start()
+    os.environ.update(common, RANK="0")
+    torch.set_num_threads(share)
+    try:
+        yield
+        for process in others:
+            process.join(10)
+    finally:
+        for process in others:
+            process.terminate()
+        torch.set_num_threads(threads)
+        for key in (*common, "RANK"):
+            del os.environ[key]
+
+
+def _companion(recipe: Recipe, folder: Path, threads: int, environment: dict[str, str]) -> None:
+    """What another process runs: the same loop on its share of each batch. When the first process is gone, so is this one."""
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+    images = building.load_data(recipe)
+    denoise = building.build_denoiser(recipe)
+    task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
+    with suppress(RunError):
+        loop(
+            task,
+            feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
+            recipe.train,
+            folder,
+            seed=recipe.seed,
+        )
 
 
 def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
