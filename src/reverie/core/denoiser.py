@@ -131,7 +131,9 @@ class Denoiser(ABC):
         tiled = Point(*(f.repeat(k, *(1,) * (f.ndim - 1)) if isinstance(f, Tensor) and f.ndim else f for f in point))
         outs = self(x.repeat(k, *(1,) * (x.ndim - 1)), tiled, cond)
         pair = tuple(v[: len(x)] if isinstance(v, Tensor) and v.ndim else v for v in outs.pair)
-        return {name: Estimate(x, out, pair, point) for name, out in zip(conds, outs.out.chunk(k), strict=True)}  # pyright: ignore[reportArgumentType]
+        variances = [None] * k if outs.variance is None else outs.variance.chunk(k)
+        each = zip(conds, outs.out.chunk(k), variances, strict=True)
+        return {name: Estimate(x, out, pair, point, variance) for name, out, variance in each}  # pyright: ignore[reportArgumentType]
 
 
 class Wrapper(Denoiser):
@@ -193,6 +195,8 @@ class NetDenoiser(Denoiser):
         time: name in :data:`TIME_MAPS`.
         data_std: if given, the network's input is scaled to unit variance for data of this standard deviation,
             ``c_in = 1/√(α²·data_std² + σ²)`` (Karras et al. 2022); otherwise x_t goes in as it is.
+        learned_variance: the network gives 2C channels, the second half the place v in [−1, 1] of the log variance of a reverse step
+            between its bounds (Nichol & Dhariwal 2021, eq. 15); the estimate's ``variance`` is the fraction (v + 1)/2.
         conditions: what it takes; the network's own by default.
         space: between data and what is diffused.
     """
@@ -206,13 +210,14 @@ class NetDenoiser(Denoiser):
         shape: tuple[int, ...],
         time: str = "t",
         data_std: float | None = None,
+        learned_variance: bool = False,
         conditions: Conditions | None = None,
         space: Space | None = None,
     ) -> None:
         if time not in TIME_MAPS:
             raise unknown("time map", time, TIME_MAPS)
         self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind), tuple(shape)
-        self.time, self.data_std = time, data_std
+        self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
         self.conditions = dict(getattr(net, "conditions", {}) if conditions is None else conditions)
         self.space = Identity() if space is None else space
 
@@ -231,7 +236,11 @@ class NetDenoiser(Denoiser):
                 f"the network reads the time as {self.time!r}, which is infinite at t = {point.t}: use a finite logsnr"
             )
         time = torch.as_tensor(time, dtype=x.dtype, device=x.device)
-        return Estimate(x, self.net(scaled, time, cond), self.kind(point), point)
+        out, variance = self.net(scaled, time, cond), None
+        if self.learned_variance:
+            out, place = out.chunk(2, dim=1)
+            variance = 0.5 * (place + 1.0)
+        return Estimate(x, out, self.kind(point), point, variance)
 
     def to(self, device: torch.device | str) -> Self:
         self.net.to(device)

@@ -5,6 +5,7 @@ Philox4x64 (Salmon et al. 2011), whose raw 64-bit words become normals by Box-Mu
 sample at a time, and then cast and copied, so every device, dtype and batch sees the same noise.
 """
 
+import threading
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Protocol
@@ -45,14 +46,33 @@ def sample_seeds(seed: int | Sequence[int] | Sequence[SampleSeed], n: int) -> li
 
 def normals(key: str, count: int, counter: int = 0) -> np.ndarray:
     """``count`` float64 standard normals for a text key; the transform is Box-Muller on 53-bit uniforms in (0, 1)."""
+    return normal_rows([key], count, counter)[0]
+
+
+def normal_rows(keys: Sequence[str], count: int, counter: int = 0) -> np.ndarray:
+    """:func:`normals` of several keys, (len(keys), count)."""
     pairs = (count + 1) // 2
-    bits = np.random.Philox(
-        key=np.frombuffer(blake2b(key.encode(), digest_size=16).digest(), dtype=np.uint64),
-        counter=np.array([0, 0, counter, 0], dtype=np.uint64),
-    ).random_raw(2 * pairs)
+    bits = np.empty((len(keys), 2 * pairs), dtype=np.uint64)
+    for row, key in zip(bits, keys, strict=True):
+        row[:] = _words(key, 2 * pairs, counter)
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    radius, angle = np.sqrt(-2.0 * np.log(uniform[:pairs])), 2.0 * np.pi * uniform[pairs:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    radius, angle = np.sqrt(-2.0 * np.log(uniform[:, :pairs])), 2.0 * np.pi * uniform[:, pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
+
+
+_local = threading.local()
+
+
+def _words(key: str, count: int, counter: int) -> np.ndarray:
+    """Raw words for the key's hash from block ``counter``·2¹²⁸ on. A thread keeps its generator: making one costs ten times as much."""
+    if not hasattr(_local, "philox"):
+        _local.philox = np.random.Philox(0)
+        _local.state = _local.philox.state
+    state = _local.state
+    state["state"]["key"] = np.frombuffer(blake2b(key.encode(), digest_size=16).digest(), dtype=np.uint64)
+    state["state"]["counter"] = np.array([0, 0, counter, 0], dtype=np.uint64)
+    _local.philox.state = state
+    return _local.philox.random_raw(count)
 
 
 class Tape:
@@ -69,7 +89,5 @@ class Tape:
 
     def draw(self, stream: str, number: int, shape: Sequence[int], span: Span | None = None) -> Tensor:
         count = int(np.prod(shape))
-        rows = np.empty((len(self.seeds), count))
-        for row, (seed, index) in zip(rows, self.seeds, strict=True):
-            row[:] = normals(f"{seed}/{index}/{stream}", count, number)
+        rows = normal_rows([f"{seed}/{index}/{stream}" for seed, index in self.seeds], count, number)
         return torch.from_numpy(rows).to(self.dtype).reshape(len(self.seeds), *shape)

@@ -135,7 +135,7 @@ class TableSolver(ABC):
                 j += 1
             steps += self.rows(schedule, [walk[i].at, *(move.to for move in walk[i:j])])
             i = j
-        return Plan(walk[0].at, tuple(steps), max(1, *(len(step.row.w) for step in steps)))
+        return Plan(walk[0].at, tuple(steps), max(1, *(len(getattr(step.row, "w", ())) for step in steps)))
 
     def init(self, x: Tensor, plan: Plan) -> State:
         return State(x, (torch.zeros_like(x),) * (plan.history - 1))
