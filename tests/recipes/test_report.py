@@ -16,7 +16,7 @@ from reverie.measure.figures import Evaluation
 from reverie.nets.config import DiTConfig
 from reverie.recipes.measuring import measure, settings
 from reverie.recipes.recipe import DataConfig, DenoisingConfig, Recipe, SampleConfig, TrainConfig
-from reverie.recipes.report import charts, report
+from reverie.recipes.report import charts, page, report
 from reverie.recipes.report import pictures as drawing
 from reverie.recipes.runs import Run
 from reverie.recipes.training import train
@@ -99,22 +99,22 @@ def test_the_page_stands_alone(run: Run):
     measure(run, n=40, seeds=(0,))
     path = report(run)
     text = path.read_text(encoding="utf-8")
-    page = Page(text)
+    parsed = Page(text)
     assert path == run.folder / "report.html"
     assert foreign(text) == []
     assert foreign('<img src="a.png"><script src="b.js">') != []  # control
-    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images())
-    assert ("svg", "img") in {(tag, attributes.get("role")) for tag, attributes in page.tags}
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in parsed.images())
+    assert ("svg", "img") in {(tag, attributes.get("role")) for tag, attributes in parsed.tags}
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
 
 
 def test_it_shows_what_the_run_holds(run: Run):
     evaluation = measure(run, n=40, seeds=(0, 1))
     text = report(run).read_text(encoding="utf-8")
-    page = Page(text)
+    parsed = Page(text)
     columns, scales = 10, 5
     expected = columns * (drawing.ROWS + scales) + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
-    assert len(page.images()) == expected
+    assert len(parsed.images()) == expected
     for figure in evaluation.figures:
         assert figure.text in text and figure.title in text
     assert evaluation.how in text and evaluation.verdict in text
@@ -285,3 +285,10 @@ def test_a_judge_of_your_own(
     monkeypatch.undo()
     accuracy = measure(run, n=20, seeds=(0,), judge=path).figure("accuracy", "training")
     assert accuracy.extractor == "judge-digits8" and accuracy.value > 0.6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (88, "1 min 28 s"), (887, "15 min"), (3599, "1 h"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, text: str):
+    assert page._duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text

@@ -243,9 +243,9 @@ def _logsnr(value: float) -> str:
 
 def _duration(seconds: float) -> str:
     """``48 s``, ``1 min 28 s``, ``15 min``, ``2 h 5 min``, not to be broken inside a number."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60) if seconds < 600 else (round(seconds / 60), 0)
     hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest if not hours and minutes < 10 else 0, "s")]
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
     return " ".join(f"{n}\N{NO-BREAK SPACE}{unit}" for n, unit in parts if n) or "0\N{NO-BREAK SPACE}s"
 
 
