@@ -36,12 +36,16 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def split(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The trained hidden matrices of a network (convolutions count as matrices), and its other trained parameters."""
+    """The trained hidden matrices of a network, and its other trained parameters.
+
+    Convolutions count as matrices; depthwise ones, which mix no channels, do not.
+    """
     hidden, rest = [], []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            outer = name.split(".")[0] in OUTER
-            (rest if outer or parameter.ndim < 2 else hidden).append(parameter)
+            outer = name.split(".")[0] in OUTER or "modulation" in name.split(".")
+            matrix = parameter.ndim >= 2 and parameter.shape[1] > 1
+            (hidden if matrix and not outer else rest).append(parameter)
     return hidden, rest
 
 
@@ -49,7 +53,7 @@ class Muon(Optimizer):
     """Muon for the hidden matrices of a network, AdamW for everything else: two parameter groups, each with its rate.
 
     Args:
-        module: the network; its children ``embed``, ``out`` and ``conditioning`` are outer layers.
+        module: the network; its children ``embed``, ``out`` and ``conditioning`` are outer layers, and so is any ``modulation``.
         lr: rate of the matrices; a step moves a matrix by about ``lr`` in spectral norm (more if taller than wide).
         adam_lr: rate of the rest.
         momentum: of the matrices.

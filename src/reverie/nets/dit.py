@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from reverie.core.condition import Label
@@ -24,20 +25,27 @@ def _plain_norm(width: int) -> nn.LayerNorm:
 
 
 class Block(nn.Module):
-    """Attention and a perceptron on tokens ``(B, N, width)``, modulated and gated by ``(B, width)`` (figure 3)."""
+    """Attention and a perceptron on tokens ``(B, N, width)``, modulated and gated by ``(B, width)`` (figure 3).
 
-    def __init__(self, width: int, heads: int) -> None:
+    With ``local``, a depthwise convolution over the ``grid`` of tokens comes first.
+    """
+
+    def __init__(self, width: int, heads: int, activation: str, local: bool, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.grid = grid
+        self.local = zeroed(nn.Conv2d(width, width, 3, padding=1, groups=width)) if local else None
         self.norm_attention = _plain_norm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = _plain_norm(width)
-        self.mlp = FeedForward(width, 4 * width)
+        self.mlp = FeedForward(width, 4 * width, activation)
         self.modulation = zeroed(nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(modulate(self.norm_attention(x), shift_a, scale_a))
-        return x + gate_m * self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m))
+        if self.local is not None:
+            x = x + self.local(x.transpose(1, 2).unflatten(2, self.grid)).flatten(2).transpose(1, 2)
+        x = torch.addcmul(x, gate_a, self.attention(modulate(self.norm_attention(x), shift_a, scale_a)))
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m)))
 
 
 class DiT(nn.Module):
@@ -50,10 +58,12 @@ class DiT(nn.Module):
         width: features per token.
         depth: number of blocks.
         heads: attention heads per block.
+        activation: of the perceptrons, "gelu" (tanh form) or "relu".
+        local: a depthwise 3x3 convolution over the tokens before each attention (Chu et al. 2023), zero at the start.
         classes: number of classes, or None for a network without labels.
 
     Raises:
-        InputError: if the patch does not divide the size, or the heads the width.
+        InputError: if the patch does not divide the size, or the heads the width, or for an unknown activation.
     """
 
     def __init__(
@@ -65,6 +75,8 @@ class DiT(nn.Module):
         width: int,
         depth: int,
         heads: int,
+        activation: str = "gelu",
+        local: bool = False,
         classes: int | None = None,
     ) -> None:
         super().__init__()
@@ -77,7 +89,7 @@ class DiT(nn.Module):
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
         self.conditioning = Conditioning(256, width, classes)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, activation, local, self.grid) for _ in range(depth))
         self.norm = _plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, unknown
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -22,7 +24,7 @@ def zeroed(module: Module) -> Module:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """A normalised ``x``, scaled and shifted; zero shift and scale leave it as it is."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def check_picture(x: Tensor, channels: int, multiple: int, size: tuple[int, int] | None = None) -> None:
@@ -76,16 +78,22 @@ class Attention(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with a GELU between, on each token."""
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": lambda: nn.GELU(approximate="tanh"), "relu": nn.ReLU}
 
-    def __init__(self, width: int, hidden: int) -> None:
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between, on each token."""
+
+    def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
         self.inner = nn.Linear(width, hidden)
+        self.activation = ACTIVATIONS[activation]()
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(F.gelu(self.inner(x), approximate="tanh"))
+        return self.outer(self.activation(self.inner(x)))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -1,0 +1,48 @@
+"""Two processes that share each batch learn what one learns."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import reverie as rv
+from reverie.core.errors import InputError
+from reverie.learn import TrainConfig
+from reverie.learn.runtime import Runtime
+from reverie.nets.config import DiTConfig
+from reverie.recipes.recipe import Recipe, SampleConfig
+
+RECIPE = Recipe(
+    name="shared",
+    net=DiTConfig(patch=14, width=16, depth=1, heads=2),
+    train=TrainConfig(images=192, batch=32, lr=0.01, warmup=64, save_every=96, validate_every=192, sample_every=10**6),
+    sample=SampleConfig(steps=2),
+)
+
+
+def weights(folder: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+    run, seen = rv.recipes.train(recipe, folder)
+    assert seen == recipe.train.images
+    return run.checkpoint.tensors("model")
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path):
+    one = weights(tmp_path / "one", RECIPE)
+    two = weights(tmp_path / "two", replace(RECIPE, train=replace(RECIPE.train, processes=2)))
+    other = weights(tmp_path / "other", replace(RECIPE, seed=1))
+
+    def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return max((a[key] - b[key]).abs().max().item() for key in a)
+
+    assert apart(one, two) < 1e-3 < 1e-2 < apart(one, other)
+
+
+def test_shares_are_whole():
+    parts = [Runtime(torch.device("cpu"), rank=rank, world=3).share(10, 8) for rank in range(3)]
+    assert [i for start, count in parts for i in range(start, start + count)] == list(range(10, 18))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(InputError, match="cannot share a batch of 1"):
+        Runtime(torch.device("cpu"), rank=0, world=2).share(0, 1)
