@@ -1,15 +1,18 @@
 """Multistep solvers: closed-form weights, orders with exact starting history, the ends of paths, and agreement with other libraries."""
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from reverie.core.condition import Cond
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VE, VP, Cosine, Flow
+from reverie.guide import cfg
 from reverie.solve.auto import NAMED, default, named
 from reverie.solve.grids import logistic
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
@@ -45,9 +48,11 @@ def starts(problem: SimpleNamespace, schedule, points):
     if key not in _CACHE:
         on = problem.between(Flow(), LOW, HIGH, key - 1)
         x = [on[0].alpha * problem.mixture().sample(8, torch.Generator().manual_seed(1))]
-        x[0] = x[0] + on[0].sigma * torch.randn(x[0].shape, dtype=x[0].dtype, generator=torch.Generator().manual_seed(2))
+        x[0] = x[0] + on[0].sigma * torch.randn(
+            x[0].shape, dtype=x[0].dtype, generator=torch.Generator().manual_seed(2)
+        )
         denoise = problem.mixture().denoiser(Flow())
-        for a, b in zip(on[:8], on[1:9], strict=False):
+        for a, b in pairwise(on[:9]):
             x.append(problem.flow(denoise, x[-1], a, b))
         _CACHE[key] = x, problem.flow(denoise, x[0], on[0], on[-1])
     x, exact = _CACHE[key]
@@ -73,11 +78,15 @@ def test_order_with_exact_history(problem: SimpleNamespace, schedule, solver, or
 @pytest.mark.parametrize("solver", [DPMpp(3), UniPC(3), DEIS(3), Multistep(5, corrector=True)], ids=str)
 def test_a_ramp_at_the_start_costs_order_but_converges(problem: SimpleNamespace, solver) -> None:
     errors = problem.errors(solver, Flow(), (10, 20, 40, 80))
-    assert all(a > 2.5 * b for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert all(a > 2.5 * b for a, b in pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP(), VE()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("solver", [DPMpp(3), UniPC(3), DEIS(3), DEIS(3, "time"), Multistep(5, corrector=True), Multistep(4, "x0", "rho")], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "solver",
+    [DPMpp(3), UniPC(3), DEIS(3), DEIS(3, "time"), Multistep(5, corrector=True), Multistep(4, "x0", "rho")],
+    ids=str,
+)
 def test_whole_path_from_pure_noise_to_clean_data(schedule, solver) -> None:
     """Point-mass data: every solver ends on it exactly, whatever is infinite on the way; a wide Gaussian is met ever closer."""
     mean = torch.tensor([0.7, -1.1], dtype=torch.float64)
@@ -121,7 +130,7 @@ def test_corrector_weights_fold_into_the_rows(problem: SimpleNamespace) -> None:
         return (to.alpha + to.sigma) / (at.alpha + at.sigma) * x + sum(a * b for a, b in zip(w, ys, strict=True))
 
     corrected, nodes, ys = x, [points[0]], [denoise(x, points[0]).linear(-1.0, 1.0)]
-    for at, to in zip(points, points[1:], strict=False):
+    for at, to in pairwise(points):
         predicted = move(corrected, at, to, nodes[:3], ys[:3])
         used = len(nodes[:3])
         nodes, ys = [to, *nodes], [denoise(predicted, to).linear(-1.0, 1.0), *ys]
@@ -143,12 +152,32 @@ def test_names_and_wrong_orders() -> None:
     assert all(named(name) is not None for name in NAMED)
     with pytest.raises(InputError, match="Did you mean 'unipc3'"):
         named("unpc3")
-    for make in (lambda: DPMpp(4), lambda: UniPC(0), lambda: DEIS(9), lambda: Multistep(3, "x1"), lambda: Multistep(3, clock="lam")):  # pyright: ignore[reportArgumentType]
+    for make in (
+        lambda: DPMpp(4),
+        lambda: UniPC(0),
+        lambda: DEIS(9),
+        lambda: Multistep(3, "x1"),
+        lambda: Multistep(3, clock="lam"),
+    ):  # pyright: ignore[reportArgumentType]
         with pytest.raises(InputError):
             make()
 
 
-def conditional_mixture() -> GaussianMixture:
-    means = 0.8 * torch.tensor([[1.0, 0.2], [-0.7, 0.9], [-0.1, -1.0]], dtype=torch.float64)
+def guided(scale: float):
+    """Three classes in the plane under guidance, the noise at the start and where a fine run of low order takes it."""
+    means = torch.tensor([[1.0, 0.2], [-0.7, 0.9], [-0.1, -1.0]], dtype=torch.float64)
     covariances = torch.tensor([[[0.10, 0.03], [0.03, 0.04]]], dtype=torch.float64).repeat(3, 1, 1)
-    return GaussianMixture(torch.ones(3).double(), means, covariances, labels=[0, 1, 2])
+    mixture = GaussianMixture(torch.ones(3).double(), means, covariances, labels=[0, 1, 2])
+    denoise, cond = cfg(mixture.denoiser(VP()), scale), Cond(label=[0, 1, 2] * 20)
+    x = torch.randn(60, 2, dtype=torch.float64) * VP().prior_std()
+    return denoise, cond, x, sample(denoise, x=x, cond=cond, solver=DPMpp(2), grid=logistic(), steps=1500)
+
+
+@pytest.mark.parametrize("scale", [4.0, 8.0])
+def test_the_default_is_stable_under_guidance(scale: float) -> None:
+    denoise, cond, x, exact = guided(scale)
+    errors = [(sample(denoise, x=x, cond=cond, steps=n) - exact).square().mean().sqrt().item() for n in (5, 10, 20, 40)]
+    assert errors[0] < 1.0 and errors[1] < 0.2 and errors[2] < 0.05 and errors[3] < 0.02, errors
+    unaware, grid = default(10)
+    blind = (sample(denoise, x=x, cond=cond, solver=unaware, grid=grid, steps=10) - exact).square().mean().sqrt().item()
+    assert blind > 3.0 * errors[1], (blind, errors)

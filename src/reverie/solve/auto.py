@@ -11,17 +11,22 @@ from reverie.solve.grids import Grid, logistic
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Solver
-from reverie.solve.rungekutta import Euler, Heun
+from reverie.solve.rungekutta import Churn, DPMpp2S, Euler, Heun
+from reverie.solve.stochastic import EulerMaruyama, SDEDPMpp
 
 NAMED: dict[str, Callable[[], Solver]] = {
     "ddim": DDIM,
     "ddpm": DDPM,
+    "churn": Churn,
     "deis2": lambda: DEIS(2),
     "deis3": lambda: DEIS(3),
     "dpmpp2": lambda: DPMpp(2),
     "dpmpp3": lambda: DPMpp(3),
+    "dpmpp2s": DPMpp2S,
     "euler": Euler,
+    "eulermaruyama": EulerMaruyama,
     "heun": Heun,
+    "sdedpmpp2": SDEDPMpp,
     "unipc2": lambda: UniPC(2),
     "unipc3": lambda: UniPC(3),
 }
@@ -35,19 +40,27 @@ def named(name: str) -> Solver:
         InputError: for an unknown name, with the nearest one.
     """
     if name not in NAMED:
-        raise unknown("solver", name, [*NAMED, "auto"])
+        raise unknown("solver", name, [*NAMED, "auto", "stochastic"])
     return NAMED[name]()
 
 
-def default(steps: int, guidance: float = 1.0) -> tuple[Multistep, logistic]:
+def default(steps: int, guidance: float = 1.0) -> tuple[Multistep | DPMpp, logistic]:
     """The measured best deterministic solver and grid for so many evaluations at a guidance scale.
 
-    Interpolation of ε − x0 in τ. Below eight evaluations a corrector costs accuracy; the last move is of low order until the steps are
-    small.
+    It interpolates ε − x0 in τ at order 5 with a corrector; the last move is of low order until the steps are small. A corrector
+    costs accuracy below eight evaluations, and guidance makes the ODE stiff in proportion to its scale: what is stable depends on the
+    evaluations a unit of the scale.
     """
+    each = steps / max(guidance, 1.0)
+    if each < 2.5:
+        return DPMpp(2), logistic()
     if steps < 8:
         return Multistep(4, final_order=2), logistic(0.8, 2.5, reach=4.6)
-    return Multistep(5, corrector=True, final_order=1 if steps < 15 else 2 if steps < 30 else 3), logistic()
+    if each < 5.0:
+        return Multistep(2, corrector=True), logistic()
+    if steps < 15:
+        return Multistep(5, corrector=True, final_order=1), logistic(1.5, 2.0)
+    return Multistep(5, corrector=True, final_order=2 if steps < 30 else 3), logistic()
 
 
 def choose(
@@ -55,17 +68,19 @@ def choose(
 ) -> tuple[Solver, Grid]:
     """The solver and grid of a run: what was given, the model's calibration for this many steps, or :func:`default`.
 
-    ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
+    "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
 
     Raises:
         InputError: for an unknown name of a solver.
     """
     usual, usual_grid = default(steps, denoise.guidance)
-    if isinstance(solver, str) and solver != "auto":
-        solver = named(solver)
-    if solver is None or isinstance(solver, str):
+    if solver is None or solver == "auto":
         calibrated = getattr(denoise, "calibrations", {}).get(steps)
         if whole and calibrated is not None and grid is None and calibrated.guidance == denoise.guidance:
             return calibrated.solver, calibrated
         solver = usual
+    elif solver == "stochastic":
+        solver, usual_grid = SDEDPMpp(), logistic()
+    elif isinstance(solver, str):
+        solver = named(solver)
     return solver, usual_grid if grid is None else grid

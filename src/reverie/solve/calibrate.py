@@ -10,6 +10,7 @@ the fitted one wins there.
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve.auto import default
 from reverie.solve.grids import logistic
-from reverie.solve.multistep import Multistep
+from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
 
 _FLOOR = 1e-4
@@ -48,7 +49,7 @@ class Calibrated:
     nodes: tuple[float, ...]
     start: float | None
     end: float | None
-    solver: Multistep
+    solver: Multistep | DPMpp
     guidance: float
     ratio: float
     evaluations: int
@@ -64,8 +65,16 @@ class Calibrated:
         return first, *(schedule.at(0.5 * node) for node in self.nodes), last
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write as JSON, atomically."""
+        record = asdict(self)
+        record["solver"] = {"name": type(self.solver).__name__, **record["solver"]}
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        with part.open("w") as file:
+            file.write(json.dumps(record, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibrated":
@@ -76,8 +85,9 @@ class Calibrated:
         """
         try:
             record: dict[str, Any] = json.loads(Path(path).read_text())
-            return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": Multistep(**record["solver"])})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            solver = {c.__name__: c for c in (Multistep, DPMpp)}[record["solver"].pop("name")](**record["solver"])
+            return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": solver})
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a calibrated grid: {error}") from None
 
 
@@ -149,13 +159,13 @@ class _Runs:
     """Runs of one batch of noise to ``target``; counts evaluations."""
 
     def __init__(
-        self, denoise: Denoiser, solver: Multistep, x: Tensor, cond: Cond | None, advance: Callable[[int], None]
+        self, denoise: Denoiser, solver: Multistep | DPMpp, x: Tensor, cond: Cond | None, advance: Callable[[int], None]
     ) -> None:
         self.denoise, self.solver, self.x, self.cond, self.advance = denoise, solver, x, cond, advance
         self.target = x
         self.evaluations = 0
 
-    def with_solver(self, solver: Multistep, points: Sequence[HostPoint]) -> Tensor:
+    def with_solver(self, solver: Multistep | DPMpp, points: Sequence[HostPoint]) -> Tensor:
         own, self.solver = self.solver, solver
         x = self.run(points)[0]
         self.solver = own

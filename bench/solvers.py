@@ -1,0 +1,209 @@
+"""Error at equal cost: our default against every peer, each peer in its best configuration. See ``bench/README.md``.
+
+python bench/solvers.py scan      # all configurations of the peers on few noises: which may be best
+python bench/solvers.py final     # the best of them and ours, fresh noises; writes results/solvers.json
+python bench/solvers.py plot      # error against evaluations for our solvers; writes the figure of the docs
+python bench/solvers.py time      # overhead of a step
+"""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import beta
+from torch import Tensor
+
+import reverie as rv
+from mixtures import DATA, ENDS, Exact, path, problem
+from peers import configurations
+from reverie.core.noise import Tape
+from reverie.core.schedules import VP
+from reverie.solve.auto import default
+from reverie.solve.grids import Grid, logistic
+from reverie.solve.plan import Solver, plain
+
+RESULTS = Path(__file__).parent / "results"
+CACHE = RESULTS / "references"
+NFE = (5, 10, 20, 40, 80)
+METRICS = ("rmse", "geometric")
+
+
+def errors(x: Tensor, exact: Tensor) -> list[float]:
+    """Root mean square over everything, and the geometric mean over samples of each one's root mean square."""
+    each = (x - exact).flatten(1).norm(dim=1) / exact[0].numel() ** 0.5
+    return [each.square().mean().sqrt().item(), (each + 1e-12).log().mean().exp().item()]
+
+
+def peer_grids(on: str, steps: int) -> dict[str, np.ndarray]:
+    """ρ of the grids that the peers offer, between the ends that everybody has."""
+    (low, high), schedule = ENDS[on], path(on)
+    grids = {
+        "logsnr": np.exp(-np.linspace(low, high, steps + 1)),
+        "karras": np.linspace(np.exp(-low / 7), np.exp(-high / 7), steps + 1) ** 7,
+    }
+    first, last = schedule.at(low).t, schedule.at(high).t
+    t = np.linspace(first, last, steps + 1)
+    if on != "ve":  # there uniform time is uniform λ
+        grids["time"] = np.array([schedule.point(float(v)).rho for v in t])
+    if on == "flow":
+        shifted = 3.0 * t / (1.0 + 2.0 * t)
+        shifted = last + (first - last) * (shifted - shifted[-1]) / (shifted[0] - shifted[-1])
+        bent = last + (first - last) * beta.ppf(np.linspace(1.0, 0.0, steps + 1), 0.6, 0.6)
+        grids |= {"shift 3": shifted / (1.0 - shifted), "beta": bent / (1.0 - bent)}
+    for grid in grids.values():
+        grid[0], grid[-1] = np.exp(-low), np.exp(-high)
+    return grids
+
+
+def ours(denoise: Exact, x: Tensor, solver: Solver, grid: Grid, steps: int) -> Tensor:
+    """A run of our own solver between the grid's ends."""
+    plan = solver.plan(denoise.schedule, plain(grid(denoise.schedule, steps)))
+    state = solver.init(x, plan)
+    for step in plan.steps:
+        state = solver.step(denoise, state, step.row, ())
+    return solver.result(state)
+
+
+def ended(on: str, grid: logistic) -> logistic:
+    low, high = ENDS[on]
+    return logistic(grid.center, grid.width, grid.reach, 2.0 * low, 2.0 * high)
+
+
+def peer(name: str, grid: str, on: str, denoise: Exact, x: Tensor, nfe: int) -> Tensor:
+    """A run of a peer by its name in :func:`configurations`."""
+    _, run, steps = next(c for c in configurations() if c[0] == name)
+    (low, high), schedule = ENDS[on], denoise.schedule
+    z = run(denoise.x0, x / schedule.at(low).alpha, peer_grids(on, steps(nfe))[grid])
+    return z * schedule.at(high).alpha
+
+
+def scan(noises: int = 48) -> None:
+    """Every configuration on the VP problems; on the other paths those within 2.5 times the best there."""
+    found: dict[str, list[float]] = {}
+    for data in DATA:
+        for on in ENDS:
+            denoise, x, exact = problem(data, on, noises, 1, CACHE)
+            for nfe in NFE:
+                first = {k: v for k, v in found.items() if k.startswith(f"{data}|vp|{nfe}|")}
+                best = np.min(list(first.values()), axis=0) if first else None
+                for name, _, steps in configurations():
+                    near = [v for k, v in first.items() if k.split("|")[3] == name]
+                    if on != "vp" and best is not None and not any((np.array(v) < 2.5 * best).any() for v in near):
+                        continue
+                    for grid in peer_grids(on, steps(nfe)):
+                        found[f"{data}|{on}|{nfe}|{name}|{grid}"] = errors(peer(name, grid, on, denoise, x, nfe), exact)
+            write("scan.json", found)
+            print(data, on, "scanned", flush=True)
+
+
+def final(noises: int = 1024, seed: int = 2, top: int = 3) -> None:
+    """The best ``top`` peers of the scan by each measure, and ours, on fresh noises."""
+    scanned = json.loads((RESULTS / "scan.json").read_text())
+    rows: list[dict[str, Any]] = []
+    for data in DATA:
+        for on in ENDS:
+            denoise, x, exact = problem(data, on, noises, seed, CACHE)
+            for nfe in NFE:
+                here = {k: v for k, v in scanned.items() if k.startswith(f"{data}|{on}|{nfe}|")}
+                chosen = {k for i in (0, 1) for k in sorted(here, key=lambda k, i=i: here[k][i])[:top]}
+                solver, grid = default(nfe)
+                runs = {"reverie default": ours(denoise, x, solver, ended(on, grid), nfe)}
+                for key in chosen:
+                    name, where = key.split("|")[3:]
+                    runs[f"{name}, {where}"] = peer(name, where, on, denoise, x, nfe)
+                for name, out in runs.items():
+                    measured = dict(zip(METRICS, errors(out, exact), strict=True))
+                    rows.append({"data": data, "path": on, "nfe": nfe, "name": name, **measured})
+            write("solvers.json", {"noises": noises, "summary": summary(rows), "rows": rows})
+            print(data, on, "done", flush=True)
+    print(json.dumps(summary(rows), indent=1))
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Ours over the best peer, each measure and problem with its own best: geometric mean and worst over problems."""
+    table = {}
+    for nfe in NFE:
+        ratios: dict[str, dict[str, float]] = {m: {} for m in METRICS}
+        for data in DATA:
+            for on in ENDS:
+                here = [r for r in rows if (r["data"], r["path"], r["nfe"]) == (data, on, nfe)]
+                for m in METRICS if here else ():
+                    own = next(r[m] for r in here if r["name"] == "reverie default")
+                    ratios[m][f"{data} {on}"] = own / min(r[m] for r in here if r["name"] != "reverie default")
+        table[str(nfe)] = {
+            m: {"mean": float(np.exp(np.mean(np.log(list(r.values()))))), "worst": max(r.values()), "problems": r}
+            for m, r in ratios.items()
+            if r
+        }
+    return table
+
+
+def plot() -> None:
+    """Error against evaluations on the digits mixture (VP), every solver on the grid that suits it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    low, high = ENDS["vp"]
+    denoise, x, exact = problem("digits", "vp", 256, 3, CACHE)
+    solvers = {name: rv.solve.named(name) for name in ("ddim", "heun", "dpmpp2", "dpmpp3", "deis3", "unipc3")}
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    counts = (5, 7, 10, 14, 20, 28, 40, 56, 80)
+    for name, solver in solvers.items():
+        steps = [n // 2 if name == "heun" else n for n in counts]
+        curve = [errors(ours(denoise, x, solver, rv.grids.logsnr(2 * low, 2 * high), n), exact)[1] for n in steps]
+        axes.loglog(counts, curve, label=name, marker=".", linewidth=1)
+    curve = [errors(ours(denoise, x, default(n)[0], ended("vp", default(n)[1]), n), exact)[1] for n in counts]
+    axes.loglog(counts, curve, label="auto", color="black", marker="o", linewidth=2)
+    axes.set(xlabel="network evaluations", ylabel="error, geometric mean over samples", xticks=NFE, xticklabels=NFE)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    out = Path(__file__).parents[1] / "docs" / "_static" / "error_against_evaluations.svg"
+    out.parent.mkdir(exist_ok=True)
+    figure.savefig(out)
+
+
+def overhead(steps: int = 20, repeats: int = 30) -> None:
+    """Microseconds a step besides the network and the noise, 16x3x32x32 float32."""
+    shape = (16, 3, 32, 32)
+    x, y = torch.randn(shape), torch.randn(shape)
+
+    class Free:
+        def linear(self, p: float, q: float) -> Tensor:
+            return y
+
+    free = Free()
+    schedule, table = VP(), {}
+    for name in ("ddim", "ddpm", "dpmpp2", "dpmpp3", "unipc3", "deis3", "auto"):
+        solver = default(steps)[0] if name == "auto" else rv.solve.named(name)
+        plan = solver.plan(schedule, plain(rv.grids.logsnr()(schedule, steps)))
+        noise = [[Tape([(0, i) for i in range(16)]).draw(d.stream, 0, shape[1:]) for d in s.draws] for s in plan.steps]
+        taken = []
+        for _ in range(repeats):
+            state = solver.init(x, plan)
+            begin = time.perf_counter()
+            for step, z in zip(plan.steps, noise, strict=True):
+                state = solver.step(lambda *_: free, state, step.row, z)  # pyright: ignore[reportArgumentType]
+            taken.append((time.perf_counter() - begin) / steps)
+        table[name] = round(1e6 * float(np.median(taken)), 1)
+    write("time.json", table)
+    print(table)
+
+
+def write(name: str, content: Any) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    logging.disable(logging.WARNING)
+    {"scan": scan, "final": final, "plot": plot, "time": overhead}[sys.argv[1]]()
