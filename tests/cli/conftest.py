@@ -11,7 +11,18 @@ from reverie.cli import main
 
 TINY = [
     *["--data", "mnist5k", "--net.patch", "14", "--net.width", "16", "--net.depth", "1", "--net.heads", "2"],
-    *["--train.images", "640", "--train.batch", "32", "--train.warmup", "64", "--train.save-every", "128"],
+    *[
+        "--train.images",
+        "640",
+        "--train.batch",
+        "32",
+        "--train.lr",
+        "0.01",
+        "--train.warmup",
+        "64",
+        "--train.save-every",
+        "128",
+    ],
     *["--train.validate-every", "320", "--train.sample-every", "320", "--sample.steps", "2"],
 ]
 

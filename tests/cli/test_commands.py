@@ -120,13 +120,13 @@ def picture(path: Path) -> np.ndarray:
 
 def test_a_picture_depends_on_seed_and_label_and_not_on_how_many_are_drawn(reverie, digits, tmp_path):
     for name, flags in {
-        "two": "--label 7 --n 2 --scale 1000",
-        "five": "--label 7 --n 5 --scale 1000",
-        "seed": "--label 7 --n 2 --scale 1000 --seed 1",
-        "label": "--label 1 --n 2 --scale 1000",
+        "two": "--label 7 --n 2 --scale 8",
+        "five": "--label 7 --n 5 --scale 8",
+        "seed": "--label 7 --n 2 --scale 8 --seed 1",
+        "label": "--label 1 --n 2 --scale 8",
         "scale": "--label 7 --n 2 --scale 1",
-        "steps": "--label 7 --n 2 --scale 1000 --steps 3",
-        "heun": "--label 7 --n 2 --scale 1000 --solver heun",
+        "steps": "--label 7 --n 2 --scale 8 --steps 3",
+        "heun": "--label 7 --n 2 --scale 8 --solver heun",
     }.items():
         assert reverie("sample digits --out", name, flags).out.strip() == f"{name}/"
     first = {
