@@ -86,13 +86,15 @@ class Estimate:
 class Denoiser(ABC):
     """Callable ``(x_t, t, cond) -> Estimate`` with the path it lives on, the shape of a sample, its conditions and its space.
 
-    ``t`` is a :class:`Point` (what samplers pass), a float, or a tensor of shape () or (B,).
+    ``t`` is a :class:`Point` (what samplers pass), a float, or a tensor of shape () or (B,). ``calibrations``, where a model has any, are
+    grids fitted to it, by the number of steps.
     """
 
     schedule: Schedule
     shape: tuple[int, ...]
     conditions: Conditions
     space: Space
+    calibrations: Mapping[int, Any]
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate: ...

@@ -13,6 +13,7 @@ from reverie.learn.checkpoint import Checkpoint, Checkpoints
 from reverie.recipes import reading
 from reverie.recipes.building import build_denoiser
 from reverie.recipes.recipe import Recipe
+from reverie.solve.calibrate import Calibrated
 
 PLAYER = "denoiser."
 
@@ -77,6 +78,8 @@ class Run:
                 raise self._other(f"its {key} is {said}, the recipe's {value}")
         denoise.net.load_state_dict(state)
         denoise.net.eval().requires_grad_(False)
+        calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
+        denoise.calibrations = {c.nfe: c for c in calibrated}
         return denoise
 
     def _check(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
