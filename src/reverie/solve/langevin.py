@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint
+from reverie.core.tensors import combine
 from reverie.solve.corrector import Corrector
 from reverie.solve.plan import Bound, Solver
 from reverie.solve.rungekutta import Euler
@@ -17,9 +17,11 @@ from reverie.solve.rungekutta import Euler
 
 @dataclass(frozen=True)
 class Langevin(Corrector):
-    """``x ← x + e·s + √(2e)·z`` with ``e = 2(r‖z‖/‖s‖)²``, s the score, after each move (Song et al. 2021, algorithms 4 and 5).
+    """``x ← x + e·s + √(2e)·z``, s the score and ``e = 2(r·σ)²``, after each move of a predictor (Song et al. 2021, algorithms 4 and 5).
 
-    The norms are each sample's own. In x/α this is one rule for all paths, the paper's for VE (its factor for VP is 1 up to a step's β).
+    The paper takes ``e = 2(r‖z‖/‖s‖)²`` with norms averaged over the batch. Here they are their expectations for pure noise, √d and √d/σ:
+    a sample must not depend on its batch, and a single sample's own norms make steps that are unbounded where its score
+    vanishes. In x/α this is one rule for all paths, the paper's for VE (its factor for VP is 1 up to a step's β).
 
     Args:
         solver: the predictor, Euler's method by default.
@@ -56,8 +58,5 @@ class Langevin(Corrector):
         noise: Sequence[Tensor],
     ) -> Tensor:
         (z,) = noise
-        score = denoise(x, to).score
-        each = (slice(None), *(None,) * (x.ndim - 1))
-        norm = torch.linalg.vector_norm
-        size = 2.0 * (self.snr * norm(z.flatten(1), dim=1) / norm(score.flatten(1), dim=1))[each] ** 2
-        return x + size * score + torch.sqrt(2.0 * size) * z
+        # e·s = −2r²σ·ε
+        return combine((1.0, -2.0 * self.snr**2 * to.sigma, 2.0 * self.snr * to.sigma), (x, denoise(x, to).eps, z))
