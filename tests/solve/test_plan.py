@@ -7,10 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.core.denoiser import NetDenoiser
+from reverie.core.denoiser import Estimate, NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import VE, VP, Cosine, Flow
-from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, grids, iterate, plain, sample
+from reverie.solve import (
+    DDIM,
+    DDPM,
+    GENIE,
+    Churn,
+    DPMpp,
+    DPMpp2S,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    SDEDPMpp,
+    grids,
+    iterate,
+    plain,
+    sample,
+)
 from reverie.solve.plan import Move, Plan, Row, State, first_order, renoise
 
 
@@ -43,7 +59,9 @@ def test_tensor_rows_turn_like_host_rows(solver, schedule) -> None:
     torch.testing.assert_close(eager.x, padded.x, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("solver", [Euler(), DDIM(1.0), DDPM(), Heun(), DPMpp(2), DPMpp(3)], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Euler(), DDIM(1.0), DDPM(), Heun(), DPMpp(3), SDEDPMpp(2), EulerMaruyama(), Churn(), DPMpp2S()], ids=repr
+)
 def test_a_compiled_run_is_two_graphs_at_most(solver) -> None:
     """One for the steps with noise and one for those without; each is captured whole and nothing is recompiled."""
     from torch._dynamo.testing import CompileCounter
@@ -63,6 +81,12 @@ def test_a_compiled_run_is_two_graphs_at_most(solver) -> None:
     assert 1 <= counter.frame_count <= 2
     assert torch.isfinite(state.x).all()
     torch._dynamo.reset()
+
+
+def test_state_dependent_rows_have_no_tensors() -> None:
+    for solver in (GENIE(), Langevin(), DDPM("learned")):
+        with pytest.raises(InputError, match="no tensor form"):
+            plan_of(solver, steps=3).tensors()
 
 
 def test_host_rows_would_be_a_graph_each() -> None:
@@ -145,18 +169,19 @@ def test_first_order_rows_in_every_variable() -> None:
 
 
 def test_a_step_is_the_formula_of_its_row() -> None:
-    class Known:
-        def __call__(self, x, point):
-            return self
-
-        def linear(self, p, q):
-            return torch.full((1, 2), 3.0)
-
-    state = State(torch.ones(1, 2), (torch.full((1, 2), 5.0),))
-    out = Euler().step(
-        Known(), state, Row(VP().point(0.5), (1.0, 0.0), 2.0, (0.5, -1.0), 0.1), [torch.full((1, 2), 7.0)]
-    )  # pyright: ignore
-    assert out.x.tolist() == [pytest.approx([2.0 + 1.5 - 5.0 + 0.7] * 2)] and out.history[0][0, 0] == 3.0
+    """With y = p·x0 + q·ε of the estimate: c·x + Σ w·y + s·z, with history and, where its terms are joined, without."""
+    point = VP().point(0.5)
+    x, out, old, z = torch.randn(4, 1, 2, dtype=torch.float64)
+    pair = (0.3, -0.8)
+    estimate = Estimate(x, out, (-point.sigma, point.alpha), point)
+    y = 0.3 * estimate.x0 - 0.8 * estimate.eps
+    two = Euler().step(lambda *_: estimate, State(x, (old,)), Row(point, pair, 2.0, (0.5, -1.0), 0.1), [z])
+    torch.testing.assert_close(two.x, 2.0 * x + 0.5 * y - old + 0.1 * z)
+    torch.testing.assert_close(two.history[0], y)
+    one = Euler().step(lambda *_: estimate, State(x, ()), Row(point, pair, 2.0, (0.5,), 0.1), [z])
+    torch.testing.assert_close(one.x, 2.0 * x + 0.5 * y + 0.1 * z)
+    quiet = Euler().step(lambda *_: estimate, State(x, ()), Row(point, pair, 2.0, (0.5,), 0.0), [])
+    torch.testing.assert_close(quiet.x, 2.0 * x + 0.5 * y)
 
 
 GRIDS = [grids.time(), grids.logsnr(), grids.karras()]

@@ -253,7 +253,13 @@ def test_scale_one_costs_one_evaluation_and_more_costs_one_call(denoise) -> None
             sample(cfg(denoise, scale), cond=Cond(label=[0, 1, 2]), solver=Euler(), steps=5)
             assert net.calls == 5 and net.rows == 5 * rows
         net.calls = net.rows = 0
-        sample(cfg(denoise, 3.0, interval=(-2.0, 2.0)), cond=Cond(label=[0, 1, 2]), solver=Euler(), steps=9)
+        sample(
+            cfg(denoise, 3.0, interval=(-2.0, 2.0)),
+            cond=Cond(label=[0, 1, 2]),
+            solver=Euler(),
+            grid=grids.time(),
+            steps=9,
+        )
         inside = sum(-2.0 <= p.logsnr <= 2.0 for p in grids.time()(VP(), 9)[:-1])
         assert 0 < inside < 9 and net.rows == 3 * (9 + inside)
 

@@ -51,7 +51,11 @@ class Estimate:
 
     def linear(self, p: Scalar, q: Scalar) -> Tensor:
         """``p·x0 + q·ε``."""
-        return combine(convert(self.pair, (p, q), self.point.alpha, self.point.sigma), (self.x_t, self.out))
+        return combine(self.coefficients(p, q), (self.x_t, self.out))
+
+    def coefficients(self, p: Scalar, q: Scalar) -> Pair:
+        """(a, b) with ``p·x0 + q·ε = a·x_t + b·out``."""
+        return convert(self.pair, (p, q), self.point.alpha, self.point.sigma)
 
     def replace(self, out: Tensor) -> "Estimate":
         """The same with another output of the same kind: what a guide returns."""

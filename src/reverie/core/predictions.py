@@ -78,7 +78,7 @@ def convert(source: Pair, target: Pair, alpha: Scalar, sigma: Scalar) -> Pair:
         InputError: where the conversion is singular (the source determines no x0 there), for host floats.
     """
     (p, q), (p2, q2) = source, target
-    if not any(isinstance(v, Tensor) for v in (p, q, p2, q2)) and (p, q) == (p2, q2):
+    if type(p) is type(q) is type(p2) is type(q2) is float and p == p2 and q == q2:
         return 0.0, 1.0
     d = q * alpha - p * sigma
     if not isinstance(d, Tensor) and d == 0.0:

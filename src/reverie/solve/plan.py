@@ -86,10 +86,18 @@ class Plan:
         return sum(step.evaluations for step in self.steps)
 
     def tensors(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> list[Row]:
-        """The rows as () tensors with weights padded to the full history: what a compiled step takes, one graph for all rows."""
+        """The rows as () tensors with weights padded to the full history: what a compiled step takes, one graph for all rows.
+
+        Raises:
+            InputError: for a state-dependent solver, whose rows are records of its own.
+        """
         rows = []
         for step in self.steps:
             row: Row = step.row
+            if not isinstance(row, Row):
+                raise InputError(
+                    f"a row of {type(row).__name__} has no tensor form: compile the network instead of the step"
+                )
             point = row.point or (0.0,) * 6
             numbers = [*point, *row.pair, row.c, row.s, *row.w, *[0.0] * (self.history - len(row.w))]
             v = torch.tensor(numbers, dtype=dtype).to(device).unbind()
@@ -143,12 +151,14 @@ class TableSolver(ABC):
     def step(self, denoise: Bound, state: State, row: Row, noise: Sequence[Tensor]) -> State:
         if row.point is None:
             return State(combine((row.c, row.s), (state.x, noise[0])), state.history)
-        y = denoise(state.x, row.point).linear(*row.pair)
-        history = (y, *state.history)
-        x = combine((row.c, *row.w), (state.x, *history[: len(row.w)]))
-        if noise:
-            x = combine((1.0, row.s), (x, noise[0]))
-        return State(x, history[:-1] if len(history) > 1 else ())
+        estimate = denoise(state.x, row.point)
+        s = (row.s,) if noise else ()
+        if not state.history:  # y = a·x + b·out is used once: its terms join the row's
+            (w,), (a, b) = row.w, estimate.coefficients(*row.pair)
+            return State(combine((row.c + w * a, w * b, *s), (state.x, estimate.out, *noise)), ())
+        past = (estimate.linear(*row.pair), *state.history)
+        x = combine((row.c, *row.w, *s), (state.x, *past[: len(row.w)], *noise))
+        return State(x, past[:-1])
 
     def result(self, state: State) -> Tensor:
         return state.x
