@@ -76,14 +76,14 @@ def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
     }
     context = multiprocessing.get_context("spawn")
     others = [
-        context.Process(target=_companion, args=(recipe, folder, share, {**common, "RANK": str(rank)}), daemon=True)
-        for rank in range(1, world)
+        context.Process(target=_companion, args=(recipe, folder, share, rank), daemon=True) for rank in range(1, world)
     ]
-    for process in others:
-        process.start()
+    outside = dict(os.environ)
     os.environ.update(common, RANK="0")
     torch.set_num_threads(share)
     try:
+        for process in others:
+            process.start()
         yield
         for process in others:
             process.join(10)
@@ -91,13 +91,13 @@ def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
         for process in others:
             process.terminate()
         torch.set_num_threads(threads)
-        for key in (*common, "RANK"):
-            del os.environ[key]
+        os.environ.clear()
+        os.environ.update(outside)
 
 
-def _companion(recipe: Recipe, folder: Path, threads: int, environment: dict[str, str]) -> None:
+def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
     """What another process runs: the same loop on its share of each batch. When the first process is gone, so is this one."""
-    os.environ.update(environment)
+    os.environ["RANK"] = str(rank)
     torch.set_num_threads(threads)
     images = building.load_data(recipe)
     denoise = building.build_denoiser(recipe)
