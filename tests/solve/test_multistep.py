@@ -98,9 +98,10 @@ def test_whole_path_from_pure_noise_to_clean_data(schedule, solver) -> None:
     exact = mean + (x - start.alpha * mean) * 0.5 / (0.25 * start.alpha**2 + start.sigma**2) ** 0.5
     grid = logistic()
     errors = [
-        (sample(wide, x=x, solver=solver, steps=n, grid=grid) - exact).square().mean().sqrt().item() for n in (8, 32, 128)
+        (sample(wide, x=x, solver=solver, steps=n, grid=grid) - exact).square().mean().sqrt().item()
+        for n in (8, 32, 128)
     ]
-    assert errors[0] > errors[1] > errors[2], errors
+    assert max(errors[:2]) > 4.0 * errors[2], errors
     assert errors[1] < 0.02
 
 

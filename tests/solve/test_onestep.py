@@ -115,7 +115,9 @@ def test_euler_on_the_straight_path_is_euler_of_the_velocity(problem) -> None:
     expected = x
     for t in torch.linspace(1, 0, 6).double()[:-1].tolist():
         expected = expected - 0.2 * denoise(expected, min(t, 1.0)).velocity
-    torch.testing.assert_close(sample(denoise, x=x, solver=Euler(), grid=grids.time(), steps=5), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        sample(denoise, x=x, solver=Euler(), grid=grids.time(), steps=5), expected, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_heun_is_the_algorithm_of_the_paper() -> None:
