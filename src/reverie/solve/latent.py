@@ -13,7 +13,7 @@ from reverie.solve.sampling import Seeds
 
 
 def slerp(a: Tensor, b: Tensor, weight: Scalar) -> Tensor:
-    """Spherical interpolation of codes, sample by sample: the direction turns at constant speed, the norm runs linearly from |a| to |b|.
+    """Spherical interpolation of codes, sample by sample: the direction turns at constant speed, the norm runs linearly from ‖a‖ to ‖b‖.
 
     The straight line between two independent codes passes through norms about 29 % too small, where a model has seen no noise.
 
