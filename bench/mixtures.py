@@ -32,12 +32,21 @@ def path(name: str) -> Schedule:
 
 @lru_cache
 def mixture(name: str) -> GaussianMixture:
-    """Ten components on the digits (64-d) or on 8x8 patches of two photographs (64-d); sixteen narrow ones on two rings (2-d)."""
+    """Ten components on the digits (64-d) or on 8x8 patches of two photographs (64-d); sixteen narrow ones on two rings (2-d).
+
+    "classes" is one component for each class of the digits.
+    """
     if name == "ring":
         angle = torch.arange(16, dtype=torch.float64) * (2.0 * torch.pi / 16)
         radius = torch.where(torch.arange(16) % 2 == 0, 1.0, 0.55).double()
         means = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
         return GaussianMixture(torch.ones(16).double(), means, 0.03**2 * torch.eye(2).double().expand(16, 2, 2))
+    if name == "classes":
+        rows, labels = data("digits"), load_digits().target
+        parts = [rows[labels == c] for c in range(10)]
+        covariances = [np.cov(part.T) + 1e-3 * np.eye(64) for part in parts]
+        sizes, means = [float(len(part)) for part in parts], [part.mean(axis=0) for part in parts]
+        return GaussianMixture(*(torch.from_numpy(np.array(v)) for v in (sizes, means, covariances)))
     fit = Fit(10, reg_covar=1e-3, random_state=0, max_iter=30).fit(data(name))
     return GaussianMixture(*(torch.from_numpy(v) for v in (fit.weights_, fit.means_, fit.covariances_)))
 
@@ -91,7 +100,7 @@ class Exact(Denoiser):
 
     def __call__(self, x: Tensor, t: Any, cond: Any = None) -> Estimate:
         point = self.point(t, x)
-        return Estimate(x, self.x0(x / point.alpha, point.sigma / point.alpha), (1.0, 0.0), point)
+        return Estimate(x, self.x0(x.double() / point.alpha, point.sigma / point.alpha), (1.0, 0.0), point)
 
 
 def reference(denoise: Exact, x: Tensor, low: float, high: float) -> Tensor:

@@ -53,14 +53,16 @@ def default(steps: int, guidance: float = 1.0) -> tuple[Multistep | DPMpp, logis
     """
     each = steps / max(guidance, 1.0)
     if each < 2.5:
-        return DPMpp(2), logistic()
+        return DPMpp(1 if each < 1.0 else 2), logistic(1.3, 1.8, 1.8)
     if steps < 8:
-        return Multistep(4, final_order=2), logistic(0.8, 2.5, reach=4.6)
+        return Multistep(4, final_order=2), logistic(0.5, 2.0, 2.5, reach=4.6)
     if each < 5.0:
-        return Multistep(2, corrector=True), logistic()
+        return Multistep(2, corrector=True), logistic(1.3, 1.8, 1.8)
     if steps < 15:
-        return Multistep(5, corrector=True, final_order=1), logistic(1.5, 2.0)
-    return Multistep(5, corrector=True, final_order=2 if steps < 30 else 3), logistic()
+        return Multistep(5, corrector=True, final_order=1), logistic(1.3, 1.8, 3.0)
+    if steps < 30:
+        return Multistep(5, corrector=True, final_order=2), logistic(0.0, 1.2, 2.4)
+    return Multistep(5, corrector=True, final_order=3), logistic()
 
 
 def choose(

@@ -74,25 +74,29 @@ class karras:
 
 @dataclass(frozen=True)
 class logistic:
-    """Uniform in ``u = 1/(1 + e^(−(λ − center)/width))``, which is finite at pure noise and at clean data.
+    """Points of density ``sech²((λ − center)/2w)`` in λ, with the width w = ``below`` the center and ``above`` it.
 
-    Without ``end`` the points are those towards λ = ``reach`` (or the largest that the path has), and the last one is clean data in its
-    place.
+    Its integral u(λ) is a logistic curve on either side, finite at pure noise and at clean data; the grid is uniform in it. Without ``end``
+    the points are those towards λ = ``reach`` (or the largest that the path has), and the last one is clean data in its place.
     """
 
-    center: float = 1.3
-    width: float = 1.8
+    center: float = 1.1
+    below: float = 1.6
+    above: float = 1.6
     reach: float = 6.0
     start: float | None = None
     end: float | None = None
 
     def u(self, lam: float) -> float:
-        """u(λ), also at ±∞."""
-        return 0.5 * (1.0 + math.tanh(0.5 * (lam - self.center) / self.width))
+        """u(λ) in [0, 1], also at ±∞."""
+        width = self.below if lam < self.center else self.above
+        return (self.below + width * math.tanh(0.5 * (lam - self.center) / width)) / (self.below + self.above)
 
     def lam(self, u: float) -> float:
         """λ(u) for u in (0, 1)."""
-        return self.center + self.width * (math.log(u) - math.log1p(-u))
+        rise = u * (self.below + self.above) - self.below
+        width = self.below if rise < 0.0 else self.above
+        return self.center + 2.0 * width * math.atanh(rise / width)
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
