@@ -185,3 +185,23 @@ def test_the_default_is_stable_under_guidance(scale: float) -> None:
     unaware, grid = default(10)
     blind = (sample(denoise, x=x, cond=cond, solver=unaware, grid=grid, steps=10) - exact).square().mean().sqrt().item()
     assert blind > 3.0 * errors[1], (blind, errors)
+
+
+def test_what_auto_chooses_follows_the_scale_and_the_number_of_steps() -> None:
+    """The order rises with the steps and falls with guidance; a corrector needs eight evaluations, and more under guidance."""
+    orders = [default(n)[0].order for n in (5, 10, 20, 40)]
+    assert orders == sorted(orders) and orders[-1] == 5
+    assert [default(10, s)[0].order for s in (1.0, 4.0, 8.0, 20.0)] == [5, 2, 2, 1]
+    for n in (5, 10, 20, 40):
+        assert [logsnr.lam for logsnr in default(n)[1](Flow(), n)] == sorted(p.lam for p in default(n)[1](Flow(), n))
+
+
+@pytest.mark.parametrize("schedule", [Flow(), VP(), VE(), Cosine()], ids=lambda s: type(s).__name__)
+def test_the_logistic_grid_spans_the_path(schedule) -> None:
+    points = logistic(0.5, 1.2, 2.4)(schedule, 12)
+    lams = [p.lam for p in points]
+    assert len(points) == 13 and lams == sorted(lams)
+    assert points[0] == schedule.point(1.0) and points[-1] == schedule.clean()
+    grid = logistic(0.5, 1.2, 2.4)
+    assert [grid.lam(grid.u(v)) for v in (-3.0, 0.5, 4.0)] == pytest.approx([-3.0, 0.5, 4.0])
+    assert grid.u(-math.inf) == 0.0 and grid.u(math.inf) == pytest.approx(1.0)
