@@ -7,21 +7,46 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reverie.core.errors import InputError, nearest
+from reverie.core.errors import InputError, nearest, unknown
 
 
 class Entry(NamedTuple):
     """One condition: ``value`` (B, …), ``mask`` (B, L) true where a token is real (None without padding), ``present`` (B,) bool.
 
-    Where ``present`` is false the network uses its null value, as in classifier-free training (Ho & Salimans 2022).
+    Where ``present`` is false the network uses its null value, as in classifier-free training (Ho & Salimans 2022), or ``null`` (B, …),
+    the value given in its place: see :meth:`Cond.with_null`.
     """
 
     value: Tensor
     mask: Tensor | None
     present: Tensor
+    null: Tensor | None = None
+
+    @classmethod
+    def of(cls, value: Any, mask: Tensor | None = None) -> "Entry":
+        """A value (B, …), all present; a number is one sample. ``mask`` (B, L) tells tokens from padding."""
+        value = torch.as_tensor(value)
+        value = value.reshape(1) if value.ndim == 0 else value
+        return cls(value, mask, torch.ones(len(value), dtype=torch.bool, device=value.device))
 
     def map(self, f: Any) -> "Entry":
-        return Entry(f(self.value), None if self.mask is None else f(self.mask), f(self.present))
+        mask, null = (None if v is None else f(v) for v in (self.mask, self.null))
+        return Entry(f(self.value), mask, f(self.present), null)
+
+    def fill(self, null: Tensor) -> "Entry":
+        """The entry with the null where nothing is present: what a network reads.
+
+        Args:
+            null: the network's own null, of the shape of one sample; sequences may be of another length, the shorter is padded.
+        """
+        value, mask = self.value, self.mask
+        null = null.expand(len(value), *null.shape) if self.null is None else self.null
+        if value.ndim == 3 and (mask is not None or null.shape[1] != value.shape[1]):
+            length = max(value.shape[1], null.shape[1])
+            (value, mask), (null, real) = _pad(value, mask, length), _pad(null, None, length)
+            mask = torch.where(self.present[:, None], mask, real)
+        present = self.present.reshape(-1, *(1,) * (value.ndim - 1))
+        return Entry(torch.where(present, value, null), mask, self.present)
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,69 @@ class Label:
             raise InputError(f"{name} {int(wrong[0])} is out of range: the model knows classes 0 to {self.classes - 1}")
 
 
-ConditionSpec = Label
+@dataclass(frozen=True)
+class Vector:
+    """The condition is a vector of ``dim`` numbers a sample, (B, dim)."""
+
+    dim: int
+
+    def check(self, name: str, entry: Entry) -> None:
+        """Raise an :class:`InputError` unless the value is floating, (B, dim) and finite."""
+        _floating(name, entry, f"a vector of {self.dim} numbers a sample, (B, {self.dim})", (self.dim,))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The condition is a sequence of at most ``length`` vectors of ``dim`` numbers, (B, L, dim), with a mask where lengths differ."""
+
+    dim: int
+    length: int
+
+    def check(self, name: str, entry: Entry) -> None:
+        """Raise an :class:`InputError` unless the value is floating, (B, 1 … length, dim) and finite, and every sample has a token."""
+        wanted = f"a sequence of 1 to {self.length} vectors of {self.dim} numbers a sample, (B, L, {self.dim})"
+        _floating(name, entry, wanted, (None, self.dim))
+        length = entry.value.shape[1]
+        if not 1 <= length <= self.length:
+            raise InputError(f"{name} is {wanted}: got length {length}")
+        if entry.mask is None:
+            return
+        if entry.mask.dtype != torch.bool or entry.mask.shape != entry.value.shape[:2]:
+            kind = f"{entry.mask.dtype} of shape {tuple(entry.mask.shape)}"
+            raise InputError(
+                f"the mask of {name} is bool, {tuple(entry.value.shape[:2])}, true at real tokens: got {kind}"
+            )
+        empty = (entry.present & ~entry.mask.any(1)).nonzero()
+        if len(empty):
+            raise InputError(
+                f"sample {int(empty[0])} of {name} is all padding: drop it (present false) for the null instead"
+            )
+
+
+@dataclass(frozen=True)
+class Image:
+    """The condition is a picture (B, channels, H, W) that joins the channels of the network's input, of the input's height and width."""
+
+    channels: int
+
+    def check(self, name: str, entry: Entry) -> None:
+        """Raise an :class:`InputError` unless the value is floating, (B, channels, H, W) and finite."""
+        wanted = f"a picture of {self.channels} channels a sample, (B, {self.channels}, H, W)"
+        _floating(name, entry, wanted, (self.channels, None, None))
+
+
+def _floating(name: str, entry: Entry, wanted: str, shape: tuple[int | None, ...]) -> None:
+    for value in (entry.value, entry.null):
+        if value is None:
+            continue
+        fits = value.ndim == len(shape) + 1 and all(n in (None, m) for n, m in zip(shape, value.shape[1:], strict=True))
+        if not value.is_floating_point() or not fits:
+            raise InputError(f"{name} is {wanted}, floating: got {value.dtype} of shape {tuple(value.shape)}")
+    if not (entry.value.flatten(1).isfinite().all(1) | ~entry.present).all():
+        raise InputError(f"{name} holds numbers that are not finite")
+
+
+ConditionSpec = Label | Vector | Tokens | Image
 Conditions = Mapping[str, ConditionSpec]
 
 
@@ -53,14 +140,7 @@ class Cond:
     __slots__ = ("_entries",)
 
     def __init__(self, **values: Any) -> None:
-        entries: dict[str, Entry] = {}
-        for name, value in values.items():
-            if isinstance(value, Entry):
-                entries[name] = value
-                continue
-            value = torch.as_tensor(value)
-            value = value.reshape(1) if value.ndim == 0 else value
-            entries[name] = Entry(value, None, torch.ones(len(value), dtype=torch.bool, device=value.device))
+        entries = {name: value if isinstance(value, Entry) else Entry.of(value) for name, value in values.items()}
         lengths = {name: len(entry.present) for name, entry in entries.items()}
         if len(set(lengths.values()) - {1}) > 1:
             raise InputError(f"the entries of a condition have one length: got {lengths}")
@@ -94,6 +174,19 @@ class Cond:
     def null(self) -> "Cond":
         """The same conditions with nothing present: the null branch of guidance."""
         return self._map(lambda entry: entry._replace(present=torch.zeros_like(entry.present)))
+
+    def with_null(self, **values: Tensor) -> "Cond":
+        """The same with other nulls than the network's own: ``values`` (B, …) or (1, …), each of the shape of its condition.
+
+        Raises:
+            InputError: for a name that is not among the conditions.
+        """
+        entries = dict(self._entries)
+        for name, null in values.items():
+            if name not in entries:
+                raise unknown("condition", name, entries)
+            entries[name] = entries[name]._replace(null=null.expand(len(self), *null.shape[1:]))
+        return Cond(**entries)
 
     def drop(self, keep: Tensor) -> "Cond":
         """Keep the condition only where ``keep`` (B,) bool is true: dropout in training, the same operation as :meth:`null`."""
@@ -151,17 +244,43 @@ def _expand(entry: Entry, n: int) -> Entry:
 
 
 def _cat(a: Entry, b: Entry) -> Entry:
-    if a.value.ndim >= 3 and (a.value.shape[1] != b.value.shape[1] or a.mask is not None or b.mask is not None):
-        length = max(a.value.shape[1], b.value.shape[1])
-        a, b = _pad(a, length), _pad(b, length)
-    mask = None if a.mask is None or b.mask is None else torch.cat([a.mask, b.mask])
-    return Entry(torch.cat([a.value, b.value]), mask, torch.cat([a.present, b.present]))
+    (value, mask), present = _join((a.value, a.mask), (b.value, b.mask)), torch.cat([a.present, b.present])
+    if a.null is None and b.null is None:
+        return Entry(value, mask, present)
+    if a.null is None or b.null is None or a.null.shape[1:] != b.null.shape[1:]:
+        raise InputError(
+            "conditions whose nulls were replaced join only with others whose nulls were, of the same shape"
+        )
+    return Entry(value, mask, present, torch.cat([a.null, b.null]))
 
 
-def _pad(entry: Entry, length: int) -> Entry:
-    value, mask = entry.value, entry.mask
+def _join(a: tuple[Tensor, Tensor | None], b: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    """Two batches of values and masks as one; sequences (B, L, D) are padded to the longer."""
+    if a[0].ndim == 3 and (a[0].shape[1] != b[0].shape[1] or a[1] is not None or b[1] is not None):
+        length = max(a[0].shape[1], b[0].shape[1])
+        (x, m), (y, n) = _pad(*a, length), _pad(*b, length)
+        return torch.cat([x, y]), torch.cat([m, n])
+    if a[0].shape[1:] != b[0].shape[1:]:
+        raise InputError(f"cannot join conditions of shapes {tuple(a[0].shape)} and {tuple(b[0].shape)}")
+    return torch.cat([a[0], b[0]]), None
+
+
+def _pad(value: Tensor, mask: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
     if mask is None:
         mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
     extra = length - value.shape[1]
-    pad = (0, 0) * (value.ndim - 2) + (0, extra)
-    return Entry(torch.nn.functional.pad(value, pad), torch.nn.functional.pad(mask, (0, extra)), entry.present)
+    pad = torch.nn.functional.pad
+    return pad(value, (0, 0, 0, extra)), pad(mask, (0, extra))
+
+
+def read(cond: Cond | None, name: str, null: Tensor, batch: int) -> Entry:
+    """What a network of ``batch`` samples reads of the condition ``name``: ``null`` (one sample's) where it is absent, no null left.
+
+    Returns:
+        An :class:`Entry` of ``batch`` samples.
+    """
+    if cond is None or name not in cond:
+        value = null.expand(batch, *null.shape)
+        return Entry(value, None, torch.zeros(batch, dtype=torch.bool, device=value.device))
+    entry = cond[name].fill(null)
+    return entry if len(entry.present) == batch else _expand(entry, batch)
