@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond, Conditions
+from reverie.core.count import evaluated
 from reverie.core.errors import InputError, unknown
 from reverie.core.predictions import KINDS, Kind, Pair, convert
 from reverie.core.predictions import kind as as_kind
@@ -242,7 +243,7 @@ class NetDenoiser(Denoiser):
                 f"the network reads the time as {self.time!r}, which is infinite at t = {point.t}: use a finite logsnr"
             )
         time = torch.as_tensor(time, dtype=x.dtype, device=x.device)
-        out, variance = self.net(scaled, time, cond), None
+        out, variance = evaluated(self.net(scaled, time, cond)), None
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)

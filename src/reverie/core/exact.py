@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond, Label
+from reverie.core.count import evaluated
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.predictions import KINDS
@@ -102,7 +103,7 @@ class MixtureDenoiser(Denoiser):
         gain = (s - a * data.values) / (a * a * data.values + s * s)
         each = torch.einsum("kij,bkj->bki", data.vectors, gain * residual) - data.means
         out = torch.einsum("bk,bki->bi", torch.softmax(log_joint, dim=1), each)
-        return Estimate(x, out.reshape(x.shape).to(x.dtype), KINDS["straight"](point), point)
+        return Estimate(x, evaluated(out.reshape(x.shape).to(x.dtype)), KINDS["straight"](point), point)
 
 
 def Gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
@@ -127,7 +128,7 @@ class Empirical(Denoiser):
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)
         if isinstance(point.sigma, float) and point.sigma == 0.0:
-            return Estimate(x, x / point.alpha, KINDS["x0"](point), point)
+            return Estimate(x, evaluated(x / point.alpha), KINDS["x0"](point), point)
         alpha, sigma = _column(point.alpha), _column(point.sigma)
         data = self.data.flatten(1)
         logits = -(
@@ -138,7 +139,7 @@ class Empirical(Denoiser):
             entry = cond["label"]
             logits = logits.masked_fill((self.labels != entry.value[:, None]) & entry.present[:, None], -math.inf)
         x0 = (torch.softmax(logits, dim=1) @ data).reshape(x.shape)
-        return Estimate(x, x0, KINDS["x0"](point), point)
+        return Estimate(x, evaluated(x0), KINDS["x0"](point), point)
 
 
 def _column(value: Scalar) -> Scalar:

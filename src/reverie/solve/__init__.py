@@ -15,7 +15,7 @@ from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Plan, Row, Solver, State, TableSolver, Walk, plain
 from reverie.solve.rungekutta import Churn, DPMpp2S, Euler, Heun
-from reverie.solve.sampling import Step, iterate, sample
+from reverie.solve.sampling import Report, Step, iterate, sample
 from reverie.solve.stochastic import EulerMaruyama, SDEDPMpp, Stochastic
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Langevin",
     "Multistep",
     "Plan",
+    "Report",
     "RoundTrip",
     "Row",
     "SDEDPMpp",

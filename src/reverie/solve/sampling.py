@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond
+from reverie.core.count import counting
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.noise import NoiseTape, SampleSeed, Tape, sample_seeds
@@ -19,6 +22,13 @@ from reverie.solve.grids import Grid
 from reverie.solve.plan import Plan, Solver, Walk, plain
 
 Seeds = int | Sequence[int] | Sequence[SampleSeed]
+
+
+class Report(NamedTuple):
+    """What a run cost: passes through networks a sample, forward (``evaluations``) and back (``backwards``)."""
+
+    evaluations: float
+    backwards: float
 
 
 class Step:
@@ -122,6 +132,7 @@ def iterate(
             state = solver.init(node.x, plan)
 
 
+@overload
 def sample(
     denoise: Denoiser,
     n: int | None = None,
@@ -136,7 +147,28 @@ def sample(
     progress: str | None = None,
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
-) -> Tensor:
+    *,
+    report: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def sample(denoise: Denoiser, *args: Any, report: Literal[True], **rest: Any) -> tuple[Tensor, Report]: ...
+def sample(
+    denoise: Denoiser,
+    n: int | None = None,
+    cond: Cond | None = None,
+    solver: Solver | str | None = None,
+    steps: int = 30,
+    grid: Grid | None = None,
+    seed: Seeds = 0,
+    x: Tensor | None = None,
+    start: float | None = None,
+    batch_size: int | None = None,
+    progress: str | None = None,
+    walk: Walk | None = None,
+    tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
+    *,
+    report: bool = False,
+) -> Tensor | tuple[Tensor, Report]:
     """Draw samples.
 
     Sample i of seed s starts from bitwise the same noise and ends as the same image (to float rounding) whatever ``n``, ``batch_size``
@@ -158,9 +190,11 @@ def sample(
         progress: label of a progress bar over the steps; none without.
         walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
         tape: makes the noise tape of a batch from its seeds, for example a :class:`~reverie.core.brownian.BrownianTape`.
+        report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
 
     Returns:
-        (n, C, H, W) data, decoded by the denoiser's space; images are in [−1, 1] up to the model's error.
+        (n, C, H, W) data, decoded by the denoiser's space; images are in [−1, 1] up to the model's error. With ``report`` also a
+        :class:`Report`.
 
     Raises:
         InputError: for steps < 1, an unknown or out-of-range condition, or lengths that do not fit.
@@ -173,7 +207,8 @@ def sample(
     if size < 1:
         raise InputError(f"batch_size is at least 1: got {size}")
     outs = []
-    with Progress(progress or "", total=count * (steps if walk is None else len(walk)), unit="steps") as bar:
+    total = count * (steps if walk is None else len(walk))
+    with Progress(progress or "", total=total, unit="steps") as bar, counting() if report else nullcontext() as cost:
         for i in range(0, count, size):
             part = slice(i, min(i + size, count))
             some = None if cond is None else cond.index(part)
@@ -195,7 +230,8 @@ def sample(
                     bar.advance(part.stop - i)
             assert last is not None
             outs.append(denoise.space.decode(last.x))
-    return torch.cat(outs) if len(outs) > 1 else outs[0]
+    x = torch.cat(outs) if len(outs) > 1 else outs[0]
+    return x if cost is None else (x, Report(cost.evaluations / count, cost.backwards / count))
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,67 @@
+"""What a run says it cost, against a network that counts by itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from reverie import guide
+from reverie.core.condition import Cond, Label
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.schedules import Cosine
+from reverie.solve import DDIM, Heun, sample
+
+
+class Counting(nn.Module):
+    """A linear network that counts the rows it sees, and the rows of the gradients it gets."""
+
+    conditions = {"label": Label(3)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.rows, self.back = nn.Parameter(torch.tensor(0.5)), 0, 0
+
+    def forward(self, x, time, cond=None):
+        self.rows += len(x)
+        out = self.gain * x
+        if out.requires_grad:
+            out.register_hook(self._hook)
+        return out
+
+    def _hook(self, gradient):
+        self.back += len(gradient)
+
+
+def model() -> NetDenoiser:
+    return NetDenoiser(Counting(), Cosine(), "v", shape=(2,))
+
+
+@pytest.mark.parametrize(("solver", "scale"), [(DDIM(), 1.0), (Heun(), 1.0), (DDIM(), 3.0), (Heun(), 3.0)])
+def test_evaluations_are_counted_at_the_network(solver, scale):
+    denoise = model()
+    x, report = sample(guide.cfg(denoise, scale), 5, Cond(label=1), solver, 7, batch_size=2, report=True)
+    assert x.shape == (5, 2)
+    assert report.evaluations == denoise.net.rows / 5
+    assert report.evaluations >= 7 * (2 if scale > 1 else 1)
+    assert report.backwards == 0
+    assert torch.equal(x, sample(guide.cfg(denoise, scale), 5, Cond(label=1), solver, 7, batch_size=2))
+
+
+def test_backward_passes_are_counted_when_they_happen():
+    """Through a whole run: one pass back per evaluation, counted while the report's block is open."""
+    from reverie.core.count import counting
+
+    denoise = model()
+    with counting() as count:
+        sample(denoise, 3, solver=DDIM(), steps=4).sum().backward()
+    assert count.evaluations == denoise.net.rows == 12
+    assert count.backwards == denoise.net.back > 0
+
+
+def test_a_count_ends_with_its_block():
+    from reverie.core.count import counting
+
+    denoise = model()
+    with counting() as count:
+        denoise(torch.zeros(4, 2), 0.5)
+    denoise(torch.zeros(4, 2), 0.5)
+    assert count.evaluations == 4
