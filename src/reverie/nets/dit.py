@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.condition import Label
+from reverie.nets.attention import Attention
 from reverie.nets.embeddings import Conditioning, grid_positions
-from reverie.nets.layers import Attention, FeedForward, check_picture, check_size, modulate, pair, zeroed
+from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, zeroed
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond, ConditionSpec

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
 
@@ -56,26 +55,6 @@ def check_size(size: tuple[int, int], multiple: int) -> None:
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width from one side or both."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over tokens ``(B, N, width)`` (Vaswani et al. 2017).
-
-    Fused where the device has it; under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` it can be differentiated
-    twice and forward (the fused kernel of the CPU cannot).
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        if width % heads:
-            raise InputError(f"{heads} attention heads do not divide {width} features; choose a divisor of the width.")
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": lambda: nn.GELU(approximate="tanh"), "relu": nn.ReLU}

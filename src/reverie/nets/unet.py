@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.condition import Label
+from reverie.nets.attention import Attention
 from reverie.nets.embeddings import Conditioning
-from reverie.nets.layers import Attention, check_picture, check_size, group_norm, modulate, pair, zeroed
+from reverie.nets.layers import check_picture, check_size, group_norm, modulate, pair, zeroed
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond, ConditionSpec
