@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie import core, data, guide, learn, measure, nets, recipes, solve
+    from reverie import core, data, guide, learn, measure, nets, recipes, solve, spaces
     from reverie.core.condition import Cond
     from reverie.recipes.runs import load
     from reverie.solve import grids, invert, iterate, log_prob, sample
@@ -37,6 +37,7 @@ __all__ = [
     "recipes",
     "sample",
     "solve",
+    "spaces",
 ]
 
 _HOME = {

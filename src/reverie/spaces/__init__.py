@@ -1,0 +1,36 @@
+"""Spaces: between data and what is diffused. Each codes square patches of a picture as a smaller picture with more channels.
+
+A space goes into a denoiser as ``NetDenoiser(net, …, shape=space.shape((C, H, W)), space=space)``: sampling, inversion and training
+cross it by themselves.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reverie.spaces.config import SpaceConfig
+    from reverie.spaces.files import build, load, save
+    from reverie.spaces.latent import Latent
+    from reverie.spaces.patchwise import PatchAE, PatchVAE
+    from reverie.spaces.pca import PatchPCA
+    from reverie.spaces.vae import ConvVAE
+
+_HOME = {
+    "ConvVAE": "vae",
+    "Latent": "latent",
+    "PatchAE": "patchwise",
+    "PatchPCA": "pca",
+    "PatchVAE": "patchwise",
+    "SpaceConfig": "config",
+    "build": "files",
+    "load": "files",
+    "save": "files",
+}
+
+__all__ = ["ConvVAE", "Latent", "PatchAE", "PatchPCA", "PatchVAE", "SpaceConfig", "build", "load", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"reverie.spaces.{_HOME[name]}"), name)
