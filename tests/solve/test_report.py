@@ -14,10 +14,9 @@ from reverie.solve import DDIM, Heun, sample
 class Counting(nn.Module):
     """A linear network that counts the rows it sees, and the rows of the gradients it gets."""
 
-    conditions = {"label": Label(3)}
-
     def __init__(self) -> None:
         super().__init__()
+        self.conditions = {"label": Label(3)}
         self.gain, self.rows, self.back = nn.Parameter(torch.tensor(0.5)), 0, 0
 
     def forward(self, x, time, cond=None):

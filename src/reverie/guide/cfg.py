@@ -1,54 +1,56 @@
-"""Classifier-free guidance (Ho & Salimans 2022), with one convention: scale 1 is the conditional model."""
+"""Classifier-free guidance (Ho & Salimans 2022), with one convention: scale 1 is the conditional model.
+
+The paper's w is scale − 1. Guidance sharpens each condition, but it does not sample the density ∝ p(x)·p(c|x)^scale: noisy marginals of
+that density are not what the combined score is the score of (the guides page measures by how much).
+"""
 
 from torch import Tensor
 
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point
-from reverie.core.tensors import Scalar, align, combine
+from reverie.guide.contrast import Contrast, Interval, Strength, constant
 
 
-class CFG(Wrapper):
-    """``out = null + scale·(cond − null)``; the combination is the same in x0, ε, v and score, which are linear in each other."""
+class CFG(Contrast):
+    """The better estimate knows the condition, the worse one the null or a negative condition. See :func:`cfg`."""
 
-    def __init__(self, base: Denoiser, scale: Scalar, interval: tuple[float, float] | None = None) -> None:
-        super().__init__(base)
-        self.scale, self.interval = scale, interval
+    def __init__(
+        self, base: Denoiser, scale: Strength, interval: Interval | None = None, negative: Cond | None = None
+    ) -> None:
+        super().__init__(base, scale, interval)
+        self.negative = None if negative is None else constant(negative, "a negative condition")
+        if negative is not None:
+            negative.check(base.conditions)
 
-    @property
-    def guidance(self) -> float:
-        return self.base.guidance * (float(self.scale.max()) if isinstance(self.scale, Tensor) else self.scale)
+    def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
+        return self.base(x, point, cond)
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
-        point = self.point(t, x)
-        if self._off(point):
-            return self.base(x, point, cond)
+    def worse(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
+        return self.base(x, point, self._against(cond, x))
+
+    def both(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Estimate]:
+        two = self.base.branches(x, point, {"null": self._against(cond, x), "cond": cond})
+        return two["cond"], two["null"]
+
+    def _against(self, cond: Cond | None, x: Tensor) -> Cond:
         if cond is None or not self.base.conditions:
             raise InputError("classifier-free guidance needs a condition: pass cond=, or use scale 1")
-        two = self.base.branches(x, point, {"null": cond.null(), "cond": cond})
-        scale = align(self.scale, x)
-        if self.interval is not None and isinstance(point.lam, Tensor):
-            low, high = self.interval
-            inside = (2.0 * point.lam >= low) & (2.0 * point.lam <= high)
-            scale = scale * inside + ~inside
-        return two["cond"].replace(combine((scale, 1.0 - scale), (two["cond"].out, two["null"].out)))
-
-    def _off(self, point: Point) -> bool:
-        """Whether one evaluation is enough here; known on the host whenever the plan's points are host floats."""
-        if not isinstance(self.scale, Tensor) and self.scale == 1.0:
-            return True
-        if self.interval is None or isinstance(point.lam, Tensor):
-            return False
-        return not self.interval[0] <= 2.0 * point.lam <= self.interval[1]
+        return cond.null() if self.negative is None else self.negative.to(x.device)
 
 
-def cfg(denoise: Denoiser, scale: Scalar, interval: tuple[float, float] | None = None) -> Denoiser:
+def cfg(denoise: Denoiser, scale: Strength, interval: Interval | None = None, negative: Cond | None = None) -> Denoiser:
     """Guide a conditional denoiser by its own null branch, both in one batched evaluation.
 
     Args:
         denoise: trained with condition dropout.
-        scale: 1 is the conditional model and costs nothing extra, 0 the unconditional one; a number or one a sample, (B,).
+        scale: 1 is the conditional model, 0 the unconditional one, and each costs one evaluation; otherwise two. A number, one a sample
+            (B,), or a function of logsnr that gives either.
         interval: (low, high) in logsnr outside of which the scale is 1 and the null branch is not evaluated (Kynkäänniemi et al. 2024).
+        negative: a condition to go away from, in place of the null: one for all samples.
+
+    Raises:
+        InputError: for an interval the wrong way round, or a negative condition the model does not take.
     """
-    return CFG(denoise, scale, interval)
+    return CFG(denoise, scale, interval, negative)

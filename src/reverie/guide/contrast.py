@@ -1,0 +1,117 @@
+"""What most guides do: from a worse estimate through a better one and beyond, ``worse + scale·(better − worse)``.
+
+Any linear reading gives the same combination: x0, ε, v and score are linear in each other. Where the scale is 1 only the better estimate
+is evaluated, where it is 0 only the worse one.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.errors import InputError
+from reverie.core.predictions import kind
+from reverie.core.schedules import Point
+from reverie.core.tensors import Scalar, align, combine
+
+Strength = Scalar | Callable[[Scalar], Scalar]
+"""A scale: a number, one a sample (B,), or a function of logsnr that gives either (it may be asked at ±∞, the ends of a path)."""
+
+Interval = tuple[float, float]
+"""(low, high) in logsnr, both included."""
+
+
+class Contrast(Wrapper):
+    """A guide that extrapolates from a worse estimate through a better one (Kynkäänniemi et al. 2024 for the interval).
+
+    Args:
+        base: what is guided.
+        scale: 1 is the better estimate, 0 the worse one.
+        interval: where in logsnr the scale acts; outside of it the scale is 1.
+
+    Raises:
+        InputError: for an interval whose ends are the wrong way round.
+    """
+
+    def __init__(self, base: Denoiser, scale: Strength, interval: Interval | None = None) -> None:
+        super().__init__(base)
+        if interval is not None and not interval[0] < interval[1]:
+            raise InputError(f"interval is (low, high) in logsnr, noise is low and data high: got {interval}")
+        self.scale, self.interval = scale, interval
+
+    @abstractmethod
+    def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate: ...
+
+    @abstractmethod
+    def worse(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate: ...
+
+    def both(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Estimate]:
+        """The better and the worse estimate."""
+        return self.better(x, point, cond), self.worse(x, point, cond)
+
+    def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
+        """The guided estimate; ``scale`` is a number or broadcasts over the state."""
+        other = worse.out if worse.pair == better.pair else worse.linear(*better.pair)
+        return better.replace(combine((scale, 1.0 - scale), (better.out, other)))
+
+    @property
+    def guidance(self) -> float:
+        return self.base.guidance * strongest(self.scale, self)
+
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+        point = self.point(t, x)
+        scale = self.strength(point, x)
+        if isinstance(scale, float | int):
+            if scale == 1.0:
+                return self.better(x, point, cond)
+            if scale == 0.0:
+                return self.worse(x, point, cond)
+        return self.mix(*self.both(x, point, cond), scale)
+
+    def strength(self, point: Point, x: Tensor) -> Scalar:
+        """The scale at a point, broadcast over ``x``: a host float wherever the point is one and the scale is not one a sample."""
+        logsnr = 2.0 * point.lam
+        scale = align(self.scale(logsnr) if callable(self.scale) else self.scale, x)
+        if self.interval is None:
+            return scale
+        low, high = self.interval
+        if not isinstance(logsnr, Tensor):
+            return scale if low <= logsnr <= high else 1.0
+        return torch.where((logsnr >= low) & (logsnr <= high), scale, 1.0)
+
+
+def strongest(scale: Strength, denoise: Denoiser) -> float:
+    """The largest value of a scale; of a function, on the default range of the path."""
+    if callable(scale):
+        low, high = denoise.schedule.lam_range()
+        return max(strongest(scale(2.0 * (low + (high - low) * i / 63)), denoise) for i in range(64))
+    return float(scale.max()) if isinstance(scale, Tensor) else float(scale)
+
+
+def shifted(estimate: Estimate, delta: Tensor, space: str) -> Estimate:
+    """The estimate whose reading in ``space`` (x0, eps, v or score) is ``delta`` further; x_t stays."""
+    _, slope = estimate.coefficients(*kind(space)(estimate.point))
+    if not isinstance(slope, Tensor) and slope == 0.0:
+        return estimate  # x_t alone decides that reading: x0 at clean data, ε at pure noise
+    return estimate.replace(estimate.out + delta / slope)
+
+
+def read(estimate: Estimate, space: str) -> Tensor:
+    """The estimate as x0, eps, v or score."""
+    return estimate.linear(*kind(space)(estimate.point))
+
+
+def constant(cond: Cond, what: str) -> Cond:
+    """A condition that a guide keeps, the same for every sample.
+
+    Raises:
+        InputError: when it holds several: a run may be split into batches, which such a condition would not follow.
+    """
+    if len(cond) != 1:
+        raise InputError(
+            f"{what} is one condition for all samples: got {len(cond)}. What differs by sample goes in cond="
+        )
+    return cond
