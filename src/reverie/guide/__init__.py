@@ -5,7 +5,10 @@ correctors stack. An objective is a loss that uses a denoiser or a whole run.
 """
 
 from reverie.guide import energies, operators
+from reverie.guide.apg import APG, apg
+from reverie.guide.auto import Auto, auto
 from reverie.guide.cfg import CFG, cfg
+from reverie.guide.compose import Compose, compose
 from reverie.guide.dflow import dflow
 from reverie.guide.dps import dps
 from reverie.guide.energy import EnergyGuide, energy
@@ -14,15 +17,25 @@ from reverie.guide.operators import consistency, residual
 from reverie.guide.pigdm import PiGDM, pigdm
 from reverie.guide.reddiff import reddiff
 from reverie.guide.repaint import RePaint
+from reverie.guide.rescaled import Rescaled, rescaled
 from reverie.guide.sds import sds
+from reverie.guide.threshold import Threshold, threshold
 
 __all__ = [
+    "APG",
     "CFG",
+    "Auto",
+    "Compose",
     "EnergyGuide",
     "FreeDoM",
     "PiGDM",
     "RePaint",
+    "Rescaled",
+    "Threshold",
+    "apg",
+    "auto",
     "cfg",
+    "compose",
     "consistency",
     "dflow",
     "dps",
@@ -31,7 +44,9 @@ __all__ = [
     "operators",
     "pigdm",
     "reddiff",
+    "rescaled",
     "residual",
     "sds",
+    "threshold",
     "time_travel",
 ]
