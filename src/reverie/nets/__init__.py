@@ -6,38 +6,74 @@ understands.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from reverie.nets.config import CONFIGS, DiTConfig, NetConfig, UNetConfig
+from reverie.nets.config import CONFIGS, DiTConfig, JiTConfig, MMDiTConfig, NetConfig, UNetConfig, UViTConfig
+from reverie.nets.presets import PRESETS
 
 if TYPE_CHECKING:
+    from reverie.nets import taps
     from reverie.nets.dit import DiT
+    from reverie.nets.jit import JiT
+    from reverie.nets.mmdit import MMDiT
+    from reverie.nets.network import Network
     from reverie.nets.unet import UNet
+    from reverie.nets.uvit import UViT
 
-__all__ = ["CONFIGS", "DiT", "DiTConfig", "NetConfig", "UNet", "UNetConfig", "build"]
+NETWORKS = {
+    DiTConfig: ("dit", "DiT"),
+    UNetConfig: ("unet", "UNet"),
+    UViTConfig: ("uvit", "UViT"),
+    MMDiTConfig: ("mmdit", "MMDiT"),
+    JiTConfig: ("jit", "JiT"),
+}
+"""Where the network of each configuration lives: module and class."""
+
+__all__ = [
+    "CONFIGS", "PRESETS", "DiT", "DiTConfig", "JiT", "JiTConfig", "MMDiT", "MMDiTConfig", "NetConfig", "UNet", "UNetConfig",
+    "UViT", "UViTConfig", "build", "taps",
+]  # fmt: skip
 
 
-def build(config: NetConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None) -> DiT | UNet:
-    """The network that a configuration describes, for pictures of ``channels`` x ``size`` and that many classes.
+def build(
+    config: NetConfig | str,
+    *,
+    channels: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | None = None,
+) -> Network:
+    """The network that a configuration describes, or a published one by name.
+
+    Args:
+        config: a configuration, or a name in :data:`PRESETS`, which brings its own channels, size and classes.
+        channels: channels of the picture.
+        size: its height and width in pixels (one number if square).
+        classes: number of classes, or None for a network without labels.
 
     Raises:
-        InputError: if the network cannot take that size.
+        InputError: for an unknown name, for a configuration without channels and size, or if the network cannot take that size.
     """
-    from reverie.nets.dit import DiT
-    from reverie.nets.unet import UNet
+    from reverie.core.errors import InputError, unknown
 
-    network = {DiTConfig: DiT, UNetConfig: UNet}[type(config)]
+    if isinstance(config, str):
+        if config not in PRESETS:
+            raise unknown("network", config, PRESETS)
+        preset = PRESETS[config]
+        config, classes = preset.config, preset.classes if classes is None else classes
+        channels, size = preset.channels if channels is None else channels, preset.size if size is None else size
+    if channels is None or size is None:
+        raise InputError("a network is built for pictures of some channels and size: give channels= and size=")
+    module, name = NETWORKS[type(config)]
+    network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
     return network(channels=channels, size=size, classes=classes, **asdict(config))
 
 
 def __getattr__(name: str) -> object:
-    if name == "DiT":
-        from reverie.nets.dit import DiT
-
-        return DiT
-    if name == "UNet":
-        from reverie.nets.unet import UNet
-
-        return UNet
+    if name == "taps":
+        return importlib.import_module("reverie.nets.taps")
+    for module, network in NETWORKS.values():
+        if name == network:
+            return getattr(importlib.import_module(f"reverie.nets.{module}"), name)
     raise AttributeError(f"module 'reverie.nets' has no attribute {name!r}")

@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from reverie.core.condition import Label
 from reverie.nets.attention import Attention
-from reverie.nets.embeddings import Conditioning, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, zeroed
+from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
+from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, plain_norm, unpatch, zeroed
+from reverie.nets.network import Network, conditions, with_image
 
 if TYPE_CHECKING:
-    from reverie.core.condition import Cond, ConditionSpec
-
-
-def _plain_norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+    from reverie.core.condition import Cond
 
 
 class Block(nn.Module):
@@ -31,13 +27,15 @@ class Block(nn.Module):
     With ``local``, a depthwise convolution over the ``grid`` of tokens comes first.
     """
 
-    def __init__(self, width: int, heads: int, activation: str, local: bool, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, width: int, heads: int, activation: str, local: bool, grid: tuple[int, int], mlp_eps: float
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.local = zeroed(nn.Conv2d(width, width, 3, padding=1, groups=width)) if local else None
-        self.norm_attention = _plain_norm(width)
+        self.norm_attention = plain_norm(width)
         self.attention = Attention(width, heads)
-        self.norm_mlp = _plain_norm(width)
+        self.norm_mlp = plain_norm(width, mlp_eps)
         self.mlp = FeedForward(width, 4 * width, activation)
         self.modulation = zeroed(nn.Linear(width, 6 * width))
 
@@ -49,7 +47,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m)))
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """Diffusion transformer.
 
     Args:
@@ -61,6 +59,11 @@ class DiT(nn.Module):
         heads: attention heads per block.
         activation: of the perceptrons, "gelu" (tanh form) or "relu".
         local: a depthwise 3x3 convolution over the tokens before each attention (Chu et al. 2023), zero at the start.
+        vector: numbers of the condition "vector", or 0.
+        image: channels of the condition "image", or 0.
+        variance: twice the channels come out, for a learned variance (Nichol & Dhariwal 2021).
+        endpoint: of the time's sinusoids, see :func:`~reverie.nets.embeddings.sinusoids`.
+        mlp_eps: of the normalisation before the perceptrons.
         classes: number of classes, or None for a network without labels.
 
     Raises:
@@ -78,22 +81,27 @@ class DiT(nn.Module):
         heads: int,
         activation: str = "gelu",
         local: bool = False,
+        vector: int = 0,
+        image: int = 0,
+        variance: bool = False,
+        endpoint: bool = False,
+        mlp_eps: float = 1e-6,
         classes: int | None = None,
     ) -> None:
         super().__init__()
         self.size = pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch = channels, patch
-        self.conditions: dict[str, ConditionSpec] = {} if classes is None else {"label": Label(classes=classes)}
+        self.channels, self.patch, self.image = channels, patch, image
+        self.conditions = conditions(classes, vector, image=image)
         self.grid = (self.size[0] // patch, self.size[1] // patch)
 
-        self.embed = nn.Conv2d(channels, width, patch, stride=patch)
+        self.embed = nn.Conv2d(channels + image, width, patch, stride=patch)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
-        self.conditioning = Conditioning(256, width, classes)
-        self.blocks = nn.ModuleList(Block(width, heads, activation, local, self.grid) for _ in range(depth))
-        self.norm = _plain_norm(width)
+        self.conditioning = Conditioning(TimeEmbedding(256, width, endpoint=endpoint), classes, vector)
+        self.blocks = nn.ModuleList(Block(width, heads, activation, local, self.grid, mlp_eps) for _ in range(depth))
+        self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.out = zeroed(nn.Linear(width, patch * patch * channels))
+        self.out = zeroed(nn.Linear(width, patch * patch * channels * (2 if variance else 1)))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
@@ -101,20 +109,15 @@ class DiT(nn.Module):
         Args:
             x: ``(B, channels, H, W)``.
             time: ``()`` or ``(B,)``, a number of order 1.
-            cond: labels; None, or absent labels, are the null class.
+            cond: the conditions; one that is absent is its null.
 
         Returns:
-            ``(B, channels, H, W)``.
+            ``(B, channels, H, W)``, or twice the channels with a variance.
         """
         check_picture(x, self.channels, self.patch, self.size)
         condition = self.conditioning(time, cond, x.shape[0])
-        tokens = self.embed(x).flatten(2).transpose(1, 2) + self.positions
+        tokens = self.embed(with_image(x, cond, self.image)).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
-            tokens = block(tokens, condition)
+            tokens = self.through(block, tokens, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        return self._picture(self.out(modulate(self.norm(tokens), shift, scale)))
-
-    def _picture(self, tokens: Tensor) -> Tensor:
-        """Tokens ``(B, N, patch * patch * channels)`` laid out as a picture ``(B, channels, H, W)``."""
-        patches = tokens.unflatten(-1, (self.patch, self.patch, self.channels)).unflatten(1, self.grid)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, *self.size)
+        return unpatch(self.out(modulate(self.norm(tokens), shift, scale)), self.grid, self.patch)

@@ -1,4 +1,4 @@
-"""What a network is told besides the picture: the time, the class, and where a token sits."""
+"""What a network is told besides the picture: the time, the class, a vector, and where a token sits."""
 
 from __future__ import annotations
 
@@ -9,55 +9,79 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.core.condition import read
 from reverie.core.errors import InputError
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
 
 
-def sinusoids(position: Tensor, width: int, period: float = 10_000.0) -> Tensor:
+def sinusoids(position: Tensor, width: int, period: float = 10_000.0, endpoint: bool = False) -> Tensor:
     """Cosines and sines of a position at geometrically spaced frequencies, from 1 down to 1 / ``period``.
 
     Args:
         position: any shape ``(...)``.
         width: number of features, even.
+        endpoint: whether the last frequency is 1 / ``period`` itself (Ho et al. 2020) or the next one would be.
 
     Returns:
         ``(..., width)``: the cosines, then the sines (Vaswani et al. 2017, section 3.5).
     """
     half = width // 2
-    rate = torch.exp(-math.log(period) / half * torch.arange(half, device=position.device, dtype=position.dtype))
+    step = -math.log(period) / (half - 1 if endpoint else half)
+    rate = torch.exp(step * torch.arange(half, device=position.device, dtype=position.dtype))
     angle = position[..., None] * rate
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def grid_positions(height: int, width: int, features: int) -> Tensor:
-    """Fixed position codes of a grid, row by row: half of the features code the row, half the column.
+def grid_positions(height: int, width: int, features: int, scale: float = 1.0) -> Tensor:
+    """Fixed position codes of a grid, row by row: half of the features code the column, half the row, sines first (He et al. 2022).
+
+    Args:
+        scale: a step of the grid in units of the code.
 
     Returns:
         ``(height * width, features)`` float32; ``features`` is a multiple of 4.
     """
     row, column = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
-    half = features // 2
-    return torch.cat([sinusoids(row.flatten(), half), sinusoids(column.flatten(), half)], dim=-1)
+    codes = (sinusoids(scale * axis.flatten().double(), features // 2) for axis in (column, row))
+    return torch.cat([half for code in codes for half in code.chunk(2, -1)[::-1]], dim=-1).float()
 
 
 class TimeEmbedding(nn.Module):
     """Sinusoids of a time of order 1, through a two-layer perceptron (Ho et al. 2020, appendix B).
 
-    The time is multiplied by 1000, so that frequencies span the same range as for the 1000 integer steps of DDPM.
+    Args:
+        frequencies: number of sinusoids.
+        width: features of the result.
+        scale: multiplies the time; 1000 makes the frequencies span the same range as for the 1000 integer steps of DDPM.
+        endpoint: see :func:`sinusoids`.
+        fourier: standard deviation of fixed random frequencies in place of the geometric ones (Song et al. 2021, NCSN++).
     """
 
-    def __init__(self, frequencies: int, width: int) -> None:
+    def __init__(
+        self,
+        frequencies: int,
+        width: int,
+        scale: float = 1000.0,
+        endpoint: bool = False,
+        fourier: float | None = None,
+    ) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.scale, self.endpoint = frequencies, scale, endpoint
+        rate = None if fourier is None else 2 * math.pi * fourier * torch.randn(frequencies // 2)
+        self.register_buffer("rate", rate)
         self.inner = nn.Linear(frequencies, width)
         self.outer = nn.Linear(width, width)
 
     def forward(self, time: Tensor) -> Tensor:
         """``(B,)`` -> ``(B, width)``."""
-        waves = sinusoids(1000.0 * time, self.frequencies).to(self.inner.weight.dtype)
-        return self.outer(F.silu(self.inner(waves)))
+        if self.rate is None:
+            waves = sinusoids(self.scale * time, self.frequencies, endpoint=self.endpoint)
+        else:
+            angle = self.scale * time[:, None] * self.rate.to(time.dtype)
+            waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
 
 
 class LabelEmbedding(nn.Module):
@@ -78,21 +102,32 @@ class LabelEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Time and, if there are classes, label: one vector per sample that modulates every block of a network."""
+    """Time, label and vector, each where the network takes it: one vector per sample that modulates every block.
 
-    def __init__(self, frequencies: int, width: int, classes: int | None) -> None:
+    Args:
+        time: the embedding of time, which sets the width.
+        classes: number of classes, or None.
+        vector: numbers in the condition "vector", or 0; absent, it is zeros (the learned biases are its null).
+    """
+
+    def __init__(self, time: TimeEmbedding, classes: int | None = None, vector: int = 0) -> None:
         super().__init__()
-        self.time = TimeEmbedding(frequencies, width)
+        width = time.outer.out_features
+        self.time = time
         self.label = None if classes is None else LabelEmbedding(classes, width)
+        self.vector = nn.Sequential(nn.Linear(vector, width), nn.SiLU(), nn.Linear(width, width)) if vector else None
 
     def forward(self, time: Tensor, cond: Cond | None, batch: int) -> Tensor:
-        """``time``, () or (batch,), and labels -> ``(batch, width)``, after the SiLU that all its users begin with."""
+        """``time``, () or (batch,), and conditions -> ``(batch, width)``, after the SiLU that all its users begin with."""
         if time.shape not in ((), (batch,)):
             raise InputError(
                 f"The time has shape {tuple(time.shape)}; expected () or ({batch},) for a batch of {batch}. "
                 "Give one time for all samples or one per sample."
             )
-        vector = self.time(time.expand(batch))
+        summed = self.time(time.expand(batch))
         if self.label is not None:
-            vector = vector + self.label(cond, batch)
-        return F.silu(vector)
+            summed = summed + self.label(cond, batch)
+        if self.vector is not None:
+            null = summed.new_zeros(self.vector[0].in_features)
+            summed = summed + self.vector(read(cond, "vector", null, batch).value.to(summed.dtype))
+        return F.silu(summed)

@@ -57,24 +57,47 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": lambda: nn.GELU(approximate="tanh"), "relu": nn.ReLU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": lambda: nn.GELU(approximate="tanh"),
+    "gelu-exact": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between, on each token."""
+    """Two linear layers with an activation between, on each token.
 
-    def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
+    With ``gated`` the first gives twice the hidden features, and half of them, activated, multiply the others (Shazeer 2020).
+    """
+
+    def __init__(self, width: int, hidden: int, activation: str = "gelu", gated: bool = False) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
-        self.inner = nn.Linear(width, hidden)
+        self.gated = gated
+        self.inner = nn.Linear(width, 2 * hidden if gated else hidden)
         self.activation = ACTIVATIONS[activation]()
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.activation(self.inner(x)))
+        if not self.gated:
+            return self.outer(self.activation(self.inner(x)))
+        gate, value = self.inner(x).chunk(2, dim=-1)
+        return self.outer(self.activation(gate) * value)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
     """Group normalisation with 32 groups, or as many as divide both 32 and the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
+
+
+def plain_norm(width: int, eps: float = 1e-6) -> nn.LayerNorm:
+    """Layer normalisation without parameters: what scales and shifts comes from elsewhere."""
+    return nn.LayerNorm(width, elementwise_affine=False, eps=eps)
+
+
+def unpatch(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """Tokens ``(B, N, patch * patch * C)`` laid out as a picture ``(B, C, H, W)``; ``grid`` holds the rows and columns of patches."""
+    patches = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, grid)
+    return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

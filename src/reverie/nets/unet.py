@@ -1,95 +1,113 @@
 """U-Net: residual convolutions on a pyramid of resolutions, with attention at the coarse ones.
 
-Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (the pyramid, the skip connections), and
-Dhariwal & Nichol, "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021 (scale-shift conditioning, several
-heads). Each residual branch and the last convolution start at zero.
+Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (the pyramid, the skip connections, the shift
+by time); Song et al., "Score-Based Generative Modeling through SDEs", ICLR 2021 (DDPM++ and NCSN++: residual up and down
+sampling, rescaled sums, a filtered pyramid of the input); Dhariwal & Nichol, "Diffusion Models Beat GANs on Image
+Synthesis", NeurIPS 2021 (ADM: scale and shift, several heads); Rombach et al., CVPR 2022 (attention to a text, see
+:mod:`reverie.nets.spatial`). Each residual branch and the last convolution start at zero.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.core.condition import Label
 from reverie.nets.attention import Attention
-from reverie.nets.embeddings import Conditioning
+from reverie.nets.embeddings import Conditioning, TimeEmbedding
 from reverie.nets.layers import check_picture, check_size, group_norm, modulate, pair, zeroed
+from reverie.nets.network import Network, Skip, conditions, tokens, with_image
+from reverie.nets.resample import Down, Resample, Up
+from reverie.nets.spatial import SpatialTransformer
 
 if TYPE_CHECKING:
-    from reverie.core.condition import Cond, ConditionSpec
+    from reverie.core.condition import Cond
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, ``(B, inputs, H, W)`` -> ``(B, outputs, H, W)``; the condition scales and shifts."""
+    """Two 3x3 convolutions, ``(B, inputs, H, W)`` -> ``(B, outputs, H, W)``, told by the condition in between.
 
-    def __init__(self, inputs: int, outputs: int, condition: int) -> None:
+    Args:
+        inputs, outputs: channels.
+        condition: features of the condition.
+        scaled: the condition scales and shifts what the second normalisation gives (ADM), or shifts what it takes (DDPM).
+        dropout: before the second convolution.
+        rescale: factor of the sum; √½ keeps its variance (Song et al. 2021).
+        eps: of the normalisations.
+        resample: halves or doubles height and width, of the branch and of the shortcut alike.
+        project: a 1x1 convolution in the shortcut even where the channels agree.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        condition: int,
+        scaled: bool = True,
+        dropout: float = 0.0,
+        rescale: float = 1.0,
+        eps: float = 1e-6,
+        resample: nn.Module | None = None,
+        project: bool = False,
+    ) -> None:
         super().__init__()
-        self.norm_in = group_norm(inputs)
+        self.scaled, self.rescale = scaled, rescale
+        self.norm_in = group_norm(inputs, eps)
+        self.resample = nn.Identity() if resample is None else resample
         self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.modulation = nn.Linear(condition, 2 * outputs)
-        self.norm_out = group_norm(outputs)
+        self.modulation = nn.Linear(condition, 2 * outputs if scaled else outputs)
+        self.norm_out = group_norm(outputs, eps)
+        self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if project or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv_out(F.silu(modulate(self.norm_out(h), shift, scale)))
-        return self.shortcut(x) + h
+        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
+        modulation = self.modulation(condition)[:, :, None, None]
+        if self.scaled:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = modulate(self.norm_out(h), shift, scale)
+        else:
+            h = self.norm_out(h + modulation)
+        h = self.conv_out(self.dropout(F.silu(h)))
+        return rescaled(self.shortcut(self.resample(x)) + h, self.rescale)
 
 
-class AttentionBlock(nn.Module):
+def rescaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1.0 else factor * x
+
+
+class SpatialAttention(Attention):
     """Self-attention between the places of a feature map ``(B, C, H, W)``, added to it."""
 
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.norm = group_norm(channels)
-        self.attention = Attention(channels, heads)
-        zeroed(self.attention.out)
+    def __init__(self, channels: int, heads: int, rescale: float = 1.0, eps: float = 1e-6) -> None:
+        super().__init__(channels, heads)
+        self.rescale = rescale
+        self.norm = group_norm(channels, eps)
+        zeroed(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.attention(self.norm(x).flatten(2).transpose(1, 2))
-        return x + tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        attended = super().forward(self.norm(x).flatten(2).transpose(1, 2))
+        return rescaled(x + attended.transpose(1, 2).unflatten(2, x.shape[2:]), self.rescale)
 
 
 class Stage(nn.Module):
-    """A residual block and, at chosen resolutions, attention."""
+    """A residual block and, at chosen resolutions, attention (to ``context``, its tokens and their mask, if there is any)."""
 
-    def __init__(self, inputs: int, outputs: int, condition: int, heads: int | None) -> None:
+    def __init__(self, residual: ResidualBlock, attention: nn.Module | None = None) -> None:
         super().__init__()
-        self.residual = ResidualBlock(inputs, outputs, condition)
-        self.attention = nn.Identity() if heads is None else AttentionBlock(outputs, heads)
+        self.residual = residual
+        self.attention = attention
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.attention(self.residual(x, condition))
-
-
-class Down(nn.Module):
-    """Half the resolution: a 3x3 convolution with stride 2."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.conv(x)
+    def forward(self, x: Tensor, condition: Tensor, *context: Tensor | None) -> Tensor:
+        x = self.residual(x, condition)
+        return x if self.attention is None else self.attention(x, *context)
 
 
-class Up(nn.Module):
-    """Twice the resolution: nearest neighbour, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class UNet(nn.Module):
+class UNet(Network):
     """Convolutional U-Net.
 
     Args:
@@ -98,9 +116,27 @@ class UNet(nn.Module):
         width: channels at full resolution.
         multipliers: channels of each level in units of ``width``.
         blocks: residual blocks per level (one more on the way up).
-        attention: down-sampling factors of the levels with self-attention; the middle always has it.
+        attention: down-sampling factors of the levels with attention; the middle always has it.
         patch: side of a square of pixels folded into channels on the way in and unfolded on the way out.
-        heads: attention heads.
+        heads: attention heads; or
+        head_width: features of a head, whose number then grows with the channels.
+        scaled: the condition scales and shifts (ADM) or only shifts (DDPM).
+        resample: "conv", convolutions with stride 2 and after doubling, or "residual" blocks that resample (ADM).
+        dropout: in the residual blocks.
+        rescale: factor of each residual sum.
+        attend_last: on the way up, only the last block of a level attends (DDPM++, NCSN++).
+        project: 1x1 convolutions in the shortcuts of residual resampling (DDPM++, NCSN++).
+        filter: of residual resampling: (1, 1), or (1, 3, 3, 1) for NCSN++.
+        pyramid: the filtered, halved input joins each level on the way down (NCSN++, "residual").
+        context: features of a token of the condition "text", or 0; with it attention is a spatial transformer.
+        length: the most tokens that a text has.
+        depths: transformer blocks per level; () is one each.
+        vector: numbers of the condition "vector", or 0.
+        image: channels of the condition "image", or 0.
+        variance: twice the channels come out, for a learned variance (Nichol & Dhariwal 2021).
+        time_scale, endpoint, fourier: of the time's embedding, see :class:`~reverie.nets.embeddings.TimeEmbedding`.
+        frequencies: sinusoids of the time in units of ``width``.
+        eps: of the normalisations.
         classes: number of classes, or None for a network without labels.
 
     Raises:
@@ -118,45 +154,92 @@ class UNet(nn.Module):
         attention: tuple[int, ...] = (4,),
         patch: int = 1,
         heads: int = 4,
+        head_width: int = 0,
+        scaled: bool = True,
+        resample: str = "conv",
+        dropout: float = 0.0,
+        rescale: float = 1.0,
+        attend_last: bool = False,
+        project: bool = False,
+        filter: tuple[int, ...] = (1, 1),
+        pyramid: bool = False,
+        context: int = 0,
+        length: int = 77,
+        depths: tuple[int, ...] = (),
+        vector: int = 0,
+        image: int = 0,
+        variance: bool = False,
+        time_scale: float = 1000.0,
+        endpoint: bool = False,
+        fourier: float | None = None,
+        frequencies: int = 1,
+        eps: float = 1e-6,
         classes: int | None = None,
     ) -> None:
         super().__init__()
         self.size = pair(size)
         self.channels, self.multiple = channels, patch * 2 ** (len(multipliers) - 1)
+        self.context, self.image, self.rescale = context, image, rescale
         check_size(self.size, self.multiple)
-        self.conditions: dict[str, ConditionSpec] = {} if classes is None else {"label": Label(classes=classes)}
+        self.conditions = conditions(classes, vector, context, length, image)
 
         condition = 4 * width
-        self.conditioning = Conditioning(width, condition, classes)
+        time = TimeEmbedding(frequencies * width, condition, time_scale, endpoint, fourier)
+        self.conditioning = Conditioning(time, classes, vector)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
-        self.embed = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        folded = (channels + image) * patch**2
+        self.embed = nn.Conv2d(folded, width, 3, padding=1)
 
-        at, skips, down = width, [width], []
+        residual = partial(ResidualBlock, condition=condition, scaled=scaled, dropout=dropout, rescale=rescale, eps=eps)
+
+        def attends(level: int, here: int) -> nn.Module:
+            n = here // head_width if head_width else heads
+            if context:
+                return SpatialTransformer(here, n, context, depths[level] if depths else 1)
+            return SpatialAttention(here, n, rescale, eps)
+
+        def stage(inputs: int, outputs: int, level: int, attend: bool) -> Stage:
+            return Stage(residual(inputs, outputs), attends(level, outputs) if attend else None)
+
+        def resampled(here: int, up: bool) -> nn.Module:
+            if resample == "residual":
+                return residual(here, here, resample=Resample(up, filter), project=project)
+            return Up(here) if up else Down(here)
+
+        at, skips, self.down, self.pyramid = width, [width], nn.ModuleList(), nn.ModuleList()
+        auxiliary = folded
         for level, multiplier in enumerate(multipliers):
-            attends = heads if 2**level in attention else None
+            here = nn.ModuleList()
+            if level:
+                here.append(resampled(at, up=False))
+                skips.append(at)
+                if pyramid:
+                    conv = nn.Conv2d(auxiliary, at, 3, padding=1 + (len(filter) - 1) // 2)
+                    self.pyramid.append(nn.Sequential(conv, Resample(False, filter, padded=False)))
+                    auxiliary = at
             for _ in range(blocks):
-                down.append(Stage(at, width * multiplier, condition, attends))
+                here.append(stage(at, width * multiplier, level, 2**level in attention))
                 at = width * multiplier
                 skips.append(at)
-            if level < len(multipliers) - 1:
-                down.append(Down(at))
-                skips.append(at)
-        self.down = nn.ModuleList(down)
+            self.down.append(here)
+        self.skip = nn.ModuleList(Skip() for _ in skips)
 
-        self.middle = nn.ModuleList([Stage(at, at, condition, heads), Stage(at, at, condition, None)])
+        bottom = len(multipliers) - 1
+        self.middle = nn.ModuleList([stage(at, at, bottom, True), stage(at, at, bottom, False)])
 
-        up = []
+        self.up = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
-            attends = heads if 2**level in attention else None
-            for _ in range(blocks + 1):
-                up.append(Stage(at + skips.pop(), width * multiplier, condition, attends))
+            here = nn.ModuleList()
+            for block in range(blocks + 1):
+                attend = 2**level in attention and (block == blocks or not attend_last)
+                here.append(stage(at + skips.pop(), width * multiplier, level, attend))
                 at = width * multiplier
             if level:
-                up.append(Up(at))
-        self.up = nn.ModuleList(up)
+                here.append(resampled(at, up=True))
+            self.up.append(here)
 
-        self.norm = group_norm(width * multipliers[0])
-        self.out = zeroed(nn.Conv2d(width * multipliers[0], channels * patch**2, 3, padding=1))
+        self.norm = group_norm(at, eps)
+        self.out = zeroed(nn.Conv2d(at, (2 if variance else 1) * channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
@@ -164,20 +247,29 @@ class UNet(nn.Module):
         Args:
             x: ``(B, channels, H, W)``, of any height and width that the down-sampling divides.
             time: ``()`` or ``(B,)``, a number of order 1.
-            cond: labels; None, or absent labels, are the null class.
+            cond: the conditions; one that is absent is its null.
 
         Returns:
-            ``(B, channels, H, W)``.
+            ``(B, channels, H, W)``, or twice the channels with a variance.
         """
         check_picture(x, self.channels, self.multiple)
         condition = self.conditioning(time, cond, x.shape[0])
-        x = self.embed(self.fold(x))
-        skips = [x]
-        for stage in self.down:
-            x = stage(x, condition)
-            skips.append(x)
-        for stage in self.middle:
-            x = stage(x, condition)
-        for stage in self.up:
-            x = stage(x) if isinstance(stage, Up) else stage(torch.cat([x, skips.pop()], dim=1), condition)
+        context = tokens(cond, self.context, x)[:2] if self.context else ()
+        auxiliary = self.fold(with_image(x, cond, self.image))
+        x = self.embed(auxiliary)
+        skips = [self.skip[0](x)]
+        for level, stages in enumerate(self.down):
+            for i, block in enumerate(stages):
+                x = self.through(block, x, condition, *(context if isinstance(block, Stage) else ()))
+                if level and i == 0 and self.pyramid:
+                    auxiliary = x = rescaled(x + self.pyramid[level - 1](auxiliary), self.rescale)
+                skips.append(self.skip[len(skips)](x))
+        for block in self.middle:
+            x = self.through(block, x, condition, *context)
+        for stages in self.up:
+            for block in stages:
+                if isinstance(block, Stage):
+                    x = self.through(block, torch.cat([x, skips.pop()], dim=1), condition, *context)
+                else:
+                    x = self.through(block, x, condition)
         return self.unfold(self.out(F.silu(self.norm(x))))

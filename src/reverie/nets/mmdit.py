@@ -1,0 +1,147 @@
+"""MM-DiT: text and picture as two streams of tokens with weights of their own that attend to each other as one sequence.
+
+Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", ICML 2024, figure 2. Time and a
+pooled vector modulate both streams as in DiT; q and k may be normalised (section 5.3.2). The last block only reads the text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core.errors import InputError
+from reverie.nets.attention import JointAttention
+from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
+from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, plain_norm, unpatch, zeroed
+from reverie.nets.network import Network, conditions, tokens
+
+if TYPE_CHECKING:
+    from reverie.core.condition import Cond
+
+
+class Stream(nn.Module):
+    """What one stream has of its own in a block: its normalisations, modulation and perceptron.
+
+    A stream that is only ``read`` is normalised and modulated for the attention, no more.
+    """
+
+    def __init__(self, width: int, read: bool = False) -> None:
+        super().__init__()
+        self.modulation = zeroed(nn.Linear(width, (2 if read else 6) * width))
+        self.norm_attention = plain_norm(width)
+        if not read:
+            self.norm_mlp = plain_norm(width)
+            self.mlp = FeedForward(width, 4 * width)
+
+    def before(self, x: Tensor, condition: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the attention is given, and the numbers that are left for :meth:`after`."""
+        shift, scale, *rest = self.modulation(condition)[:, None].split(x.shape[-1], dim=-1)
+        return modulate(self.norm_attention(x), shift, scale), tuple(rest)
+
+    def after(self, x: Tensor, attended: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
+        """The stream with gated attention and perceptron added."""
+        gate_a, shift, scale, gate_m = rest
+        x = torch.addcmul(x, gate_a, attended)
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm_mlp(x), shift, scale)))
+
+
+class Block(nn.Module):
+    """Joint attention of pictures ``(B, N, width)`` and text ``(B, L, width)``; ``last`` gives no text."""
+
+    def __init__(self, width: int, heads: int, norm: bool, last: bool) -> None:
+        super().__init__()
+        self.picture, self.text = Stream(width), Stream(width, read=last)
+        self.attention = JointAttention(width, heads, norm=norm, last=last)
+
+    def forward(self, x: Tensor, text: Tensor, condition: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        a, rest = self.picture.before(x, condition)
+        b, rest_text = self.text.before(text, condition)
+        a, b = self.attention(a, b, mask)
+        x = self.picture.after(x, a, rest)
+        return x, text if b is None else self.text.after(text, b, rest_text)
+
+
+class MMDiT(Network):
+    """Multimodal diffusion transformer.
+
+    Args:
+        channels: channels of the picture.
+        size: height and width of the picture in pixels (one number if square), multiples of ``patch``; others up to ``reach``
+            patches a side serve as well.
+        patch: side of a patch in pixels.
+        width: features per token.
+        depth: number of blocks.
+        heads: attention heads per block.
+        context: features of a token of the condition "text".
+        length: the most tokens that a text has.
+        vector: numbers of the condition "vector", the pooled text.
+        norm: RMS normalisation of q and k.
+        reach: rows and columns of the table of position codes, whose middle is used.
+        classes: None; pictures are told by text.
+
+    Raises:
+        InputError: if the patch does not divide the size, the heads the width, or the picture is larger than the table.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int | tuple[int, int],
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        context: int,
+        length: int = 333,
+        vector: int = 2048,
+        norm: bool = False,
+        reach: int = 192,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.size = pair(size)
+        check_size(self.size, patch)
+        self.channels, self.patch, self.context, self.reach = channels, patch, context, reach
+        self.conditions = conditions(classes, vector, context, length)
+
+        self.embed = nn.Conv2d(channels, width, patch, stride=patch)
+        codes = grid_positions(reach, reach, width, scale=self.size[0] // patch / reach)
+        self.register_buffer("positions", codes.unflatten(0, (reach, reach)))
+        self.conditioning = Conditioning(TimeEmbedding(256, width), classes, vector)
+        self.text = nn.Linear(context, width)
+        self.blocks = nn.ModuleList(Block(width, heads, norm, last=i == depth - 1) for i in range(depth))
+        self.norm = plain_norm(width)
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.out = zeroed(nn.Linear(width, patch * patch * channels))
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
+        """The network's output for noisy pictures.
+
+        Args:
+            x: ``(B, channels, H, W)``.
+            time: ``()`` or ``(B,)``, a number of order 1.
+            cond: the conditions "text" and "vector"; one that is absent is zeros.
+
+        Returns:
+            ``(B, channels, H, W)``.
+        """
+        check_picture(x, self.channels, self.patch)
+        grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
+        if max(grid) > self.reach:
+            raise InputError(
+                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.reach} a side. "
+                "Give smaller pictures."
+            )
+        top, left = ((self.reach - side) // 2 for side in grid)
+        positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)
+        condition = self.conditioning(time, cond, x.shape[0])
+        given = tokens(cond, self.context, x)
+        text = self.text(given.value)
+        x = self.embed(x).flatten(2).transpose(1, 2) + positions
+        for block in self.blocks:
+            x, text = self.through(block, x, text, condition, given.mask)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        return unpatch(self.out(modulate(self.norm(x), shift, scale)), grid, self.patch)
