@@ -221,7 +221,7 @@ def test_a_full_disk_while_training(reverie, digits, small_disk, limit):
 
 def test_a_defect_is_one_line_and_the_traceback_is_for_who_asks(reverie, digits, monkeypatch):
     (digits / "checkpoints" / "step-00000020" / "state.json").write_text(json.dumps({"images": None}))
-    monkeypatch.setattr("reverie.recipes.runs.build_denoiser", lambda recipe: 1 / 0)
+    monkeypatch.setattr("reverie.recipes.runs.build_denoiser", lambda *_: 1 / 0)
     clear(reverie("sample digits --label 7"), 1, "ZeroDivisionError", "REVERIE_DEBUG=1")
     monkeypatch.setenv("REVERIE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

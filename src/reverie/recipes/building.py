@@ -13,6 +13,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, unknown
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
+from reverie.core.space import Space
 from reverie.data import ImageSet
 from reverie.data.loading import Split
 from reverie.learn import optim
@@ -21,6 +22,7 @@ from reverie.learn.task import Batch
 from reverie.learn.times import LogitNormal, LogSNR, TimeSampler, Uniform
 from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
 from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Solver, grids, sample
+from reverie.spaces.latent import Latent
 
 SCHEDULES: dict[str, type[Schedule]] = {"flow": Flow, "cosine": Cosine, "vp": VP, "ve": VE}
 SOLVERS: dict[str, Solver] = {
@@ -60,8 +62,8 @@ def resolve(recipe: Recipe, images: ImageSet) -> Recipe:
     return replace(recipe, name=recipe.name or Path(name).name, data=config)
 
 
-def build_denoiser(recipe: Recipe) -> NetDenoiser:
-    """The denoiser of a resolved recipe, its network freshly initialised by the recipe's seed.
+def build_denoiser(recipe: Recipe, space: Space | None = None) -> NetDenoiser:
+    """The denoiser of a resolved recipe in its space, its network freshly initialised by the recipe's seed.
 
     Raises:
         InputError: when the network cannot take the size of the data.
@@ -69,13 +71,20 @@ def build_denoiser(recipe: Recipe) -> NetDenoiser:
     size, channels, classes = recipe.data.size, recipe.data.channels, recipe.data.classes
     if size is None or channels is None:
         raise InputError("the recipe does not say the size and channels of its data: resolve it first")
+    shape = space.shape((channels, size, size)) if isinstance(space, Latent) else (channels, size, size)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        net = nets.build(recipe.net, channels=channels, size=size, classes=None if classes is None else len(classes))
+        number = None if classes is None else len(classes)
+        net = nets.build(recipe.net, channels=shape[0], size=shape[1:], classes=number)
     config = recipe.denoising
-    shape = (channels, size, size)
     return NetDenoiser(
-        net, SCHEDULES[config.schedule](), config.kind, shape=shape, time=config.time, data_std=config.data_std
+        net,
+        SCHEDULES[config.schedule](),
+        config.kind,
+        shape=shape,
+        time=config.time,
+        data_std=config.data_std,
+        space=space,
     )
 
 

@@ -25,6 +25,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "train.betas": (0, 1),
     "train.ema_std": (0.001, 0.28),
     "seed": (0, 2**40),
+    "space.kl": (0, math.inf),
 }
 """Smallest and largest value of what is not simply at least 1."""
 FREE = {"denoising.data_std", "denoising.times_mean", "denoising.times_std", "sample.scale"}

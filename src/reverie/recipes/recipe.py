@@ -7,6 +7,7 @@ from tyro.conf import Suppress
 
 from reverie.learn.config import TrainConfig
 from reverie.nets.config import DiTConfig, NetConfig
+from reverie.spaces.config import SpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,7 @@ class Recipe:
     name: str = ""
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
     net: NetConfig = field(default_factory=DiTConfig)
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

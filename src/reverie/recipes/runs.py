@@ -10,7 +10,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
 from reverie.learn import journal
 from reverie.learn.checkpoint import Checkpoint, Checkpoints
-from reverie.recipes import reading
+from reverie.recipes import reading, tokenizer
 from reverie.recipes.building import build_denoiser
 from reverie.recipes.recipe import Recipe
 from reverie.solve.calibrate import Calibrated
@@ -68,7 +68,7 @@ class Run:
 
     def denoiser(self, ema: bool = True) -> NetDenoiser:
         """See :func:`load`."""
-        denoise = build_denoiser(self.recipe)
+        denoise = build_denoiser(self.recipe, tokenizer.read(self.recipe, self.folder))
         file = "ema" if ema else "model"
         weights = self.checkpoint.tensors(file)
         state = {key.removeprefix(PLAYER): value for key, value in weights.items() if key.startswith(PLAYER)}

@@ -14,7 +14,7 @@ from reverie.core.errors import InputError, RunError
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime
-from reverie.recipes import building, reading
+from reverie.recipes import building, reading, tokenizer
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run, describe
 
@@ -41,9 +41,11 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     for note in images.notes:
         print(note, file=sys.stderr)
     recipe = building.resolve(recipe, images)
-    denoise = building.build_denoiser(recipe)
-    task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
+    held_out = building.load_data(recipe, "test")
+    denoise = building.build_denoiser(recipe, tokenizer.blank(recipe))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
+    denoise.space = tokenizer.prepare(recipe, images, held_out, run.folder)
+    task = building.build_task(recipe, denoise, images, held_out)
     with _companions(recipe, run.folder):
         seen = loop(
             task,
@@ -100,7 +102,7 @@ def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
     os.environ["RANK"] = str(rank)
     torch.set_num_threads(threads)
     images = building.load_data(recipe)
-    denoise = building.build_denoiser(recipe)
+    denoise = building.build_denoiser(recipe, tokenizer.read(recipe, folder))
     task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
     with suppress(RunError):
         loop(
