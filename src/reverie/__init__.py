@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie import core, data, guide, learn, measure, nets, recipes, solve, spaces
     from reverie.core.condition import Cond
+    from reverie.nets import taps
     from reverie.recipes.runs import load
     from reverie.solve import grids, invert, iterate, log_prob, sample
 
@@ -38,6 +39,7 @@ __all__ = [
     "sample",
     "solve",
     "spaces",
+    "taps",
 ]
 
 _HOME = {
@@ -48,6 +50,7 @@ _HOME = {
     "load": "reverie.recipes.runs",
     "log_prob": "reverie.solve",
     "sample": "reverie.solve",
+    "taps": "reverie.nets",
 }
 
 

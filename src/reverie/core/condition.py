@@ -144,7 +144,7 @@ class Cond:
         lengths = {name: len(entry.present) for name, entry in entries.items()}
         if len(set(lengths.values()) - {1}) > 1:
             raise InputError(f"the entries of a condition have one length: got {lengths}")
-        n = max(lengths.values(), default=1)
+        n = max(lengths.values()) if lengths else 1
         self._entries = {
             name: entry if len(entry.present) == n else _expand(entry, n) for name, entry in entries.items()
         }

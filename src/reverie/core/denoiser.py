@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from reverie.core import branches
 from reverie.core.condition import Cond, Conditions
 from reverie.core.count import evaluated
 from reverie.core.errors import InputError, unknown
@@ -128,7 +129,11 @@ class Denoiser(ABC):
     def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
         """The estimates of one state under several named conditions, in one batched evaluation (branch-major)."""
         if len(conds) == 1 or any(cond is None for cond in conds.values()):
-            return {name: self(x, t, cond) for name, cond in conds.items()}
+            estimates = {}
+            for name, each in conds.items():
+                with branches.named([name]):
+                    estimates[name] = self(x, t, each)
+            return estimates
         point = self.point(t, x)
         cond: Cond | None = None
         for each in conds.values():
@@ -136,7 +141,8 @@ class Denoiser(ABC):
             cond = each if cond is None or each is None else cond.cat(each)
         k = len(conds)
         tiled = Point(*(f.repeat(k, *(1,) * (f.ndim - 1)) if isinstance(f, Tensor) and f.ndim else f for f in point))
-        outs = self(x.repeat(k, *(1,) * (x.ndim - 1)), tiled, cond)
+        with branches.named(list(conds)):
+            outs = self(x.repeat(k, *(1,) * (x.ndim - 1)), tiled, cond)
         pair = tuple(v[: len(x)] if isinstance(v, Tensor) and v.ndim else v for v in outs.pair)
         variances = [None] * k if outs.variance is None else outs.variance.chunk(k)
         each = zip(conds, outs.out.chunk(k), variances, strict=True)
@@ -243,7 +249,10 @@ class NetDenoiser(Denoiser):
                 f"the network reads the time as {self.time!r}, which is infinite at t = {point.t}: use a finite logsnr"
             )
         time = torch.as_tensor(time, dtype=x.dtype, device=x.device)
-        out, variance = evaluated(self.net(scaled, time, cond)), None
+        out, variance = self.net(scaled, time, cond), None
+        if out is None:  # a tap has read what it wanted and ended the call: there is no estimate
+            return Estimate(x, torch.full_like(x, math.nan), self.kind(point), point)
+        out = evaluated(out)
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)
