@@ -8,6 +8,7 @@ from reverie.guide import energies, operators
 from reverie.guide.apg import APG, apg
 from reverie.guide.auto import Auto, auto
 from reverie.guide.cfg import CFG, cfg
+from reverie.guide.classifier import Classified, ClassifierMean, NetClassifier, classifier
 from reverie.guide.compose import Compose, compose
 from reverie.guide.dflow import dflow
 from reverie.guide.dps import dps
@@ -25,9 +26,12 @@ __all__ = [
     "APG",
     "CFG",
     "Auto",
+    "Classified",
+    "ClassifierMean",
     "Compose",
     "EnergyGuide",
     "FreeDoM",
+    "NetClassifier",
     "PiGDM",
     "RePaint",
     "Rescaled",
@@ -35,6 +39,7 @@ __all__ = [
     "apg",
     "auto",
     "cfg",
+    "classifier",
     "compose",
     "consistency",
     "dflow",

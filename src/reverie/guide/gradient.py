@@ -1,0 +1,107 @@
+"""The vector-Jacobian product that energy and posterior methods share: one evaluation of the network, one pass back."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from reverie.core.denoiser import Estimate
+from reverie.core.errors import InputError
+from reverie.core.space import Space
+
+Energy = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [−1, 1] to one number a sample, (B,): small where an image is as wanted. Differentiable."""
+
+
+class Traced(Estimate):
+    """An estimate that knows how it came from x_t: ``graph`` is the same estimate, differentiable in x_t.
+
+    Its own numbers carry no graph, so that a solver may keep them, unless x_t itself required a gradient: then everything is
+    differentiable once more, for an outer guide or objective.
+    """
+
+    __slots__ = ("again", "graph")
+
+    def __init__(self, graph: Estimate, again: bool) -> None:
+        x, out, variance = graph.x_t, graph.out, graph.variance
+        if not again:
+            x, out = x.detach(), out.detach()
+            variance = None if variance is None else variance.detach()
+        super().__init__(x, out, graph.pair, graph.point, variance, graph.features)
+        self.graph, self.again = graph, again
+
+    def pull(self, value: Tensor, cotangent: Tensor | None = None, to: Tensor | None = None) -> Tensor:
+        """``(∂value/∂x_t)ᵀ·cotangent``, like x_t or what is given as ``to``; without cotangent the gradient of a (B,)."""
+        if not value.requires_grad:
+            raise InputError(
+                "nothing leads from the estimate to this value by differentiable operations: "
+                "a guide needs its gradient, so compute it in torch, without no_grad, detach or rounding"
+            )
+        cotangent = torch.ones_like(value) if cotangent is None else cotangent
+        return torch.autograd.grad(value, self.graph.x_t if to is None else to, cotangent, create_graph=self.again)[0]
+
+
+def need_gradients(what: str) -> None:
+    """Raise an :class:`InputError` where gradients are turned off."""
+    if not torch.is_grad_enabled():
+        raise InputError(
+            f"{what} needs gradients, and they are off here: take torch.no_grad() or torch.inference_mode() away from around it. "
+            "What it returns carries no graph, so memory does not grow with the steps"
+        )
+
+
+def trace(evaluate: Callable[[Tensor], Estimate], x: Tensor) -> Traced:
+    """One evaluation at ``x``, with what is needed to differentiate it.
+
+    Raises:
+        InputError: where gradients are turned off.
+    """
+    need_gradients("a guide that differentiates the network")
+    again = x.requires_grad
+    return Traced(evaluate(x if again else x.detach().requires_grad_()), again)
+
+
+def measure(energy: Energy, space: Space, x0: Tensor) -> Tensor:
+    """The energy of an estimate in the diffused space, (B,).
+
+    Raises:
+        InputError: when it is not one finite number a sample.
+    """
+    value = energy(space.decode(x0))
+    if value.shape != (len(x0),):
+        raise InputError(
+            f"an energy gives one number a sample, shape ({len(x0)},): got {tuple(value.shape)}. Sum over everything but the batch"
+        )
+    if not bool(torch.isfinite(value).all()):
+        sick = [i for i, v in enumerate(value.tolist()) if v != v or v in (float("inf"), float("-inf"))]
+        raise InputError(
+            f"the energy is {value[sick[0]].item()} for sample {sick[0]} ({len(sick)} of {len(x0)}): keep it finite on any image, "
+            "also out of [-1, 1] (clamp logarithms and roots), or lower the scale if it was finite at first"
+        )
+    return value
+
+
+def add_score(estimate: Estimate, score: Tensor) -> Estimate:
+    """The estimate with ``score`` added to its own: ``x0 + (σ²/α)·score`` and ``ε − σ·score``, at the same x_t; α is not 0."""
+    (p, q), point = estimate.pair, estimate.point
+    return estimate.replace(estimate.out + (p * point.sigma**2 / point.alpha - q * point.sigma) * score)
+
+
+def add_x0(estimate: Estimate, change: Tensor) -> Estimate:
+    """The estimate with ``change`` added to its x0, and ε changed by −(α/σ)·change, at the same x_t."""
+    (p, q), point = estimate.pair, estimate.point
+    return estimate.replace(estimate.out + (p - q * point.alpha / point.sigma) * change)
+
+
+def fit(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """``value`` (1 or B, …) for the batch of ``x``, on its device and in its dtype.
+
+    Raises:
+        InputError: when it is for another number of samples.
+    """
+    if len(value) not in (1, len(x)):
+        raise InputError(
+            f"{name} is one for all samples or one a sample: got {len(value)} for a batch of {len(x)}. "
+            "With one a sample, sample them in one batch (leave batch_size out)"
+        )
+    return value.to(x)

@@ -1,0 +1,53 @@
+"""ΠGDM: guidance by a linear measurement (Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems")."""
+
+from torch import Tensor
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.errors import InputError
+from reverie.core.schedules import Point
+from reverie.core.tensors import Scalar, align
+from reverie.guide.energy import Gradient
+from reverie.guide.gradient import add_score, add_x0, fit, trace
+from reverie.guide.operators import Operator
+
+
+class PiGDM(Gradient):
+    """``score + Jᵀ·A*(r²AA* + σ_y²)⁻¹(y − A·x̂0)`` with J = ∂x̂0/∂x_t and r² = σ²/(α² + σ²) (eq. 7)."""
+
+    def __init__(self, base: Denoiser, operator: Operator, y: Tensor, noise: float) -> None:
+        super().__init__(base)
+        self.operator, self.y, self.noise = operator, y, noise
+
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+        point = self.point(t, x)
+        estimate = trace(lambda x: self.base(x, point, cond), x)
+        x0 = estimate.graph.x0
+        seen = self.operator(self.space.decode(x0))
+        rest = fit("the measurement", self.y, seen) - seen
+        r2 = point.sigma**2 / (point.alpha**2 + point.sigma**2)
+        rest = self.operator.solve(rest, align(r2.flatten(), rest) if isinstance(r2, Tensor) else r2, self.noise**2)
+        if isinstance(point.alpha, float) and point.alpha == 0.0:
+            # J·σ²/α is the covariance of x0 given x_t; where x_t says nothing of x0 it is r² = 1 by the assumption of the method
+            return add_x0(estimate, estimate.pull(seen, rest, to=x0))
+        return add_score(estimate, estimate.pull(seen, rest))
+
+
+def pigdm(denoise: Denoiser, operator: Operator, y: Tensor, noise: float = 0.0) -> Denoiser:
+    """Guide by ``y = A(x) + noise``, taking p(x0 | x_t) to be N(x̂0, r²). Exact where that is, for data N(·, 1).
+
+    A step costs one evaluation and one pass back, and is of the right size by itself: there is no scale to choose. In a latent space
+    A acts on the decoded estimate, and r²AA* stands for its covariance.
+
+    Args:
+        denoise: any denoiser.
+        operator: linear.
+        y: (1 or B, …), what ``operator`` gave.
+        noise: σ_y, the standard deviation of the noise in ``y``.
+
+    Raises:
+        InputError: for a negative noise; (when called) with gradients off, an operator without adjoint, or a ``y`` of another size.
+    """
+    if noise < 0.0:
+        raise InputError(f"noise is the standard deviation of the measurement's noise, at least 0: got {noise}")
+    return PiGDM(denoise, operator, y, noise)
