@@ -173,8 +173,8 @@ def test_learned_variance_needs_one(problem) -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(InputError, match="orders 1 and 2"):
-        SDEDPMpp(3)
+    with pytest.raises(InputError, match="orders 1 to 3"):
+        SDEDPMpp(4)
     with pytest.raises(InputError, match="at least 0"):
         EulerMaruyama(-1.0)
     with pytest.raises(InputError, match="at most 1"):
