@@ -54,6 +54,14 @@ class GaussianMixture:
         """The exact denoiser E[x0 | x_t] on a path."""
         return MixtureDenoiser(self, schedule)
 
+    def classifier(self, schedule: Schedule) -> "MixtureClassifier":
+        """The exact noise-aware classifier p(label | x_t) on a path.
+
+        Raises:
+            InputError: for a mixture without labels.
+        """
+        return MixtureClassifier(self, schedule)
+
     def log_prob(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         """``log p(x0)`` in nats, ``(B, *shape)`` -> (B,)."""
         return self.marginal_log_prob(x, 1.0, 0.0, cond)
@@ -104,6 +112,24 @@ class MixtureDenoiser(Denoiser):
         each = torch.einsum("kij,bkj->bki", data.vectors, gain * residual) - data.means
         out = torch.einsum("bk,bki->bi", torch.softmax(log_joint, dim=1), each)
         return Estimate(x, evaluated(out.reshape(x.shape).to(x.dtype)), KINDS["straight"](point), point)
+
+
+class MixtureClassifier:
+    """``log p(label | x_t)`` of a labelled :class:`GaussianMixture`: what a noise-aware classifier learns."""
+
+    def __init__(self, data: GaussianMixture, schedule: Schedule) -> None:
+        if data.labels is None:
+            raise InputError("a mixture without labels has no classes to tell apart: give labels=")
+        self.data, self.schedule, self.classes = data, schedule, int(data.labels.max()) + 1
+
+    def __call__(self, x: Tensor, point: Point) -> Tensor:
+        """``(B, *shape)`` -> (B, classes), normalised."""
+        data = self.data
+        assert data.labels is not None
+        flat = x.flatten(1).to(data.means.dtype)
+        _, log_joint = data._components(flat, _column(point.alpha), _column(point.sigma), None)
+        each = [torch.logsumexp(log_joint[:, data.labels == c], dim=1) for c in range(self.classes)]
+        return torch.log_softmax(torch.stack(each, dim=1), dim=1).to(x.dtype)
 
 
 def Gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
