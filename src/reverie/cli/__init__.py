@@ -21,6 +21,7 @@ VERBS = {
     "report": "write a run's report.html",
     "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",
+    "reproduce": "walk the road of a paper at a small scale, its figures beside ours",
 }
 
 

@@ -12,6 +12,11 @@ class Space(Protocol):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
+def data_shape(space: Space, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one sample of data, for a space whose codes have this ``shape``."""
+    return space.picture(shape) if hasattr(space, "picture") else shape  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Identity:
     """Diffusion on the data itself."""
 

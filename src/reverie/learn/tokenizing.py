@@ -1,11 +1,30 @@
-"""Training a space: the losses it names, on pictures and fresh noise for its code."""
+"""Training a space: squared error and what the space adds, and if wanted a perceptual and an adversarial loss.
 
-from torch import Tensor
+With both it is the first stage of latent diffusion (Esser et al. 2021, VQGAN; Rombach et al. 2022): distances between the features of
+a trained network (Zhang et al. 2018, LPIPS) and a critic of overlapping patches under the hinge loss.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from reverie.learn.draws import Draws
 from reverie.learn.task import Batch, Moment, Player, Task
 from reverie.spaces.latent import Latent
+
+Stages = Callable[[Tensor], Sequence[Tensor]]
+"""Pictures (B, C, H, W) -> feature maps of several depths of a trained network, each (B, C', H', W')."""
+
+
+class Critic(nn.Sequential):
+    """Says of each patch of a picture how real it looks: three strided convolutions, one number a position."""
+
+    def __init__(self, channels: int, width: int = 32) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Conv2d(2 * width, 1, 3, padding=1))
 
 
 class Tokenizing(Task):
@@ -15,19 +34,53 @@ class Tokenizing(Task):
         space: a tokenizer, see :class:`reverie.spaces.Latent`.
         optimizer: steps it.
         held_out: pictures (N, C, H, W) to validate the reconstruction on.
+        perceptual: features in which pictures and reconstructions are compared as well.
+        critic: tells them apart, with the optimizer that steps it.
+        weights: of the perceptual and of the adversarial loss.
     """
 
-    def __init__(self, space: Latent, optimizer: Optimizer | None, held_out: Tensor | None = None) -> None:
-        self.space, self.held_out = space, held_out
+    def __init__(
+        self,
+        space: Latent,
+        optimizer: Optimizer | None,
+        held_out: Tensor | None = None,
+        *,
+        perceptual: Stages | None = None,
+        critic: tuple[nn.Module, Optimizer] | None = None,
+        weights: tuple[float, float] = (0.1, 0.01),
+    ) -> None:
+        self.space, self.held_out, self.perceptual, self.weights = space, held_out, perceptual, weights
         self.players = {"space": Player(space, optimizer, average=False)}
+        if critic is not None:
+            self.players["critic"] = Player(*critic, average=False)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         x = batch.images
-        return self.space.losses(x, rng.normal("code", self.space.shape(tuple(x.shape[1:]))).to(x))
+        noise = rng.normal("code", self.space.shape(tuple(x.shape[1:]))).to(x)
+        restored, others = self.space.reconstruct(x, noise)
+        critic = self.players["critic"].module if "critic" in self.players else None
+        if player == "critic":
+            assert critic is not None
+            return {"hinge": F.relu(1.0 - critic(x)).mean() + F.relu(1.0 + critic(restored.detach())).mean()}
+        parts = {"mse": (x - restored).square().flatten(1).mean(1), **others}
+        if self.perceptual is not None:
+            parts["perceptual"] = self.weights[0] * distance(self.perceptual(x), self.perceptual(restored))
+        if critic is not None:
+            parts["adversarial"] = -self.weights[1] * critic(restored).mean()
+        return parts
 
     def validate(self) -> dict[str, float | list[float]]:
         """Mean squared error per pixel of what is coded and restored."""
         if self.held_out is None:
             return {}
         x = self.held_out.to(self.space.scale.device)
-        return {"mse": (x - self.space.decode(self.space.encode(x))).square().mean().item()}
+        return {"mse": (x - self.space.restore(self.space.code(x))).square().mean().item()}
+
+
+def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Squared distance of features of unit length at each position, mean over positions, sum over depths: (B,) (LPIPS, eq. 1)."""
+    depths = [
+        (F.normalize(u, dim=1) - F.normalize(v, dim=1)).square().sum(1).flatten(1).mean(1)
+        for u, v in zip(a, b, strict=True)
+    ]
+    return sum(depths[1:], depths[0])

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from reverie import spaces
 from reverie.core.errors import RunError
@@ -13,7 +14,7 @@ from reverie.learn import optim
 from reverie.learn.config import TrainConfig
 from reverie.learn.feed import feed
 from reverie.learn.loop import train
-from reverie.learn.tokenizing import Tokenizing
+from reverie.learn.tokenizing import Stages, Tokenizing
 from reverie.recipes.recipe import Recipe
 
 FILE = "space.safetensors"
@@ -68,6 +69,8 @@ def fit(
     folder: Path,
     seed: int,
     device: str = "auto",
+    perceptual: Stages | None = None,
+    critic: nn.Module | None = None,
 ) -> None:
     """Train a space on ``count`` images, then set the scale of its codes from (at most 5,000 of) the data.
 
@@ -88,8 +91,9 @@ def fit(
     )
     print(f"learning the space {space.name}: {count:,} images", file=sys.stderr)
     some = held_out.batch(range(min(HELD_OUT, len(held_out))))[0] if len(held_out) else None
-    optimizer = optim.build(space, config)
-    seen = train(Tokenizing(space, optimizer, some), feed(images, seed, labels=False), config, folder, seed=seed)
+    opponent = None if critic is None else (critic, optim.build(critic, config))
+    task = Tokenizing(space, optim.build(space, config), some, perceptual=perceptual, critic=opponent)
+    seen = train(task, feed(images, seed, labels=False), config, folder, seed=seed)
     if seen < count:
         raise RunError(f"the space was interrupted after {seen:,} of {count:,} images; the same command goes on")
     space.eval().requires_grad_(False)

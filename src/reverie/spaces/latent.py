@@ -62,8 +62,8 @@ class Latent(nn.Module, ABC):
     def restore(self, code: Tensor) -> Tensor:
         """Codes as the method makes them to pictures."""
 
-    def losses(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """The parts of the loss of each picture, (B,); ``noise`` is N(0, I) like the codes.
+    def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training sees: pictures coded, with ``noise`` N(0, I) where codes are random, and restored; and losses besides, each (B,).
 
         Raises:
             InputError: when the space is not trained by descent.
@@ -99,6 +99,10 @@ class Latent(nn.Module, ABC):
                 f"this space codes pictures of {self.channels} channels whose sides are multiples of {self.patch}: got {picture}"
             )
         return self.dims, height // self.patch, width // self.patch
+
+    def picture(self, codes: tuple[int, ...]) -> tuple[int, int, int]:
+        """The opposite of :meth:`shape`: (dims, h, w) to (C, H, W)."""
+        return self.channels, codes[1] * self.patch, codes[2] * self.patch
 
     @torch.no_grad()
     def normalise(self, images: Tensor | ImageSet) -> Self:

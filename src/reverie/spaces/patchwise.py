@@ -26,8 +26,8 @@ class PatchAE(Latent):
     def restore(self, code: Tensor) -> Tensor:
         return paste(self.decoder(code), self.patch)
 
-    def losses(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        return {"mse": (x - self.restore(self.code(x))).square().flatten(1).mean(1)}
+    def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.restore(self.code(x)), {}
 
 
 class PatchVAE(PatchAE):
@@ -49,8 +49,7 @@ class PatchVAE(PatchAE):
     def settings(self) -> dict[str, float | int]:
         return {**super().settings, "kl": self.kl}
 
-    def losses(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mean, log_variance = self.code(x), self.log_variance(cut(x, self.patch))
         restored = self.restore(mean + torch.exp(0.5 * log_variance) * noise)
-        kl = self.kl / x[0].numel() * divergence(mean, log_variance)
-        return {"mse": (x - restored).square().flatten(1).mean(1), "kl": kl}
+        return restored, {"kl": self.kl / x[0].numel() * divergence(mean, log_variance)}

@@ -60,12 +60,11 @@ class ConvVAE(Latent):
     def restore(self, code: Tensor) -> Tensor:
         return self.decoder(code)
 
-    def losses(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         log_variance = log_variance - 4.0  # codes start nearly sharp
         restored = self.restore(mean + torch.exp(0.5 * log_variance) * noise)
-        kl = self.kl / x[0].numel() * divergence(mean, log_variance)
-        return {"mse": (x - restored).square().flatten(1).mean(1), "kl": kl}
+        return restored, {"kl": self.kl / x[0].numel() * divergence(mean, log_variance)}
 
 
 def _convolution(before: int, after: int) -> list[nn.Module]:

@@ -1,0 +1,237 @@
+"""Walking the road of l-DAE: train the tokenizer and the network of each line, read it by a linear probe, keep the figures.
+
+Everything lies in one folder: ``spaces/`` with the tokenizers, a folder a line with its checkpoints, ``NAME.json`` with the figures. The
+same call again goes on where it stopped.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reverie import data, read, spaces
+from reverie.core import files
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.errors import InputError, RunError
+from reverie.data import ImageSet
+from reverie.learn import Checkpoints, TrainConfig, optim
+from reverie.learn.feed import feed
+from reverie.learn.loop import train
+from reverie.learn.tokenizing import Critic
+from reverie.measure import judge
+from reverie.read import ldae
+from reverie.read.ldae import Settings
+from reverie.read.road import Line, Scale
+from reverie.recipes import tokenizer
+
+CLEAN = 0.01
+"""Time at which a network reads clean pictures: the paper's step 10 of 1,000."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Probing accuracy of a line in percent, its standard error over the pictures scored, and the paper's figures."""
+
+    name: str
+    accuracy: float
+    error: float
+    paper: float | None = None
+    fid: float | None = None
+
+
+def walk(
+    lines: Iterable[tuple[Line, Settings]],
+    scale: Scale,
+    out: Path,
+    *,
+    name: str = "road",
+    source: str | None = None,
+    seed: int = 0,
+) -> list[Figure]:
+    """Train and read every line.
+
+    Args:
+        lines: what to train, see :mod:`reverie.read.road`.
+        scale: at which size.
+        out: folder for all of it; the figures go to ``NAME.json`` in it.
+        name: of the figures.
+        source: data in place of the scale's.
+        seed: of weights, order and noise.
+
+    Returns:
+        The lines, then the controls: random weights of the last line's network, the pixels, and as many principal components of them as
+        the network has features.
+
+    Raises:
+        InputError: when the data has no labels, or does not fit the scale.
+        RunError: when training was interrupted; the same call goes on.
+    """
+    images, test = (data.load(source or scale.data, split, size=scale.size) for split in ("train", "test"))
+    if images.labels is None or not len(test):
+        raise InputError(
+            f"{images.name} is read by its classes and scored on held-out pictures: use a folder with one sub-folder a class"
+        )
+    figures: list[Figure] = []
+    last: NetDenoiser | None = None
+    for line, settings in lines:
+        print(f"{line.name}:", file=sys.stderr)
+        space = tokenize(settings, scale, images, test, out / "spaces", seed)
+        last = network(settings, scale, space, images, seed)
+        learn(last, settings, scale, images, out / slug(line.name), seed)
+        figures.append(Figure(line.name, *probe(last, settings, scale, images, test), line.accuracy, line.fid))
+        files.write(out / f"{name}.json", json.dumps([asdict(f) for f in figures], indent=1))
+    if last is not None:
+        figures += controls(settings, scale, last, images, test, seed)
+    files.write(out / f"{name}.json", json.dumps([asdict(f) for f in figures], indent=1))
+    return figures
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def tokenize(
+    settings: Settings, scale: Scale, images: ImageSet, test: ImageSet, folder: Path, seed: int
+) -> spaces.Latent:
+    """The tokenizer of a line, made once for all lines that share it."""
+    path = folder / f"{settings.tokenizer}-{settings.dims}.safetensors"
+    if path.exists():
+        return spaces.load(path)
+    if settings.tokenizer == "pca":
+        space: spaces.Latent = spaces.PatchPCA.fit(images, scale.patch, settings.dims)
+    else:
+        kind = settings.tokenizer if settings.tokenizer.startswith("patch") else "conv-vae"
+        config = spaces.SpaceConfig(name=kind, patch=scale.patch, dims=settings.dims, width=scale.tokenizer_width)  # pyright: ignore[reportArgumentType]
+        torch.manual_seed(seed)
+        space = spaces.build(config, images.channels)
+        perceptual = None
+        if settings.tokenizer == "vqgan":
+            perceptual = stages(_judge(scale, images, folder, seed))
+        critic = Critic(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
+        tokenizer.fit(
+            space, images, test, scale.tokenizer_images, folder / path.stem, seed, perceptual=perceptual, critic=critic
+        )  # fmt: skip
+    spaces.save(space, path)
+    return spaces.load(path)
+
+
+def _judge(scale: Scale, images: ImageSet, folder: Path, seed: int) -> judge.Judge:
+    """The classifier in whose features the first tokenizer compares: trained on the labels, as the paper's VGG was."""
+    path = folder / "judge.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        judge.train(images, images=scale.tokenizer_images, seed=seed).save(path)
+    return judge.load(path)
+
+
+def stages(classifier: judge.Judge):
+    """The feature maps of a judge after each rectifier."""
+
+    def maps(x: Tensor) -> list[Tensor]:
+        found = []
+        for layer in classifier.trunk:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
+
+    return maps
+
+
+def network(settings: Settings, scale: Scale, space: spaces.Latent, images: ImageSet, seed: int) -> NetDenoiser:
+    """The network of a line, freshly initialised."""
+    torch.manual_seed(seed)
+    return ldae.build(settings, space, images.shape, scale.net, len(images.classes))
+
+
+def learn(denoise: NetDenoiser, settings: Settings, scale: Scale, images: ImageSet, folder: Path, seed: int) -> None:
+    """Train a line, or take its trained weights from its folder, and leave the averaged ones in the network, frozen."""
+    config = TrainConfig(
+        images=scale.images,
+        batch=scale.batch,
+        lr=scale.lr,
+        weight_decay=0.0,
+        warmup=scale.warmup,
+        log_every=max(1, scale.images // 50),
+        validate_every=scale.images,
+        sample_every=scale.images,
+        save_every=max(1, scale.images // 4),
+    )
+    task = ldae.task(settings, denoise, optim.build(denoise.net, config))
+    seen = train(task, feed(images, seed, labels=settings.labels), config, folder, seed=seed)
+    if seen < scale.images:
+        raise RunError(f"interrupted after {seen:,} of {scale.images:,} images; the same command goes on")
+    latest = Checkpoints(folder / "checkpoints").latest()
+    assert latest is not None
+    denoise.net.load_state_dict({key.removeprefix("denoiser."): value for key, value in latest.tensors("ema").items()})
+    denoise.net.eval().requires_grad_(False)
+
+
+def probe(
+    denoise: NetDenoiser, settings: Settings, scale: Scale, images: ImageSet, test: ImageSet
+) -> tuple[float, float]:
+    """Accuracy in percent, and its standard error, of a linear classifier of the middle features, averaged over the tokens.
+
+    The middle is the output of the encoder, the first half of the blocks; the pictures are clean (section 5).
+    """
+    site, t = f"blocks.{scale.net.depth // 2 - 1}", settings.level or CLEAN
+    (x, y), (x_test, y_test) = some(images, scale.train), some(test, scale.test)
+    seen, new = (read.features(denoise, part, site, t=t, noise=None) for part in (x, x_test))
+    return score(seen, y, new, y_test)
+
+
+def some(images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
+    x, y = images.batch(range(min(count, len(images))))
+    assert y is not None
+    return x, y
+
+
+def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> tuple[float, float]:
+    """Accuracy in percent and its standard error: batch normalisation without parameters, then softmax regression, fitted to its end."""
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
+    x, x_test = (x - mean) / std, (x_test - mean) / std
+    layer = nn.Linear(x.shape[1], int(y.max()) + 1)
+    nn.init.zeros_(layer.weight)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(layer(x), y) + 1e-4 * layer.weight.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    right = (layer(x_test).argmax(1) == y_test).double().mean().item()
+    return 100.0 * right, 100.0 * (right * (1.0 - right) / len(y_test)) ** 0.5
+
+
+@torch.no_grad()
+def controls(
+    settings: Settings, scale: Scale, last: NetDenoiser, images: ImageSet, test: ImageSet, seed: int
+) -> list[Figure]:
+    """What needs no training: a network that learned nothing, the pixels and their principal components.
+
+    The gates of a DiT start at zero, so that its blocks do nothing: as a control they are drawn at random too.
+    """
+    assert isinstance(last.space, spaces.Latent)
+    random = network(settings, scale, last.space, images, seed)
+    for parameter in random.net.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    random.net.eval()
+    (x, y), (x_test, y_test) = some(images, scale.train), some(test, scale.test)
+    flat, flat_test = x.flatten(1), x_test.flatten(1)
+    center = flat.mean(0)
+    torch.manual_seed(seed)
+    v = torch.pca_lowrank(flat - center, scale.net.width, niter=4)[2]
+    return [
+        Figure("random weights", *probe(random, replace(settings, level=None), scale, images, test)),
+        Figure("pixels", *score(flat, y, flat_test, y_test)),
+        Figure(f"{scale.net.width} components of the pixels", *score((flat - center) @ v, y, (flat_test - center) @ v, y_test)),
+    ]  # fmt: skip
