@@ -21,6 +21,8 @@ from reverie.guide.repaint import RePaint
 from reverie.guide.rescaled import Rescaled, rescaled
 from reverie.guide.sds import sds
 from reverie.guide.threshold import Threshold, threshold
+from reverie.guide.windows import Windows, windows
+from reverie.guide.without import Without, without
 
 __all__ = [
     "APG",
@@ -36,6 +38,8 @@ __all__ = [
     "RePaint",
     "Rescaled",
     "Threshold",
+    "Windows",
+    "Without",
     "apg",
     "auto",
     "cfg",
@@ -54,4 +58,6 @@ __all__ = [
     "sds",
     "threshold",
     "time_travel",
+    "windows",
+    "without",
 ]
