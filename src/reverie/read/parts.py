@@ -1,0 +1,126 @@
+"""Parts: further losses of a denoising task on what its network says inside, in the same pass.
+
+task = With(Denoising(denoise, optimizer, times), REPA("blocks.3", width, extractor, dim), Dispersive("blocks.1"))
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.errors import InputError
+from reverie.learn.denoising import Denoising
+from reverie.learn.draws import Draws
+from reverie.learn.task import Batch, Moment, Player, Task
+from reverie.nets import taps
+from reverie.read.maps import as_map
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a part sees of a step.
+
+    Attributes:
+        denoise: the model that is trained.
+        images: (B, C, H, W), clean.
+        cond: its conditions, some dropped.
+        t: float64 (B,), the times.
+        rng: the step's randomness; stream "noise" is the noise that the images met.
+        values: what passed through the network, by site.
+    """
+
+    denoise: NetDenoiser
+    images: Tensor
+    cond: Cond | None
+    t: Tensor
+    rng: Draws
+    values: Mapping[str, Tensor]
+
+    def map(self, site: str) -> Tensor:
+        """The value at a site as a map (B, C, h, w)."""
+        return as_map(self.values[site], self.denoise.shape[1:])
+
+
+class Part(ABC):
+    """A loss beside the denoising error.
+
+    Attributes:
+        name: of the loss in the log, and of its modules among the players.
+        weight: of the loss.
+        sites: what of the network it sees.
+        trained: a module that is trained along with the network, if any.
+        kept: modules that are saved but not stepped (a moving teacher), by name.
+    """
+
+    name: str
+    weight: float
+    sites: tuple[str, ...]
+    trained: nn.Module | None = None
+    kept: Mapping[str, nn.Module] = {}
+
+    @abstractmethod
+    def loss(self, scene: Scene) -> Tensor:
+        """() or (B,)."""
+
+    def after_step(self, progress: Moment) -> None:  # noqa: B027 - most parts need nothing here
+        """When the network has stepped."""
+
+
+class With(Task):
+    """A denoising task with parts.
+
+    What a part trains joins the network's optimizer, in a group with the settings of its last one.
+
+    Args:
+        base: the denoising task.
+        parts: as many as wanted, each with a name of its own.
+
+    Raises:
+        InputError: for two parts of one name, or a site that the network does not have.
+    """
+
+    def __init__(self, base: Denoising, *parts: Part) -> None:
+        names = [part.name for part in parts]
+        if len(set(names)) < len(names):
+            raise InputError(f"each part has a name of its own: got {', '.join(names)}; set part.name")
+        self.base, self.parts, self.denoise = base, parts, base.denoise
+        self.sites = list(dict.fromkeys(site for part in parts for site in part.sites))
+        with taps.record(self.denoise, self.sites):
+            pass
+        self.players = dict(base.players)
+        optimizer = base.players["denoiser"].optimizer
+        for part in parts:
+            if part.trained is not None:
+                self.players[part.name] = Player(part.trained, average=False)
+                if optimizer is not None:
+                    settings = {
+                        k: v for k, v in optimizer.param_groups[-1].items() if k not in ("params", "initial_lr")
+                    }
+                    optimizer.add_param_group({**settings, "params": list(part.trained.parameters())})
+            for name, module in part.kept.items():
+                self.players[f"{part.name}-{name}"] = Player(module, average=False)
+
+    def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        with taps.record(self.denoise, self.sites) as values:
+            losses = self.base.loss(player, batch, rng, progress)
+        t = self.base.times(rng.even("time"))
+        scene = Scene(self.denoise, batch.images, self.base.condition(batch, rng), t, rng, values)
+        return {**losses, **{part.name: part.weight * part.loss(scene) for part in self.parts}}
+
+    def after_step(self, progress: Moment) -> None:
+        self.base.after_step(progress)
+        for part in self.parts:
+            part.after_step(progress)
+
+    def describe(self, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        return self.base.describe(batch, rng, progress)
+
+    def validate(self) -> dict[str, float | list[float]]:
+        """The base's: the denoising error without the parts."""
+        return self.base.validate()
+
+    def preview(self) -> tuple[Tensor, int] | None:
+        return self.base.preview()
