@@ -72,10 +72,13 @@ class Denoising(Task):
         self.players = {"denoiser": Player(denoise.net, optimizer)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        cond = batch.cond
-        if cond is not None and self.drop > 0.0:
-            cond = cond.drop((rng.uniform("drop") >= self.drop).to(batch.images.device))
-        return {"mse": self.errors(batch.images, self.times(rng.even("time")), rng, cond)}
+        return {"mse": self.errors(batch.images, self.times(rng.even("time")), rng, self.condition(batch, rng))}
+
+    def condition(self, batch: Batch, rng: Draws) -> Cond | None:
+        """The conditions of a batch, some dropped."""
+        if batch.cond is None or self.drop == 0.0:
+            return batch.cond
+        return batch.cond.drop((rng.uniform("drop") >= self.drop).to(batch.images.device))
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """The weighted squared error of each image at its time, mean over pixels: (B, C, H, W) and float64 (B,) -> (B,)."""

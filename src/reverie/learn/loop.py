@@ -160,9 +160,10 @@ class _Trainer:
                         f"the loss of {name}, part {part!r}, is {sums[part]}", rate, parts[part], batch, rng, now
                     )
             torch.stack(list(shares.values())).sum().backward()
-        total = self.runtime.add_up(player.module, {**sums, "interrupted": float(interrupted.is_set())})
+        trained = [p for group in player.optimizer.param_groups for p in group["params"]]
+        total = self.runtime.add_up(trained, {**sums, "interrupted": float(interrupted.is_set())})
         stop, sums = bool(total.pop("interrupted")), total
-        norm = nn.utils.clip_grad_norm_(player.module.parameters(), self.config.clip).item()
+        norm = nn.utils.clip_grad_norm_(trained, self.config.clip).item()
         if not math.isfinite(norm):
             raise self.diverged(
                 f"the gradient norm of {name} is {norm} at loss {sum(sums.values()):.4g}", rate, None, batch, rng, now

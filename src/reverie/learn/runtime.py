@@ -1,13 +1,13 @@
 """Where training runs: the device, the precision of the forward passes, and the processes that share each batch."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie.core.errors import InputError, RunError
 from reverie.learn.task import Batch
@@ -78,15 +78,14 @@ class Runtime:
         first, last = count * self.rank // self.world, count * (self.rank + 1) // self.world
         return start + first, last - first
 
-    def add_up(self, module: nn.Module, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Add up the gradients of ``module`` and ``numbers`` over the processes, in one message.
+    def add_up(self, trained: Sequence[Tensor], numbers: Mapping[str, float]) -> dict[str, float]:
+        """Add up the gradients of the ``trained`` weights and ``numbers`` over the processes, in one message.
 
         Raises:
             RunError: when another process has gone.
         """
         if self.world == 1:
             return dict(numbers)
-        trained = [p for p in module.parameters() if p.requires_grad]
         for p in trained:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         gradients: list[Tensor] = [p.grad for p in trained if p.grad is not None]
