@@ -103,9 +103,7 @@ def augmented(images: Tensor, seed: int, start: int, flip: bool, crop: int) -> T
     high, wide = images.shape[-2:]
     padded = nn.functional.pad(images, (crop,) * 4, mode="reflect")
     moves = torch.randint(2 * crop + 1, (len(images), 2), generator=rng).tolist()
-    return torch.stack(
-        [picture[:, y : y + high, x : x + wide] for picture, (y, x) in zip(padded, moves, strict=True)]
-    )
+    return torch.stack([picture[:, y : y + high, x : x + wide] for picture, (y, x) in zip(padded, moves, strict=True)])
 
 
 class NoiseConditional(nn.Module):

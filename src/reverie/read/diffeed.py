@@ -1,8 +1,9 @@
 """DifFeed: what the decoder saw is told to the encoder, and the network looks a second time.
 
-Mukhopadhyay et al., "Do text-free diffusion models learn discriminative visual representations?", ECCV 2024 (arXiv:2311.17921), section 3.4.
-The first pass keeps decoder maps; each goes through a small network F_b to the encoder block that gave its skip connection (block b to block
-38 − b of the paper's network of 37) and is added there in the second pass, before the skip is stored. The diffusion network stays as it is.
+Mukhopadhyay et al., "Do text-free diffusion models learn discriminative visual representations?", ECCV 2024 (arXiv:2311.17921).
+The first pass keeps decoder maps; each goes through a small network F_b to the encoder block that gave its skip connection
+(block b to block 38 − b of the paper's network of 37) and is added there in the second pass, before the skip is stored. The
+diffusion network stays as it is.
 """
 
 from __future__ import annotations

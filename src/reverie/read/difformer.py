@@ -1,6 +1,6 @@
 """DifFormer: attention that learns which blocks and times to listen to.
 
-Mukhopadhyay et al., "Do text-free diffusion models learn discriminative visual representations?", ECCV 2024 (arXiv:2311.17921), section 3.3.
+Mukhopadhyay et al., "Do text-free diffusion models learn discriminative visual representations?", ECCV 2024 (arXiv:2311.17921).
 The maps of several blocks become tokens of one sequence, a learned token attends to all of them, and what it has gathered at each time is
 read by one linear layer. The layers before the sequence are shared between the times.
 """

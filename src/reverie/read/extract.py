@@ -93,7 +93,9 @@ def features(
     if pool is not None and pool < 1:
         raise InputError(f"pool is how many places a side are left, at least 1, or None for all: got {pool}")
     if cond is not None and len(cond) not in (1, len(images)):
-        raise InputError(f"got conditions for {len(cond)} pictures, there are {len(images)}: give one, or one a picture")
+        raise InputError(
+            f"got conditions for {len(cond)} pictures, there are {len(images)}: give one, or one a picture"
+        )
     shape = tuple(data_shape(denoise.space, denoise.shape))
     if isinstance(images, Tensor):
         check_images(images, shape)

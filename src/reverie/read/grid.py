@@ -119,9 +119,7 @@ class Probed:
             if score.low > control.high
             else f"not clearly above the best cell of an untrained network ({control})"
         )
-        return (
-            f"Best cell: {site} at {name} {level:g}, {score} right, {verdict}; pixels: {pixels}; guessing: {1 / self.classes:.1%}."
-        )
+        return f"Best cell: {site} at {name} {level:g}, {score} right, {verdict}; pixels: {pixels}; guessing: {1 / self.classes:.1%}."
 
 
 def run(
@@ -190,11 +188,11 @@ def run(
     asked = test.batch(held)[0].flatten(1)
     pixels = []
     for seed, rows in enumerate(known):
-        logits = predict({0: x[seed]}, train.labels[rows], {0: asked}, classes, "knn" if head == "knn" else "linear", 0)[0]  # pyright: ignore[reportArgumentType]
+        logits = predict(
+            {0: x[seed]}, train.labels[rows], {0: asked}, classes, "knn" if head == "knn" else "linear", 0
+        )[0]  # pyright: ignore[reportArgumentType]
         pixels.append(probe.accuracy(logits[len(held) // 2 :], test.labels[held][len(held) // 2 :]))
-    return Probed(
-        train.name, labels, head, seeds, classes, len(held), grid(denoise), grid(untrained(denoise)), pixels
-    )
+    return Probed(train.name, labels, head, seeds, classes, len(held), grid(denoise), grid(untrained(denoise)), pixels)
 
 
 def predict(
@@ -215,15 +213,16 @@ def predict(
     if head == "knn":
         return {cell: probe.neighbours(known[cell], labels, asked[cell], classes=classes) for cell in known}
     values = {cell: _square(known[cell]) for cell in known}
-    scale = {cell: (value.mean((0, 2, 3), keepdim=True), value.std((0, 2, 3), keepdim=True) + 1e-6) for cell, value in values.items()}  # fmt: skip
-    values = {cell: (value - scale[cell][0]) / scale[cell][1] for cell, value in values.items()}
+    centre = {cell: value.mean((0, 2, 3), keepdim=True) for cell, value in values.items()}
+    spread = {cell: value.std((0, 2, 3), keepdim=True) + 1e-6 for cell, value in values.items()}
+    values = {cell: (value - centre[cell]) / spread[cell] for cell, value in values.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = {cell: heads.build(head, value.shape[1], value.shape[2], classes) for cell, value in values.items()}
     batches = heads.shuffled(values, labels, 64, seed)
     heads.fit(built, islice(batches, STEPS), STEPS)
     with torch.no_grad():
-        return {cell: net((_square(asked[cell]) - scale[cell][0]) / scale[cell][1]) for cell, net in built.items()}
+        return {cell: net((_square(asked[cell]) - centre[cell]) / spread[cell]) for cell, net in built.items()}
 
 
 def untrained(denoise: NetDenoiser, seed: int = 0) -> NetDenoiser:

@@ -26,9 +26,7 @@ def heatmap(probed: Probed) -> str:
         parts.append(f'<text class="t" x="{x}" y="16" font-weight="600">{title}: {grid.score.mean:.1%}</text>')
         parts.append(_panel(grid, x, low, high, labels=number == 0))
         unit = "log SNR: little noise … much noise" if grid.unit == "logsnr" else "t: little noise … much noise"
-        parts.append(
-            f'<text class="q" x="{x + panel / 2}" y="{height - 8}" text-anchor="middle">{escape(unit)}</text>'
-        )
+        parts.append(f'<text class="q" x="{x + panel / 2}" y="{height - 8}" text-anchor="middle">{escape(unit)}</text>')
     style = (
         ".t{fill:#1e1d1b}.q{fill:#66635d}@media (prefers-color-scheme:dark){.t{fill:#ecebe7}.q{fill:#a19d95}}"
         "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif;font-variant-numeric:tabular-nums}"
@@ -57,9 +55,10 @@ def _panel(grid: Grid, left: float, low: float, high: float, labels: bool) -> st
             place = (mean - low) / (high - low) if high > low else 0.5
             x = left + j * CELL_WIDTH
             ink = "#1e1d1b" if place < 0.55 else "#ffffff"
+            middle = f'x="{x + CELL_WIDTH / 2:g}" y="{y + CELL_HEIGHT / 2 + 4:g}"'
             parts.append(
                 f'<rect x="{x:g}" y="{y:g}" width="{CELL_WIDTH - 1}" height="{CELL_HEIGHT - 1}" fill="{_colour(place)}"/>'
-                f'<text x="{x + CELL_WIDTH / 2:g}" y="{y + CELL_HEIGHT / 2 + 4:g}" text-anchor="middle" fill="{ink}">{100 * mean:.0f}</text>'
+                f'<text {middle} text-anchor="middle" fill="{ink}">{100 * mean:.0f}</text>'
             )
     site, at = grid.best
     x, y = left + grid.levels.index(at) * CELL_WIDTH, TOP + grid.sites.index(site) * CELL_HEIGHT

@@ -114,9 +114,7 @@ class Stored(Features):
         path = folder / ABOUT
         if path.exists():
             there = json.loads(path.read_text(encoding="utf-8"))
-            other = [
-                f"{key} {there.get(key)} (now {value})" for key, value in about.items() if there.get(key) != value
-            ]
+            other = [f"{key} {there.get(key)} (now {value})" for key, value in about.items() if there.get(key) != value]
             if other:
                 raise InputError(f"{folder} holds other features: {'; '.join(other)}. Choose another folder.")
         else:
