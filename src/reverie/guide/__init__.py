@@ -19,6 +19,7 @@ from reverie.guide.pigdm import PiGDM, pigdm
 from reverie.guide.reddiff import reddiff
 from reverie.guide.repaint import RePaint
 from reverie.guide.rescaled import Rescaled, rescaled
+from reverie.guide.restore import METHODS, Restored, restore
 from reverie.guide.sds import sds
 from reverie.guide.threshold import Threshold, threshold
 from reverie.guide.windows import Windows, windows
@@ -27,6 +28,7 @@ from reverie.guide.without import Without, without
 __all__ = [
     "APG",
     "CFG",
+    "METHODS",
     "Auto",
     "Classified",
     "ClassifierMean",
@@ -37,6 +39,7 @@ __all__ = [
     "PiGDM",
     "RePaint",
     "Rescaled",
+    "Restored",
     "Threshold",
     "Windows",
     "Without",
@@ -55,6 +58,7 @@ __all__ = [
     "reddiff",
     "rescaled",
     "residual",
+    "restore",
     "sds",
     "threshold",
     "time_travel",
