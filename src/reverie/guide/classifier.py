@@ -19,6 +19,7 @@ from reverie.core.count import evaluated
 from reverie.core.denoiser import TIME_MAPS, Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Point, Schedule
+from reverie.core.space import Identity, Space
 from reverie.core.tensors import Scalar, align
 from reverie.guide.contrast import Strength, shifted, strongest
 from reverie.guide.gradient import fit, need_gradients
@@ -46,12 +47,21 @@ class NetClassifier:
         classes: how many.
         shape: of one sample, (C, H, W).
         time: what the network is told of the time, a name in :data:`reverie.core.denoiser.TIME_MAPS`.
+        space: between data and what it reads.
     """
 
     def __init__(
-        self, net: nn.Module, schedule: Schedule, classes: int, *, shape: tuple[int, ...], time: str = "t"
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        classes: int,
+        *,
+        shape: tuple[int, ...],
+        time: str = "t",
+        space: Space = Identity(),
     ) -> None:
-        self.net, self.schedule, self.classes, self.shape, self.time = net, schedule, classes, tuple(shape), time
+        self.net, self.schedule, self.classes = net, schedule, classes
+        self.shape, self.time, self.space = tuple(shape), time, space
 
     def __call__(self, x: Tensor, point: Point) -> Tensor:
         time = torch.as_tensor(TIME_MAPS[self.time](point), dtype=x.dtype, device=x.device)

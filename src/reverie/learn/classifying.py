@@ -6,7 +6,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from reverie.core.errors import InputError
-from reverie.core.space import Identity, Space
 from reverie.core.tensors import combine
 from reverie.data import order
 from reverie.guide.classifier import NetClassifier
@@ -22,7 +21,6 @@ class Classifying(Task):
         classifier: the network on its path.
         optimizer: steps the network.
         times: the density of t; uniform in the paper.
-        space: of the diffusion that it is to guide.
         held_out: images to validate on, each at a fixed time and noise.
     """
 
@@ -34,10 +32,9 @@ class Classifying(Task):
         optimizer: Optimizer | None,
         times: TimeSampler,
         *,
-        space: Space | None = None,
         held_out: Batch | None = None,
     ) -> None:
-        self.classifier, self.times, self.space, self.held_out = classifier, times, space or Identity(), held_out
+        self.classifier, self.times, self.held_out = classifier, times, held_out
         self.players = {"classifier": Player(classifier.net, optimizer)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
@@ -48,7 +45,7 @@ class Classifying(Task):
         """``log p(c | x_t)`` (B, classes) of each image at its time, and the label (B,)."""
         if batch.cond is None or "label" not in batch.cond:
             raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
-        x0 = self.space.encode(batch.images)
+        x0 = self.classifier.space.encode(batch.images)
         point = self.classifier.schedule.point(t).align(x0)
         noise = rng.normal("noise", x0.shape[1:]).to(x0)
         return self.classifier(combine((point.alpha, point.sigma), (x0, noise)), point), batch.cond["label"].value

@@ -10,12 +10,22 @@ import importlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from reverie.nets.config import CONFIGS, DiTConfig, JiTConfig, MMDiTConfig, NetConfig, UNetConfig, UViTConfig
+from reverie.nets.config import (
+    CONFIGS,
+    DiTConfig,
+    EncoderConfig,
+    JiTConfig,
+    MMDiTConfig,
+    NetConfig,
+    UNetConfig,
+    UViTConfig,
+)
 from reverie.nets.presets import PRESETS
 
 if TYPE_CHECKING:
     from reverie.nets import taps
     from reverie.nets.dit import DiT
+    from reverie.nets.encoder import Encoder
     from reverie.nets.jit import JiT
     from reverie.nets.mmdit import MMDiT
     from reverie.nets.network import Network
@@ -28,12 +38,13 @@ NETWORKS = {
     UViTConfig: ("uvit", "UViT"),
     MMDiTConfig: ("mmdit", "MMDiT"),
     JiTConfig: ("jit", "JiT"),
+    EncoderConfig: ("encoder", "Encoder"),
 }
 """Where the network of each configuration lives: module and class."""
 
 __all__ = [
-    "CONFIGS", "PRESETS", "DiT", "DiTConfig", "JiT", "JiTConfig", "MMDiT", "MMDiTConfig", "NetConfig", "UNet", "UNetConfig",
-    "UViT", "UViTConfig", "build", "taps",
+    "CONFIGS", "PRESETS", "DiT", "DiTConfig", "Encoder", "EncoderConfig", "JiT", "JiTConfig", "MMDiT", "MMDiTConfig",
+    "NetConfig", "UNet", "UNetConfig", "UViT", "UViTConfig", "build", "taps",
 ]  # fmt: skip
 
 

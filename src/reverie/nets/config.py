@@ -169,7 +169,26 @@ class JiTConfig:
     told_from: int = 2
 
 
-NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The descending half of a U-Net with an attention pool: a classifier of noisy pictures (Dhariwal & Nichol 2021).
+
+    Attributes:
+        width: channels at full resolution.
+        multipliers: channels of each level in units of ``width``; each level after the first halves height and width.
+        blocks: residual blocks per level.
+        attention: down-sampling factors of the levels with self-attention.
+        heads: attention heads.
+    """
+
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 1
+    attention: tuple[int, ...] = (4,)
+    heads: int = 4
+
+
+NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig | EncoderConfig
 
 CONFIGS: dict[str, type[NetConfig]] = {
     "dit": DiTConfig,
@@ -177,4 +196,5 @@ CONFIGS: dict[str, type[NetConfig]] = {
     "uvit": UViTConfig,
     "mmdit": MMDiTConfig,
     "jit": JiTConfig,
+    "encoder": EncoderConfig,
 }

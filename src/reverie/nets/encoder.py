@@ -36,7 +36,7 @@ class Encoder(nn.Module):
     Args:
         channels: channels of the picture.
         size: height and width in pixels (one number if square), multiples of 2 ** (levels - 1).
-        out: numbers that come out: classes, for a classifier.
+        classes: how many it tells apart.
         width: channels at full resolution.
         multipliers: channels of each level in units of ``width``.
         blocks: residual blocks per level.
@@ -52,10 +52,10 @@ class Encoder(nn.Module):
         *,
         channels: int,
         size: int | tuple[int, int],
-        out: int,
+        classes: int,
         width: int = 32,
         multipliers: tuple[int, ...] = (1, 2, 4),
-        blocks: int = 2,
+        blocks: int = 1,
         attention: tuple[int, ...] = (4,),
         heads: int = 4,
     ) -> None:
@@ -76,10 +76,10 @@ class Encoder(nn.Module):
                 at = here
         self.norm = nn.Sequential(group_norm(at), nn.SiLU())
         self.pool = AttentionPool(at, (self.size[0] // self.multiple) * (self.size[1] // self.multiple), heads)
-        self.out = nn.Linear(at, out)
+        self.out = nn.Linear(at, classes)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """``(B, channels, H, W)`` and a time of order 1, () or (B,) -> ``(B, out)``."""
+        """``(B, channels, H, W)`` and a time of order 1, () or (B,) -> logits ``(B, classes)``."""
         check_picture(x, self.channels, self.multiple, self.size)
         condition = self.conditioning(time, None, x.shape[0])
         x = self.embed(x)

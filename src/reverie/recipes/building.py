@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie import data, guide, nets
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, unknown
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
-from reverie.core.space import Space
+from reverie.core.space import Identity, Space
 from reverie.data import ImageSet
 from reverie.data.loading import Split
+from reverie.guide.classifier import NetClassifier
 from reverie.learn import optim
+from reverie.learn.classifying import Classifying
 from reverie.learn.denoising import Denoising
 from reverie.learn.task import Batch
 from reverie.learn.times import LogitNormal, LogSNR, TimeSampler, Uniform
+from reverie.nets.config import EncoderConfig
 from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
 from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Solver, grids, sample
 from reverie.spaces.latent import Latent
@@ -62,12 +65,38 @@ def resolve(recipe: Recipe, images: ImageSet) -> Recipe:
     return replace(recipe, name=recipe.name or Path(name).name, data=config)
 
 
-def build_denoiser(recipe: Recipe, space: Space | None = None) -> NetDenoiser:
-    """The denoiser of a resolved recipe in its space, its network freshly initialised by the recipe's seed.
+def build(recipe: Recipe, space: Space | None = None) -> NetDenoiser | NetClassifier:
+    """What a resolved recipe trains, in its space, its network freshly initialised by the recipe's seed.
 
     Raises:
-        InputError: when the network cannot take the size of the data.
+        InputError: when the network cannot take the size of the data, or a classifier has no classes to learn.
     """
+    net, shape = _network(recipe, space)
+    config = recipe.denoising
+    schedule = SCHEDULES[config.schedule]()
+    space = Identity() if space is None else space
+    if isinstance(recipe.net, EncoderConfig):
+        assert recipe.data.classes is not None
+        return NetClassifier(net, schedule, len(recipe.data.classes), shape=shape, time=config.time, space=space)
+    return NetDenoiser(net, schedule, config.kind, shape=shape, time=config.time, data_std=config.data_std, space=space)
+
+
+def build_denoiser(recipe: Recipe, space: Space | None = None) -> NetDenoiser:
+    """:func:`build` of a recipe that draws.
+
+    Raises:
+        InputError: also for the recipe of a classifier.
+    """
+    built = build(recipe, space)
+    if isinstance(built, NetClassifier):
+        raise InputError(
+            "this is a classifier of noisy pictures, which draws none: guide another run with it, see reverie.guide.classifier"
+        )
+    return built
+
+
+def _network(recipe: Recipe, space: Space | None) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network of a resolved recipe, and the shape of what it reads."""
     size, channels, classes = recipe.data.size, recipe.data.channels, recipe.data.classes
     if size is None or channels is None:
         raise InputError("the recipe does not say the size and channels of its data: resolve it first")
@@ -75,28 +104,28 @@ def build_denoiser(recipe: Recipe, space: Space | None = None) -> NetDenoiser:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         number = None if classes is None else len(classes)
+        if number is None and isinstance(recipe.net, EncoderConfig):
+            raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
         net = nets.build(recipe.net, channels=shape[0], size=shape[1:], classes=number)
-    config = recipe.denoising
-    return NetDenoiser(
-        net,
-        SCHEDULES[config.schedule](),
-        config.kind,
-        shape=shape,
-        time=config.time,
-        data_std=config.data_std,
-        space=space,
-    )
+    return net, shape
 
 
-def build_task(recipe: Recipe, denoise: NetDenoiser, images: ImageSet, held_out: ImageSet) -> Denoising:
+def build_task(
+    recipe: Recipe, model: NetDenoiser | NetClassifier, images: ImageSet, held_out: ImageSet
+) -> Denoising | Classifying:
     """The task of a resolved recipe."""
+    optimizer, times = optim.build(model.net, recipe.train), _times(recipe.denoising, model.schedule)
+    rows = torch.arange(min(HELD_OUT, len(held_out)))
+    unseen = _batch(recipe, held_out, rows) if len(held_out) else None
+    if isinstance(model, NetClassifier):
+        return Classifying(model, optimizer, times, held_out=unseen)
     return Denoising(
-        denoise,
-        optim.build(denoise.net, recipe.train),
-        _times(recipe.denoising, denoise.schedule),
+        model,
+        optimizer,
+        times,
         drop=recipe.denoising.drop,
         loss_kind=recipe.denoising.loss_kind,
-        held_out=_batch(recipe, held_out, torch.arange(min(HELD_OUT, len(held_out)))) if len(held_out) else None,
+        held_out=unseen,
         show=_show(recipe, images),
     )
 

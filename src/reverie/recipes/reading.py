@@ -78,8 +78,11 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise an :class:`InputError` for a number out of range: sizes, counts and durations are at least 1."""
+    """Raise an :class:`InputError` for a number out of range: sizes, counts and durations are at least 1, or as by default."""
+    usual = dict(_flat(to_dict(Recipe(net=type(recipe.net)()))))
     for key, value in _flat(to_dict(recipe)):
+        if value == usual.get(key):
+            continue
         low, high = BOUNDS.get(key, (1, math.inf))
         numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
         for number in numbers:

@@ -6,16 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
+from reverie import bridge
+from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
+from reverie.guide.classifier import NetClassifier
 from reverie.learn import journal
 from reverie.learn.checkpoint import Checkpoint, Checkpoints
 from reverie.recipes import reading, tokenizer
-from reverie.recipes.building import build_denoiser
+from reverie.recipes.building import build, build_denoiser
 from reverie.recipes.recipe import Recipe
 from reverie.solve.calibrate import Calibrated
-
-PLAYER = "denoiser."
 
 
 class Run:
@@ -69,18 +70,35 @@ class Run:
     def denoiser(self, ema: bool = True) -> NetDenoiser:
         """See :func:`load`."""
         denoise = build_denoiser(self.recipe, tokenizer.read(self.recipe, self.folder))
-        file = "ema" if ema else "model"
-        weights = self.checkpoint.tensors(file)
-        state = {key.removeprefix(PLAYER): value for key, value in weights.items() if key.startswith(PLAYER)}
-        self._check(denoise.net.state_dict(), state)
-        for key, value in describe(denoise).items():
-            if (said := self.checkpoint.metadata(file)[key]) != value:
-                raise self._other(f"its {key} is {said}, the recipe's {value}")
-        denoise.net.load_state_dict(state)
-        denoise.net.eval().requires_grad_(False)
+        self._fill(denoise, "denoiser.", ema)
         calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
         denoise.calibrations = {c.nfe: c for c in calibrated}
+        denoise.conditioner = Conditioner(denoise.conditions, self.recipe.data.classes or ())
         return denoise
+
+    def classifier(self, ema: bool = True) -> NetClassifier:
+        """The classifier of noisy pictures that the run trained, frozen and in evaluation mode, for :func:`reverie.guide.classifier`.
+
+        Raises:
+            InputError: when the run trained no classifier; RunError as :func:`load`.
+        """
+        built = build(self.recipe, tokenizer.read(self.recipe, self.folder))
+        if not isinstance(built, NetClassifier):
+            raise InputError(f"{self.folder} is no classifier: train one with `reverie train --net encoder`")
+        self._fill(built, "classifier.", ema)
+        return built
+
+    def _fill(self, model: NetDenoiser | NetClassifier, player: str, ema: bool) -> None:
+        """Give a model the weights of the checkpoint, checked."""
+        file = "ema" if ema else "model"
+        weights = self.checkpoint.tensors(file)
+        state = {key.removeprefix(player): value for key, value in weights.items() if key.startswith(player)}
+        self._check(model.net.state_dict(), state)
+        for key, value in describe(model).items():
+            if (said := self.checkpoint.metadata(file)[key]) != value:
+                raise self._other(f"its {key} is {said}, the recipe's {value}")
+        model.net.load_state_dict(state)
+        model.net.eval().requires_grad_(False)
 
     def _check(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         """Whether the weights are those of the recipe's network."""
@@ -97,20 +115,27 @@ class Run:
         )
 
 
-def describe(denoise: NetDenoiser) -> dict[str, str]:
+def describe(model: NetDenoiser | NetClassifier) -> dict[str, str]:
     """What the header of a weight file says, and loading checks: the shape and range of the data, and what the network predicts."""
-    return {"shape": "x".join(map(str, denoise.shape)), "range": "-1 to 1", "kind": denoise.kind.name}
+    kind = model.kind.name if isinstance(model, NetDenoiser) else f"{model.classes} classes"
+    return {"shape": "x".join(map(str, model.shape)), "range": "-1 to 1", "kind": kind}
 
 
-def load(folder: str | Path, ema: bool = True) -> NetDenoiser:
-    """The trained denoiser of a run, frozen and in evaluation mode.
+def load(folder: str | Path, ema: bool = True) -> Any:
+    """The trained denoiser in a folder, frozen and in evaluation mode.
 
     Args:
-        folder: of the run (its latest checkpoint is taken) or of one checkpoint.
-        ema: the averaged weights, or those of the last step.
+        folder: of a run (its latest checkpoint is taken) or of one checkpoint; or of a pipeline or model in diffusers' format, see
+            :func:`reverie.bridge.load`.
+        ema: of a run, the averaged weights, or those of the last step.
+
+    Returns:
+        A :class:`~reverie.core.denoiser.NetDenoiser`; for the folder of an auto-encoder in diffusers' format, the space.
 
     Raises:
-        InputError: when there is no run, or its checkpoint is of another network than its recipe.
+        InputError: when there is neither, or a checkpoint is of another network than its recipe.
         RunError: when there is no checkpoint, or it is damaged; the message names the file and what to do.
     """
+    if bridge.is_folder(folder) and not (Path(folder).expanduser() / "recipe.yaml").is_file():
+        return bridge.load(folder)
     return Run(folder).denoiser(ema)

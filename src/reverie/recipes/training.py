@@ -42,10 +42,10 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         print(note, file=sys.stderr)
     recipe = building.resolve(recipe, images)
     held_out = building.load_data(recipe, "test")
-    denoise = building.build_denoiser(recipe, tokenizer.blank(recipe))
+    model = building.build(recipe, tokenizer.blank(recipe))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
-    denoise.space = tokenizer.prepare(recipe, images, held_out, run.folder)
-    task = building.build_task(recipe, denoise, images, held_out)
+    model.space = tokenizer.prepare(recipe, images, held_out, run.folder)
+    task = building.build_task(recipe, model, images, held_out)
     with _companions(recipe, run.folder):
         seen = loop(
             task,
@@ -53,7 +53,7 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
             recipe.train,
             run.folder,
             seed=recipe.seed,
-            metadata=describe(denoise),
+            metadata=describe(model),
         )
     return run, seen
 
@@ -102,8 +102,8 @@ def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
     os.environ["RANK"] = str(rank)
     torch.set_num_threads(threads)
     images = building.load_data(recipe)
-    denoise = building.build_denoiser(recipe, tokenizer.read(recipe, folder))
-    task = building.build_task(recipe, denoise, images, building.load_data(recipe, "test"))
+    model = building.build(recipe, tokenizer.read(recipe, folder))
+    task = building.build_task(recipe, model, images, building.load_data(recipe, "test"))
     with suppress(RunError):
         loop(
             task,
