@@ -18,9 +18,11 @@ VERBS = {
     "train": "train a recipe, or on a folder of pictures; the same command again resumes",
     "sample": "draw pictures from a run",
     "evaluate": "measure the samples of a run",
+    "read": "what a run has learned: probe, segment, match",
     "report": "write a run's report.html",
     "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",
+    "convert": "write a model to a folder that diffusers loads",
     "reproduce": "walk the road of a paper at a small scale, its figures beside ours",
 }
 

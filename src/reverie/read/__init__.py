@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from reverie.read.difformer import DifFormer
     from reverie.read.extract import features
     from reverie.read.grid import Grid, Probed, untrained
-    from reverie.read.maps import attention, blocks, of_module
+    from reverie.read.maps import attention, blocks, knowing, of_module
     from reverie.read.segment import Ensemble, miou, pixels
     from reverie.read.store import Features, Stored
 
@@ -29,6 +29,7 @@ _HOME = {
     "dift": "correspond",
     "features": "extract",
     "fuse": "correspond",
+    "knowing": "maps",
     "match": "correspond",
     "miou": "segment",
     "of_module": "maps",
@@ -59,6 +60,7 @@ __all__ = [
     "grid",
     "heads",
     "heatmap",
+    "knowing",
     "match",
     "miou",
     "of_module",

@@ -29,6 +29,13 @@ def blocks(denoise: Denoiser | nn.Module) -> list[str]:
     return [s for s in taps.sites(denoise) if not s.endswith((".in", "attention")) and not s.startswith("skip.")]
 
 
+def knowing(denoise: Denoiser | nn.Module) -> list[str]:
+    """The blocks where knowledge of places usually lies: the first half of a U-Net's way up, the middle of a transformer."""
+    every = blocks(denoise)
+    up = [site for site in every if site.startswith(("up.", "up_blocks."))]
+    return up[: len(up) // 2 + 1] if up else every[len(every) // 3 : len(every) - len(every) // 4]
+
+
 def level(denoise: Denoiser, logsnr: float | None, t: float | None) -> HostPoint:
     """The point of a path with this ``logsnr``, or at this ``t``.
 

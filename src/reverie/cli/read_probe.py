@@ -1,0 +1,62 @@
+"""``reverie read probe RUN``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Probe every block of a run's network at several noise levels, and an untrained one beside it.
+
+    Writes read/probe.json and read/heatmap.svg in the run; reverie report then shows them.
+
+    Attributes:
+        run: folder of a run, or of one of its checkpoints.
+        data: labelled pictures, a bundled set or a folder with a sub-folder a class; the run's own by default.
+        labels: labelled pictures that a probe learns from, in all.
+        seeds: repetitions with other labelled pictures and other noise.
+        head: linear, knn, mlp, conv or attention.
+        sites: blocks to read; all by default.
+        logsnr: noise levels, from little noise (8) to much (-5).
+        pictures: held-out pictures to measure on, at most.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    data: str | None = None
+    labels: int = 300
+    seeds: int = 5
+    head: str = "linear"
+    sites: tuple[str, ...] = ()
+    logsnr: tuple[float, ...] = ()
+    pictures: int = 1000
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie read probe")
+    from reverie.core.files import write
+    from reverie.read import grid
+    from reverie.read.heatmap import heatmap
+    from reverie.recipes.runs import Run
+    from reverie.recipes.sources import splits
+
+    run = Run(given.run)
+    train, test = splits(run.recipe, given.data)
+    probed = grid.run(
+        run.denoiser(),
+        train,
+        test,
+        labels=given.labels,
+        seeds=given.seeds,
+        sites=given.sites or None,
+        logsnr=given.logsnr or None,
+        head=given.head,
+        pictures=given.pictures,
+    )
+    folder = run.folder / "read"
+    probed.save(folder / "probe.json")
+    write(folder / "heatmap.svg", heatmap(probed))
+    print(f"{probed.head} probes on {probed.labels} labels of {probed.data}, {probed.seeds} seeds. {probed.sentence}")
+    print(f"{folder / 'heatmap.svg'}; next: reverie report {run.folder}")

@@ -1,0 +1,115 @@
+"""``reverie read segment RUN``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from reverie.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reverie.data import ImageSet
+
+SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Label the pixels of held-out pictures by what a run says of them, learned from a few labelled pictures.
+
+    Attributes:
+        run: folder of a run, or of one of its checkpoints.
+        data: pictures, a bundled set or a folder; the run's own by default.
+        masks: folder of PNG files with the pictures' names and a class number a pixel (255 where unknown). Without it pixels
+            brighter than the middle take the class of their picture, and others class 0: made for digits.
+        labels: labelled pictures to learn from.
+        members: of the ensemble.
+        sites: blocks to read; those in the middle by default.
+        t: times to read at.
+        pictures: held-out pictures to measure on, at most.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    data: str | None = None
+    masks: Path | None = None
+    labels: int = 60
+    members: int = 10
+    sites: tuple[str, ...] = ()
+    t: tuple[float, ...] = (0.05, 0.15, 0.25)
+    pictures: int = 100
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie read segment")
+    from reverie.learn import grid
+    from reverie.read import segment
+    from reverie.read.grid import untrained
+    from reverie.read.maps import knowing
+    from reverie.read.pictures import segmentation
+    from reverie.recipes.runs import Run
+    from reverie.recipes.sources import splits
+
+    run = Run(given.run)
+    train, test = splits(run.recipe, given.data)
+    known, known_masks = _labelled(train, given.masks, given.labels, seed=0)
+    asked, truth = _labelled(test, given.masks, given.pictures, seed=1)
+    classes = int(known_masks.max()) + 1
+    trained = run.denoiser()
+    sites, shown, figures = given.sites or tuple(knowing(trained)), None, []
+    for model in (trained, untrained(trained)):
+        features = segment.pixels(model, known, sites, given.t)
+        ensemble = segment.Ensemble(features.shape[1], classes, given.members)
+        ensemble.fit(features, known_masks)
+        found = ensemble(segment.pixels(model, asked, sites, given.t))
+        figures.append(segment.miou(found.classes, truth, classes))
+        shown = found if shown is None else shown
+    assert shown is not None
+    path = run.folder / "read" / "segment.png"
+    some = slice(None, SHOWN)
+    grid.save(
+        segmentation(asked[some], truth[some], shown.classes[some], shown.uncertainty[some], classes=classes), path
+    )
+    print(
+        f"mean IoU {figures[0]:.3f} on {len(asked)} held-out pictures, learned from {len(known)}; "
+        f"an untrained network {figures[1]:.3f}. {path}"
+    )
+
+
+def _labelled(data: "ImageSet", masks: Path | None, count: int, seed: int) -> "tuple[Tensor, Tensor]":
+    """Pictures with a class a pixel, at most ``count``."""
+    import torch
+
+    if masks is None:
+        if data.labels is None:
+            raise InputError(f"{data.name} has no labels: give --masks, a folder with a class number a pixel")
+        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
+        images, labels = data.batch(rows)
+        assert labels is not None
+        return images, torch.where(images.mean(1) > 0.0, labels[:, None, None] + 1, 0)
+    if "path" not in data.columns:
+        raise InputError(f"--masks goes by the names of files, and {data.name} is no folder: give --data FOLDER")
+    files = [(row, masks / Path(name).with_suffix(".png")) for row, name in enumerate(data.columns["path"])]
+    there = [(row, file) for row, file in files if file.is_file()]
+    if not there:
+        raise InputError(f"no mask in {masks} for the {data.split} pictures of {data.name}, such as {files[0][1].name}")
+    order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    images, _ = data.batch([there[i][0] for i in order])
+    return images, torch.stack([_mask(there[i][1], data.size) for i in order])
+
+
+def _mask(path: Path, size: int) -> "Tensor":
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from reverie.read.segment import IGNORE
+
+    with Image.open(path) as image:
+        if image.mode not in ("L", "P", "1"):
+            raise InputError(f"{path} is no mask: its pixels are {image.mode}, class numbers are grey or a palette")
+        small = image.resize((size, size), Image.Resampling.NEAREST)
+        values = torch.from_numpy(np.array(small).astype(np.int64))
+    return torch.where(values == 255, IGNORE, values)
