@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie import core, data, guide, learn, measure, nets, recipes, solve, spaces
+    from reverie import bridge, core, data, guide, learn, measure, nets, read, recipes, solve, spaces
     from reverie.core.condition import Cond
     from reverie.nets import taps
     from reverie.recipes.runs import load
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cond",
     "__version__",
+    "bridge",
     "core",
     "data",
     "grids",
@@ -35,6 +36,7 @@ __all__ = [
     "log_prob",
     "measure",
     "nets",
+    "read",
     "recipes",
     "sample",
     "solve",

@@ -17,6 +17,7 @@ VERBS = {
     "demo": "train, sample, measure and report on bundled digits, in about three minutes",
     "train": "train a recipe, or on a folder of pictures; the same command again resumes",
     "sample": "draw pictures from a run",
+    "restore": "fill, enlarge, sharpen or colour a picture with what a run has learned",
     "evaluate": "measure the samples of a run",
     "read": "what a run has learned: probe, segment, match",
     "report": "write a run's report.html",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reverie.core import branches
 from reverie.core.condition import Cond, Conditions
+from reverie.core.conditioner import Conditioner
 from reverie.core.count import evaluated
 from reverie.core.errors import InputError, unknown
 from reverie.core.predictions import KINDS, Kind, Pair, convert
@@ -205,13 +206,16 @@ class NetDenoiser(Denoiser):
         schedule: the path it was (or is being) trained on.
         kind: what ``out`` predicts.
         shape: of one sample, (C, H, W).
-        time: name in :data:`TIME_MAPS`.
+        time: what the network is told of it: a name in :data:`TIME_MAPS`, or a function of the point.
         data_std: if given, the network's input is scaled to unit variance for data of this standard deviation,
             ``c_in = 1/√(α²·data_std² + σ²)`` (Karras et al. 2022); otherwise x_t goes in as it is.
         learned_variance: the network gives 2C channels, the second half the place v in [−1, 1] of the log variance of a reverse step
             between its bounds (Nichol & Dhariwal 2021, eq. 15); the estimate's ``variance`` is the fraction (v + 1)/2.
         conditions: what it takes; the network's own by default.
         space: between data and what is diffused.
+
+    Attributes:
+        conditioner: makes conditions of texts, class names and pictures.
     """
 
     def __init__(
@@ -221,18 +225,19 @@ class NetDenoiser(Denoiser):
         kind: str | Kind = "flow",
         *,
         shape: tuple[int, ...],
-        time: str = "t",
+        time: str | Callable[[Point], Scalar] = "t",
         data_std: float | None = None,
         learned_variance: bool = False,
         conditions: Conditions | None = None,
         space: Space | None = None,
     ) -> None:
-        if time not in TIME_MAPS:
+        if isinstance(time, str) and time not in TIME_MAPS:
             raise unknown("time map", time, TIME_MAPS)
         self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind), tuple(shape)
         self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
         self.conditions = dict(getattr(net, "conditions", {}) if conditions is None else conditions)
         self.space = Identity() if space is None else space
+        self.conditioner = Conditioner(self.conditions)
 
     @property
     def device(self) -> torch.device:
@@ -241,7 +246,7 @@ class NetDenoiser(Denoiser):
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
-        time = TIME_MAPS[self.time](point)
+        time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)
         if isinstance(time, Tensor):
             time = time.flatten() if time.ndim else time
         elif not math.isfinite(time):

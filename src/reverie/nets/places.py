@@ -77,8 +77,8 @@ def _changed(module: nn.Module, out: Any, change: Change) -> Any:
 def of(net: nn.Module) -> dict[str, Place]:
     """The places of a network by name: each block's input, attentions and output, and the skip connections.
 
-    In our networks a block is what lies in a list of modules of the network (or in a list of such lists), skip connections are those
-    in the list "skip", and an attention is an :class:`~reverie.nets.attention.Attending`.
+    In our networks a block is what lies in a list of modules, skip connections are those in the list "skip", and an attention is an
+    :class:`~reverie.nets.attention.Attending`.
     """
     foreign = type(net).__module__.startswith("diffusers.")
     found: dict[str, Place] = {}
@@ -95,14 +95,10 @@ def of(net: nn.Module) -> dict[str, Place]:
 
 
 def _listed(net: nn.Module, name: str) -> bool:
-    """Whether all that lies between the network and the module are lists."""
-    module: Any = net
-    *lists, last = name.split(".")
-    for part in lists:
-        module = getattr(module, part)
-        if not isinstance(module, nn.ModuleList):
-            return False
-    return bool(lists) and not isinstance(getattr(module, last), nn.ModuleList)
+    """Whether the module lies in a list, and is none itself."""
+    owner, _, own = name.rpartition(".")
+    listed = own.isdigit() and isinstance(net.get_submodule(owner), nn.ModuleList)
+    return listed and not isinstance(net.get_submodule(name), nn.ModuleList)
 
 
 def _attends(module: nn.Module) -> bool:

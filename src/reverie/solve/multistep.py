@@ -126,17 +126,19 @@ class DPMpp(TableSolver):
 
     Order 2 is the paper's 2M (its midpoint form): with r = h_{−1}/h, ``x_u = (σ_u/σ_t)·x + α_u(1 − e^(−h))·(D + (D − D_{−1})/(2r))``.
     Orders 1 and 3 integrate the Lagrange polynomial exactly. The first steps use as much
-    history as there is; the step to clean data is of order 1.
+    history as there is; the step to clean data is of order 1, and the last one of at most ``final_order``.
     """
 
     order: int = 2
+    final_order: int = 3
 
     def __post_init__(self) -> None:
         _check("DPMpp", self.order, 3)
+        _check("the last move of DPMpp", self.final_order, 3)
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = CLOCKS["logsnr"]
-        return table(points, X0, s, self.order, self.order, False, partial(two_node, X0, s, "bh2"))
+        return table(points, X0, s, self.order, self.final_order, False, partial(two_node, X0, s, "bh2"))
 
 
 @dataclass(frozen=True)

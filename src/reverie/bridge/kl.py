@@ -1,0 +1,40 @@
+"""The auto-encoder of latent diffusion as a space: Rombach et al., CVPR 2022, section 3.1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from reverie.core.errors import InputError
+
+
+class KL(nn.Module):
+    """``encode`` takes pictures (B, 3, H, W) in [−1, 1] to the mean of their latents, scaled to unit variance; ``decode`` back.
+
+    Args:
+        model: diffusers' AutoencoderKL.
+
+    Raises:
+        InputError: for latents that are normalised a channel at a time.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        for name in ("latents_mean", "latents_std"):
+            if getattr(model.config, name, None) is not None:
+                raise InputError(f"the auto-encoder has {name}, which has no translation")
+        self.scale = float(model.config.scaling_factor)
+        self.shift = float(getattr(model.config, "shift_factor", None) or 0.0)
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a side a place of the latent stands for."""
+        return 2 ** (len(self.model.config.block_out_channels) - 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (self.model.encode(x).latent_dist.mode() - self.shift) * self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z / self.scale + self.shift).sample

@@ -1,0 +1,212 @@
+"""Open a folder in diffusers' format: a pipeline or a single model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reverie.bridge import weights
+from reverie.bridge.folder import SCHEDULER, Component, Folder
+from reverie.bridge.foreign import foreign, load
+from reverie.bridge.kl import KL
+from reverie.bridge.scheduler import Scheduler
+from reverie.bridge.text import Form, Texts
+from reverie.core.conditioner import Conditioner
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.errors import InputError, unknown
+from reverie.core.predictions import Kind
+from reverie.core.schedules import Point, Schedule
+from reverie.core.space import Space
+from reverie.core.tensors import Scalar
+from reverie.nets.embeddings import sinusoids
+from reverie.nets.network import Network
+
+NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
+AUTOENCODER = "AutoencoderKL"
+
+
+class Pretrained(NetDenoiser):
+    """A denoiser out of a folder.
+
+    Attributes:
+        model: the class of its network, and that network's configuration with every default.
+        scheduler: ``scheduler(steps)`` gives the arguments of :func:`reverie.sample` that take the steps of the folder's scheduler;
+            None where there is none.
+        conditioner: makes conditions of texts, labels and pictures.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        schedule: Schedule,
+        kind: str | Kind,
+        *,
+        model: tuple[str, dict[str, Any]],
+        scheduler: Scheduler | None,
+        conditioner: Conditioner,
+        time: str | Callable[[Point], Scalar],
+        space: Space | None,
+    ) -> None:
+        config = model[1]
+        size = config["sample_size"] or 64
+        height, width = (size, size) if isinstance(size, int) else size
+        channels = int(getattr(net, "channels", config["in_channels"]))
+        learned = (config["out_channels"] or config["in_channels"]) == 2 * config["in_channels"]
+        super().__init__(
+            net, schedule, kind, shape=(channels, height, width), time=time, space=space, learned_variance=learned
+        )
+        self.model, self.scheduler, self.conditioner = model, scheduler, conditioner
+
+
+def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | Kind | None = None) -> Pretrained | KL:
+    """A pipeline or model of diffusers', frozen and in evaluation mode.
+
+    Where the architecture is one of ours the weights load into our network; else diffusers' module is wrapped. Nothing of the folder is
+    executed: configurations are read as JSON and weights from safetensors.
+
+    Args:
+        path: of the folder.
+        schedule: for a network without a scheduler, the path it was trained on.
+        kind: what such a network predicts.
+
+    Returns:
+        A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space.
+
+    Raises:
+        InputError: for a folder of another kind, a class or option without translation, weights that are pickled or of another model.
+        RunError: when a file is damaged.
+    """
+    folder = Folder(path)
+    component = Component(folder.path) if folder.single else _network_of(folder)
+    if component.kind == AUTOENCODER:
+        return autoencoder(component)
+    config = complete(component)
+    found = _scheduler(folder)
+    if found is None and (schedule is None or kind is None):
+        raise InputError(
+            f"{folder.path} holds a network but no {SCHEDULER}, so nothing says what it was trained on: "
+            "reverie.bridge.load(folder, schedule=, kind=)"
+        )
+    net = _network(component, config)
+    vae = autoencoder(folder.part("vae")) if folder.has("vae") else None
+    texts = _texts(folder, component.kind, config, vae)
+    classes = _class_names(folder)
+    return Pretrained(
+        net,
+        found.schedule if schedule is None and found else schedule,  # pyright: ignore[reportArgumentType]
+        found.kind if kind is None and found else kind,  # pyright: ignore[reportArgumentType]
+        model=(component.kind, config),
+        scheduler=found if schedule is None else None,
+        conditioner=Conditioner(net.conditions, classes, texts),
+        time=found.time if schedule is None and found else "t",
+        space=vae,
+    )
+
+
+def autoencoder(component: Component) -> KL:
+    """The auto-encoder of a folder."""
+    import diffusers
+
+    if component.kind != AUTOENCODER:
+        raise unknown(f"auto-encoder in {component.folder},", component.kind, [AUTOENCODER])
+    model = diffusers.AutoencoderKL.from_config(complete(component))
+    load(model, renamed(component.tensors()), str(component.folder))
+    space = KL(model)
+    space.eval().requires_grad_(False)
+    return space
+
+
+def complete(component: Component) -> dict[str, Any]:
+    """A model's configuration with the defaults of what it leaves out.
+
+    Raises:
+        InputError: for an unknown class.
+    """
+    import diffusers
+
+    if component.kind not in (*NETWORKS, AUTOENCODER):
+        raise unknown(f"model in {component.folder},", component.kind, (*NETWORKS, AUTOENCODER))
+    signature = inspect.signature(getattr(diffusers, component.kind).__init__)
+    defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
+    missing = [name for name, p in signature.parameters.items() if p.default is p.empty and name != "self"]
+    for name in missing:
+        if name not in component.config:
+            raise InputError(f"{component.folder} does not say {name}, which {component.kind} needs")
+    known = {*defaults, *missing} - {"self"}
+    return defaults | {name: value for name, value in component.config.items() if name in known}
+
+
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of old files under the names of today: what attention was made of before diffusers 0.15."""
+    result = {}
+    for name, value in state.items():
+        *path, last, which = name.split(".")
+        last = OLD_NAMES[last] if "attentions" in path and last in OLD_NAMES else last
+        if last.startswith("to_") and value.ndim == 4 and value.shape[2:] == (1, 1):
+            value = value[:, :, 0, 0]
+        result[".".join((*path, last, which)) if path else name] = value
+    return result
+
+
+def _network_of(folder: Folder) -> Component:
+    for name in ("unet", "transformer"):
+        if folder.has(name):
+            return folder.part(name)
+    raise InputError(
+        f"the pipeline in {folder.path} ({folder.index.get('_class_name')}) has neither a unet nor a transformer"
+    )
+
+
+def _scheduler(folder: Folder) -> Scheduler | None:
+    """The scheduler of a pipeline, or the one beside a model."""
+    around = [folder.path / "scheduler"] if not folder.single else [folder.path, folder.path.parent / "scheduler"]
+    for place in around:
+        if (place / SCHEDULER).is_file():
+            return Scheduler(Component(place, SCHEDULER).config)
+    return None
+
+
+def _network(component: Component, config: dict[str, Any]) -> Network:
+    state = renamed(component.tensors())
+    net = weights.network(component.kind, config)
+    if net is not None and _tied(net, config, state):
+        net.load_state_dict(weights.to_ours(net, config, state))
+    else:
+        net = foreign(component.kind, config, state)
+    return net.eval().requires_grad_(False)
+
+
+def _tied(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors that are one in our network are equal in theirs (the embeddings in every block of a DiT)."""
+    groups = [part.theirs for part in weights.parts(net, config) if part.form == "tied"]
+    pairs = [
+        (state[first], state[name]) for first, *others in groups for name in others if {first, name} <= state.keys()
+    ]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def _texts(folder: Folder, kind: str, config: dict[str, Any], vae: KL | None) -> Texts | None:
+    if not folder.has("text_encoder"):
+        return None
+    form: Form = "sd3" if kind == "SD3Transformer2DModel" else "sdxl" if folder.has("text_encoder_2") else "sd"
+    if form != "sdxl":
+        return Texts(folder, form, config.get("joint_attention_dim") or config["cross_attention_dim"])
+    side = float(config["sample_size"] * (1 if vae is None else vae.factor))
+    waves = sinusoids(torch.tensor([side, side, 0.0, 0.0, side, side]), config["addition_time_embed_dim"])
+    if not config["flip_sin_to_cos"] or config["freq_shift"]:
+        raise InputError("a pipeline with text_time sizes and flip_sin_to_cos or freq_shift changed has no translation")
+    return Texts(folder, form, config["cross_attention_dim"], waves.flatten()[None])
+
+
+def _class_names(folder: Folder) -> list[str]:
+    """The names of classes in the order of their numbers, where the pipeline says them (DiT's id2label)."""
+    table = folder.index.get("id2label")
+    return [str(table[key]).split(",")[0] for key in sorted(table, key=int)] if isinstance(table, dict) else []

@@ -1,0 +1,143 @@
+"""Text encoders of a pipeline: what latent diffusion is told.
+
+Stable Diffusion 1 and 2 read the last layer of one CLIP (Rombach et al. 2022); XL the last but one of two, side by side, with the pooled
+vector of the second and sizes (Podell et al. 2024, section 2.2); 3 the last but one of two CLIPs, padded, followed by T5, with both pooled
+vectors (Esser et al. 2024, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from reverie.bridge.folder import Folder
+from reverie.core.condition import Entry
+from reverie.core.errors import RunError
+
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
+ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
+Form = Literal["sd", "sdxl", "sd3"]
+
+
+class Encoder:
+    """A tokenizer and a text model of a pipeline; loaded when first used.
+
+    Raises:
+        InputError: when they are of a class that is not known, or the weights are missing or pickled.
+        RunError: when the weights are damaged.
+    """
+
+    def __init__(self, folder: Folder, number: int, length: int | None = None) -> None:
+        suffix = "" if number == 1 else f"_{number}"
+        self.folder, self.length = folder, length
+        self.names = f"tokenizer{suffix}", f"text_encoder{suffix}"
+        self.kinds = folder.class_of(self.names[0], TOKENIZERS), folder.class_of(self.names[1], ENCODERS)
+        folder.part(self.names[1]).check()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return self._loaded(0)
+
+    @cached_property
+    def model(self) -> Any:
+        return self._loaded(1, use_safetensors=True, dtype=torch.float32).eval().requires_grad_(False)
+
+    def _loaded(self, which: int, **options: Any) -> Any:
+        import transformers
+
+        path = self.folder.path / self.names[which]
+        try:
+            return getattr(transformers, self.kinds[which]).from_pretrained(path, local_files_only=True, **options)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise RunError(f"{path} could not be loaded: {error}") from error
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """(B, L) token numbers, cut and padded to the length."""
+        length = self.length or self.tokenizer.model_max_length
+        return self.tokenizer(
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+
+    def __call__(self, texts: Sequence[str], layer: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features (B, L, D) of a hidden layer, by default the normalised last one; and the model's first output, pooled if it projects."""
+        with torch.no_grad():
+            out = self.model(self.tokens(texts).to(self.model.device), output_hidden_states=layer is not None)
+        return (out.last_hidden_state if layer is None else out.hidden_states[layer]), out[0]
+
+    def words(self, text: str) -> dict[str, tuple[int, ...]]:
+        """The positions of each word of a text."""
+        given = self.tokenizer(
+            text,
+            return_offsets_mapping=True,
+            truncation=True,
+            max_length=self.length or self.tokenizer.model_max_length,
+        )
+        special = set(self.tokenizer.all_special_ids)
+        found: dict[str, tuple[int, ...]] = {}
+        place = 0
+        for word in text.split():
+            begin = text.index(word, place)
+            place = begin + len(word)
+            here = [
+                i
+                for i, ((a, b), token) in enumerate(zip(given["offset_mapping"], given["input_ids"], strict=True))
+                if token not in special and a < place and b > begin and text[a:b].strip()
+            ]
+            found[word] = (*found.get(word, ()), *here)
+        return found
+
+
+class Texts:
+    """The text encoders of one pipeline together, as the model was trained with them.
+
+    Args:
+        folder: the pipeline's.
+        form: how the outputs of the encoders become conditions.
+        width: features of a token, for "sd3".
+        sizes: for "sdxl", what stands for the size of the picture: the sinusoids of height, width, crop (top, left), height and width.
+        length: tokens for T5, for "sd3".
+    """
+
+    def __init__(self, folder: Folder, form: Form, width: int, sizes: Tensor | None = None, length: int = 256) -> None:
+        self.form, self.width, self.sizes, self.length = form, width, sizes, length
+        self.zeros = form == "sdxl" and bool(folder.index.get("force_zeros_for_empty_prompt", True))
+        names = ("text_encoder", "text_encoder_2", "text_encoder_3")[: {"sd": 1, "sdxl": 2, "sd3": 3}[form]]
+        self.encoders = [
+            Encoder(folder, i, length if i == 3 else None) for i, name in enumerate(names, 1) if folder.has(name)
+        ]
+
+    def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
+        """The entries "text" and, where the model takes it, "vector", each with its null."""
+        told = self._encode(texts)
+        away = self._encode([""] if negative is None else negative)
+        if negative is None and self.zeros:
+            away = {name: torch.zeros_like(value) for name, value in away.items()}
+        if self.sizes is not None:
+            for each in (told, away):
+                each["vector"] = torch.cat([each["vector"], self.sizes.expand(len(each["vector"]), -1)], dim=1)
+        return {
+            name: Entry.of(value)._replace(null=away[name].expand(len(value), *away[name].shape[1:]))
+            for name, value in told.items()
+        }
+
+    def words(self, text: str) -> dict[str, tuple[int, ...]]:
+        return self.encoders[0].words(text)
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        if self.form == "sd":
+            return {"text": self.encoders[0](texts)[0]}
+        outs = [encoder(texts, layer=-2) for encoder in self.encoders[:2]]
+        features = torch.cat([out[0] for out in outs], dim=-1)
+        if self.form == "sdxl":
+            return {"text": features, "vector": outs[1][1]}
+        features = torch.nn.functional.pad(features, (0, self.width - features.shape[-1]))
+        last = (
+            self.encoders[2](texts)[0]
+            if len(self.encoders) > 2
+            else features.new_zeros(len(texts), self.length, self.width)
+        )
+        return {"text": torch.cat([features, last], dim=1), "vector": torch.cat([out[1] for out in outs], dim=1)}

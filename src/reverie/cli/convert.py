@@ -1,0 +1,41 @@
+"""``reverie convert FOLDER OUT``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write a model to a new folder in diffusers' format, from which diffusers computes the same outputs.
+
+    Attributes:
+        source: folder of a run, or of a pipeline in diffusers' format.
+        out: the new folder.
+        lora: adapters to merge on the way: files or folders in peft's or diffusers' format.
+        scale: strength of the adapters.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    lora: tuple[Path, ...] = ()
+    scale: float = 1.0
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie convert")
+    from reverie import bridge
+    from reverie.core.denoiser import NetDenoiser
+    from reverie.core.errors import InputError
+    from reverie.recipes.runs import load
+
+    model = load(given.source)
+    if not isinstance(model, NetDenoiser):
+        raise InputError(f"{given.source} holds an auto-encoder only, which is in diffusers' format already")
+    if given.lora and not isinstance(model, bridge.Pretrained):
+        raise InputError("adapters fit models in diffusers' format; this is a run")
+    for path in given.lora:
+        bridge.merge(model, path, given.scale)
+    print(bridge.write(model, given.out))

@@ -1,0 +1,137 @@
+"""From what people write to conditions: strings, class names and pictures become a :class:`Cond`, once a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from reverie.core.condition import Cond, Conditions, Entry, Image, Label
+from reverie.core.errors import InputError, unknown
+
+
+class TextEncoder(Protocol):
+    """What turns texts into the conditions of a model."""
+
+    def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
+        """Entries of a sample a text, their nulls set to the encoded ``negative`` texts, by default that of no text."""
+        ...
+
+    def words(self, text: str) -> dict[str, tuple[int, ...]]:
+        """The positions of each word among the tokens of a text."""
+        ...
+
+
+class Conditioner:
+    """``conditioner("a red fox")``, ``conditioner(label="cat")``, ``conditioner(label=3, image="edges.png")`` -> :class:`Cond`.
+
+    Args:
+        conditions: what the model takes.
+        classes: the names of its classes.
+        text: its text encoder.
+    """
+
+    def __init__(self, conditions: Conditions, classes: Sequence[str] = (), text: TextEncoder | None = None) -> None:
+        self.conditions, self.classes, self.text = conditions, list(classes), text
+
+    def __call__(
+        self, prompt: str | Sequence[str] | None = None, *, negative: str | Sequence[str] | None = None, **raw: Any
+    ) -> Cond:
+        """The conditions of one or several samples.
+
+        Args:
+            prompt: a text or several, for a model that takes text; else names of classes.
+            negative: what guidance leads away from, in place of no text; one or one a text.
+            raw: any condition of the model by its name: classes by name or number, pictures as tensors, Pillow images or files.
+
+        Returns:
+            A checked Cond of one sample a text, label or picture.
+
+        Raises:
+            InputError: for an unknown class (with the nearest), a condition that the model does not take, or a text without encoder.
+        """
+        if prompt is not None:
+            raw["text" if self.text is not None or "label" not in self.conditions else "label"] = prompt
+        entries: dict[str, Entry] = {}
+        for name, value in raw.items():
+            if name == "text" and not isinstance(value, Tensor | Entry):
+                entries |= self._texts(value, negative)
+            elif name in self.conditions:
+                entries[name] = self._entry(name, value)
+            else:
+                raise unknown("condition", name, self.conditions)
+        cond = Cond(**entries)
+        cond.check(self.conditions)
+        return cond
+
+    def words(self, text: str) -> dict[str, tuple[int, ...]]:
+        """The positions of each word of a text in the condition "text": where attention to a word is found.
+
+        Raises:
+            InputError: when the model has no text encoder.
+        """
+        return self._encoder().words(text)
+
+    def _encoder(self) -> TextEncoder:
+        if self.text is None:
+            taken = ", ".join(self.conditions) or "nothing"
+            raise InputError(f"the model has no text encoder; it is conditioned on: {taken}")
+        return self.text
+
+    def _texts(self, value: str | Sequence[str], negative: str | Sequence[str] | None) -> Mapping[str, Entry]:
+        texts = _several(value)
+        away = None if negative is None else _several(negative)
+        if away is not None and len(away) not in (1, len(texts)):
+            raise InputError(f"got {len(away)} negative texts for {len(texts)}: give one, or one a text")
+        return self._encoder()(texts, away if away is None or len(away) == len(texts) else away * len(texts))
+
+    def _entry(self, name: str, value: Any) -> Entry:
+        if isinstance(value, Entry):
+            return value
+        spec = self.conditions[name]
+        if isinstance(spec, Label):
+            each = [value] if isinstance(value, str | int) else list(value)
+            return Entry.of(torch.tensor([self._label(v) for v in each]))
+        if isinstance(spec, Image) and not isinstance(value, Tensor):
+            each = value if isinstance(value, list | tuple) else [value]
+            return Entry.of(torch.stack([picture(v, spec.channels) for v in each]))
+        return Entry.of(value)
+
+    def _label(self, value: str | int | Tensor) -> int:
+        if not isinstance(value, str):
+            return int(value)
+        if value not in self.classes:
+            raise (
+                unknown("class", value, self.classes)
+                if self.classes
+                else InputError(f"the model's classes have no names: give a number in place of {value!r}")
+            )
+        return self.classes.index(value)
+
+
+def _several(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def picture(value: Any, channels: int) -> Tensor:
+    """A Pillow image or picture file as (channels, H, W) in [−1, 1]; one channel is grey, three are RGB.
+
+    Raises:
+        InputError: when there is no such file, or it is no picture, or for other numbers of channels.
+    """
+    from PIL import Image as Pillow
+
+    modes = {1: "L", 3: "RGB", 4: "RGBA"}
+    if channels not in modes:
+        raise InputError(f"a picture has 1, 3 or 4 channels, the model takes {channels}: give a tensor")
+    if isinstance(value, str | Path):
+        try:
+            value = Pillow.open(Path(value).expanduser())
+        except OSError as error:
+            raise InputError(f"{value} cannot be read as a picture: {error}") from error
+    image = value.convert(modes[channels])
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1).float() / 127.5 - 1.0
