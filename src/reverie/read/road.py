@@ -69,11 +69,11 @@ class Scale:
     dims: int = 12
     sweep: tuple[int, ...] = (3, 6, 12, 24, 64)
     net: DiTConfig = field(default_factory=DiTConfig)
-    images: int = 60_000
+    images: int = 20_000
     batch: int = 64
     lr: float = 2e-3
-    warmup: int = 3_000
-    tokenizer_images: int = 20_000
+    warmup: int = 2_000
+    tokenizer_images: int = 8_000
     tokenizer_width: int = 16
     train: int = 10_000
     test: int = 10_000

@@ -26,6 +26,7 @@ from reverie.learn.tokenizing import Critic
 from reverie.measure import judge
 from reverie.read import ldae
 from reverie.read.ldae import Settings
+from reverie.read.probe import linear
 from reverie.read.road import Line, Scale
 from reverie.recipes import tokenizer
 
@@ -192,22 +193,8 @@ def some(images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
 
 
 def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> tuple[float, float]:
-    """Accuracy in percent and its standard error: batch normalisation without parameters, then softmax regression, fitted to its end."""
-    mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
-    x, x_test = (x - mean) / std, (x_test - mean) / std
-    layer = nn.Linear(x.shape[1], int(y.max()) + 1)
-    nn.init.zeros_(layer.weight)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = nn.functional.cross_entropy(layer(x), y) + 1e-4 * layer.weight.square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-    right = (layer(x_test).argmax(1) == y_test).double().mean().item()
+    """Accuracy of a linear probe in percent, and its standard error."""
+    right = linear(x, y).accuracy(x_test, y_test)
     return 100.0 * right, 100.0 * (right * (1.0 - right) / len(y_test)) ** 0.5
 
 
