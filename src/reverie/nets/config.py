@@ -65,6 +65,8 @@ class UNetConfig:
         endpoint: the sinusoids' last frequency is 1/10000 itself (DDPM).
         fourier: standard deviation of random frequencies in place of sinusoids (NCSN++).
         frequencies: sinusoids of the time in units of ``width``.
+        corner: strided convolutions are padded at the right and below only (DDPM).
+        groups: of the normalisations.
         eps: of the normalisations.
     """
 
@@ -93,6 +95,8 @@ class UNetConfig:
     endpoint: bool = False
     fourier: float | None = None
     frequencies: int = 1
+    corner: bool = False
+    groups: int = 32
     eps: float = 1e-6
 
 

@@ -28,9 +28,8 @@ def sinusoids(position: Tensor, width: int, period: float = 10_000.0, endpoint: 
         ``(..., width)``: the cosines, then the sines (Vaswani et al. 2017, section 3.5).
     """
     half = width // 2
-    step = -math.log(period) / (half - 1 if endpoint else half)
-    rate = torch.exp(step * torch.arange(half, device=position.device, dtype=position.dtype))
-    angle = position[..., None] * rate
+    power = -math.log(period) * torch.arange(half, device=position.device, dtype=position.dtype)
+    angle = position[..., None] * torch.exp(power / (half - 1 if endpoint else half))
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

@@ -87,9 +87,9 @@ class FeedForward(nn.Module):
         return self.outer(self.activation(gate) * value)
 
 
-def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or as many as divide both 32 and the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
+def group_norm(channels: int, eps: float = 1e-6, groups: int = 32) -> nn.GroupNorm:
+    """Group normalisation with so many groups, or as many as divide both them and the channels."""
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=eps)
 
 
 def plain_norm(width: int, eps: float = 1e-6) -> nn.LayerNorm:

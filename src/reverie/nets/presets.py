@@ -29,7 +29,7 @@ class Preset:
 
 
 DDPM = UNetConfig(
-    width=128, multipliers=(1, 2, 2, 2), attention=(2,), heads=1, scaled=False, dropout=0.1, endpoint=True
+    width=128, multipliers=(1, 2, 2, 2), attention=(2,), heads=1, scaled=False, dropout=0.1, endpoint=True, corner=True
 )
 """Ho et al. 2020, appendix B: CIFAR-10."""
 

@@ -8,14 +8,15 @@ from torch.nn import functional as F
 
 
 class Down(nn.Module):
-    """Half the resolution: a 3x3 convolution with stride 2 (Ho et al. 2020)."""
+    """Half the resolution: a 3x3 convolution with stride 2, padded on all sides, or at the right and below (``corner``, Ho et al. 2020)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, corner: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.corner = corner
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if corner else 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.conv(x)
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.corner else x)
 
 
 class Up(nn.Module):

@@ -33,9 +33,9 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the places of a feature map ``(B, channels, H, W)``, added to it; starts as the identity."""
 
-    def __init__(self, channels: int, heads: int, context: int, depth: int) -> None:
+    def __init__(self, channels: int, heads: int, context: int, depth: int, groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups=groups)
         self.enter = nn.Linear(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context) for _ in range(depth))
         self.leave = zeroed(nn.Linear(channels, channels))

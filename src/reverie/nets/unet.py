@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
         scaled: the condition scales and shifts what the second normalisation gives (ADM), or shifts what it takes (DDPM).
         dropout: before the second convolution.
         rescale: factor of the sum; √½ keeps its variance (Song et al. 2021).
-        eps: of the normalisations.
+        eps, groups: of the normalisations.
         resample: halves or doubles height and width, of the branch and of the shortcut alike.
         project: a 1x1 convolution in the shortcut even where the channels agree.
     """
@@ -50,16 +50,17 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
         rescale: float = 1.0,
         eps: float = 1e-6,
+        groups: int = 32,
         resample: nn.Module | None = None,
         project: bool = False,
     ) -> None:
         super().__init__()
         self.scaled, self.rescale = scaled, rescale
-        self.norm_in = group_norm(inputs, eps)
+        self.norm_in = group_norm(inputs, eps, groups)
         self.resample = nn.Identity() if resample is None else resample
         self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(condition, 2 * outputs if scaled else outputs)
-        self.norm_out = group_norm(outputs, eps)
+        self.norm_out = group_norm(outputs, eps, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if project or inputs != outputs else nn.Identity()
@@ -83,10 +84,10 @@ def rescaled(x: Tensor, factor: float) -> Tensor:
 class SpatialAttention(Attention):
     """Self-attention between the places of a feature map ``(B, C, H, W)``, added to it."""
 
-    def __init__(self, channels: int, heads: int, rescale: float = 1.0, eps: float = 1e-6) -> None:
+    def __init__(self, channels: int, heads: int, rescale: float, eps: float, groups: int) -> None:
         super().__init__(channels, heads)
         self.rescale = rescale
-        self.norm = group_norm(channels, eps)
+        self.norm = group_norm(channels, eps, groups)
         zeroed(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,6 +137,8 @@ class UNet(Network):
         variance: twice the channels come out, for a learned variance (Nichol & Dhariwal 2021).
         time_scale, endpoint, fourier: of the time's embedding, see :class:`~reverie.nets.embeddings.TimeEmbedding`.
         frequencies: sinusoids of the time in units of ``width``.
+        corner: strided convolutions are padded at the right and below only (DDPM).
+        groups: of the normalisations.
         eps: of the normalisations.
         classes: number of classes, or None for a network without labels.
 
@@ -173,6 +176,8 @@ class UNet(Network):
         endpoint: bool = False,
         fourier: float | None = None,
         frequencies: int = 1,
+        corner: bool = False,
+        groups: int = 32,
         eps: float = 1e-6,
         classes: int | None = None,
     ) -> None:
@@ -190,13 +195,15 @@ class UNet(Network):
         folded = (channels + image) * patch**2
         self.embed = nn.Conv2d(folded, width, 3, padding=1)
 
-        residual = partial(ResidualBlock, condition=condition, scaled=scaled, dropout=dropout, rescale=rescale, eps=eps)
+        residual = partial(
+            ResidualBlock, condition=condition, scaled=scaled, dropout=dropout, rescale=rescale, eps=eps, groups=groups
+        )
 
         def attends(level: int, here: int) -> nn.Module:
             n = here // head_width if head_width else heads
             if context:
-                return SpatialTransformer(here, n, context, depths[level] if depths else 1)
-            return SpatialAttention(here, n, rescale, eps)
+                return SpatialTransformer(here, n, context, depths[level] if depths else 1, groups)
+            return SpatialAttention(here, n, rescale, eps, groups)
 
         def stage(inputs: int, outputs: int, level: int, attend: bool) -> Stage:
             return Stage(residual(inputs, outputs), attends(level, outputs) if attend else None)
@@ -204,7 +211,7 @@ class UNet(Network):
         def resampled(here: int, up: bool) -> nn.Module:
             if resample == "residual":
                 return residual(here, here, resample=Resample(up, filter), project=project)
-            return Up(here) if up else Down(here)
+            return Up(here) if up else Down(here, corner)
 
         at, skips, self.down, self.pyramid = width, [width], nn.ModuleList(), nn.ModuleList()
         auxiliary = folded
@@ -238,7 +245,7 @@ class UNet(Network):
                 here.append(resampled(at, up=True))
             self.up.append(here)
 
-        self.norm = group_norm(at, eps)
+        self.norm = group_norm(at, eps, groups)
         self.out = zeroed(nn.Conv2d(at, (2 if variance else 1) * channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
