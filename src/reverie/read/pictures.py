@@ -26,7 +26,8 @@ def segmentation(images: Tensor, truth: Tensor, found: Tensor, uncertainty: Tens
         classes: how many.
     """
     grey = uncertainty / uncertainty.max().clamp_min(1e-9) * 2.0 - 1.0
-    rows = [images.expand(-1, 3, -1, -1), _coloured(truth, classes), _coloured(found, classes), grey[:, None].expand(-1, 3, -1, -1)]  # fmt: skip
+    pictures, unsure = (value.expand(-1, 3, -1, -1) for value in (images, grey[:, None]))
+    rows = [pictures, _coloured(truth, classes), _coloured(found, classes), unsure]
     return tile(torch.cat(rows), len(images))
 
 
@@ -37,8 +38,8 @@ def salient(image: Tensor, count: int) -> Tensor:
         InputError: for a picture of a single colour.
     """
     h, w = image.shape[-2:]
-    grey = image.mean(0)[None, None]
-    contrast = (F.avg_pool2d(grey**2, 3, 1, 1) - F.avg_pool2d(grey, 3, 1, 1) ** 2)[0, 0].clone()
+    grey = F.pad(image.mean(0)[None, None], (1, 1, 1, 1), mode="replicate")
+    contrast = (F.avg_pool2d(grey**2, 3, 1) - F.avg_pool2d(grey, 3, 1) ** 2)[0, 0]
     contrast[contrast < 1e-4] = 0.0
     if not contrast.any():
         raise InputError("the first picture has a single colour: there is nothing to look for")
