@@ -214,6 +214,9 @@ class NetDenoiser(Denoiser):
         conditions: what it takes; the network's own by default.
         space: between data and what is diffused.
 
+    A network with a ``prior`` (see :mod:`reverie.nets.prior`) is shown that closed form's x0 as its condition "image" and corrects its
+    estimate: ``out = net + share·prior``.
+
     Attributes:
         conditioner: makes conditions of texts, class names and pictures.
     """
@@ -235,7 +238,9 @@ class NetDenoiser(Denoiser):
             raise unknown("time map", time, TIME_MAPS)
         self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind), tuple(shape)
         self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
-        self.conditions = dict(getattr(net, "conditions", {}) if conditions is None else conditions)
+        self.prior: Any = getattr(net, "prior", None)
+        own = {k: v for k, v in getattr(net, "conditions", {}).items() if self.prior is None or k != "image"}
+        self.conditions = dict(own if conditions is None else conditions)
         self.space = Identity() if space is None else space
         self.conditioner = Conditioner(self.conditions)
 
@@ -254,6 +259,9 @@ class NetDenoiser(Denoiser):
                 f"the network reads the time as {self.time!r}, which is infinite at t = {point.t}: use a finite logsnr"
             )
         time = torch.as_tensor(time, dtype=x.dtype, device=x.device)
+        first = None if self.prior is None else self.prior(x, point, cond)
+        if first is not None:
+            cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
         out, variance = self.net(scaled, time, cond), None
         if out is None:  # a tap has read what it wanted and ended the call: there is no estimate
             return Estimate(x, torch.full_like(x, math.nan), self.kind(point), point)
@@ -261,6 +269,8 @@ class NetDenoiser(Denoiser):
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)
+        if first is not None:
+            out = out + self.prior.share(point) * first.linear(*self.kind(point))
         return Estimate(x, out, self.kind(point), point, variance)
 
     def to(self, device: torch.device | str) -> Self:

@@ -1,5 +1,6 @@
 """From a recipe to what it describes: data, denoiser, task, sampler."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from reverie.learn.classifying import Classifying
 from reverie.learn.denoising import Denoising
 from reverie.learn.task import Batch
 from reverie.learn.times import LogitNormal, LogSNR, TimeSampler, Uniform
-from reverie.nets.config import EncoderConfig
+from reverie.nets.config import DiTConfig, EncoderConfig, UNetConfig
+from reverie.nets.prior import Prior
 from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
 from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Solver, grids, sample
 from reverie.spaces.latent import Latent
@@ -39,6 +41,8 @@ SOLVERS: dict[str, Solver] = {
 GRIDS: dict[str, Any] = {"time": grids.time, "logsnr": grids.logsnr, "karras": grids.karras}
 HELD_OUT = 512
 """Held-out images that training validates on."""
+FITTED = 20_000
+"""Training images that a prior is fitted to."""
 
 
 def load_data(recipe: Recipe, split: Split = "train") -> ImageSet:
@@ -106,8 +110,25 @@ def _network(recipe: Recipe, space: Space | None) -> tuple[nn.Module, tuple[int,
         number = None if classes is None else len(classes)
         if number is None and isinstance(recipe.net, EncoderConfig):
             raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
-        net = nets.build(recipe.net, channels=shape[0], size=shape[1:], classes=number)
+        config, rank = recipe.net, recipe.denoising.prior
+        if rank is not None:
+            if not isinstance(config, DiTConfig | UNetConfig):
+                raise InputError(
+                    "denoising.prior needs a network that takes a picture as condition: use net dit or unet"
+                )
+            config = replace(config, image=shape[0])
+        net = nets.build(config, channels=shape[0], size=shape[1:], classes=number)
+        if rank is not None:
+            net.prior = Prior(number or 1, shape, rank)
     return net, shape
+
+
+def _fit_prior(recipe: Recipe, model: NetDenoiser, images: ImageSet) -> None:
+    """Fit the network's prior to the codes of at most :data:`FITTED` pictures."""
+    rows = torch.arange(0, len(images), -(-len(images) // FITTED))
+    codes = torch.cat([model.space.encode(images.batch(part)[0]) for part in rows.split(500)])
+    labels = images.labels if recipe.data.classes is not None else None
+    model.prior.fit(codes, None if labels is None else labels[rows])
 
 
 def build_task(
@@ -117,6 +138,8 @@ def build_task(
     optimizer, times = optim.build(model.net, recipe.train), _times(recipe.denoising, model.schedule)
     rows = torch.arange(min(HELD_OUT, len(held_out)))
     unseen = _batch(recipe, held_out, rows) if len(held_out) else None
+    if isinstance(model, NetDenoiser) and model.prior is not None:
+        _fit_prior(recipe, model, images)
     if isinstance(model, NetClassifier):
         return Classifying(model, optimizer, times, held_out=unseen)
     return Denoising(
@@ -156,7 +179,8 @@ def guided(denoise: Denoiser, recipe: Recipe, scale: float) -> Denoiser:
         raise InputError(
             "this model was trained with denoising.drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
         )
-    return guide.cfg(denoise, scale)
+    below = recipe.sample.guide_below
+    return guide.cfg(denoise, scale, None if below is None else (-math.inf, below))
 
 
 def _times(config: DenoisingConfig, schedule: Schedule) -> TimeSampler:

@@ -47,6 +47,8 @@ class DenoisingConfig:
         times_mean: mean of logit(t), for logit-normal times.
         times_std: standard deviation of logit(t), for logit-normal times.
         drop: share of the images whose label is dropped, so that guidance works.
+        prior: correct the exact denoiser of one Gaussian a class with this many axes, fitted to the data, in place of learning all of it;
+            needs a network that takes a picture as condition (dit, unet).
     """
 
     schedule: Literal["flow", "cosine", "vp", "ve"] = "flow"
@@ -58,6 +60,7 @@ class DenoisingConfig:
     times_mean: float = 0.0
     times_std: float = 1.0
     drop: float = 0.1
+    prior: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +72,14 @@ class SampleConfig:
         steps: of the solver.
         grid: where the steps are taken.
         scale: guidance for models of classes; 1 is the model as it is.
+        guide_below: guide only where the logsnr is below this, where the picture is decided (Kynkäänniemi et al. 2024); everywhere without.
     """
 
     solver: str = "dpmpp2"
     steps: int = 20
     grid: Literal["time", "logsnr", "karras"] = "time"
     scale: float = 2.0
+    guide_below: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

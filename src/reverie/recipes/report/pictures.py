@@ -10,7 +10,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reverie import guide
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.files import write
@@ -121,7 +120,9 @@ def _draw(run: Run) -> Pictures:
         sweep = []
         for scale in scales:
             cond = Cond(label=list(classes))
-            sweep.append(grid.to_bytes(sample(guide.cfg(denoise, scale), columns, cond, seed=recipe.seed, **how)))
+            sweep.append(
+                grid.to_bytes(sample(building.guided(denoise, recipe, scale), columns, cond, seed=recipe.seed, **how))
+            )
             bar.advance(columns)
         film, logsnr = _film(guided, classes, recipe.seed, how)
         bar.advance(FILMS)
