@@ -14,13 +14,16 @@ from reverie.guide.dflow import dflow
 from reverie.guide.dps import dps
 from reverie.guide.energy import EnergyGuide, energy
 from reverie.guide.freedom import FreeDoM, time_travel
+from reverie.guide.online import Prototypes, sinkhorn
 from reverie.guide.operators import consistency, residual
 from reverie.guide.pigdm import PiGDM, pigdm
+from reverie.guide.rcg import rcg, standardise
 from reverie.guide.reddiff import reddiff
 from reverie.guide.repaint import RePaint
 from reverie.guide.rescaled import Rescaled, rescaled
 from reverie.guide.restore import METHODS, Restored, restore
 from reverie.guide.sds import sds
+from reverie.guide.self_guided import boxes, clusters, draw, masks
 from reverie.guide.threshold import Threshold, threshold
 from reverie.guide.windows import Windows, windows
 from reverie.guide.without import Without, without
@@ -37,6 +40,7 @@ __all__ = [
     "FreeDoM",
     "NetClassifier",
     "PiGDM",
+    "Prototypes",
     "RePaint",
     "Rescaled",
     "Restored",
@@ -45,21 +49,28 @@ __all__ = [
     "Without",
     "apg",
     "auto",
+    "boxes",
     "cfg",
     "classifier",
+    "clusters",
     "compose",
     "consistency",
     "dflow",
     "dps",
+    "draw",
     "energies",
     "energy",
+    "masks",
     "operators",
     "pigdm",
+    "rcg",
     "reddiff",
     "rescaled",
     "residual",
     "restore",
     "sds",
+    "sinkhorn",
+    "standardise",
     "threshold",
     "time_travel",
     "windows",
