@@ -73,8 +73,8 @@ class Scale:
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 2_000
-    tokenizer_images: int = 8_000
-    tokenizer_width: int = 16
+    tokenizer_images: int = 6_000
+    tokenizer_width: int = 8
     train: int = 10_000
     test: int = 10_000
 
@@ -82,7 +82,7 @@ class Scale:
 SCALES = {
     "tiny": Scale(
         size=16, patch=4, dims=4, net=DiTConfig(width=16, depth=2, heads=2), images=256, tokenizer_images=128,
-        tokenizer_width=8, train=200, test=200,
+        train=200, test=200,
     ),
     "small": Scale(net=DiTConfig(width=64, depth=6, heads=4, activation="relu")),
     "paper": Scale(
