@@ -96,7 +96,7 @@ def boxes(features: Tensor, size: tuple[int, int], similar: int = 100) -> Tensor
         seed = int(order[0])
         speakers = order[:similar][product[i, seed, order[:similar]] >= 0]
         agreeing = (product[i, speakers].sum(0) >= 0).reshape(h, w)
-        region, _ = connected(agreeing.numpy())
+        region = np.asarray(connected(agreeing.numpy())[0])  # pyright: ignore[reportIndexIssue]
         y, x = np.nonzero(region == region[seed // w, seed % w])
         out[i, 0, y.min() : y.max() + 1, x.min() : x.max() + 1] = 1.0
     return interpolate(out, size=size, mode="nearest")
@@ -125,5 +125,6 @@ def _kmeans(features: Tensor, k: int, seed: int) -> Tensor:
         from sklearn.cluster import KMeans
     except ImportError:
         raise InputError("clusters come from scikit-learn, which is not installed: pip install scikit-learn") from None
-    found = KMeans(k, n_init=1, max_iter=30, random_state=seed).fit_predict(features.detach().float().cpu().numpy())
+    means = KMeans(k, n_init=1, max_iter=30, random_state=seed)  # pyright: ignore[reportArgumentType]
+    found = means.fit_predict(features.detach().float().cpu().numpy())
     return torch.from_numpy(found.astype(np.int64))

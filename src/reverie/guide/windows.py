@@ -92,4 +92,5 @@ def windows(
     Raises:
         InputError: for a canvas smaller than a window, weights of another size, or a pixel without any.
     """
-    return Windows(denoise, tuple(size), max(1, min(denoise.shape[1:]) // 8) if stride is None else stride, regions)
+    usual = max(1, min(denoise.shape[1:]) // 8)
+    return Windows(denoise, (size[0], size[1]), usual if stride is None else stride, regions)

@@ -19,7 +19,7 @@ from reverie.nets import taps
 
 
 class Online(Denoising):
-    """``Denoising(c = code) + clustering·½·(CE(code₁, p₂) + CE(code₂, p₁))``: two noisy views of an image predict each other's balanced code.
+    """``Denoising(c = code) + clustering·½·(CE(code₁, p₂) + CE(code₂, p₁))``: two noisy views predict each other's balanced code.
 
     The code of a view is :func:`~reverie.guide.online.sinkhorn` of its similarities, over the batch; p is the softmax of the
     similarities at ``temperature``. The condition is the most likely prototype of the first view, as a label.

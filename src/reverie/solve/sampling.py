@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -151,7 +151,23 @@ def sample(
     report: Literal[False] = False,
 ) -> Tensor: ...
 @overload
-def sample(denoise: Denoiser, *args: Any, report: Literal[True], **rest: Any) -> tuple[Tensor, Report]: ...
+def sample(
+    denoise: Denoiser,
+    n: int | None = None,
+    cond: Cond | None = None,
+    solver: Solver | str | None = None,
+    steps: int = 30,
+    grid: Grid | None = None,
+    seed: Seeds = 0,
+    x: Tensor | None = None,
+    start: float | None = None,
+    batch_size: int | None = None,
+    progress: str | None = None,
+    walk: Walk | None = None,
+    tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
+    *,
+    report: Literal[True],
+) -> tuple[Tensor, Report]: ...
 def sample(
     denoise: Denoiser,
     n: int | None = None,
