@@ -1,5 +1,8 @@
 """A small U-Net and a small transformer that nobody has trained, every branch of which takes part."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +11,8 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine, Flow
 from reverie.nets import DiT, UNet
 from reverie.read import untrained
+
+sys.path.append(str(Path(__file__).parent))  # for polar.py
 
 
 @pytest.fixture(scope="session")

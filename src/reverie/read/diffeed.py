@@ -47,7 +47,7 @@ class DifFeed(nn.Module):
     """Two passes with feedback, and a head on the map of one decoder block in the second; ``parameters()`` are the trained ones only.
 
     Args:
-        denoise: the frozen model.
+        denoise: the model; its network is frozen by this.
         point: the noise level of both passes.
         read: the decoder block that the head reads.
         head: (B, C, h, w) -> (B, classes).
@@ -64,6 +64,7 @@ class DifFeed(nn.Module):
         self.partner = {site: partner[site] for site in (partner if feed is None else feed)}
         self.point, self.read, self.head = point, read, head
         self.denoise = (denoise,)  # in a tuple its parameters are not ours
+        denoise.net.requires_grad_(False)
         x = torch.zeros(1, *denoise.shape, device=denoise.device)
         with torch.no_grad():
             x = denoise.space.encode(x)
