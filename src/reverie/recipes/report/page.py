@@ -17,6 +17,8 @@ from reverie.core.files import write
 from reverie.learn.grid import to_picture
 from reverie.measure.figures import SUBJECTS, Evaluation, percent
 from reverie.measure.pictures import cut
+from reverie.read.grid import Probed
+from reverie.read.heatmap import heatmap
 from reverie.recipes import reading
 from reverie.recipes.measuring import CLOSEST, EVALUATION
 from reverie.recipes.report.charts import Line, chart, smooth, steps
@@ -52,6 +54,7 @@ def report(run: Run) -> Path:
         **_galleries(run, drawn),
         **_curves(run),
         **_measures(run, evaluation),
+        **_reading(run),
         recipe=yaml.safe_dump(reading.to_dict(run.recipe), sort_keys=False, allow_unicode=True),
         environment=_environment(run),
     )
@@ -207,6 +210,16 @@ def _pairs(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
         }
         for i, closest in enumerate(evaluation.closest)
     ]
+
+
+def _reading(run: Run) -> dict[str, Any]:
+    """What ``reverie read probe`` and ``reverie read segment`` left in the run."""
+    path, masks = run.folder / "read" / "probe.json", run.folder / "read" / "segment.png"
+    if not path.exists():
+        return {"probed": None, "segmented": None}
+    probed = Probed.load(path)
+    segmented = "data:image/png;base64," + base64.b64encode(masks.read_bytes()).decode() if masks.exists() else None
+    return {"probed": probed, "heatmap": Markup(heatmap(probed)), "segmented": segmented}
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
