@@ -184,15 +184,20 @@ def run(
                 found[cell].append((value.argmax(1) == test.labels[held]).double())
         return _grid(asked, found, next(iter(levels)))
 
-    x = {seed: train.batch(rows)[0].flatten(1) for seed, rows in enumerate(known)}
-    asked = test.batch(held)[0].flatten(1)
-    pixels = []
-    for seed, rows in enumerate(known):
-        logits = predict(
-            {0: x[seed]}, train.labels[rows], {0: asked}, classes, "knn" if head == "knn" else "linear", 0
-        )[0]  # pyright: ignore[reportArgumentType]
-        pixels.append(probe.accuracy(logits[len(held) // 2 :], test.labels[held][len(held) // 2 :]))
-    return Probed(train.name, labels, head, seeds, classes, len(held), grid(denoise), grid(untrained(denoise)), pixels)
+    trained, control = grid(denoise), grid(untrained(denoise))
+    asked, half, pixels = test.batch(held)[0], len(held) // 2, []
+    for rows in known:
+        how = "knn" if head == "knn" else "linear"
+        logits = probed_once(train.batch(rows)[0], train.labels[rows], asked, classes, how)
+        pixels.append(probe.accuracy(logits[half:], test.labels[held[half:]]))
+    return Probed(train.name, labels, head, seeds, classes, len(held), trained, control, pixels)
+
+
+def probed_once(known: Tensor, labels: Tensor, asked: Tensor, classes: int, head: str) -> Tensor:
+    """Logits of a linear or nearest-neighbour probe."""
+    if head == "knn":
+        return probe.neighbours(known, labels, asked, classes=classes)
+    return probe.linear(known, labels, classes).logits(asked)
 
 
 def predict(
@@ -208,10 +213,8 @@ def predict(
         head: as in :func:`run`.
         seed: of the heads that are trained step by step.
     """
-    if head == "linear":
-        return {cell: probe.linear(known[cell], labels, classes).logits(asked[cell]) for cell in known}
-    if head == "knn":
-        return {cell: probe.neighbours(known[cell], labels, asked[cell], classes=classes) for cell in known}
+    if head in ("linear", "knn"):
+        return {cell: probed_once(known[cell], labels, asked[cell], classes, head) for cell in known}
     values = {cell: _square(known[cell]) for cell in known}
     centre = {cell: value.mean((0, 2, 3), keepdim=True) for cell, value in values.items()}
     spread = {cell: value.std((0, 2, 3), keepdim=True) + 1e-6 for cell, value in values.items()}
