@@ -21,13 +21,19 @@ from reverie.recipes.runs import Run
 SHAPE = (1, 4, 4)
 
 
+def own(prior: Prior, k: int) -> torch.Tensor:
+    """The axes of one class, a view (d, rank)."""
+    return prior.axes[:, k * prior.rank : (k + 1) * prior.rank]
+
+
 def made(classes: int = 3, rank: int = 5) -> Prior:
     """A prior with random Gaussians, in float64."""
     rng = torch.Generator().manual_seed(0)
     prior = Prior(classes, SHAPE, rank).double()
     prior.means.copy_(torch.randn(classes, 16, generator=rng))
     for k in range(classes):
-        prior.axes[k] = torch.linalg.qr(torch.randn(16, rank, generator=rng).double())[0]
+        own(prior, k).copy_(torch.linalg.qr(torch.randn(16, rank, generator=rng).double())[0])
+        prior.centres[k] = prior.means[k] @ own(prior, k)
     prior.values.copy_(0.5 + torch.rand(classes, rank, generator=rng))
     prior.rest.copy_(0.05 + 0.2 * torch.rand(classes, generator=rng))
     prior.log_weights.copy_(torch.tensor([0.5, 0.3, 0.2])[:classes].log())
@@ -39,7 +45,7 @@ def dense(prior: Prior) -> GaussianMixture:
     covariances = torch.stack(
         [
             u @ torch.diag(e) @ u.T + nu * (eye - u @ u.T)
-            for u, e, nu in zip(prior.axes, prior.values, prior.rest, strict=True)
+            for u, e, nu in zip(prior.axes.chunk(len(prior.means), 1), prior.values, prior.rest, strict=True)
         ]
     )
     labels = range(len(prior.means))
@@ -59,7 +65,7 @@ def test_equals_the_dense_mixture(schedule, cond):
 def test_a_wrong_rank_is_not_the_dense_mixture():
     prior, x = made(), torch.randn(4, *SHAPE, dtype=torch.float64)
     exact, point = dense(prior).denoiser(Flow()), Flow().point(0.5)
-    prior.axes[:, :, -1] = 0.0
+    prior.axes[:, -1] = 0.0
     assert (prior(x, point).x0 - exact(x, point).x0).abs().max() > 1e-2
 
 
@@ -72,7 +78,7 @@ def test_fit_is_maximum_likelihood():
 
     def likelihood(p: Prior) -> float:
         values = torch.cat([p.values, p.rest[:, None].expand(-1, 12)], 1).double()
-        basis = [torch.linalg.qr(torch.cat([u, torch.randn(16, 12)], 1).double())[0] for u in p.axes]
+        basis = [torch.linalg.qr(torch.cat([u, torch.randn(16, 12)], 1).double())[0] for u in p.axes.chunk(2, 1)]
         total = 0.0
         for k, (v, u) in enumerate(zip(values, basis, strict=True)):
             y = (x[labels == k].flatten(1) - p.means[k]).double() @ u
@@ -133,7 +139,9 @@ def test_a_run_keeps_its_prior(tmp_path):
         name="tiny",
         net=DiTConfig(width=16, depth=1, heads=2, patch=7),
         denoising=replace(recipe.denoising, prior=8),
-        train=replace(recipe.train, images=64, batch=16, processes=1, validate_every=64, sample_every=64, save_every=32),
+        train=replace(
+            recipe.train, images=64, batch=16, processes=1, validate_every=64, sample_every=64, save_every=32
+        ),
     )
     run, seen = training.train(tiny, tmp_path / "run")
     assert seen == 64

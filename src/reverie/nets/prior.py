@@ -36,6 +36,7 @@ class Prior(nn.Module):
 
     means: Tensor
     axes: Tensor
+    centres: Tensor
     values: Tensor
     rest: Tensor
     log_weights: Tensor
@@ -45,7 +46,8 @@ class Prior(nn.Module):
         d = math.prod(shape)
         self.rank = min(rank, d - 1)
         self.register_buffer("means", torch.zeros(classes, d))
-        self.register_buffer("axes", torch.zeros(classes, d, self.rank))
+        self.register_buffer("axes", torch.zeros(d, classes * self.rank))
+        self.register_buffer("centres", torch.zeros(classes, self.rank))
         self.register_buffer("values", torch.ones(classes, self.rank))
         self.register_buffer("rest", torch.ones(classes))
         self.register_buffer("log_weights", torch.zeros(classes))
@@ -61,11 +63,11 @@ class Prior(nn.Module):
             labels: class of each, (N,).
         """
         for k in range(len(self.means)):
-            mine = x if labels is None else x[labels == k]
-            self.log_weights[k] = math.log(len(mine) / len(x)) if len(mine) else -math.inf
-            if not len(mine):
+            members = x if labels is None else x[labels == k]
+            self.log_weights[k] = math.log(len(members) / len(x)) if len(members) else -math.inf
+            if not len(members):
                 continue
-            some = mine[:: max(1, len(mine) // LARGEST)].flatten(1).double()
+            some = members[:: max(1, len(members) // LARGEST)].flatten(1).double()
             n, d = some.shape
             mean = some.mean(0)
             _, scales, axes = torch.linalg.svd((some - mean) / n**0.5, full_matrices=False)
@@ -75,8 +77,10 @@ class Prior(nn.Module):
             self.means[k], self.rest[k] = mean, rest
             self.values[k] = rest
             self.values[k, :r] = variances[:r].clamp(min=float(rest))
-            self.axes[k] = 0.0
-            self.axes[k, :, :r] = axes[:r].T
+            mine = self.axes[:, k * self.rank : (k + 1) * self.rank]
+            mine.zero_()
+            mine[:, :r] = axes[:r].T
+            self.centres[k] = self.means[k] @ mine
 
     def forward(self, x: Tensor, point: Point, cond: Cond | None = None) -> Estimate:
         """The exact denoiser of the mixture, of a sample's class where its label is present.
@@ -117,7 +121,7 @@ class Prior(nn.Module):
         out = (
             plain.sum(1, keepdim=True) * flat
             - (weight + alpha * plain) @ self.means
-            + (weight[..., None] * gain * inside).flatten(1) @ axes.T
+            + (weight[..., None] * gain * inside).flatten(1) @ self.axes.T
         )
         return Estimate(x, out.view_as(x).to(x.dtype), KINDS["straight"](point), point)
 
