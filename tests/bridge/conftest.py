@@ -55,13 +55,13 @@ def clip(width, vocabulary, projection=None, act="quick_gelu"):
     return shaken((CLIPTextModel if projection is None else CLIPTextModelWithProjection)(config), seed=width)
 
 
-def vae(channels=4):
+def vae(shift=None):
     from diffusers import AutoencoderKL
 
     return shaken(
         AutoencoderKL(
             block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=channels, norm_num_groups=4, sample_size=16, scaling_factor=0.3,
+            latent_channels=4, norm_num_groups=4, sample_size=16, scaling_factor=0.3, shift_factor=shift,
         )
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ def build_sd3(tmp, third=True):
     )  # fmt: skip
     t5 = T5EncoderModel(T5Config(d_model=40, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=32))
     pipeline = StableDiffusion3Pipeline(
-        transformer=shaken(transformer), vae=vae(), tokenizer=one, tokenizer_2=two, tokenizer_3=three if third else None,
+        transformer=shaken(transformer), vae=vae(0.2), tokenizer=one, tokenizer_2=two, tokenizer_3=three if third else None,
         text_encoder=clip(12, len(one), projection=12), text_encoder_2=clip(16, len(two), projection=8, act="gelu"),
         text_encoder_3=shaken(t5) if third else None, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )  # fmt: skip

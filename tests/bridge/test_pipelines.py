@@ -200,7 +200,7 @@ def test_classes(tiny, tmp_path, tied):
 
     torch.manual_seed(0)
     net = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=3
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=1000
     )  # fmt: skip
     net = tiny.shaken(net)
     if tied:

@@ -114,7 +114,7 @@ def autoencoder(component: Component) -> KL:
 
     if component.kind != AUTOENCODER:
         raise unknown(f"auto-encoder in {component.folder},", component.kind, [AUTOENCODER])
-    model = diffusers.AutoencoderKL.from_config(complete(component))
+    model: Any = diffusers.AutoencoderKL.from_config(complete(component))  # pyright: ignore[reportPrivateImportUsage]
     load(model, renamed(component.tensors()), str(component.folder))
     space = KL(model)
     space.eval().requires_grad_(False)

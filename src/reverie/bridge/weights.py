@@ -142,7 +142,6 @@ PLAIN = {
     "time_embedding_type": "positional",
     "time_embedding_dim": None,
     "class_embed_type": None,
-    "attn_norm_num_groups": None,
     "downsample_type": "conv",
     "upsample_type": "conv",
     "add_attention": True,
@@ -195,6 +194,7 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         or config["freq_shift"] not in (0, 1)
         or config["downsample_padding"] not in (0, 1)
         or config["resnet_time_scale_shift"] not in SCALED
+        or not (conditional or _normalised(config))
     ):
         return None
     heads = config["attention_head_dim"]
@@ -231,6 +231,12 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         eps=config["norm_eps"],
         classes=config["num_class_embeds"],
     )
+
+
+def _normalised(config: Mapping[str, Any]) -> bool:
+    """Whether the attention in the middle is normalised like all others, which depends on three settings."""
+    groups, usual = config.get("attn_norm_num_groups"), config["norm_num_groups"]
+    return groups == usual or (groups is None and config["resnet_time_scale_shift"] == "default")
 
 
 def _dit(config: Mapping[str, Any]) -> DiT | None:

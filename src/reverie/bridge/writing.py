@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from reverie.bridge import weights
+from reverie.bridge.describe import describe
 from reverie.bridge.folder import CONFIG, INDEX, SCHEDULER
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
@@ -73,12 +74,16 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
     if isinstance(denoise, Pretrained):
         kind, config = denoise.model
         scheduler = None if denoise.scheduler is None else denoise.scheduler.config
-    else:
-        if not isinstance(net, Network):
-            raise InputError(f"diffusers has no network like {type(net).__name__}")
-        kind, config = weights.describe(net)
+        state = (
+            weights.to_theirs(net, config)
+            if isinstance(net, Network) and not isinstance(net, Foreign)
+            else _foreign(net)
+        )
+    elif isinstance(net, Network):
         scheduler = _scheduler(denoise)
-    state = dict(net.foreign.state_dict()) if isinstance(net, Foreign) else weights.to_theirs(net, config)  # pyright: ignore[reportArgumentType]
+        kind, config, state = describe(net)
+    else:
+        raise InputError(f"diffusers has no network like {type(net).__name__}")
     name = "transformer" if "Transformer" in kind else "unet"
     files: dict[str, Part] = {name: ({"_class_name": kind, **config}, state)}
     index: dict[str, Any] = {"_class_name": _pipeline(denoise, kind), name: ["diffusers", kind]}
@@ -96,6 +101,10 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
     if isinstance(denoise.conditioner.text, Texts) and denoise.conditioner.text.form == "sdxl":
         index["force_zeros_for_empty_prompt"] = denoise.conditioner.text.zeros
     return files, index
+
+
+def _foreign(net: Any) -> dict[str, Tensor]:
+    return dict(net.foreign.state_dict())
 
 
 def _pipeline(denoise: NetDenoiser, kind: str) -> str:

@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
     model = load(given.source)
     if not isinstance(model, NetDenoiser):
         raise InputError(f"{given.source} holds an auto-encoder only, which is in diffusers' format already")
-    if given.lora and not isinstance(model, bridge.Pretrained):
-        raise InputError("adapters fit models in diffusers' format; this is a run")
     for path in given.lora:
+        if not isinstance(model, bridge.Pretrained):
+            raise InputError("adapters fit models in diffusers' format; this is a run")
         bridge.merge(model, path, given.scale)
     print(bridge.write(model, given.out))

@@ -78,7 +78,9 @@ def build(
         raise InputError("a network is built for pictures of some channels and size: give channels= and size=")
     module, name = NETWORKS[type(config)]
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
-    return network(channels=channels, size=size, classes=classes, **asdict(config))
+    built = network(channels=channels, size=size, classes=classes, **asdict(config))
+    built.config = config
+    return built
 
 
 def __getattr__(name: str) -> object:

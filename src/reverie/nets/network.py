@@ -12,6 +12,7 @@ from reverie.core.condition import Entry, Image, Label, Tokens, Vector, read
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond, ConditionSpec
+    from reverie.nets.config import NetConfig
 
 
 class Skip(nn.Identity):
@@ -26,10 +27,12 @@ class Network(nn.Module):
 
     Attributes:
         conditions: what ``cond`` may hold, by name.
+        config: what it was built from by :func:`reverie.nets.build`, or None.
         checkpointing: compute the blocks again on the way back instead of keeping what is inside them (Chen et al. 2016).
     """
 
     conditions: dict[str, ConditionSpec]
+    config: NetConfig | None = None
     checkpointing: bool = False
 
     def sites(self) -> list[str]:

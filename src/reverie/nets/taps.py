@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,6 @@ from reverie.nets.places import Place
 
 if TYPE_CHECKING:
     pass
-
-Net = "nn.Module | Denoiser"
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,14 @@ class AttentionAt(At):
         return self.product(q, k, v)
 
 
+_OPEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""How many taps are open on a network."""
+
 Replacement = Tensor | Callable[[Tensor, At], Tensor]
 AttentionReplacement = Callable[[Tensor, Tensor, Tensor, AttentionAt], Tensor]
 
 
-def sites(net: Net) -> list[str]:
+def sites(net: nn.Module | Denoiser) -> list[str]:
     """The names of every place that can be tapped: blocks in the order they are built, each with its input and attentions; then skips.
 
     Raises:
@@ -90,9 +92,9 @@ def sites(net: Net) -> list[str]:
     return list(places.of(_modules(net)[1]))
 
 
-def active(net: Net) -> bool:
+def active(net: nn.Module | Denoiser) -> bool:
     """Whether a tap is open on the network: a prepared copy of it must not run in its place."""
-    return getattr(_modules(net)[0], "_tapped", 0) > 0
+    return _OPEN.get(_modules(net)[0], 0) > 0
 
 
 class Record(dict[str, Tensor]):
@@ -110,7 +112,7 @@ class _Stop(BaseException):
 
 
 @contextmanager
-def record(net: Net, sites: Iterable[str], stop: bool = False) -> Iterator[Record]:
+def record(net: nn.Module | Denoiser, sites: Iterable[str], stop: bool = False) -> Iterator[Record]:
     """Read the values at ``sites`` of the calls made inside the block.
 
     Args:
@@ -147,7 +149,7 @@ def record(net: Net, sites: Iterable[str], stop: bool = False) -> Iterator[Recor
 
 
 @contextmanager
-def replace(net: Net, values: Mapping[str, Replacement]) -> Iterator[None]:
+def replace(net: nn.Module | Denoiser, values: Mapping[str, Replacement]) -> Iterator[None]:
     """Overwrite or transform the values at sites, in the calls made inside the block.
 
     Args:
@@ -175,7 +177,7 @@ def replace(net: Net, values: Mapping[str, Replacement]) -> Iterator[None]:
 
 
 @contextmanager
-def attention(net: Net, replacements: Mapping[str, AttentionReplacement]) -> Iterator[None]:
+def attention(net: nn.Module | Denoiser, replacements: Mapping[str, AttentionReplacement]) -> Iterator[None]:
     """Take the place of attention products, in the calls made inside the block.
 
     Args:
@@ -197,7 +199,7 @@ def attention(net: Net, replacements: Mapping[str, AttentionReplacement]) -> Ite
         yield
 
 
-def read(net: Net, sites: Iterable[str], *arguments: Any) -> dict[str, Tensor]:
+def read(net: nn.Module | Denoiser, sites: Iterable[str], *arguments: Any) -> dict[str, Tensor]:
     """The values at ``sites`` for one call ``net(*arguments)``, which ends after the last of them.
 
     Raises:
@@ -217,7 +219,7 @@ def _modules(net: Any) -> tuple[nn.Module, nn.Module]:
     return root, getattr(root, "foreign", root)
 
 
-def _find(net: Net, sites: Iterable[str]) -> dict[str, Place]:
+def _find(net: nn.Module | Denoiser, sites: Iterable[str]) -> dict[str, Place]:
     known, wanted = places.of(_modules(net)[1]), list(sites)
     for site in wanted:
         if site not in known:
@@ -236,7 +238,7 @@ class _Running:
 
 
 @contextmanager
-def _open(net: Net, read: Record | None = None) -> Iterator[tuple[ExitStack, _Running]]:
+def _open(net: nn.Module | Denoiser, read: Record | None = None) -> Iterator[tuple[ExitStack, _Running]]:
     """Make the network ready for taps: calls go through a function that knows when one is under way and may end early, uncompiled."""
     root, _ = _modules(net)
     forward, own = root.forward, root.__dict__.get("forward")
@@ -255,13 +257,13 @@ def _open(net: Net, read: Record | None = None) -> Iterator[tuple[ExitStack, _Ru
             running.inside = False
 
     root.forward = call
-    root._tapped = getattr(root, "_tapped", 0) + 1  # pyright: ignore[reportArgumentType]
+    _OPEN[root] = _OPEN.get(root, 0) + 1
     try:
         compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         with ExitStack() as stack, compiler, branches.watched():
             yield stack, running
     finally:
-        root._tapped -= 1  # pyright: ignore[reportOperatorIssue]
+        _OPEN[root] -= 1
         if own is None:
             del root.forward
         else:

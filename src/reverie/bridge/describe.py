@@ -1,0 +1,75 @@
+"""A network of ours in the terms of diffusers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from reverie.bridge import weights
+from reverie.core.errors import InputError
+from reverie.nets.config import UNetConfig
+from reverie.nets.network import Network
+from reverie.nets.unet import UNet
+
+PLAIN = UNetConfig()
+SAME = (
+    "patch", "resample", "rescale", "attend_last", "project", "filter", "pyramid", "context", "vector", "image", "variance", "time_scale",
+    "fourier", "frequencies",
+)  # fmt: skip
+"""What must be as the configuration's default."""
+
+
+def describe(net: Network) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """The class of diffusers' model like ``net``, its configuration, and the weights under its names.
+
+    Where there are labels, the null is one more class, the last.
+
+    Raises:
+        InputError: when diffusers has no such model, with the setting that it lacks.
+    """
+    config = net.config
+    if not isinstance(net, UNet) or not isinstance(config, UNetConfig):
+        raise InputError(
+            f"diffusers has no network like this {type(net).__name__}: a U-Net without extras can be written"
+        )
+    for name in SAME:
+        if getattr(config, name) != getattr(PLAIN, name):
+            raise InputError(
+                f"diffusers has no network like this UNet: {name} is {getattr(config, name)!r}, not {getattr(PLAIN, name)!r}"
+            )
+    widths = [config.width * multiplier for multiplier in config.multipliers]
+    attends = [2**level in config.attention for level in range(len(widths))]
+    sizes = {config.head_width or width // config.heads for width, here in zip(widths, attends, strict=True) if here}
+    sizes.add(config.head_width or widths[-1] // config.heads)
+    groups = {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
+    if len(sizes) > 1 or len(groups) > 1:
+        what, each = ("heads have features", sizes) if len(sizes) > 1 else ("normalisations have groups", groups)
+        raise InputError(f"diffusers has no network like this UNet: its {what} of different numbers, {sorted(each)}")
+    down = ["AttnDownBlock2D" if here else "DownBlock2D" for here in attends]
+    count = groups.pop()
+    table = None if net.conditioning.label is None else net.conditioning.label.table.weight
+    theirs: dict[str, Any] = {
+        "sample_size": net.size[0] if net.size[0] == net.size[1] else list(net.size),
+        "in_channels": net.channels,
+        "out_channels": net.channels,
+        "block_out_channels": widths,
+        "layers_per_block": config.blocks,
+        "down_block_types": down,
+        "mid_block_type": "UNetMidBlock2D",
+        "up_block_types": [weights.DOWN_TO_UP[kind] for kind in reversed(down)],
+        "attention_head_dim": sizes.pop(),
+        "norm_num_groups": count,
+        "attn_norm_num_groups": count,
+        "norm_eps": config.eps,
+        "dropout": config.dropout,
+        "resnet_time_scale_shift": "scale_shift" if config.scaled else "default",
+        "downsample_padding": 0 if config.corner else 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": int(config.endpoint),
+        "num_class_embeds": None if table is None else len(table),
+    }
+    state = weights.to_theirs(net, theirs)
+    if table is not None:
+        state["class_embedding.weight"] = table
+    return "UNet2DModel", theirs, state
