@@ -94,10 +94,7 @@ class Prior(nn.Module):
         alpha, sigma = (v.reshape(-1, 1) if isinstance(v, Tensor) else v for v in (point.alpha, point.sigma))
         a, s = (v[..., None] if isinstance(v, Tensor) else v for v in (alpha, sigma))
         classes, d = self.means.shape
-        axes = self.axes.transpose(0, 1).flatten(1)
-        inside = (flat @ axes).unflatten(1, (classes, self.rank)) - a * torch.einsum(
-            "kd,kdr->kr", self.means, self.axes
-        )
+        inside = (flat @ self.axes).unflatten(1, (classes, self.rank)) - a * self.centres
         variance, variance_rest = a * a * self.values + s * s, alpha * alpha * self.rest + sigma * sigma
         distance = (
             flat.square().sum(1, keepdim=True)
