@@ -93,6 +93,16 @@ def test_a_scale_a_sample_and_a_scale_by_logsnr():
     assert torch.equal(ramp(x, 0.4, Cond(label=0)).out, fixed(x, 0.4, Cond(label=0)).out)
 
 
+def test_a_scale_a_sample_inside_another_guide():
+    """The outer guide's branches double the batch; the inner scale stays with its samples."""
+    model = classes().denoiser(Cosine())
+    x, scales = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    together = guide.cfg(guide.auto(model, model, scales), 2.0)(x, 0.5, Cond(label=[0, 1, 0])).out
+    for i in range(3):
+        alone = guide.cfg(guide.auto(model, model, float(scales[i])), 2.0)(x[i : i + 1], 0.5, Cond(label=[0, 1, 0][i]))
+        assert torch.allclose(together[i : i + 1], alone.out, rtol=1e-10)
+
+
 def test_scale_one_and_zero_cost_one_evaluation():
     x = torch.randn(3, 1, dtype=torch.float64)
     assert torch.equal(guide.cfg(bed(), 1.0)(x, 0.4, Cond(label=0)).out, bed()(x, 0.4, Cond(label=0)).out)

@@ -6,6 +6,7 @@ correctors stack. An objective is a loss that uses a denoiser or a whole run.
 
 from reverie.guide import energies, operators
 from reverie.guide.apg import APG, apg
+from reverie.guide.attention import Attentive, attention
 from reverie.guide.auto import Auto, auto
 from reverie.guide.cfg import CFG, cfg
 from reverie.guide.classifier import Classified, ClassifierMean, NetClassifier, classifier
@@ -32,6 +33,7 @@ __all__ = [
     "APG",
     "CFG",
     "METHODS",
+    "Attentive",
     "Auto",
     "Classified",
     "ClassifierMean",
@@ -48,6 +50,7 @@ __all__ = [
     "Windows",
     "Without",
     "apg",
+    "attention",
     "auto",
     "boxes",
     "cfg",

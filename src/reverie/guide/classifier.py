@@ -8,7 +8,7 @@ conditional model. The paper's three forms are
 * mean: ``μ + w·Σ·∇ log p(c | x_t)`` for the mean and variance of an ancestral step (algorithm 1): :class:`ClassifierMean`, a corrector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -21,7 +21,7 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.tensors import Scalar, align
-from reverie.guide.contrast import Strength, shifted, strongest
+from reverie.guide.contrast import Strength, each_alone, shifted, strongest
 from reverie.guide.gradient import fit, need_gradients
 from reverie.solve.corrector import Corrector
 from reverie.solve.onestep import DDPM
@@ -107,6 +107,9 @@ class Classified(Wrapper):
     @property
     def guidance(self) -> float:
         return self.base.guidance * max(1.0, strongest(self.scale, self))
+
+    def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
+        return each_alone(self, x, t, conds) if isinstance(self.scale, Tensor) else super().branches(x, t, conds)
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         if cond is None or "label" not in cond:

@@ -5,7 +5,7 @@ is evaluated, where it is 0 only the worse one.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -61,6 +61,9 @@ class Contrast(Wrapper):
     def guidance(self) -> float:
         return self.base.guidance * strongest(self.scale, self)
 
+    def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
+        return each_alone(self, x, t, conds) if isinstance(self.scale, Tensor) else super().branches(x, t, conds)
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)
         scale = self.strength(point, x)
@@ -81,6 +84,13 @@ class Contrast(Wrapper):
         if not isinstance(logsnr, Tensor):
             return scale if low <= logsnr <= high else 1.0
         return torch.where((logsnr >= low) & (logsnr <= high), scale, 1.0)
+
+
+def each_alone(
+    denoise: Denoiser, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]
+) -> dict[str, Estimate]:
+    """The branches of an outer guide one by one: for a guide that holds something of each sample, such as a scale."""
+    return {name: denoise(x, t, cond) for name, cond in conds.items()}
 
 
 def strongest(scale: Strength, denoise: Denoiser) -> float:
