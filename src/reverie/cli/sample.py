@@ -37,6 +37,10 @@ class Arguments:
         seed: picture i of a seed is the same whatever n is.
         image: a picture to start from.
         start: with image, the time to start from: near 0 keeps the picture, 1 forgets it; 0.6 without.
+        guide: what else to guide by, as often as wanted: cfg:3 or apg:3 (by label, in place of scale), energy:lowres, energy:edges,
+            energy:colours or energy:mask (towards a target), with a rate at the end if the default of 0.3 is not right.
+        target: the picture that energies compare with.
+        mask: a picture of its size, white where energy:mask compares.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -50,6 +54,9 @@ class Arguments:
     seed: int = 0
     image: Path | None = None
     start: float | None = None
+    guide: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    target: Path | None = None
+    mask: Path | None = None
 
 
 def main(arguments: list[str]) -> None:
@@ -62,6 +69,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from reverie.recipes.building import guided, sampling
+    from reverie.recipes.guiding import scaled, steer
     from reverie.recipes.runs import Run
     from reverie.solve import sample
 
@@ -76,14 +84,23 @@ def main(arguments: list[str]) -> None:
     scale = (recipe.sample.scale if recipe.denoising.drop else 1.0) if given.scale is None else given.scale
     if labels is None and given.scale is not None and scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
-    model = denoise if labels is None else guided(denoise, recipe, scale)
-    source = None if given.image is None else _image(given.image, recipe).expand(n, -1, -1, -1)
+    if scaled(given.guide) and (labels is None or given.scale is not None):
+        raise InputError(
+            "--guide cfg:3 and apg:3 guide towards a label, in place of --scale: give --label and no --scale"
+        )
+    by_scale = labels is not None and not scaled(given.guide)
+    target = None if given.target is None else picture(given.target, recipe, "--target")
+    mask = None if given.mask is None else known(given.mask, given.target, recipe)
+    model, settings["solver"], differentiates = steer(
+        guided(denoise, recipe, scale) if by_scale else denoise, settings["solver"], given.guide, target, mask
+    )
+    source = None if given.image is None else picture(given.image, recipe, "--image").expand(n, -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
-    with torch.no_grad():
+    with torch.set_grad_enabled(differentiates):
         images = sample(
             model,
             n,
-            _cond(labels, n),
+            condition(labels, n),
             seed=given.seed,
             x=source,
             start=start,
@@ -91,7 +108,7 @@ def main(arguments: list[str]) -> None:
             progress="sampling",
             **settings,
         )
-    for path in _write(images, given.out, len(labels or [0])):
+    for path in write(images, given.out, len(labels or [0])):
         print(path)
 
 
@@ -144,27 +161,50 @@ def _listed(classes: tuple[str, ...], most: int = 20) -> str:
     return ", ".join(classes[:most]) + (f", … ({len(classes) - most} more)" if len(classes) > most else "")
 
 
-def _cond(labels: list[int] | None, n: int) -> "Cond | None":
+def condition(labels: list[int] | None, n: int) -> "Cond | None":
+    """The labels, dealt out in turn to n pictures."""
     from reverie.core.condition import Cond
 
     return None if labels is None else Cond(label=[labels[i % len(labels)] for i in range(n)])
 
 
-def _image(path: Path, recipe: "Recipe") -> "Tensor":
-    """A picture as the model takes it, (1, C, H, W) in [−1, 1]."""
+def picture(path: Path, recipe: "Recipe", flag: str, size: int | None = None, channels: int | None = None) -> "Tensor":
+    """A picture as the model takes it, or of another size or number of channels, (1, C, H, W) in [−1, 1].
+
+    Raises:
+        InputError: when it cannot be read.
+    """
     import torch
 
     from reverie.data import pixels
 
     assert recipe.data.size is not None and recipe.data.channels is not None
     try:
-        array = pixels.read(path, recipe.data.size, recipe.data.channels, recipe.data.fit)
+        array = pixels.read(path, size or recipe.data.size, channels or recipe.data.channels, recipe.data.fit)
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"--image {path} cannot be read as a picture: {error}") from error
+        raise InputError(f"{flag} {path} cannot be read as a picture: {error}") from error
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
 
 
-def _write(images: "Tensor", out: Path, labels: int) -> list[str]:
+def known(path: Path, of: Path | None, recipe: "Recipe") -> "Tensor":
+    """The mask of a picture, brought to the model's size like the picture: (1, 1, H, W), 1 where it is white.
+
+    Raises:
+        InputError: when it cannot be read, or is not of the size of the picture.
+    """
+    from PIL import Image
+
+    mask = picture(path, recipe, "--mask", channels=1)
+    if of is not None:
+        with Image.open(path) as a, Image.open(of) as b:
+            if a.size != b.size:
+                raise InputError(
+                    f"--mask {path} is {a.width}x{a.height}, {of} is {b.width}x{b.height}: draw one of the same size, white where it is known"
+                )
+    return (mask > 0.0).float()
+
+
+def write(images: "Tensor", out: Path, labels: int) -> list[str]:
     """One grid, or one file a picture; returns what was written."""
     from reverie.learn import grid
 

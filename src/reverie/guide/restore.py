@@ -66,7 +66,8 @@ def _repaint(denoise: Denoiser, p: Problem) -> Tensor:
 
 
 def _reddiff(denoise: Denoiser, p: Problem) -> Tensor:
-    return reddiff(denoise, p.operator, p.y, cond=p.cond, steps=p.steps, seed=p.seed)
+    init = p.operator.adjoint(p.operator.solve(p.y, 1.0, p.noise**2))  # A⁺y, but for directions that noise drowns
+    return reddiff(denoise, p.operator, p.y, cond=p.cond, steps=p.steps, seed=p.seed, init=init)
 
 
 def _dflow(denoise: Denoiser, p: Problem) -> Tensor:

@@ -1,0 +1,112 @@
+"""``reverie restore RUN``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from reverie.cli.sample import SUFFIXES, choose, condition, known, picture, write
+from reverie.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reverie.guide.operators import Operator
+    from reverie.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Restore a picture that is damaged, small, blurred or grey, with a run as what is known of such pictures.
+
+    Attributes:
+        run: folder of a run, or of one of its checkpoints.
+        image: the picture as it is: with holes, small, blurred or grey.
+        task: what happened to it.
+        method: pigdm is the usual choice; dps, reddiff, repaint or dflow.
+        mask: for inpaint, a picture of the same size, white where the image is known and black where it is to be filled.
+        factor: for superres, how much larger it becomes.
+        blur: for deblur, the standard deviation of the blur in pixels of the model.
+        noise: standard deviation of noise in the image, where black to white is 2.
+        label: what the picture shows, by number or name, if it is known and the model draws by label.
+        scale: guidance towards the label.
+        n: how many restorations to draw.
+        steps: evaluations of the network a picture, about.
+        seed: restoration i of a seed is the same whatever n is.
+        out: a picture file, which gets all in a grid, or a folder, which gets a file each.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    image: Path
+    task: Literal["inpaint", "superres", "deblur", "colourise"]
+    method: str = "pigdm"
+    mask: Path | None = None
+    factor: int = 4
+    blur: float = 1.5
+    noise: float = 0.0
+    label: str = "none"
+    scale: float = 1.0
+    n: int = 1
+    steps: int = 100
+    seed: int = 0
+    out: Path = Path("restored.png")
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie restore")
+    if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
+    if given.n < 1:
+        raise InputError(f"--n is how many pictures to draw, at least 1: got {given.n}")
+    if (given.mask is None) == (given.task == "inpaint"):
+        raise InputError("--mask goes with --task inpaint: a picture of the image's size, white where it is known")
+
+    from reverie.guide import restore
+    from reverie.recipes.building import guided
+    from reverie.recipes.runs import Run
+
+    run = Run(given.run)
+    labels = choose(given.label, run.recipe) if run.recipe.data.classes or given.label != "none" else None
+    if labels is None and given.scale != 1.0:
+        raise InputError("--scale guides towards a label: give --label, or leave --scale out")
+    denoise = run.denoiser()
+    operator, y = measurement(given, run.recipe)
+    restored = restore(
+        denoise if labels is None else guided(denoise, run.recipe, given.scale),
+        operator,
+        y.expand(given.n, *y.shape[1:]),
+        given.method,
+        noise=given.noise,
+        cond=condition(labels, given.n),
+        steps=given.steps,
+        seed=given.seed,
+    )
+    for path in write(restored.images, given.out, 1):
+        print(path)
+    print(
+        f"differs from the measurement by {restored.consistency.square().mean().sqrt():.4f} rms, where black to white is 2; "
+        f"{restored.evaluations:.0f} evaluations and {restored.backwards:.0f} backward passes a picture"
+    )
+
+
+def measurement(given: Arguments, recipe: "Recipe") -> "tuple[Operator, Tensor]":
+    """What happened to the picture, and the picture as its result, (1, …)."""
+    from reverie.guide import operators
+
+    size, channels = recipe.data.size, recipe.data.channels
+    assert size is not None and channels is not None
+    if given.task == "inpaint":
+        assert given.mask is not None
+        inpaint = operators.Inpaint(known(given.mask, given.image, recipe))
+        return inpaint, inpaint(picture(given.image, recipe, "--image"))
+    if given.task == "superres":
+        small = operators.SuperResolution(given.factor)
+        if size % given.factor:
+            raise InputError(f"--factor {given.factor} does not divide the model's {size} pixels: use a divisor")
+        return small, picture(given.image, recipe, "--image", size=size // given.factor)
+    if given.task == "deblur":
+        return operators.Blur.gaussian(given.blur), picture(given.image, recipe, "--image")
+    if channels != 3:
+        raise InputError(f"only models of colour pictures colourise: this one's have {channels} channel")
+    return operators.Colourise(), picture(given.image, recipe, "--image", channels=1)
