@@ -4,24 +4,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.read import ddae, gdc, grid, heads, heatmap, probe
+    from reverie.read import ddae, diffae, gdc, grid, heads, heatmap, ldae, odise, probe, road
     from reverie.read.correspond import co_pca, dense, dift, fuse, match, pck, propagate
     from reverie.read.diffeed import DifFeed
     from reverie.read.difformer import DifFormer
+    from reverie.read.dispersive import Dispersive
     from reverie.read.extract import features
     from reverie.read.grid import Grid, Probed, untrained
     from reverie.read.maps import attention, blocks, knowing, of_module
+    from reverie.read.parts import Part, With
+    from reverie.read.repa import REPA
     from reverie.read.segment import Ensemble, miou, pixels
+    from reverie.read.sra import SRA
     from reverie.read.store import Features, Stored
 
 _HOME = {
+    "REPA": "repa",
+    "SRA": "sra",
     "DifFeed": "diffeed",
     "DifFormer": "difformer",
+    "Dispersive": "dispersive",
     "Ensemble": "segment",
     "Features": "store",
     "Grid": "grid",
+    "Part": "parts",
     "Probed": "grid",
     "Stored": "store",
+    "With": "parts",
     "attention": "maps",
     "blocks": "maps",
     "co_pca": "correspond",
@@ -38,21 +47,27 @@ _HOME = {
     "propagate": "correspond",
     "untrained": "grid",
 }
-_ROOMS = ("ddae", "gdc", "grid", "heads", "heatmap", "probe")
+_ROOMS = ("ddae", "diffae", "gdc", "grid", "heads", "heatmap", "ldae", "odise", "probe", "road")
 
 __all__ = [
+    "REPA",
+    "SRA",
     "DifFeed",
     "DifFormer",
+    "Dispersive",
     "Ensemble",
     "Features",
     "Grid",
+    "Part",
     "Probed",
     "Stored",
+    "With",
     "attention",
     "blocks",
     "co_pca",
     "ddae",
     "dense",
+    "diffae",
     "dift",
     "features",
     "fuse",
@@ -61,13 +76,16 @@ __all__ = [
     "heads",
     "heatmap",
     "knowing",
+    "ldae",
     "match",
     "miou",
+    "odise",
     "of_module",
     "pck",
     "pixels",
     "probe",
     "propagate",
+    "road",
     "untrained",
 ]
 
