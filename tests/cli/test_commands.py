@@ -81,6 +81,37 @@ def test_interrupted_and_killed_and_resumed_is_bitwise_the_run_left_alone(reveri
     assert not same(alone, weights(tmp_path / "other"))
 
 
+def test_two_processes_interrupted_and_killed_and_resumed_are_bitwise_two_left_alone(reverie, tmp_path):
+    shared = [*LONG, "--train.processes", "2"]
+    with started(tmp_path, "train", *shared, "--out", "run") as stopped:
+        wait_for_checkpoint(tmp_path / "run", stopped)
+        stopped.send_signal(signal.SIGINT)
+        _, err = stopped.communicate()
+    assert stopped.returncode == 130 and "Traceback" not in err
+    assert "of 8,000 images; go on with: reverie train run" in err
+    at = latest(tmp_path / "run").name
+    assert int(at[5:]) < 250
+    with started(tmp_path, "train", *shared, "--out", "run") as killed:
+        deadline = time.monotonic() + 600
+        while latest(tmp_path / "run").name == at and killed.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        killed.kill()
+        killed.wait()
+    for name in ("alone", "run"):
+        assert reverie("train", *shared, "--out", name).code == 0
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "run"))
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "import sys; from reverie.cli import main; sys.exit(main(['--help']))"
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stderr is not None
+    writer.stdout.close()
+    assert writer.stderr.read() == b"" and writer.wait() == 0
+    writer.stderr.close()
+
+
 def test_training_writes_a_run(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {"recipe.yaml", "log.jsonl", "checkpoints", "samples"}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from reverie.core.errors import InputError, RunError, nearest
+from reverie.core.memory import keep_freed_memory
 
 VERBS = {
     "demo": "train, sample, measure and report on bundled digits, in about three minutes",
@@ -30,7 +31,16 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -41,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(arguments[0], arguments[1:])
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("REVERIE_DEBUG"):
             raise
@@ -63,6 +75,7 @@ def _failure(error: BaseException) -> tuple[int, str]:
 def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         raise InputError(f"there is no command {verb!r}; there is: {', '.join(VERBS)}.{nearest(verb, VERBS)}")
+    keep_freed_memory()
     try:
         return import_module(f"reverie.cli.{verb}").main(arguments) or 0
     except SystemExit as end:

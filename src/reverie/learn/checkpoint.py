@@ -76,7 +76,10 @@ class Checkpoint:
             RunError: when it is damaged.
         """
         with self._open(name) as weights:
-            return json.loads(weights.metadata()[HEADER])
+            header = weights.metadata() or {}
+        if HEADER not in header:
+            raise self._damaged(f"{name}.safetensors", "its header does not say what data and network it is of")
+        return json.loads(header[HEADER])
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from reverie.core.errors import InputError, RunError
+from reverie.core.memory import keep_freed_memory
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime
@@ -100,6 +101,7 @@ def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
 def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
     """What another process runs: the same loop on its share of each batch. When the first process is gone, so is this one."""
     os.environ["RANK"] = str(rank)
+    keep_freed_memory()
     torch.set_num_threads(threads)
     images = building.load_data(recipe)
     model = building.build(recipe, tokenizer.read(recipe, folder))
