@@ -1,6 +1,8 @@
 """What is written back diffusers loads, with equal outputs; adapters fit as peft and diffusers make them fit."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -238,3 +240,15 @@ def test_adapters_that_do_not_fit(sd, adapters, tmp_path):
         bridge.merge(model, tmp_path / "lora.bin")
     after = model.net.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    """The example that needs no folder."""
+    page = (Path(__file__).parents[2] / "docs" / "networks" / "bridge.md").read_text(encoding="utf-8")
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "diffusers.UNet2DModel" in block
+    )
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(compile(code, "bridge.md", "exec"), scope)
+    assert scope["images"].shape == (4, 1, 16, 16) and not scope["images"].isnan().any()

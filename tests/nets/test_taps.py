@@ -1,6 +1,8 @@
 """Taps: what is read is what passes, what is put there is used, gradients flow, and nothing stays behind."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -433,3 +435,10 @@ def test_joint_attention_of_a_diffusers_transformer():
             with taps.replace(net, {site: lambda value, at: value + torch.randn_like(value)}):
                 assert not torch.allclose(net(**given).sample, plain, atol=1e-5), site
     assert_clean(net)
+
+
+def test_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "networks" / "taps.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    assert "taps.attention" in code
+    exec(compile(code, "taps.md", "exec"), {})

@@ -30,7 +30,7 @@ from reverie.nets import places
 from reverie.nets.places import Place
 
 if TYPE_CHECKING:
-    pass
+    from reverie.core.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
