@@ -10,6 +10,7 @@ line of results.jsonl.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from reverie.learn.muon import Muon
 from reverie.measure import judge as judges
 from reverie.measure.frechet import frechet_distance
 from reverie.nets import DiTConfig, UNetConfig, build
+from reverie.nets.prior import Prior
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -44,6 +46,8 @@ class Row:
     adam_lr: float = 3e-3
     batch: int = 16
     images: int = 30_000
+    prior: int | None = None
+    times_mean: float = 0.0
 
 
 def dit(**choices: object) -> Callable[[], nn.Module]:
@@ -67,6 +71,9 @@ ROWS = {
     "dit-local-batch32": Row(net=dit(local=True), batch=32, images=60_000),
     "dit-local-shallow": Row(net=dit(local=True, depth=4), batch=32, images=85_000),
     "unet": Row(net=unet(width=32, multipliers=(1, 1))),
+    "unet-prior": Row(net=unet(width=32, multipliers=(1, 1), groups=4, image=1), batch=32, prior=64, times_mean=0.3),
+    "unet-noisy": Row(net=unet(width=32, multipliers=(1, 1), groups=4), batch=32, times_mean=0.3),
+    "dit-prior": Row(net=dit(local=True, depth=4, image=1), batch=32, prior=64, times_mean=0.3, images=50_000),
     "unet-rate2": Row(net=unet(width=32, multipliers=(1, 1)), lr=0.04, adam_lr=6e-3),
     "unet-wide": Row(net=unet(width=32, multipliers=(1, 2))),
     "unet-wide-x0": Row(net=unet(width=32, multipliers=(1, 2)), kind="x0"),
@@ -85,25 +92,30 @@ def targets(denoise: NetDenoiser, x0: Tensor, noise: Tensor, t: Tensor, cond: Co
     return (estimate.velocity - (noise - x0)).square().mean()
 
 
-def train(row: Row, seed: int, seconds: float | None) -> tuple[NetDenoiser, dict[str, float]]:
+def train(row: Row, seed: int, seconds: float | None, count: int | None) -> tuple[NetDenoiser, dict[str, float]]:
     """The denoiser with averaged weights, and what its training took."""
     torch.manual_seed(seed)
     images, labels = load("mnist5k", split="train").batch(range(4000))
+    assert labels is not None
     net = row.net()
+    if row.prior is not None:
+        net.prior = Prior(10, (1, 28, 28), row.prior)
+        net.prior.fit(images, labels)
     denoise = NetDenoiser(net, Flow(), row.kind, shape=(1, 28, 28))
     average = ema.Ema(net, ema.power(0.1))
     optimizer = Muon(net, row.lr, row.adam_lr)
     if row.optimizer == "adamw":
         optimizer = torch.optim.AdamW(net.parameters(), row.adam_lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
+    total = row.images if count is None else count
     clock, start, seen = time.thread_time, time.thread_time(), 0
     wall = time.perf_counter()
-    while (done := seen / row.images if seconds is None else (clock() - start) / seconds) < 1:
+    while (done := seen / total if seconds is None else (clock() - start) / seconds) < 1:
         if seen % 4000 < row.batch:
             order = torch.randperm(4000)
         rows = order[seen % 4000 :][: row.batch]
         cond = Cond(label=labels[rows]).drop(torch.rand(len(rows)) >= 0.1)
-        t = torch.randn(len(rows)).sigmoid()
+        t = (row.times_mean + torch.randn(len(rows))).sigmoid()
         targets(denoise, images[rows], torch.randn(len(rows), 1, 28, 28), t, cond).backward()
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (done + 1e-4) / 0.03) * (1 - done)
@@ -117,7 +129,7 @@ def train(row: Row, seed: int, seconds: float | None) -> tuple[NetDenoiser, dict
 
 
 @torch.no_grad()
-def judge(denoise: NetDenoiser, scales: list[float], steps: int, seeds: int) -> dict[str, object]:
+def judge(denoise: NetDenoiser, scales: list[float], steps: int, seeds: int, below: float | None) -> dict[str, object]:
     """Velocity error on held-out digits by time; accuracy and Fréchet ratio of 1,000 samples by guidance scale."""
     train_set, test_set = load("mnist5k", split="train"), load("mnist5k", split="test")
     pictures, labels = test_set.batch(range(1000))
@@ -135,7 +147,7 @@ def judge(denoise: NetDenoiser, scales: list[float], steps: int, seeds: int) -> 
         accuracy, ratio = 0.0, 0.0
         for seed in range(seeds):
             drawn = rv.sample(
-                rv.guide.cfg(denoise, scale),
+                rv.guide.cfg(denoise, scale, None if below is None else (-math.inf, below)),
                 cond=Cond(label=asked),
                 solver=rv.solve.DPMpp(order=2),
                 steps=steps,
@@ -152,22 +164,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=ROWS, metavar="ROW", help=f"one of {', '.join(ROWS)}")
     parser.add_argument("--seconds", type=float, help="train for this processor time in place of the row's images")
+    parser.add_argument("--images", type=int, help="train on so many images in place of the row's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scales", type=float, nargs="*", default=[1.5, 2.0, 3.0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--judge-seeds", type=int, default=1)
+    parser.add_argument("--guide-below", type=float, help="guide only below this logsnr")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for name in args.rows:
-        denoise, took = train(ROWS[name], args.seed, args.seconds)
+        denoise, took = train(ROWS[name], args.seed, args.seconds, args.images)
         result = {
             "row": name,
             "seed": args.seed,
             "threads": args.threads,
             "parameters": sum(p.numel() for p in denoise.net.parameters()),
             **{key: round(value, 1) for key, value in took.items()},
-            **judge(denoise, args.scales, args.steps, args.judge_seeds),
+            **judge(denoise, args.scales, args.steps, args.judge_seeds, args.guide_below),
         }
         print(json.dumps(result), flush=True)
         with (Path(__file__).parent / "results.jsonl").open("a") as file:
