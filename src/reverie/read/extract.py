@@ -104,13 +104,16 @@ def features(
     points = {at: level(denoise, None, at) if logsnr is None else level(denoise, at, None) for at in levels}
     reader = _Reader(denoise, chosen, points, noise, pool, seed, len(images))
     reader.check()
-    about = {
-        "sites": chosen, "levels": list(levels), "unit": "logsnr" if t is None else "t", "noise": noise, "pool": pool, "seed": seed,
-        "images": len(images), "shard": shard, "model": _fingerprint(denoise), "data": _fingerprint_of(images),
-        "cond": None if cond is None else repr(cond),
-    }  # fmt: skip
     cells: list[Cell] = [(site, at) for at in levels for site in chosen]
-    kept = Kept(cells, len(images)) if out is None else Stored.create(Path(out), cells, about)
+    if out is None:
+        kept: Features = Kept(cells, len(images))
+    else:
+        about = {
+            "sites": chosen, "levels": list(levels), "unit": "logsnr" if t is None else "t", "noise": noise, "pool": pool, "seed": seed,
+            "images": len(images), "shard": shard, "model": _fingerprint(denoise), "data": _fingerprint_of(images),
+            "cond": None if cond is None else repr(cond),
+        }  # fmt: skip
+        kept = Stored.create(Path(out), about)
     with Progress("reading features", len(images), "pictures") as bar:
         for part in kept.missing(shard if out is not None else len(images)):
             kept.write(part, _batches(reader, images, cond, part, batch_size, bar))

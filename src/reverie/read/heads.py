@@ -99,7 +99,7 @@ def fit(
     batches: Iterable[Batch],
     steps: int,
     lr: float = 1e-3,
-    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     label: str = "training probes",
 ) -> None:
     """Train all heads in one sweep: each minimises its own cross-entropy, with cosine decay of the learning rate.
@@ -113,8 +113,7 @@ def fit(
         label: of the progress bar.
     """
     parameters = [p for head in heads.values() for p in head.parameters() if p.requires_grad]
-    extra = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
-    solver = optimizer(parameters, lr=lr, **extra)  # pyright: ignore[reportCallIssue]
+    solver = optimizer(parameters, lr=lr)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(solver, steps)
     for head in heads.values():
         head.train()

@@ -105,7 +105,7 @@ class Stored(Features):
         self.folder, self.about, self.shard = folder, about, int(about["shard"])
 
     @classmethod
-    def create(cls, folder: Path, cells: Sequence[Cell], about: Mapping[str, Any]) -> Stored:
+    def create(cls, folder: Path, about: Mapping[str, Any]) -> Stored:
         """A folder for these features, new or begun earlier.
 
         Raises:
