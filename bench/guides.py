@@ -25,8 +25,8 @@ from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "guides.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "_static" / "guides_scale.png"
-SCALES = (1.5, 2.0, 3.0, 5.0)
-N, STEPS = 500, 16
+SCALES = (1.5, 2.5, 4.0)
+N, STEPS = 300, 12
 INTERVAL = (-2.0, 4.0)
 
 
@@ -115,6 +115,48 @@ def plot() -> None:
     print(FIGURE)
 
 
+def pictures(folder: Path, classifier: Path) -> None:
+    """Ten digits from the same noise under each guide, and a picture wider than the model's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    model, made = rv.load(folder), guides(folder, classifier)
+    rows = {
+        "no label": guide.cfg(model, 0.0),
+        "label, unguided": model,
+        **{f"{name}, {scale:g}": made[name](scale) for name, scale in (
+            ("classifier-free", 2.5), ("classifier-free", 6.0), ("classifier-free, interval", 6.0), ("rescaled", 6.0),
+            ("projected (APG)", 6.0), ("auto, earlier checkpoint", 2.5), ("classifier", 2.5),
+        )},
+    }  # fmt: skip
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7, 0.78 * len(rows)), constrained_layout=True)
+    for axis, (name, denoise) in zip(axes, rows.items(), strict=True):
+        x = rv.sample(denoise, 10, Cond(label=torch.arange(10)), steps=16, solver="dpmpp2", seed=4)
+        axis.imshow(torch.cat(list(x[:, 0]), dim=1).clamp(-1, 1), cmap="gray")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    figure.savefig(FIGURE.with_name("guides_digits.png"), dpi=110)
+
+    wide = 28 + 6 * 14
+    regions = [(torch.zeros(28, wide), Cond(label=digit)) for digit in (2, 0, 2, 6)]
+    for i, (weight, _) in enumerate(regions):
+        weight[:, i * wide // 4 : (i + 1) * wide // 4] = 1.0
+    canvases = {
+        "regions of 2, 0, 2 and 6": guide.windows(guide.cfg(model, 2.0), (28, wide), 7, regions),
+        "one label everywhere, stride 7": guide.windows(guide.cfg(model, 2.0), (28, wide), 7),
+        "the same, stride 28": guide.windows(guide.cfg(model, 2.0), (28, wide), 28),
+    }
+    figure, axes = plt.subplots(3, 1, figsize=(6, 5.2), constrained_layout=True)
+    for axis, (name, denoise) in zip(axes, canvases.items(), strict=True):
+        cond = None if "regions" in name else Cond(label=8)
+        axis.imshow(rv.sample(denoise, 1, cond, steps=16, solver="dpmpp2", seed=2)[0, 0].clamp(-1, 1), cmap="gray")
+        axis.set_title(name, fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    figure.savefig(FIGURE.with_name("guides_panorama.png"), dpi=110)
+
+
 def cost(folder: Path, batch: int = 32, repeats: int = 40) -> None:
     """The median time of a guided evaluation over that of two plain ones, taken in turn."""
     model = rv.load(folder)
@@ -144,6 +186,8 @@ if __name__ == "__main__":
             measure(Path(run), Path(classifier))
         case ["plot"]:
             plot()
+        case ["pictures", run, classifier]:
+            pictures(Path(run), Path(classifier))
         case ["cost", run]:
             cost(Path(run))
         case _:

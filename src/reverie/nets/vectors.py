@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reverie.core.errors import InputError
-from reverie.nets.embeddings import TimeEmbedding
+from reverie.nets.embeddings import Conditioning, TimeEmbedding
 from reverie.nets.layers import zeroed
 from reverie.nets.network import conditions
 
@@ -40,14 +38,15 @@ class VectorNet(nn.Module):
         dim: numbers of a vector.
         width: features of a block (the paper's has 1,536).
         depth: blocks (the paper's has 12).
+        classes: number of classes, or None for a network without labels.
     """
 
-    def __init__(self, dim: int, width: int = 256, depth: int = 4) -> None:
+    def __init__(self, dim: int, width: int = 256, depth: int = 4, classes: int | None = None) -> None:
         super().__init__()
         self.dim = dim
-        self.conditions = conditions(None, 0)
+        self.conditions = conditions(classes)
         self.embed = nn.Linear(dim, width)
-        self.time = TimeEmbedding(128, width)
+        self.conditioning = Conditioning(TimeEmbedding(128, width), classes)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, dim))
 
@@ -59,7 +58,7 @@ class VectorNet(nn.Module):
         """
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise InputError(f"The network was given {tuple(x.shape)}; expected vectors (batch, {self.dim}).")
-        condition = F.silu(self.time(torch.broadcast_to(time, (len(x),))))
+        condition = self.conditioning(time, cond, len(x))
         x = self.embed(x)
         for block in self.blocks:
             x = block(x, condition)
