@@ -66,7 +66,7 @@ class UNetConfig:
         fourier: standard deviation of random frequencies in place of sinusoids (NCSN++).
         frequencies: sinusoids of the time in units of ``width``.
         corner: strided convolutions are padded at the right and below only (DDPM).
-        groups: of the normalisations.
+        groups: of the normalisations; with as many as channels a shift alone would be normalised away.
         eps: of the normalisations.
     """
 

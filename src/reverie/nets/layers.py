@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
+from reverie.nets.recompute import recomputed
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -90,6 +92,34 @@ class FeedForward(nn.Module):
 def group_norm(channels: int, eps: float = 1e-6, groups: int = 32) -> nn.GroupNorm:
     """Group normalisation with so many groups, or as many as divide both them and the channels."""
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=eps)
+
+
+def norm_modulate(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x`` normalised without parameters and modulated; for its gradient only ``x`` is kept."""
+    return recomputed(lambda x, shift, scale: modulate(norm(x), shift, scale), x, shift, scale)
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+    """SiLU of the normalised, and with ``shift`` and ``scale`` (B, C, 1, 1) modulated, ``x`` (B, C, H, W).
+
+    For its gradient only ``x`` is kept.
+    """
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor, *modulation: Tensor) -> Tensor:
+        x = F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+        return F.silu(modulate(x, *modulation) if modulation else x)
+
+    return recomputed(function, x, norm.weight, norm.bias, *(() if shift is None or scale is None else (shift, scale)))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same picture, its channels next to each other in memory: what convolutions and attention like best.
+
+    Inside ``torch.func`` transforms it is left as it is: they do not know memory formats.
+    """
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def plain_norm(width: int, eps: float = 1e-6) -> nn.LayerNorm:

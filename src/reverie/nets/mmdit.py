@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reverie.core.errors import InputError
 from reverie.nets.attention import JointAttention
 from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, plain_norm, unpatch, zeroed
+from reverie.nets.layers import FeedForward, check_picture, check_size, norm_modulate, pair, plain_norm, unpatch, zeroed
 from reverie.nets.network import Network, conditions, tokens
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class Stream(nn.Module):
     def before(self, x: Tensor, condition: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What the attention is given, and the numbers that are left for :meth:`after`."""
         shift, scale, *rest = self.modulation(condition)[:, None].split(x.shape[-1], dim=-1)
-        return modulate(self.norm_attention(x), shift, scale), tuple(rest)
+        return norm_modulate(self.norm_attention, x, shift, scale), tuple(rest)
 
     def after(self, x: Tensor, attended: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
         """The stream with gated attention and perceptron added."""
         gate_a, shift, scale, gate_m = rest
         x = torch.addcmul(x, gate_a, attended)
-        return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm_mlp(x), shift, scale)))
+        return torch.addcmul(x, gate_m, self.mlp(norm_modulate(self.norm_mlp, x, shift, scale)))
 
 
 class Block(nn.Module):
@@ -144,4 +144,4 @@ class MMDiT(Network):
         for block in self.blocks:
             x, text = self.through(block, x, text, condition, given.mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        return unpatch(self.out(modulate(self.norm(x), shift, scale)), grid, self.patch)
+        return unpatch(self.out(norm_modulate(self.norm, x, shift, scale)), grid, self.patch)

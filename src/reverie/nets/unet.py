@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reverie.nets.attention import Attention
 from reverie.nets.embeddings import Conditioning, TimeEmbedding
-from reverie.nets.layers import check_picture, check_size, group_norm, modulate, pair, zeroed
+from reverie.nets.layers import channels_last, check_picture, check_size, group_norm, norm_silu, pair, zeroed
 from reverie.nets.network import Network, Skip, conditions, tokens, with_image
 from reverie.nets.resample import Down, Resample, Up
 from reverie.nets.spatial import SpatialTransformer
@@ -66,14 +65,14 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if project or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
+        h = self.conv_in(self.resample(norm_silu(self.norm_in, x)))
         modulation = self.modulation(condition)[:, :, None, None]
         if self.scaled:
             scale, shift = modulation.chunk(2, dim=1)
-            h = modulate(self.norm_out(h), shift, scale)
+            h = norm_silu(self.norm_out, h, shift, scale)
         else:
-            h = self.norm_out(h + modulation)
-        h = self.conv_out(self.dropout(F.silu(h)))
+            h = norm_silu(self.norm_out, h + modulation)
+        h = self.conv_out(self.dropout(h))
         return rescaled(self.shortcut(self.resample(x)) + h, self.rescale)
 
 
@@ -262,7 +261,7 @@ class UNet(Network):
         check_picture(x, self.channels, self.multiple)
         condition = self.conditioning(time, cond, x.shape[0])
         context = tokens(cond, self.context, x)[:2] if self.context else ()
-        auxiliary = self.fold(with_image(x, cond, self.image))
+        auxiliary = channels_last(self.fold(with_image(x, cond, self.image)))
         x = self.embed(auxiliary)
         skips = [self.skip[0](x)]
         for level, stages in enumerate(self.down):
@@ -279,4 +278,4 @@ class UNet(Network):
                     x = self.through(block, torch.cat([x, skips.pop()], dim=1), condition, *context)
                 else:
                     x = self.through(block, x, condition)
-        return self.unfold(self.out(F.silu(self.norm(x))))
+        return self.unfold(self.out(norm_silu(self.norm, x)))
