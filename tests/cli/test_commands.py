@@ -85,6 +85,8 @@ def test_two_processes_interrupted_and_killed_and_resumed_are_bitwise_two_left_a
     shared = [*LONG, "--train.processes", "2"]
     with started(tmp_path, "train", *shared, "--out", "run") as stopped:
         wait_for_checkpoint(tmp_path / "run", stopped)
+        second = reverie("train", *shared, "--out", "run")
+        assert second.code == 1 and "another process is training in run" in second.err
         stopped.send_signal(signal.SIGINT)
         _, err = stopped.communicate()
     assert stopped.returncode == 130 and "Traceback" not in err

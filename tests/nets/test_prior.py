@@ -113,6 +113,7 @@ def test_an_untrained_network_is_the_closed_form_at_high_noise_and_nothing_near_
     net.prior.fit(images, labels)
     denoise = NetDenoiser(net, Flow(), shape=(1, 28, 28))
     assert "image" not in denoise.conditions
+    assert classes is not None
     noise, cond = torch.randn(unseen.shape), Cond(label=classes)
 
     def error(d: NetDenoiser, t: float) -> float:

@@ -269,7 +269,7 @@ class NetDenoiser(Denoiser):
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)
-        if first is not None:
+        if self.prior is not None and first is not None:
             out = out + self.prior.share(point) * first.linear(*self.kind(point))
         return Estimate(x, out, self.kind(point), point, variance)
 

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import torch
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from reverie.core.errors import InputError, RunError
 from reverie.core.memory import keep_freed_memory
 from reverie.learn.feed import feed
@@ -45,18 +50,37 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     held_out = building.load_data(recipe, "test")
     model = building.build(recipe, tokenizer.blank(recipe))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
-    model.space = tokenizer.prepare(recipe, images, held_out, run.folder)
-    task = building.build_task(recipe, model, images, held_out)
-    with _companions(recipe, run.folder):
-        seen = loop(
-            task,
-            feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
-            recipe.train,
-            run.folder,
-            seed=recipe.seed,
-            metadata=describe(model),
-        )
+    with _alone(run.folder):
+        model.space = tokenizer.prepare(recipe, images, held_out, run.folder)
+        task = building.build_task(recipe, model, images, held_out)
+        with _companions(recipe, run.folder):
+            seen = loop(
+                task,
+                feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
+                recipe.train,
+                run.folder,
+                seed=recipe.seed,
+                metadata=describe(model),
+            )
     return run, seen
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's ``.lock`` while training, where the system has file locks; its end, however it comes, frees it.
+
+    Raises:
+        RunError: when another process is training there.
+    """
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"another process is training in {folder}: wait for it, or take another --out") from error
+        yield
 
 
 @contextmanager
