@@ -218,3 +218,38 @@ def test_differentiable_through_the_guide() -> None:
     x = torch.randn(2, 2, dtype=torch.float64)
     assert not guided(x, 0.5).out.requires_grad
     assert torch.autograd.gradcheck(lambda x: guided(x, 0.5).x0, (x.requires_grad_(),))
+
+
+def test_corrections_stack_on_one_evaluation() -> None:
+    """Two energies: one evaluation, a pass back for each, no graph left in the state; the sum of both energies to first order."""
+    denoise = ring().denoiser(VP())
+
+    def other(x: Tensor) -> Tensor:
+        return (x @ torch.tensor([0.8, -0.6], dtype=torch.float64) - 1.5).abs()
+
+    stacked = FreeDoM(FreeDoM(DDIM(), line, 0.01), other, 0.01)
+    x, cost = sample(denoise, 3, steps=10, solver=stacked, tape=Draws, report=True)
+    assert (cost.evaluations, cost.backwards) == (10, 20) and not x.requires_grad
+    both = FreeDoM(DDIM(), lambda x: line(x) + other(x), 0.01)
+    assert torch.allclose(x, sample(denoise, 3, steps=10, solver=both, tape=Draws), atol=1e-9)
+    one = FreeDoM(DDIM(), line, 0.01)
+    assert not torch.allclose(x, sample(denoise, 3, steps=10, solver=one, tape=Draws), atol=1e-4)
+
+
+def test_gradient_guides_nest_around_fused_attention() -> None:
+    """An outer gradient through an inner one needs second derivatives, which fused attention does not have."""
+    from reverie.core.denoiser import NetDenoiser
+
+    class Attends(torch.nn.Module):
+        def forward(self, x: Tensor, time: Tensor, cond) -> Tensor:
+            h = x.flatten(2)
+            return torch.nn.functional.scaled_dot_product_attention(h, h, h).reshape(x.shape)
+
+    denoise = NetDenoiser(Attends(), VP(), "x0", shape=(2, 4, 4))
+
+    def energy(x: Tensor) -> Tensor:
+        return x.square().flatten(1).mean(1)
+
+    nested = rv.guide.energy(rv.guide.energy(denoise, energy, 0.01), energy, 0.01)
+    x = sample(nested, 2, steps=4, solver=FreeDoM(DDIM(), energy))
+    assert torch.isfinite(x).all() and not x.requires_grad

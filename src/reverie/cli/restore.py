@@ -34,7 +34,7 @@ class Arguments:
         n: how many restorations to draw.
         steps: evaluations of the network a picture, about.
         seed: restoration i of a seed is the same whatever n is.
-        out: a picture file, which gets all in a grid, or a folder, which gets a file each.
+        out: a picture file, which gets one, or several in a grid, or a folder, which gets a file each.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> None:
         raise InputError("--mask goes with --task inpaint: a picture of the image's size, white where it is known")
 
     from reverie.guide import restore
+    from reverie.learn import grid
     from reverie.recipes.building import guided
     from reverie.recipes.runs import Run
 
@@ -82,8 +83,11 @@ def main(arguments: list[str]) -> None:
         steps=given.steps,
         seed=given.seed,
     )
-    for path in write(restored.images, given.out, 1):
-        print(path)
+    if given.out.suffix and given.n == 1:  # the restored picture itself, pixel for pixel
+        grid.save(grid.to_picture(grid.to_bytes(restored.images)[0]), given.out)
+        print(given.out)
+    else:
+        print(*write(restored.images, given.out, 1), sep="\n")
     print(
         f"differs from the measurement by {restored.consistency.square().mean().sqrt():.4f} rms, where black to white is 2; "
         f"{restored.evaluations:.0f} evaluations and {restored.backwards:.0f} backward passes a picture"
@@ -98,8 +102,9 @@ def measurement(given: Arguments, recipe: "Recipe") -> "tuple[Operator, Tensor]"
     assert size is not None and channels is not None
     if given.task == "inpaint":
         assert given.mask is not None
+        image = picture(given.image, recipe, "--image")
         inpaint = operators.Inpaint(known(given.mask, given.image, recipe))
-        return inpaint, inpaint(picture(given.image, recipe, "--image"))
+        return inpaint, inpaint(image)
     if given.task == "superres":
         small = operators.SuperResolution(given.factor)
         if size % given.factor:

@@ -199,7 +199,7 @@ def known(path: Path, of: Path | None, recipe: "Recipe") -> "Tensor":
         with Image.open(path) as a, Image.open(of) as b:
             if a.size != b.size:
                 raise InputError(
-                    f"--mask {path} is {a.width}x{a.height}, {of} is {b.width}x{b.height}: draw one of the same size, white where it is known"
+                    f"--mask {path} is {a.width}x{a.height}, {of} is {b.width}x{b.height}: draw one of its size, white where it is known"
                 )
     return (mask > 0.0).float()
 

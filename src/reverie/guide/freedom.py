@@ -11,7 +11,7 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint
 from reverie.core.space import Identity, Space
 from reverie.guide.gradient import Energy, Traced, measure, trace
-from reverie.solve.corrector import Corrected, Corrector
+from reverie.solve.corrector import Corrected, Correction, Corrector
 from reverie.solve.plan import Bound, Move, Solver, Walk, plain
 
 Rate = Callable[[HostPoint, HostPoint, Estimate, Tensor], Tensor]
@@ -64,7 +64,8 @@ class FreeDoM(Corrector):
     space: Space = Identity()
 
     def step(self, denoise: Bound, state: Corrected, row, noise: Sequence[Tensor]) -> Corrected:
-        return super().step(lambda x, point: trace(lambda x: denoise(x, point), x), state, row, noise)
+        after = super().step(lambda x, point: trace(lambda x: denoise(x, point), x), state, row, noise)
+        return after._replace(estimate=None) if isinstance(row, Correction) else after  # frees what the gradient needed
 
     def correct(
         self,

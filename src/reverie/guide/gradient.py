@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
@@ -23,12 +24,16 @@ class Traced(Estimate):
     __slots__ = ("again", "graph")
 
     def __init__(self, graph: Estimate, again: bool) -> None:
-        x, out, variance = graph.x_t, graph.out, graph.variance
-        if not again:
-            x, out = x.detach(), out.detach()
-            variance = None if variance is None else variance.detach()
-        super().__init__(x, out, graph.pair, graph.point, variance, graph.features)
+        super().__init__(graph.x_t, graph.out, graph.pair, graph.point, graph.variance, graph.features)
         self.graph, self.again = graph, again
+        if not again:
+            self.cut()
+
+    def cut(self) -> None:
+        """Let go of the graph in the numbers."""
+        self.again = False
+        self.x_t, self.out = self.x_t.detach(), self.out.detach()
+        self.variance = None if self.variance is None else self.variance.detach()
 
     def pull(self, value: Tensor, cotangent: Tensor | None = None, to: Tensor | None = None) -> Tensor:
         """``(∂value/∂x_t)ᵀ·cotangent``, like x_t or what is given as ``to``; without cotangent the gradient of a (B,)."""
@@ -38,7 +43,8 @@ class Traced(Estimate):
                 "a guide needs its gradient, so compute it in torch, without no_grad, detach or rounding"
             )
         cotangent = torch.ones_like(value) if cotangent is None else cotangent
-        return torch.autograd.grad(value, self.graph.x_t if to is None else to, cotangent, create_graph=self.again)[0]
+        to = self.graph.x_t if to is None else to
+        return torch.autograd.grad(value, to, cotangent, retain_graph=True, create_graph=self.again)[0]
 
 
 def need_gradients(what: str) -> None:
@@ -58,7 +64,16 @@ def trace(evaluate: Callable[[Tensor], Estimate], x: Tensor) -> Traced:
     """
     need_gradients("a guide that differentiates the network")
     again = x.requires_grad
-    return Traced(evaluate(x if again else x.detach().requires_grad_()), again)
+    if again:
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            graph = evaluate(x)
+    else:
+        graph = evaluate(x.detach().requires_grad_())
+    if isinstance(graph, Traced):  # a corrector around this one has traced the same evaluation: share it
+        if not again:
+            graph.cut()
+        return graph
+    return Traced(graph, again)
 
 
 def measure(energy: Energy, space: Space, x0: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class Corrector(ABC):
             first = state.estimate
             assert first is not None, "a correction follows a move that made an estimate"
             x = self.correct(denoise, first.x_t, first, self.result(state), row.at, row.to, noise)
-            return state._replace(inner=state.inner._replace(x=x))
+            return _at(state, x)
         seen: list[Estimate] = []
 
         def watch(x: Tensor, point: Point) -> Estimate:
@@ -106,3 +106,8 @@ class Corrector(ABC):
 
     def result(self, state: Corrected) -> Tensor:
         return self.solver.result(state.inner)
+
+
+def _at(state: Any, x: Tensor) -> Any:
+    """The state of a solver, corrected any number of times, with another x."""
+    return state._replace(inner=_at(state.inner, x)) if isinstance(state, Corrected) else state._replace(x=x)
