@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> int:
     if seen < total:
         print(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {run.folder}", file=sys.stderr)
         return 130
-    print(f"{run.folder}: {seen:,} images; next: reverie sample {run.folder}, reverie report {run.folder}")
+    classifier = reading.net_name(run.recipe) == "encoder"
+    then = "reverie.guide.classifier" if classifier else f"reverie sample {run.folder}, reverie report {run.folder}"
+    print(f"{run.folder}: {seen:,} images; next: {then}")
     return 0
 
 
