@@ -49,7 +49,8 @@ def _pigdm(denoise: Denoiser, p: Problem) -> Tensor:
 
 
 def _dps(denoise: Denoiser, p: Problem) -> Tensor:
-    solver = dps(p.operator, p.y, 100.0 / p.steps, DDPM(), denoise.space)
+    strength = (p.operator.gram or 1.0) ** 0.5  # of A, which the gradient of a norm is proportional to
+    solver = dps(p.operator, p.y, 100.0 / (p.steps * strength), DDPM(), denoise.space)
     return sample(denoise, len(p.y), p.cond, solver, p.steps, logistic(), p.seed)
 
 
