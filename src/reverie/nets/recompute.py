@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 SMALL = 1 << 18
-"""Numbers below which keeping costs less than computing again (the lead: a demo-sized U-Net trained at half speed without this)."""
+"""Numbers below which keeping costs less than computing again (a U-Net of the demo's size trained at half speed without this)."""
 
 
 class _Recomputed(torch.autograd.Function):
