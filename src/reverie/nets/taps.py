@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +75,6 @@ class AttentionAt(At):
         return self.product(q, k, v)
 
 
-_OPEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""How many taps are open on a network."""
-
 Replacement = Tensor | Callable[[Tensor, At], Tensor]
 AttentionReplacement = Callable[[Tensor, Tensor, Tensor, AttentionAt], Tensor]
 
@@ -94,7 +90,7 @@ def sites(net: nn.Module | Denoiser) -> list[str]:
 
 def active(net: nn.Module | Denoiser) -> bool:
     """Whether a tap is open on the network: a prepared copy of it must not run in its place."""
-    return _OPEN.get(_modules(net)[0], 0) > 0
+    return vars(_modules(net)[0]).get("_tapped", 0) > 0
 
 
 class Record(dict[str, Tensor]):
@@ -257,13 +253,13 @@ def _open(net: nn.Module | Denoiser, read: Record | None = None) -> Iterator[tup
             running.inside = False
 
     root.forward = call
-    _OPEN[root] = _OPEN.get(root, 0) + 1
+    vars(root)["_tapped"] = vars(root).get("_tapped", 0) + 1
     try:
         compiler = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         with ExitStack() as stack, compiler, branches.watched():
             yield stack, running
     finally:
-        _OPEN[root] -= 1
+        vars(root)["_tapped"] -= 1
         if own is None:
             del root.forward
         else:
