@@ -70,5 +70,5 @@ class SRA(Part):
 
     @torch.no_grad()
     def after_step(self, progress: Moment) -> None:
-        averages, weights = (list(net.parameters()) for net in (self.teacher.net, self.student))
-        torch._foreach_lerp_(averages, [p.detach() for p in weights], 1.0 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
+        averages, weights = ([p.detach() for p in net.parameters()] for net in (self.teacher.net, self.student))
+        torch._foreach_lerp_(averages, weights, 1.0 - self.decay)  # pyright: ignore[reportPrivateImportUsage]

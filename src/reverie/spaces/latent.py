@@ -107,10 +107,10 @@ class Latent(nn.Module, ABC):
     @torch.no_grad()
     def normalise(self, images: Tensor | ImageSet) -> Self:
         """Set mean and standard deviation of the codes from data."""
-        count, total, square = 0, 0.0, 0.0
+        count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for x in batches(images):
             code = self.code(x).double()
-            count, total, square = count + code.numel(), total + code.sum(), square + code.square().sum()
+            count, total, square = count + code.numel(), total + code.sum().cpu(), square + code.square().sum().cpu()
         mean = total / count
         self.shift.copy_(mean)
         self.scale.copy_((square / count - mean**2) ** 0.5)
