@@ -140,7 +140,7 @@ def compose(run: str) -> None:
 
     guided = rv.guide.cfg(denoise, 2.0)
     measured = rv.guide.pigdm(guided, half, half(target))
-    thin = FreeDoM(DDPM(), lambda x: x.mean((1, 2, 3)) + 1.0, Relative(0.3))
+    thin = FreeDoM(DDPM(), lambda x: x.mean((1, 2, 3)) + 1.0, Relative(0.1))
     cond = rv.Cond(label=9)
     rows = [
         half(target).expand(8, -1, -1, -1),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.errors import InputError
+from reverie.core.tensors import Scalar
 from reverie.guide.gradient import Energy, fit
 
 REC601 = (0.299, 0.587, 0.114)
@@ -38,7 +39,7 @@ class Operator:
         """``A⁺y``, the smallest x that comes closest to Ax = y."""
         return self.adjoint(self.solve(y))
 
-    def solve(self, v: Tensor, a: float = 1.0, b: float = 0.0) -> Tensor:
+    def solve(self, v: Tensor, a: Scalar = 1.0, b: float = 0.0) -> Tensor:
         """``(a·AA* + b)⁻¹v`` for v in the range of A."""
         if self.gram is not None:
             return v / (a * self.gram + b)
@@ -128,7 +129,7 @@ class SuperResolution(Operator):
         return torch.nn.functional.avg_pool2d(x, self.factor)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.pinv(y) * self.gram
+        return self.pinv(y) / self.factor**2
 
     def pinv(self, y: Tensor) -> Tensor:
         return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
@@ -168,7 +169,7 @@ class Blur(Operator):
         h = self._transfer(y)
         return self._filter(y, torch.where(h == 0, 0.0, h.conj() / _safe(h.abs() ** 2)))
 
-    def solve(self, v: Tensor, a: float = 1.0, b: float = 0.0) -> Tensor:
+    def solve(self, v: Tensor, a: Scalar = 1.0, b: float = 0.0) -> Tensor:
         gram = a * self._transfer(v).abs() ** 2 + b
         return self._filter(v, torch.where(gram == 0, 0.0, 1.0 / _safe(gram)))
 
@@ -238,7 +239,7 @@ class CompressedSensing(Operator):
     def _turn(self, x: Tensor, way: Literal["forward", "back"]) -> Tensor:
         for dim, n in enumerate(self.shape, start=1):
             matrix = cosine(n).to(x)
-            x = torch.tensordot(x, matrix if way == "back" else matrix.T, ([dim], [0])).movedim(-1, dim)
+            x = (x.movedim(dim, -1) @ (matrix if way == "back" else matrix.T)).movedim(-1, dim)
         return x
 
 
