@@ -21,6 +21,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.learn.checkpoint import Checkpoints
 from reverie.measure import frechet_distance, judge, precision_recall
+from reverie.nets import taps
 from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "guides.json"
@@ -32,10 +33,10 @@ INTERVAL = (-2.0, 4.0)
 
 def guides(folder: Path, classifier: Path) -> dict[str, Callable[[float], Denoiser]]:
     model = rv.load(folder)
-    early = rv.load(Checkpoints(folder / "checkpoints").all()[1].folder)
+    early = rv.load(Checkpoints(folder / "checkpoints").all()[0].folder)
     raw = rv.load(folder, ema=False)
     noisy = Run(classifier).classifier()
-    less = guide.without(rv.load(folder), ["blocks.2"])
+    less = guide.without(rv.load(folder), ["blocks.2" if "blocks.2" in taps.sites(model) else "middle.1"])
     return {
         "classifier-free": lambda s: guide.cfg(model, s),
         "classifier-free, interval": lambda s: guide.cfg(model, s, INTERVAL),
