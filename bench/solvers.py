@@ -2,8 +2,10 @@
 
 python bench/solvers.py scan      # all configurations of the peers on few noises: which may be best
 python bench/solvers.py final     # the best of them and ours, fresh noises; writes results/solvers.json
+python bench/solvers.py again     # our default alone, beside the peers already measured
 python bench/solvers.py plot      # error against evaluations for our solvers; writes the figure of the docs
 python bench/solvers.py time      # overhead of a step
+python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
 """
 
 import json
@@ -62,7 +64,7 @@ def peer_grids(on: str, steps: int) -> dict[str, np.ndarray]:
     return grids
 
 
-def ours(denoise: Exact, x: Tensor, solver: Solver, grid: Grid, steps: int) -> Tensor:
+def ours(denoise: Any, x: Tensor, solver: Solver, grid: Grid, steps: int) -> Tensor:
     """A run of our own solver between the grid's ends."""
     plan = solver.plan(denoise.schedule, plain(grid(denoise.schedule, steps)))
     state = solver.init(x, plan)
@@ -76,7 +78,7 @@ def ended(on: str, grid: logistic) -> logistic:
     return replace(grid, start=2.0 * low, end=2.0 * high)
 
 
-def peer(name: str, grid: str, on: str, denoise: Exact, x: Tensor, nfe: int) -> Tensor:
+def peer(name: str, grid: str, on: str, denoise: Any, x: Tensor, nfe: int) -> Tensor:
     """A run of a peer by its name in :func:`configurations`."""
     _, run, steps = next(c for c in configurations() if c[0] == name)
     (low, high), schedule = ENDS[on], denoise.schedule
@@ -124,6 +126,20 @@ def final(noises: int = 1024, seed: int = 2, top: int = 2) -> None:
             write("solvers.json", {"noises": noises, "summary": summary(rows), "rows": rows})
             print(data, on, "done", flush=True)
     print(json.dumps(summary(rows), indent=1))
+
+
+def again() -> None:
+    """Our default once more beside the peers of :func:`final`, on the same noises: after a change of the default alone."""
+    stored = json.loads((RESULTS / "solvers.json").read_text())
+    for row in stored["rows"]:
+        if row["name"] == "reverie default":
+            denoise, x, exact = problem(row["data"], row["path"], stored["noises"], 2, CACHE)
+            solver, grid = default(row["nfe"])
+            out = ours(denoise, x, solver, ended(row["path"], grid), row["nfe"])
+            row |= dict(zip(METRICS, errors(out, exact), strict=True))
+    stored["summary"] = summary(stored["rows"])
+    write("solvers.json", stored)
+    print(json.dumps(stored["summary"], indent=1))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -179,6 +195,66 @@ def calibrated() -> None:
             rows.append({"data": data, "seed": seed, "evaluations": fit.evaluations, **ratios})
             print(rows[-1], flush=True)
     write("calibrated.json", rows)
+
+
+PEERS_TRAINED = (
+    ("diffusers DPMSolverMultistep solver_order=2 solver_type=midpoint lower_order_final=True", "logsnr"),
+    ("diffusers UniPCMultistep solver_order=2 solver_type=bh2 lower_order_final=False", "time"),
+    ("diffusers UniPCMultistep solver_order=3 solver_type=bh2 lower_order_final=True", "beta"),
+    ("diffusers IPNDM", "beta"),
+    ("azula vABSampler order=3", "beta"),
+    ("azula vABSampler order=3", "time"),
+)
+
+
+class Trained:
+    """A trained model and its conditions, in the form that the peers take."""
+
+    def __init__(self, denoise: Any, cond: Any) -> None:
+        self.denoise, self.cond, self.schedule = denoise, cond, denoise.schedule
+
+    def __call__(self, x: Tensor, t: Any) -> Estimate:
+        return self.denoise(x, t, self.cond)
+
+    def x0(self, z: Tensor, rho: float) -> Tensor:
+        point = self.schedule.at(-float(np.log(rho)))
+        return self(z * point.alpha, point).x0
+
+
+def trained(run: str, noises: int = 48, seed: int = 5) -> None:
+    """Ours, every order of its family on its grids, the peers that do well on a straight path, and a calibrated grid."""
+    low, high = ENDS["flow"]
+    ends = {"start": 2.0 * low, "end": 2.0 * high}
+    rows: list[dict[str, Any]] = []
+    for scale in (1.0, 2.5):
+        base = rv.load(run)
+        model = base if scale == 1.0 else rv.guide.cfg(base, scale)
+        cond = rv.Cond(label=[i % 10 for i in range(noises)])
+        bound, shape = Trained(model, cond), tuple(base.shape)
+        x = torch.randn(noises, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        x = x * base.schedule.at(low).sigma
+        exact = rv.sample(model, x=x, cond=cond, solver=rv.solve.RK45(1e-5, 1e-5), grid=rv.grids.time(**ends), steps=1)
+
+        def note(name: str, nfe: int, out: Tensor, exact: Tensor = exact, scale: float = scale) -> dict[str, Any]:
+            rows.append(
+                {"scale": scale, "nfe": nfe, "name": name, **dict(zip(METRICS, errors(out, exact), strict=True))}
+            )
+            print(rows[-1], flush=True)
+            return rows[-1]
+
+        for nfe in NFE:
+            solver, grid = default(nfe, scale)
+            note("reverie default", nfe, ours(bound, x, solver, replace(grid, **ends), nfe))
+            for order in range(1, 6) if isinstance(solver, rv.solve.Multistep) else ():
+                other = replace(solver, order=order)
+                note(f"same, order {order}", nfe, ours(bound, x, other, replace(grid, **ends), nfe))
+            for name, where in PEERS_TRAINED if scale == 1.0 else ():
+                note(f"{name}, {where}", nfe, peer(name, where, "flow", bound, x, nfe))
+        begin = time.perf_counter()
+        fit = rv.solve.calibrate(model, 10, cond=rv.Cond(label=[i % 10 for i in range(40)]), **ends, progress=None)
+        row = note("reverie calibrated", 10, ours(bound, x, fit.solver, fit, 10))
+        row |= {"seconds": time.perf_counter() - begin, "evaluations": fit.evaluations, "validation": fit.ratio}
+        write("trained.json", {"noises": noises, "rows": rows})
 
 
 def plot() -> None:
@@ -242,5 +318,14 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     logging.disable(logging.WARNING)
-    phases = {"scan": scan, "final": final, "guided": guided, "calibrated": calibrated, "plot": plot, "time": overhead}
-    phases[sys.argv[1]]()
+    phases = {
+        "scan": scan,
+        "final": final,
+        "again": again,
+        "guided": guided,
+        "calibrated": calibrated,
+        "plot": plot,
+        "time": overhead,
+        "trained": trained,
+    }
+    phases[sys.argv[1]](*sys.argv[2:])

@@ -14,7 +14,7 @@ from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.guide import cfg
 from reverie.solve.auto import NAMED, default, named
-from reverie.solve.grids import logistic
+from reverie.solve.grids import NODES, fitted, logistic
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.plan import State, plain
 from reverie.solve.sampling import iterate, sample
@@ -182,7 +182,7 @@ def test_the_default_is_stable_under_guidance(scale: float) -> None:
     denoise, cond, x, exact = guided(scale)
     errors = [(sample(denoise, x=x, cond=cond, steps=n) - exact).square().mean().sqrt().item() for n in (5, 10, 20, 40)]
     assert errors[0] < 1.0 and errors[1] < 0.2 and errors[2] < 0.05 and errors[3] < 0.02, errors
-    unaware, grid = default(10)
+    unaware, grid = default(12)  # order 5 with the whole corrector, made for more evaluations a unit of the scale
     blind = (sample(denoise, x=x, cond=cond, solver=unaware, grid=grid, steps=10) - exact).square().mean().sqrt().item()
     assert blind > 3.0 * errors[1], (blind, errors)
 
@@ -191,9 +191,35 @@ def test_what_auto_chooses_follows_the_scale_and_the_number_of_steps() -> None:
     """The order rises with the steps and falls with guidance; a corrector needs eight evaluations, and more under guidance."""
     orders = [default(n)[0].order for n in (5, 10, 20, 40)]
     assert orders == sorted(orders) and orders[-1] == 5
-    assert [default(10, s)[0].order for s in (1.0, 4.0, 8.0, 20.0)] == [5, 2, 2, 1]
+    assert [default(10, s)[0].order for s in (1.0, 4.0, 8.0, 20.0)] == [4, 2, 2, 1]
     for n in (5, 10, 20, 40):
         assert [logsnr.lam for logsnr in default(n)[1](Flow(), n)] == sorted(p.lam for p in default(n)[1](Flow(), n))
+
+
+@pytest.mark.parametrize("schedule", [Flow(), VP(), VE(), Cosine()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("steps", sorted(NODES))
+def test_the_fitted_grid_is_its_table_and_divides_any_part_of_it(schedule, steps: int) -> None:
+    points = fitted()(schedule, steps)
+    assert points[0] == schedule.point(1.0) and points[-1] == schedule.clean()
+    assert [p.lam for p in points[1:-1]] == pytest.approx(NODES[steps], abs=1e-9)
+    for start in (-6.0, 0.0, 8.0, 10.5):  # in logsnr; the last is beyond the table
+        lams = [p.lam for p in fitted(start=start)(schedule, steps)]
+        assert lams[0] == pytest.approx(0.5 * start) and all(a < b for a, b in pairwise(lams))
+    lams = [p.lam for p in fitted(start=-4.0, end=5.0)(schedule, steps)]
+    assert (lams[0], lams[-1]) == pytest.approx((-2.0, 2.5)) and all(a < b for a, b in pairwise(lams))
+    with pytest.raises(InputError, match="8 or 10 steps"):
+        fitted()(schedule, 11)
+
+
+def test_a_share_of_the_corrector_is_that_share_of_its_weights(problem: SimpleNamespace) -> None:
+    points = problem.between(VP(), LOW, HIGH, 6)
+    none, some, whole = (Multistep(3, corrector=c).rows(VP(), points) for c in (0.0, 0.3, 1.0))
+    for a, b, c in zip(none, some, whole, strict=True):
+        width = max(len(a.row.w), len(c.row.w))
+        x, y, z = (np.pad(r.row.w, (0, width - len(r.row.w))) for r in (a, b, c))
+        assert y == pytest.approx(0.7 * x + 0.3 * z, abs=1e-14)
+    with pytest.raises(InputError, match="share from 0 to 1"):
+        Multistep(3, corrector=1.5)
 
 
 @pytest.mark.parametrize("schedule", [Flow(), VP(), VE(), Cosine()], ids=lambda s: type(s).__name__)

@@ -123,9 +123,11 @@ def calibrate(
     """
     if not 2 <= nfe <= 30:
         raise InputError(f"calibration is for few-step runs of 2 to 30 evaluations: got nfe={nfe}")
-    usual, grid = default(nfe, denoise.guidance)
-    solver = replace(usual, order=min(usual.order, 3)) if nfe < 15 else usual
-    grid = replace(grid, start=start, end=end)
+    usual, usual_grid = default(nfe, denoise.guidance)
+    solver, grid = usual, usual_grid if isinstance(usual_grid, logistic) else logistic(1.3, 1.8, 3.0)
+    if nfe < 15 and isinstance(usual, Multistep):
+        solver = replace(usual, order=min(usual.order, 3), corrector=float(usual.corrector > 0.0))
+    usual_grid, grid = (replace(g, start=start, end=end) for g in (usual_grid, grid))
     fine_steps = max(48, 3 * nfe)
     cost = 2 * trajectories * (fine_steps + nfe) + trajectories * (nfe * (nfe - 1) // 2 + 3 * nfe)
     if budget < cost:
@@ -150,7 +152,7 @@ def calibrate(
         )
         for runs in (fit, held):
             runs.target = runs.with_solver(fine, points)
-        return _descend(fit, held, usual, grid, nfe, budget)
+        return _descend(fit, held, usual, usual_grid(denoise.schedule, nfe), grid, nfe, budget)
 
 
 def _ignore(n: int) -> None: ...
@@ -207,7 +209,15 @@ def _loss(error: Tensor) -> float:
     return float(torch.log(error.norm(dim=1) + _FLOOR).mean())
 
 
-def _descend(fit: _Runs, held: _Runs, usual: Multistep | DPMpp, grid: logistic, nfe: int, budget: int) -> Calibrated:
+def _descend(
+    fit: _Runs,
+    held: _Runs,
+    usual: Multistep | DPMpp,
+    usual_points: Sequence[HostPoint],
+    grid: logistic,
+    nfe: int,
+    budget: int,
+) -> Calibrated:
     schedule = fit.denoise.schedule
     first, *inner, last = grid(schedule, nfe)
     low, high = (float(grid.u(p.lam)) for p in (first, last))
@@ -222,8 +232,8 @@ def _descend(fit: _Runs, held: _Runs, usual: Multistep | DPMpp, grid: logistic, 
     damping = 0.1
     end, trace = fit.run(nodes(u))
     loss = _loss(fit.error(end))
-    before = best = _loss(held.error(held.with_solver(usual, nodes(u))))
-    chosen, solver = u, usual
+    before = best = _loss(held.error(held.with_solver(usual, usual_points)))
+    chosen, solver = [p.lam for p in usual_points[1:-1]], usual
     cost = len(fit.x) * (nfe * (nfe - 1) // 2 + 2 * nfe) + len(held.x) * nfe
     while fit.evaluations + held.evaluations + cost <= budget:
         error = fit.error(end)
@@ -254,9 +264,9 @@ def _descend(fit: _Runs, held: _Runs, usual: Multistep | DPMpp, grid: logistic, 
             loss, _, theta, u, end, trace = trial
             value = _loss(held.error(held.run(nodes(u))[0]))
             if value < best:
-                best, chosen, solver = value, u, fit.solver
+                best, chosen, solver = value, [grid.lam(float(v)) for v in u], fit.solver
     return Calibrated(
-        tuple(2.0 * grid.lam(float(v)) for v in chosen),
+        tuple(2.0 * lam for lam in chosen),
         grid.start,
         grid.end,
         solver,

@@ -109,6 +109,44 @@ class logistic:
         return first, *(schedule.at(self.lam(float(u))) for u in inner), last
 
 
+_FIRST, _LAST = -4.3, 4.6052
+NODES: dict[int, tuple[float, ...]] = {
+    8: (-2.41, -1.22, -0.21, 0.48, 1.35, 2.47, 3.56),
+    10: (-2.58, -1.42, -0.47, 0.15, 0.75, 1.40, 1.90, 2.65, 3.77),
+}
+"""The inner nodes of :class:`fitted` in λ, for each number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean data."""
+
+
+@dataclass(frozen=True)
+class fitted:
+    """Nodes fitted to mixtures, for the numbers of steps in :data:`NODES`, with ``Multistep(4, corrector=0.8, final_order=1)``.
+
+    A run from pure noise, or from any λ below −4.3, to clean data uses them as they are. With another ``start`` or ``end`` it is the curve
+    through them, linear in τ between them, that is divided evenly. ``bench/default_grid.py`` makes the fit: gradient descent on the mean
+    log error, on other noises than the tables of the docs.
+    """
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        check(steps)
+        if steps not in NODES:
+            raise InputError(
+                f"the fitted grid has {' or '.join(map(str, NODES))} steps: got {steps}; grids.logistic() has any"
+            )
+        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
+        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        knots = np.array([*(1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *NODES[steps], _LAST)), 0.0])
+        places = np.arange(steps + 2.0)
+        high = last.tau
+        if self.end is None and first.lam < _LAST:
+            high = 1.0 / (1.0 + math.exp(min(_LAST, schedule.lam(0.0))))
+        ends = np.interp([first.tau, high], knots[::-1], places[::-1])
+        inner = np.interp(np.linspace(*ends, steps + 1)[1:-1], places, knots)
+        return first, *(schedule.at(math.log(1.0 / tau - 1.0)) for tau in inner), last
+
+
 @dataclass(frozen=True)
 class quadratic:
     """Uniform in √t (Song et al. 2021, DDIM, appendix D): finer towards the data."""
