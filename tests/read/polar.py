@@ -1,26 +1,19 @@
-"""Polar digits: scikit-learn's 8x8 digits with random sign, contrast and brightness, so that pixels say little of the class.
-
-``python tests/read/polar.py`` trains the network of the tests anew (about a minute on one core) and writes ``polar.safetensors``.
-"""
+"""Polar digits: scikit-learn's 8x8 digits with random sign, contrast and brightness, so that pixels say little of the class."""
 
 from __future__ import annotations
 
-import sys
-from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine
 from reverie.core.tensors import combine
+from reverie.learn.muon import Muon
 from reverie.nets import UNet
 
-FILE = Path(__file__).with_name("polar.safetensors")
 SCALE = 3.2
 TRAIN = 1297
 
@@ -72,17 +65,15 @@ def network() -> NetDenoiser:
     return NetDenoiser(net, Cosine(), "v", shape=(1, 8, 8), space=Stretch())
 
 
-def train(steps: int = 900, batch: int = 128) -> NetDenoiser:
-    """v-prediction, AdamW at 3e-3, average of the weights over about 100 steps."""
+def train(steps: int = 600, batch: int = 96) -> NetDenoiser:
+    """v-prediction, Muon with linear decay, average of the weights over about 25 steps; a minute or two on one core."""
     torch.set_num_threads(1)
     denoise, (x, _), rng = network(), digits(), torch.Generator().manual_seed(2)
     net, x = denoise.net.train(), x[:TRAIN]
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
-    solver = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    decay = torch.optim.lr_scheduler.OneCycleLR(solver, 3e-3, total_steps=steps + 1, pct_start=0.05)
-    for step in count():
-        if step == steps:
-            break
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.96))
+    solver = Muon(net, lr=0.02, adam_lr=3e-3)
+    decay = torch.optim.lr_scheduler.LambdaLR(solver, lambda step: min(1.0, (step + 1) / 10, 1.05 - step / steps))
+    for _ in range(steps):
         rows = torch.randint(len(x), (batch,), generator=rng)
         x0 = denoise.space.encode(polar(x[rows], rng))
         noise = torch.randn(x0.shape, generator=rng)
@@ -95,21 +86,6 @@ def train(steps: int = 900, batch: int = 128) -> NetDenoiser:
         solver.step()
         decay.step()
         average.update_parameters(net)
-        if step % 50 == 0:
-            print(f"{step} {loss.item():.4f}", flush=True)
     net.load_state_dict(average.module.state_dict())
+    net.eval().requires_grad_(False)
     return denoise
-
-
-def load() -> NetDenoiser:
-    """The trained denoiser of the bed."""
-    denoise = network()
-    denoise.net.load_state_dict({key: value.float() for key, value in load_file(FILE).items()})
-    denoise.net.eval().requires_grad_(False)
-    return denoise
-
-
-if __name__ == "__main__":
-    state = train(*map(int, sys.argv[1:])).net.state_dict()
-    save_file({key: value.half().contiguous() for key, value in state.items()}, FILE)
-    print(FILE, f"{FILE.stat().st_size / 1e6:.2f} MB")
