@@ -180,7 +180,7 @@ def table() -> None:
     order = ("bicubic", "total variation", "pigdm", "dps", "reddiff", "repaint", "dflow")
     for data in COUNT:
         print(
-            f"\n### {data}\n\n| task | method | PSNR | SSIM | consistency | evaluations | backward | s |\n|---|---|---|---|---|---|---|---|"
+            f"\n### {data}\n\n| task | method | PSNR | SSIM | consistency | evaluations | backward |\n|---|---|---|---|---|---|---|---|"
         )
         for task in tasks(data):
             for method in order:
