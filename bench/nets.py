@@ -25,12 +25,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 HEAVY = {
-    "convolution": ("aten.convolution", "aten.mkldnn_convolution"),
+    "convolution": ("aten.conv", "aten.mkldnn_convolution"),
     "matrix product": ("aten.addmm", "aten.mm", "aten.bmm", "aten.baddbmm", "aten.linear"),
-    "attention": ("aten._scaled_dot_product", "aten._scaled_dot_product_flash_attention_for_cpu"),
+    "attention": ("aten.scaled_dot_product", "aten._scaled_dot_product"),
 }
 GROUPS = HEAVY | {
-    "normalisation": ("aten.native_group_norm", "aten.native_layer_norm"),
+    "normalisation": ("aten.group_norm", "aten.layer_norm", "aten.native_group_norm", "aten.native_layer_norm"),
     "activation": ("aten.silu", "aten.gelu"),
     "copies and joins": ("aten.copy_", "aten._to_copy", "aten.clone", "aten.cat", "aten.constant_pad_nd"),
 }

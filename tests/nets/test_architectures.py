@@ -259,7 +259,7 @@ def test_a_recomputed_function_keeps_only_what_goes_in():
     x, w = torch.randn(50, 50, requires_grad=True), torch.randn(50, requires_grad=True)
     plain, expected = kept(lambda: function(x, w))
     less, actual = kept(lambda: recomputed(function, x, w))
-    assert less == 4 * (50 * 50 + 50) and plain > 3 * less
+    assert less == 4 * (50 * 50 + 50) and plain > 2 * less
     assert torch.equal(actual, expected)
     direction = torch.randn(50, 50)
     for out, again in ((expected, actual),):
@@ -272,6 +272,7 @@ def test_a_recomputed_function_keeps_only_what_goes_in():
 
 
 def test_compiles_to_one_graph(name):
+    torch._dynamo.reset()  # one function may be compiled so often, whatever network is in it
     net, x = awake(small(name)).eval(), pictures()
     cond = told(net)
     compiled = torch.compile(lambda x, t: net(x, t, cond), backend="eager", fullgraph=True)

@@ -1,6 +1,7 @@
 """``sample`` and ``iterate``: run a solver's plan on a denoiser."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -18,6 +19,7 @@ from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve import grids
 from reverie.solve.auto import choose
+from reverie.solve.fast import fast, fitting
 from reverie.solve.grids import Grid
 from reverie.solve.plan import Plan, Solver, Walk, plain
 
@@ -202,7 +204,7 @@ def sample(
         x: start from this: noise of standard deviation σ at the grid's start, (n, …) in the diffused space. With ``start`` it is clean
             data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image.
         start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
-        batch_size: evaluate at most so many at a time.
+        batch_size: evaluate at most so many at a time; by default what fits into memory (see :mod:`reverie.solve.fast`).
         progress: label of a progress bar over the steps; none without.
         walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
         tape: makes the noise tape of a batch from its seeds, for example a :class:`~reverie.core.brownian.BrownianTape`.
@@ -219,12 +221,16 @@ def sample(
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
     seeds = sample_seeds(seed, count)
-    size = count if batch_size is None else batch_size
+    size = fitting(denoise, cond, count) if batch_size is None else batch_size
     if size < 1:
         raise InputError(f"batch_size is at least 1: got {size}")
     outs = []
     total = count * (steps if walk is None else len(walk))
-    with Progress(progress or "", total=total, unit="steps") as bar, counting() if report else nullcontext() as cost:
+    with (
+        fast(denoise, min(size, count), cond, math.ceil(count / size) * steps),
+        Progress(progress or "", total=total, unit="steps") as bar,
+        counting() if report else nullcontext() as cost,
+    ):
         for i in range(0, count, size):
             part = slice(i, min(i + size, count))
             some = None if cond is None else cond.index(part)

@@ -1,0 +1,97 @@
+"""The faster path: compiled only where it pays, the same samples either way, batches that fit, nothing left behind."""
+
+import pytest
+import torch
+
+from reverie.core.condition import Cond
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.schedules import Flow
+from reverie.guide import cfg
+from reverie.nets import DiTConfig, UNetConfig, build
+from reverie.solve import fast, sample
+
+
+def model(size=8):
+    torch.manual_seed(0)
+    net = build(
+        UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2), channels=1, size=size, classes=3
+    )
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return NetDenoiser(net.eval(), Flow(), shape=(1, size, size))
+
+
+def test_compiling_pays_only_for_long_runs_of_slow_networks():
+    assert not fast.worthwhile(seconds=0.01, evaluations=30, layers=100)
+    assert fast.worthwhile(seconds=10.0, evaluations=1000, layers=100)
+
+
+def test_samples_are_the_same_compiled_and_nothing_stays(monkeypatch):
+    denoise, calls = model(), []
+    plain_compile = torch.compile
+
+    def compile(function):
+        calls.append(function)
+        return plain_compile(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    draw = lambda: sample(cfg(denoise, 2.0), 2, Cond(label=1), steps=3, seed=0)  # noqa: E731
+    with torch.no_grad():
+        expected = draw()
+        assert calls == []  # too short to pay
+        monkeypatch.setattr(fast, "PREPARATION", 0.0)
+        torch.testing.assert_close(draw(), expected)
+        torch.testing.assert_close(draw(), expected)
+    assert len(calls) == 1  # made once, kept for the second run
+    assert denoise.net._compiled_call_impl is None
+    draw()  # with gradients: plain
+    assert len(calls) == 1
+
+
+def test_without_a_compiler_it_runs_plain(monkeypatch):
+    denoise, tries = model(), []
+
+    def broken(function):
+        tries.append(function)
+
+        def call(*args):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    with torch.no_grad():
+        expected = sample(denoise, 2, steps=2)
+        monkeypatch.setattr(torch, "compile", broken)
+        monkeypatch.setattr(fast, "PREPARATION", 0.0)
+        assert torch.equal(sample(denoise, 2, steps=2), expected)
+        assert torch.equal(sample(denoise, 2, steps=2), expected)
+    assert len(tries) == 1  # it does not try again
+
+
+def test_batches_fit_into_memory(monkeypatch):
+    denoise = model(16)
+    with torch.no_grad():
+        each = fast.footprint(denoise, None)
+        assert (
+            4 * 8 * 16 * 16 * 3 < each < 100 * 4 * 8 * 16 * 16
+        )  # a few feature maps at full resolution, not all there ever are
+        assert fast.fitting(denoise, None, 1000) == fast.LARGEST
+        monkeypatch.setattr(fast, "available", lambda device: 4 * 5 * each)
+        assert fast.fitting(denoise, None, 1000) == 5
+        assert fast.fitting(denoise, None, 3) == 3
+        batched = sample(denoise, 20, steps=2)
+        monkeypatch.undo()
+        torch.testing.assert_close(batched, sample(denoise, 20, steps=2, batch_size=20), rtol=1e-4, atol=1e-5)
+    assert fast.fitting(denoise, None, 1000) == 1000  # with gradients
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_an_evaluation_takes_is_what_it_does_take(batch):
+    """The peak found without computing is that of a real evaluation, sample for sample."""
+    torch.manual_seed(0)
+    net = build(DiTConfig(patch=2, width=32, depth=2, heads=2), channels=1, size=8, classes=None)
+    denoise = NetDenoiser(net, Flow(), shape=(1, 8, 8))
+    with torch.no_grad(), fast._Live() as live:
+        net(torch.zeros(batch, 1, 8, 8), torch.tensor(0.5))
+    assert fast.footprint(denoise, None) == pytest.approx(live.peak / batch, rel=0.15)
