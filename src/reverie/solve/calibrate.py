@@ -5,7 +5,7 @@ With a few reference trajectories we minimise ``mean log(‖x̂ − x*‖ + δ)`
 boundary carry nearly all of the mean square. Nodes stay ordered by writing the increments of u as a softmax (as in LD3, Tong et al. 2025),
 and each iteration is one damped Gauss-Newton step. A node enters only what comes after it, so the N − 1 columns of the Jacobian, taken by
 differences, cost N(N − 1)/2 evaluations a trajectory. As much noise again is kept for validation, and the default is returned unless
-the fit wins there. Below 15 evaluations the fit is at order 3: with times of its own it does better than the default's order.
+the fit wins there. It starts from the default's nodes and keeps its solver.
 """
 
 import json
@@ -26,7 +26,7 @@ from reverie.core.noise import Tape, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve.auto import default
-from reverie.solve.grids import logistic
+from reverie.solve.grids import fitted, logistic
 from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
 
@@ -123,11 +123,8 @@ def calibrate(
     """
     if not 2 <= nfe <= 30:
         raise InputError(f"calibration is for few-step runs of 2 to 30 evaluations: got nfe={nfe}")
-    usual, usual_grid = default(nfe, denoise.guidance)
-    solver, grid = usual, usual_grid if isinstance(usual_grid, logistic) else logistic(1.3, 1.8, 3.0)
-    if nfe < 15 and isinstance(usual, Multistep):
-        solver = replace(usual, order=min(usual.order, 3), corrector=float(usual.corrector > 0.0))
-    usual_grid, grid = (replace(g, start=start, end=end) for g in (usual_grid, grid))
+    solver, grid = default(nfe, denoise.guidance)
+    grid = replace(grid, start=start, end=end)
     fine_steps = max(48, 3 * nfe)
     cost = 2 * trajectories * (fine_steps + nfe) + trajectories * (nfe * (nfe - 1) // 2 + 3 * nfe)
     if budget < cost:
@@ -152,7 +149,7 @@ def calibrate(
         )
         for runs in (fit, held):
             runs.target = runs.with_solver(fine, points)
-        return _descend(fit, held, usual, usual_grid(denoise.schedule, nfe), grid, nfe, budget)
+        return _descend(fit, held, grid, nfe, budget)
 
 
 def _ignore(n: int) -> None: ...
@@ -209,31 +206,23 @@ def _loss(error: Tensor) -> float:
     return float(torch.log(error.norm(dim=1) + _FLOOR).mean())
 
 
-def _descend(
-    fit: _Runs,
-    held: _Runs,
-    usual: Multistep | DPMpp,
-    usual_points: Sequence[HostPoint],
-    grid: logistic,
-    nfe: int,
-    budget: int,
-) -> Calibrated:
-    schedule = fit.denoise.schedule
+def _descend(fit: _Runs, held: _Runs, grid: logistic | fitted, nfe: int, budget: int) -> Calibrated:
+    schedule, coordinate = fit.denoise.schedule, logistic()
     first, *inner, last = grid(schedule, nfe)
-    low, high = (float(grid.u(p.lam)) for p in (first, last))
+    low, high = (float(coordinate.u(p.lam)) for p in (first, last))
     if grid.end is None:
-        high = float(grid.u(schedule.lam(0.0)))
+        high = float(coordinate.u(schedule.lam(0.0)))
 
     def nodes(u: Tensor) -> list[HostPoint]:
-        return [first, *(schedule.at(grid.lam(float(v))) for v in u), last]
+        return [first, *(schedule.at(coordinate.lam(float(v))) for v in u), last]
 
-    u = torch.tensor([grid.u(p.lam) for p in inner], dtype=torch.float64)
+    u = torch.tensor([coordinate.u(p.lam) for p in inner], dtype=torch.float64)
     theta = torch.log(torch.diff(torch.cat([torch.tensor([low]), u, torch.tensor([high])]).double()))
     damping = 0.1
     end, trace = fit.run(nodes(u))
     loss = _loss(fit.error(end))
-    before = best = _loss(held.error(held.with_solver(usual, usual_points)))
-    chosen, solver = [p.lam for p in usual_points[1:-1]], usual
+    before = best = _loss(held.error(held.run(nodes(u))[0]))
+    chosen = u
     cost = len(fit.x) * (nfe * (nfe - 1) // 2 + 2 * nfe) + len(held.x) * nfe
     while fit.evaluations + held.evaluations + cost <= budget:
         error = fit.error(end)
@@ -264,12 +253,12 @@ def _descend(
             loss, _, theta, u, end, trace = trial
             value = _loss(held.error(held.run(nodes(u))[0]))
             if value < best:
-                best, chosen, solver = value, [grid.lam(float(v)) for v in u], fit.solver
+                best, chosen = value, u
     return Calibrated(
-        tuple(2.0 * lam for lam in chosen),
+        tuple(2.0 * coordinate.lam(float(v)) for v in chosen),
         grid.start,
         grid.end,
-        solver,
+        fit.solver,
         fit.denoise.guidance,
         math.exp(best - before),
         fit.evaluations + held.evaluations,
