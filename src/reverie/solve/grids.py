@@ -143,7 +143,7 @@ class fitted:
         if self.end is None and first.lam < _LAST:
             high = 1.0 / (1.0 + math.exp(min(_LAST, schedule.lam(0.0))))
         ends = np.interp([first.tau, high], knots[::-1], places[::-1])
-        inner = np.interp(np.linspace(*ends, steps + 1)[1:-1], places, knots)
+        inner = np.interp(np.linspace(float(ends[0]), float(ends[1]), steps + 1)[1:-1], places, knots)
         return first, *(schedule.at(math.log(1.0 / tau - 1.0)) for tau in inner), last
 
 
