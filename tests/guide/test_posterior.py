@@ -176,7 +176,7 @@ def test_reddiff_descends_to_it() -> None:
     assert (x.flatten() - ridge).norm() < 0.25 * ridge.norm()  # times end where the penalty is weak
 
 
-METHODS = {"pigdm": 20, "dps": 40, "repaint": 40, "reddiff": 60, "dflow": 120}
+METHODS = {"pigdm": 20, "dps": 150, "repaint": 40, "reddiff": 60, "dflow": 120}
 
 
 def digits(schedule: Schedule):
