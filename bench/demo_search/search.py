@@ -72,7 +72,9 @@ ROWS = {
     "dit-local-shallow": Row(net=dit(local=True, depth=4), batch=32, images=85_000),
     "unet": Row(net=unet(width=32, multipliers=(1, 1))),
     "unet-prior": Row(net=unet(width=32, multipliers=(1, 1), groups=4, image=1), batch=32, prior=64, times_mean=0.3),
-    "unet-prior-mid": Row(net=unet(width=32, multipliers=(1, 1), groups=4, image=1), batch=32, prior=64, times_mean=-0.3),
+    "unet-prior-mid": Row(
+        net=unet(width=32, multipliers=(1, 1), groups=4, image=1), batch=32, prior=64, times_mean=-0.3
+    ),
     "unet-noisy": Row(net=unet(width=32, multipliers=(1, 1), groups=4), batch=32, times_mean=0.3),
     "dit-prior": Row(net=dit(local=True, depth=4, image=1), batch=32, prior=64, times_mean=0.3, images=50_000),
     "unet-rate2": Row(net=unet(width=32, multipliers=(1, 1)), lr=0.04, adam_lr=6e-3),

@@ -78,7 +78,7 @@ class TimeEmbedding(nn.Module):
         if self.rate is None:
             waves = sinusoids(self.scale * time, self.frequencies, endpoint=self.endpoint)
         else:
-            angle = self.scale * time[:, None] * self.rate.to(time.dtype)
+            angle = self.scale * time[:, None] * self.rate.to(time.dtype)  # pyright: ignore[reportOperatorIssue, reportCallIssue]
             waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
         return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
 

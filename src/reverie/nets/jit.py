@@ -136,7 +136,7 @@ class JiT(Network):
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
         condition = nn.functional.silu(condition if label is None else condition + label)
         x = self.embed(self.squeeze(x)).flatten(2).transpose(1, 2) + self.positions
-        angles = self.angles[self.told :]
+        angles = self.angles[self.told :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):
             if i == self.told_from and label is not None and self.told_positions is not None:
                 x, angles = torch.cat([label[:, None] + self.told_positions, x], dim=1), self.angles

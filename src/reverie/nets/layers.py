@@ -117,7 +117,7 @@ def channels_last(x: Tensor) -> Tensor:
 
     Inside ``torch.func`` transforms it is left as it is: they do not know memory formats.
     """
-    if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):  # pyright: ignore[reportAttributeAccessIssue]
         return x
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -136,7 +136,7 @@ class MMDiT(Network):
                 "Give smaller pictures."
             )
         top, left = ((self.reach - side) // 2 for side in grid)
-        positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)
+        positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)  # pyright: ignore[reportIndexIssue]
         condition = self.conditioning(time, cond, x.shape[0])
         given = tokens(cond, self.context, x)
         text = self.text(given.value)

@@ -49,7 +49,7 @@ class Resample(nn.Module):
         if self.taps == (1, 1):
             return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.up else F.avg_pool2d(x, 2)
         channels = x.shape[1]
-        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)  # pyright: ignore[reportCallIssue]
         if self.up:
             return F.conv_transpose2d(x, 4 * kernel, groups=channels, stride=2, padding=self.padding)
         return F.conv2d(x, kernel, groups=channels, stride=2, padding=self.padding)

@@ -265,7 +265,7 @@ class UNet(Network):
         x = self.embed(auxiliary)
         skips = [self.skip[0](x)]
         for level, stages in enumerate(self.down):
-            for i, block in enumerate(stages):
+            for i, block in enumerate(stages):  # pyright: ignore[reportArgumentType]
                 x = self.through(block, x, condition, *(context if isinstance(block, Stage) else ()))
                 if level and i == 0 and self.pyramid:
                     auxiliary = x = rescaled(x + self.pyramid[level - 1](auxiliary), self.rescale)
@@ -273,7 +273,7 @@ class UNet(Network):
         for block in self.middle:
             x = self.through(block, x, condition, *context)
         for stages in self.up:
-            for block in stages:
+            for block in stages:  # pyright: ignore[reportGeneralTypeIssues]
                 if isinstance(block, Stage):
                     x = self.through(block, torch.cat([x, skips.pop()], dim=1), condition, *context)
                 else:
