@@ -77,6 +77,7 @@ def test_batches_fit_into_memory(monkeypatch):
             4 * 8 * 16 * 16 * 3 < each < 100 * 4 * 8 * 16 * 16
         )  # a few feature maps at full resolution, not all there ever are
         assert fast.fitting(denoise, None, 1000) == fast.LARGEST
+        monkeypatch.setattr(fast, "SMALL", 0)
         monkeypatch.setattr(fast, "available", lambda device: 4 * 5 * each)
         assert fast.fitting(denoise, None, 1000) == 5
         assert fast.fitting(denoise, None, 3) == 3

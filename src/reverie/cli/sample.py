@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
     )
     source = None if given.image is None else picture(given.image, recipe, "--image").expand(n, -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
-    with torch.set_grad_enabled(differentiates):
+    with torch.inference_mode(not differentiates):
         images = sample(
             model,
             n,
@@ -104,7 +104,6 @@ def main(arguments: list[str]) -> None:
             seed=given.seed,
             x=source,
             start=start,
-            batch_size=64,
             progress="sampling",
             **settings,
         )

@@ -26,8 +26,12 @@ SAVING = 0.08
 """Share of a network's time that compiling saves, a cautious figure: the convolutions and matrix products stay what they are."""
 PREPARATION = 0.5
 """Seconds that compiling takes for each layer that has weights."""
+RATE = 2e10
+"""Operations a second that any machine reaches: bounds what an evaluation can take without making one."""
 LARGEST = 64
 """Larger batches are not faster on a CPU."""
+SMALL = 10_000_000
+"""Parameters below which :data:`LARGEST` samples fit into any memory."""
 
 
 def network(denoise: Denoiser) -> nn.Module | None:
@@ -76,10 +80,15 @@ def _compiled(net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None, e
     if kept is not None:
         return kept or None
     layers = sum(1 for module in net.modules() if next(module.parameters(recurse=False), None) is not None)
-    if not worthwhile(60.0, evaluations, layers):  # not even for a network that takes a minute
+    weights = list(net.parameters())
+    most = (
+        2.0 * sum(p.numel() for p in weights) * math.prod(denoise.shape[1:]) * rows / RATE
+    )  # each weight at each place
+    if not worthwhile(most, evaluations, layers):
         return None
     some = None if cond is None else cond.index(slice(0, rows))
-    x, at = torch.zeros(rows, *denoise.shape, device=denoise.device), torch.tensor(0.5, device=denoise.device)
+    x = torch.zeros(rows, *denoise.shape, device=denoise.device, dtype=weights[0].dtype)
+    at = torch.tensor(0.5, device=denoise.device, dtype=x.dtype)
     start = time.perf_counter()
     net(x, at, some)  # the network alone: a guide may remember what it has seen
     if not worthwhile(time.perf_counter() - start, evaluations, layers):
@@ -147,9 +156,12 @@ def fitting(denoise: Denoiser, cond: Cond | None, n: int) -> int:
 
     A few small samples, and a run whose gradient is asked for, go together.
     """
-    small = n <= 16 and math.prod(denoise.shape) <= 2**16
-    if small or torch.is_grad_enabled() or network(denoise) is None:
+    net = network(denoise)
+    few = n <= 16 and math.prod(denoise.shape) <= 2**16
+    if few or torch.is_grad_enabled() or net is None:
         return n
+    if sum(p.numel() for p in net.parameters()) <= SMALL:
+        return min(n, LARGEST)
     each = footprint(denoise, None if cond is None else cond.index(slice(0, 1)))
     room = available(denoise.device) // 4 // each if each else n
     return max(1, min(n, LARGEST, room))

@@ -5,7 +5,7 @@ One table serves them all (:func:`table`); DPM-Solver++, UniPC and DEIS are choi
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise, zip_longest
 from typing import Literal
@@ -25,7 +25,7 @@ def table(
     clock: Clock,
     order: int,
     final_order: int,
-    corrector: float,
+    corrector: Sequence[float],
     rule: Rule,
 ) -> list[PlanStep]:
     """The rows that visit ``points``.
@@ -33,7 +33,8 @@ def table(
     The predictor integrates the polynomial through the last ``order`` predictions, as many as there are at the start and
     ``final_order`` in the last step. The corrector (UniC, Zhao et al. 2023) replaces the move that led to a point by the one with the
     prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none. A share
-    ``corrector`` of it below 1 leaves the rest of the move as predicted, which is measured to be better while steps are large.
+    of it below 1, ``corrector[i]`` at point i + 1, leaves the rest of the move as predicted, which is measured to be better while steps are
+    large.
 
     Where the variable or the clock is infinite at an end of a move, that move is of order 1, exact in ε − x0, and the history
     begins after it.
@@ -53,10 +54,10 @@ def table(
             c = variable.scale(to) / variable.scale(at)
             w = rule(at, to, past[: min(order, final_order) if i == len(points) - 2 else order])
         folded = list(w)
-        if corrector and regular and moved is not None:
+        if i and corrector[i - 1] and regular and moved is not None:
             origin, predicted = moved
             corrected = rule(origin, at, past[: len(predicted) + 1])
-            mend = [corrector * c * (new - old) for new, old in zip(corrected, [0.0, *predicted], strict=True)]
+            mend = [corrector[i - 1] * c * (new - old) for new, old in zip(corrected, [0.0, *predicted], strict=True)]
             folded = [a + b for a, b in zip_longest(w, mend, fillvalue=0.0)]
         moved = (at, w) if regular else None
         steps.append(PlanStep(Row(at, pair, c, tuple(folded), 0.0), (), to, True))
@@ -98,29 +99,39 @@ class Multistep(TableSolver):
         order: of the predictor, 1 to 8; the global order is that of the predictor, and one more with the whole corrector.
         variable: "straight" (ε − x0), "x0" or "eps".
         clock: "tau" (σ/(α+σ)), "logsnr", "rho" (σ/α) or "time". The default pair is finite at both ends of every path.
-        corrector: the share, 0 to 1, by which each point is corrected with the prediction made there, at no further evaluation.
+        corrector: the share, 0 to 2, by which each point is corrected with the prediction made there, at no further evaluation; or one share for
+            each point between the ends.
         final_order: at most this order in the last move.
     """
 
     order: int = 3
     variable: Literal["straight", "x0", "eps"] = "straight"
     clock: Literal["tau", "logsnr", "rho", "time"] = "tau"
-    corrector: float = 0.0
+    corrector: float | tuple[float, ...] = 0.0
     final_order: int = 8
 
     def __post_init__(self) -> None:
         _check("Multistep", self.order, 8)
         _check("the last move of Multistep", self.final_order, 8)
-        if not 0.0 <= self.corrector <= 1.0:
-            raise InputError(f"the corrector of Multistep is a share from 0 to 1: got {self.corrector}")
+        if not all(0.0 <= share <= 2.0 for share in self.shares(1)):
+            raise InputError(f"the corrector of Multistep is a share from 0 to 2: got {self.corrector}")
         if self.variable not in VARIABLES:
             raise unknown("variable", self.variable, VARIABLES)
         if self.clock not in (*CLOCKS, "time"):
             raise unknown("clock", self.clock, [*CLOCKS, "time"])
 
+    def shares(self, points: int) -> tuple[float, ...]:
+        """The share of the corrector at each of so many points between the ends, or at as many as were given."""
+        return self.corrector if isinstance(self.corrector, tuple) else (self.corrector,) * points
+
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         v, s = VARIABLES[self.variable], clock(self.clock, schedule)
-        return table(points, v, s, self.order, self.final_order, self.corrector, partial(weights, v, s))
+        shares = self.shares(len(points) - 2)
+        if len(shares) != len(points) - 2:
+            raise InputError(
+                f"a corrector with {len(shares)} shares is for {len(shares) + 1} steps: got a grid of {len(points) - 1}"
+            )
+        return table(points, v, s, self.order, self.final_order, shares, partial(weights, v, s))
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ class DPMpp(TableSolver):
     """
 
     order: int = 2
-    final_order: int = 3
+    final_order: int = field(default=3, repr=False)
 
     def __post_init__(self) -> None:
         _check("DPMpp", self.order, 3)
@@ -141,7 +152,7 @@ class DPMpp(TableSolver):
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = CLOCKS["logsnr"]
-        return table(points, X0, s, self.order, self.final_order, 0.0, partial(two_node, X0, s, "bh2"))
+        return table(points, X0, s, self.order, self.final_order, [0.0] * len(points), partial(two_node, X0, s, "bh2"))
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ class UniPC(TableSolver):
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = CLOCKS["logsnr"]
-        return table(points, X0, s, self.order, self.order, 1.0, partial(two_node, X0, s, self.form))
+        return table(points, X0, s, self.order, self.order, [1.0] * len(points), partial(two_node, X0, s, self.form))
 
 
 @dataclass(frozen=True)
@@ -183,4 +194,4 @@ class DEIS(TableSolver):
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = clock(self.clock, schedule)
-        return table(points, EPS, s, self.order, self.order, 0.0, partial(weights, EPS, s))
+        return table(points, EPS, s, self.order, self.order, [0.0] * len(points), partial(weights, EPS, s))
