@@ -99,8 +99,8 @@ class Multistep(TableSolver):
         order: of the predictor, 1 to 8; the global order is that of the predictor, and one more with the whole corrector.
         variable: "straight" (ε − x0), "x0" or "eps".
         clock: "tau" (σ/(α+σ)), "logsnr", "rho" (σ/α) or "time". The default pair is finite at both ends of every path.
-        corrector: the share, 0 to 2, by which each point is corrected with the prediction made there, at no further evaluation; or one share for
-            each point between the ends.
+        corrector: the share, 0 to 2, by which each point is corrected with the prediction made there, at no further evaluation; or
+            one share for each point between the ends.
         final_order: at most this order in the last move.
     """
 
