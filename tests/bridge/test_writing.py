@@ -14,6 +14,7 @@ from reverie.cli import main
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Cosine, Flow
+from reverie.nets.prior import Prior
 
 
 def noise(*shape, seed=3):
@@ -61,6 +62,14 @@ def test_a_network_of_ours_becomes_theirs(tiny, tmp_path, labelled, scaled):
         again = rv.load(tmp_path / "out")
         assert again.kind.name == "straight" and isinstance(again.schedule, Flow)
         assert close(again(x, 0.4, rv.Cond(label=[2, 3]) if labelled else None).out, denoise(x, 0.4, cond).out)
+
+
+def test_a_network_that_corrects_a_closed_form_is_refused(tmp_path):
+    net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1), channels=1, size=16)
+    net.prior = Prior(1, (1, 16, 16), 4)
+    with pytest.raises(InputError, match="denoising.prior"):
+        bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_diffusers_lacks_is_named(tiny, tmp_path):

@@ -71,6 +71,8 @@ Part = tuple[dict[str, Any], dict[str, Tensor] | None]
 def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
     """Each part's configuration and weights, and the pipeline's index."""
     net = denoise.net
+    if denoise.prior is not None:
+        raise InputError("diffusers has no closed form that a network corrects: train with denoising.prior null")
     if isinstance(denoise, Pretrained):
         kind, config = denoise.model
         scheduler = None if denoise.scheduler is None else denoise.scheduler.config
