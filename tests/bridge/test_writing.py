@@ -67,7 +67,7 @@ def test_a_network_of_ours_becomes_theirs(tiny, tmp_path, labelled, scaled):
 def test_a_network_that_corrects_a_closed_form_is_refused(tmp_path):
     net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1), channels=1, size=16)
     net.prior = Prior(1, (1, 16, 16), 4)
-    with pytest.raises(InputError, match="denoising.prior"):
+    with pytest.raises(InputError, match=r"denoising\.prior"):
         bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
