@@ -251,7 +251,7 @@ def trained(run: str, noises: int = 48, seed: int = 5) -> None:
             for name, where in PEERS_TRAINED if scale == 1.0 else ():
                 note(f"{name}, {where}", nfe, peer(name, where, "flow", bound, x, nfe))
         begin = time.perf_counter()
-        fit = rv.solve.calibrate(model, 10, cond=rv.Cond(label=[i % 10 for i in range(40)]), **ends, progress=None)
+        fit = rv.solve.calibrate(model, 10, cond=rv.Cond(label=[i % 10 for i in range(32)]), **ends, progress=None)
         row = note("reverie calibrated", 10, ours(bound, x, fit.solver, fit, 10))
         row |= {"seconds": time.perf_counter() - begin, "evaluations": fit.evaluations, "validation": fit.ratio}
         write("trained.json", {"noises": noises, "rows": rows})
@@ -328,4 +328,4 @@ if __name__ == "__main__":
         "time": overhead,
         "trained": trained,
     }
-    phases[sys.argv[1]](*sys.argv[2:])
+    phases[sys.argv[1]](*(int(a) if a.isdigit() else a for a in sys.argv[2:]))

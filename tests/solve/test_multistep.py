@@ -220,8 +220,13 @@ def test_a_share_of_the_corrector_is_that_share_of_its_weights(problem: SimpleNa
         width = max(len(a.row.w), len(c.row.w))
         x, y, z = (np.pad(r.row.w, (0, width - len(r.row.w))) for r in (a, b, c))
         assert y == pytest.approx(0.7 * x + 0.3 * z, abs=1e-14)
-    with pytest.raises(InputError, match="share from 0 to 1"):
-        Multistep(3, corrector=1.5)
+    each = Multistep(3, corrector=(0.0, 0.3, 1.0, 0.3, 0.0)).rows(VP(), points)  # row i folds in the share of point i
+    for i, like in enumerate((none, none, some, whole, some, none)):
+        assert each[i].row.w == pytest.approx(like[i].row.w, abs=1e-14)
+    with pytest.raises(InputError, match="share from 0 to 2"):
+        Multistep(3, corrector=2.5)
+    with pytest.raises(InputError, match="5 shares is for 6 steps"):
+        Multistep(3, corrector=(0.5,) * 5).rows(VP(), points[:-1])
 
 
 @pytest.mark.parametrize("schedule", [Flow(), VP(), VE(), Cosine()], ids=lambda s: type(s).__name__)

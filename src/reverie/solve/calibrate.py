@@ -1,11 +1,12 @@
-"""Calibrated grids: the times of a few-step run, fitted to one model.
+"""Calibrated plans: the times and corrector shares of a few-step run, fitted to one model.
 
-For N evaluations a run from x_T ends at ``x̂(u; x_T)``, where u are the inner nodes of the grid, and the probability flow at ``x*(x_T)``.
-With a few reference trajectories we minimise ``mean log(‖x̂ − x*‖ + δ)`` over u: the logarithm, because a few trajectories near a decision
-boundary carry nearly all of the mean square. Nodes stay ordered by writing the increments of u as a softmax (as in LD3, Tong et al. 2025),
-and each iteration is one damped Gauss-Newton step. A node enters only what comes after it, so the N − 1 columns of the Jacobian, taken by
-differences, cost N(N − 1)/2 evaluations a trajectory. As much noise again is kept for validation, and the default is returned unless
-the fit wins there. It starts from the default's nodes and keeps its solver.
+For N evaluations a run from x_T ends at ``x̂(u, c; x_T)``, where u are the inner nodes of the grid and c the shares of the corrector at
+them, and the probability flow at ``x*(x_T)``. With a few reference trajectories we minimise ``mean log(‖x̂ − x*‖ + δ)`` over u and c: the
+logarithm, because a few trajectories near a decision boundary carry nearly all of the mean square. Nodes stay ordered by writing the
+increments of u as a softmax (as in LD3, Tong et al. 2025). Every share gives a consistent solver, so that little can be overfitted, unlike
+free multistep weights. A node or share enters only what comes after it, so the Jacobian, taken by differences, costs about N²
+evaluations a trajectory; the moves after it are damped Gauss-Newton steps with Broyden's correction of the Jacobian (1965), at N a
+trajectory. As much noise again is kept for validation, and the default is returned unless the fit wins there.
 """
 
 import json
@@ -31,6 +32,8 @@ from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
 
 _FLOOR = 1e-4
+_MOVES = 3  # for each Jacobian
+_RIDGE = 3.0  # pulls parameters to where they began, against chance in few trajectories
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Calibrated:
         """
         try:
             record: dict[str, Any] = json.loads(Path(path).read_text())
-            solver = {c.__name__: c for c in (Multistep, DPMpp)}[record["solver"].pop("name")](**record["solver"])
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in record["solver"].items()}
+            solver = {c.__name__: c for c in (Multistep, DPMpp)}[settings.pop("name")](**settings)
             return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": solver})
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a calibrated grid: {error}") from None
@@ -97,13 +101,13 @@ def calibrate(
     *,
     cond: Cond | None = None,
     budget: int = 10_000,
-    trajectories: int = 20,
+    trajectories: int = 16,
     start: float | None = None,
     end: float | None = None,
     seed: int = 0,
     progress: str | None = "calibrate",
 ) -> Calibrated:
-    """Fit the grid of an ``nfe``-evaluation run to a model.
+    """Fit the grid of an ``nfe``-evaluation run, and the corrector of its solver, to a model.
 
     Args:
         denoise: the model, guided or not; the fit is for its guidance scale.
@@ -116,40 +120,47 @@ def calibrate(
         progress: label of a progress bar over the evaluations.
 
     Returns:
-        The best grid on the validation noise, or the default one when none is better.
+        The best plan on the validation noise, or the default one when none is better.
 
     Raises:
-        InputError: for an ``nfe`` out of range, or a budget that does not suffice for one iteration.
+        InputError: for an ``nfe`` out of range, or a budget that does not suffice for one round.
     """
     if not 2 <= nfe <= 30:
         raise InputError(f"calibration is for few-step runs of 2 to 30 evaluations: got nfe={nfe}")
-    solver, grid = default(nfe, denoise.guidance)
+    usual, grid = default(nfe, denoise.guidance)
     grid = replace(grid, start=start, end=end)
-    fine_steps = max(48, 3 * nfe)
-    cost = 2 * trajectories * (fine_steps + nfe) + trajectories * (nfe * (nfe - 1) // 2 + 3 * nfe)
-    if budget < cost:
+    fine_steps, cost = max(32, 3 * nfe), _cost(usual, nfe, trajectories)
+    least = 2 * trajectories * (fine_steps + nfe) + cost
+    if budget < least:
         raise InputError(
-            f"one iteration at nfe={nfe} with {trajectories} trajectories takes {cost} evaluations: got budget={budget}"
+            f"one round at nfe={nfe} with {trajectories} trajectories takes {least} evaluations: got budget={budget}"
         )
-    start_point = grid(denoise.schedule, nfe)[0]
-    x = Tape(sample_seeds(seed, 2 * trajectories)).draw("init", 0, denoise.shape).to(denoise.device) * start_point.sigma
+    x = Tape(sample_seeds(seed, 2 * trajectories)).draw("init", 0, denoise.shape).to(denoise.device)
+    x = x * grid(denoise.schedule, nfe)[0].sigma
     cond = None if cond is None else cond.expand(2 * trajectories).to(denoise.device)
     with torch.no_grad(), Progress(progress or "", total=budget, unit="evaluations") as bar:
         fine, fine_grid = default(fine_steps, denoise.guidance)
         points = replace(fine_grid, start=start, end=end)(denoise.schedule, fine_steps)
         fit, held = (
-            _Runs(
-                denoise,
-                solver,
-                x[part],
-                None if cond is None else cond.index(part),
-                bar.advance if progress else _ignore,
-            )
+            _Runs(denoise, x[part], None if cond is None else cond.index(part), bar.advance if progress else _ignore)
             for part in (slice(0, trajectories), slice(trajectories, None))
         )
         for runs in (fit, held):
-            runs.target = runs.with_solver(fine, points)
-        return _descend(fit, held, grid, nfe, budget)
+            runs.target = runs.run(fine, points)[0]
+        best = _Fit(fit, held, usual, grid, nfe)
+        before = best.validation
+        while fit.evaluations + held.evaluations + cost <= budget:
+            best.round()
+    solver, points = best.plan(best.u(best.chosen), best.chosen[nfe:])
+    return Calibrated(
+        tuple(2.0 * p.lam for p in points[1:-1]),
+        start,
+        end,
+        solver if best.validation < before else usual,
+        denoise.guidance,
+        math.exp(best.validation - before),
+        fit.evaluations + held.evaluations,
+    )
 
 
 def _ignore(n: int) -> None: ...
@@ -158,23 +169,17 @@ def _ignore(n: int) -> None: ...
 class _Runs:
     """Runs of one batch of noise to ``target``; counts evaluations."""
 
-    def __init__(
-        self, denoise: Denoiser, solver: Multistep | DPMpp, x: Tensor, cond: Cond | None, advance: Callable[[int], None]
-    ) -> None:
-        self.denoise, self.solver, self.x, self.cond, self.advance = denoise, solver, x, cond, advance
+    def __init__(self, denoise: Denoiser, x: Tensor, cond: Cond | None, advance: Callable[[int], None]) -> None:
+        self.denoise, self.x, self.cond, self.advance = denoise, x, cond, advance
         self.target = x
         self.evaluations = 0
 
-    def with_solver(self, solver: Multistep | DPMpp, points: Sequence[HostPoint]) -> Tensor:
-        own, self.solver = self.solver, solver
-        x = self.run(points)[0]
-        self.solver = own
-        return x
-
-    def run(self, points: Sequence[HostPoint], begin: int = 0, base: "Trace | None" = None) -> "tuple[Tensor, Trace]":
+    def run(
+        self, solver: Multistep | DPMpp, points: Sequence[HostPoint], begin: int = 0, base: "Trace | None" = None
+    ) -> "tuple[Tensor, Trace]":
         """The end of the run and its trace; ``base`` gives everything before step ``begin``, and the estimate that it starts with."""
-        plan = self.solver.plan(self.denoise.schedule, plain(points))
-        state = self.solver.init(self.x, plan) if base is None else base[begin][0]
+        plan = solver.plan(self.denoise.schedule, plain(points))
+        state = solver.init(self.x, plan) if base is None else base[begin][0]
         trace: Trace = []
         for i, step in enumerate(plan.steps[begin:]):
             known = base[begin][1] if base is not None and i == 0 else None
@@ -190,9 +195,9 @@ class _Runs:
                 return seen[0]
 
             before = state
-            state = self.solver.step(evaluate, before, step.row, ())
+            state = solver.step(evaluate, before, step.row, ())
             trace.append((before, seen[0]))
-        return self.solver.result(state), trace
+        return solver.result(state), trace
 
     def error(self, end: Tensor) -> Tensor:
         return (end - self.target).flatten(1).double() / math.sqrt(self.target[0].numel())
@@ -206,60 +211,92 @@ def _loss(error: Tensor) -> float:
     return float(torch.log(error.norm(dim=1) + _FLOOR).mean())
 
 
-def _descend(fit: _Runs, held: _Runs, grid: logistic | fitted, nfe: int, budget: int) -> Calibrated:
-    schedule, coordinate = fit.denoise.schedule, logistic()
-    first, *inner, last = grid(schedule, nfe)
-    low, high = (float(coordinate.u(p.lam)) for p in (first, last))
-    if grid.end is None:
-        high = float(coordinate.u(schedule.lam(0.0)))
+def _cost(solver: Multistep | DPMpp, nfe: int, trajectories: int) -> int:
+    """Evaluations of a round: a Jacobian in nodes and shares, the moves, a validation."""
+    columns = nfe * (nfe - 1) // 2
+    if isinstance(solver, Multistep):
+        columns += (nfe - 1) * (nfe - 2) // 2
+    return trajectories * (columns + (_MOVES + 1) * nfe)
 
-    def nodes(u: Tensor) -> list[HostPoint]:
-        return [first, *(schedule.at(coordinate.lam(float(v))) for v in u), last]
 
-    u = torch.tensor([coordinate.u(p.lam) for p in inner], dtype=torch.float64)
-    theta = torch.log(torch.diff(torch.cat([torch.tensor([low]), u, torch.tensor([high])]).double()))
-    damping = 0.1
-    end, trace = fit.run(nodes(u))
-    loss = _loss(fit.error(end))
-    before = best = _loss(held.error(held.run(nodes(u))[0]))
-    chosen = u
-    cost = len(fit.x) * (nfe * (nfe - 1) // 2 + 2 * nfe) + len(held.x) * nfe
-    while fit.evaluations + held.evaluations + cost <= budget:
-        error = fit.error(end)
-        jacobian = torch.empty(*error.shape, nfe - 1, dtype=torch.float64)
-        for k in range(nfe - 1):
-            shifted = u.clone()
-            shifted[k] += 0.02 * float(min(u[k] - (u[k - 1] if k else low), (u[k + 1] if k < nfe - 2 else high) - u[k]))
-            moved = fit.run(nodes(shifted), k, trace)[0]
-            jacobian[..., k] = (fit.error(moved) - error) / float(shifted[k] - u[k])
-        share = torch.softmax(theta, 0)
+class _Fit:
+    """One descent: nodes and shares from those of a solver on a grid."""
+
+    def __init__(self, runs: _Runs, held: _Runs, solver: Multistep | DPMpp, grid: logistic | fitted, nfe: int) -> None:
+        self.runs, self.held, self.solver, self.nfe, self.coordinate = runs, held, solver, nfe, logistic()
+        schedule = runs.denoise.schedule
+        self.first, *inner, self.last = grid(schedule, nfe)
+        self.low = self.coordinate.u(self.first.lam)
+        self.high = self.coordinate.u(schedule.lam(0.0) if grid.end is None else self.last.lam)
+        u = torch.tensor([self.low, *(self.coordinate.u(p.lam) for p in inner), self.high], dtype=torch.float64)
+        shares = solver.shares(nfe - 1) if isinstance(solver, Multistep) else ()
+        self.at = torch.cat([torch.log(torch.diff(u)), torch.tensor(shares, dtype=torch.float64)])
+        self.begin = self.at
+        self.end, self.trace = self.run(self.at)
+        self.loss, self.damping = _loss(runs.error(self.end)), 0.1
+        self.chosen, self.validation = self.at, _loss(held.error(self.run(self.at, held)[0]))
+
+    def u(self, at: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * torch.cumsum(torch.softmax(at[: self.nfe], 0), 0)[:-1]
+
+    def plan(self, u: Tensor, shares: Tensor) -> tuple[Multistep | DPMpp, list[HostPoint]]:
+        solver = self.solver
+        if isinstance(solver, Multistep):
+            shares = shares.clamp(1e-9, 2.0)  # never 0: every run keeps as much history, and can go on from another's
+            solver = replace(solver, corrector=tuple(shares.tolist()))
+        lams = (self.coordinate.lam(float(v)) for v in u)
+        return solver, [self.first, *map(self.runs.denoise.schedule.at, lams), self.last]
+
+    def run(self, at: Tensor, runs: _Runs | None = None) -> "tuple[Tensor, Trace]":
+        return (runs or self.runs).run(*self.plan(self.u(at), at[self.nfe :]))
+
+    def jacobian(self) -> Tensor:
+        """Of the end in the parameters, (B, d, parameters)."""
+        n, u, shares = self.nfe, self.u(self.at), self.at[self.nfe :]
+        padded = [self.low, *u.tolist(), self.high]
+        shifts = [0.02 * min(padded[k + 1] - padded[k], padded[k + 2] - padded[k + 1]) for k in range(n - 1)]
+        error, columns = self.runs.error(self.end), []
+        for k in range(n - 1):
+            moved = u.clone()
+            moved[k] += shifts[k]
+            end = self.runs.run(*self.plan(moved, shares), k, self.trace)[0]
+            columns.append((self.runs.error(end) - error) / shifts[k])
+        share = torch.softmax(self.at[:n], 0)
         below = torch.cumsum(share, 0)[:-1, None]
-        jacobian = jacobian @ ((high - low) * share * (torch.ones(nfe - 1, nfe).tril() - below))
-        norm = error.norm(dim=1)
-        weight = (1.0 / (norm * (norm + _FLOOR)))[:, None]
-        gradient = torch.einsum("bd,bdk->k", weight * error, jacobian)
-        curvature = torch.einsum("bdj,bdk->jk", weight[..., None] * jacobian, jacobian)
-        scale = torch.diag(curvature.diagonal() + 1e-9 * curvature.trace())
-        trials = []
-        for factor in (0.3, 3.0):
-            step = -torch.linalg.solve(curvature + factor * damping * scale, gradient)
-            candidate = theta + step * min(1.0, 1.0 / float(step.abs().max()))
-            v = low + (high - low) * torch.cumsum(torch.softmax(candidate, 0), 0)[:-1]
-            out, path = fit.run(nodes(v))
-            trials.append((_loss(fit.error(out)), factor * damping, candidate, v, out, path))
-        trial = min(trials, key=lambda t: t[0])
-        damping = trial[1] if trial[0] < loss else 10.0 * damping
-        if trial[0] < loss:
-            loss, _, theta, u, end, trace = trial
-            value = _loss(held.error(held.run(nodes(u))[0]))
-            if value < best:
-                best, chosen = value, u
-    return Calibrated(
-        tuple(2.0 * coordinate.lam(float(v)) for v in chosen),
-        grid.start,
-        grid.end,
-        fit.solver,
-        fit.denoise.guidance,
-        math.exp(best - before),
-        fit.evaluations + held.evaluations,
-    )
+        inner = torch.stack(columns, -1) @ ((self.high - self.low) * share * (torch.ones(n - 1, n).tril() - below))
+        columns = []
+        for k in range(len(shares)):
+            moved = shares.clone()
+            moved[k] += 0.02
+            end = self.runs.run(*self.plan(u, moved), k + 1, self.trace)[0]
+            columns.append((self.runs.error(end) - error) / 0.02)
+        return torch.cat([inner, *(c[..., None] for c in columns)], -1)
+
+    def round(self) -> None:
+        """A Jacobian and some moves along it; then validation."""
+        jacobian, before = self.jacobian(), self.loss
+        for _ in range(_MOVES):
+            error = self.runs.error(self.end)
+            norm = error.norm(dim=1)
+            weight = (1.0 / (norm * (norm + _FLOOR)))[:, None]
+            pull = _RIDGE * (self.at - self.begin)
+            gradient = torch.einsum("bd,bdk->k", weight * error, jacobian) + pull
+            curvature = torch.einsum("bdj,bdk->jk", weight[..., None] * jacobian, jacobian)
+            curvature += _RIDGE * torch.eye(len(pull))
+            scale = curvature.diagonal() + 1e-9 * curvature.trace()
+            step = -torch.linalg.solve(curvature + self.damping * torch.diag(scale), gradient)
+            step *= min(1.0, 1.0 / float(step.abs().max()))
+            at = self.at + step
+            end, trace = self.run(at)
+            change = self.runs.error(end) - error
+            along = scale * step / (scale * step).dot(step)
+            jacobian += (change - jacobian @ step)[..., None] * along
+            loss = _loss(self.runs.error(end)) + 0.5 * _RIDGE * float((at - self.begin).square().sum()) / len(error)
+            if loss < self.loss:
+                self.at, self.end, self.trace, self.loss = at, end, trace, loss
+                self.damping /= 3.0
+            else:
+                self.damping *= 4.0
+        value = _loss(self.held.error(self.run(self.at, self.held)[0])) if self.loss < before else self.validation
+        if value < self.validation:
+            self.chosen, self.validation = self.at, value
