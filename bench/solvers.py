@@ -28,7 +28,7 @@ from reverie.core.denoiser import Estimate
 from reverie.core.noise import Tape
 from reverie.core.schedules import VP
 from reverie.solve.auto import default
-from reverie.solve.grids import Grid, logistic
+from reverie.solve.grids import Grid, fitted, logistic
 from reverie.solve.plan import Solver, plain
 
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +73,7 @@ def ours(denoise: Any, x: Tensor, solver: Solver, grid: Grid, steps: int) -> Ten
     return solver.result(state)
 
 
-def ended(on: str, grid: logistic) -> logistic:
+def ended(on: str, grid: logistic | fitted) -> logistic | fitted:
     low, high = ENDS[on]
     return replace(grid, start=2.0 * low, end=2.0 * high)
 
@@ -224,14 +224,14 @@ class Trained:
 def trained(run: str, noises: int = 48, seed: int = 5) -> None:
     """Ours, every order of its family on its grids, the peers that do well on a straight path, and a calibrated grid."""
     low, high = ENDS["flow"]
-    ends = {"start": 2.0 * low, "end": 2.0 * high}
+    ends: dict[str, Any] = {"start": 2.0 * low, "end": 2.0 * high}
     rows: list[dict[str, Any]] = []
     for scale in (1.0, 2.5):
         base = rv.load(run)
         model = base if scale == 1.0 else rv.guide.cfg(base, scale)
         cond = rv.Cond(label=[i % 10 for i in range(noises)])
         bound, shape = Trained(model, cond), tuple(base.shape)
-        x = torch.randn(noises, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(noises, *shape, generator=torch.Generator().manual_seed(seed))
         x = x * base.schedule.at(low).sigma
         exact = rv.sample(model, x=x, cond=cond, solver=rv.solve.RK45(1e-5, 1e-5), grid=rv.grids.time(**ends), steps=1)
 

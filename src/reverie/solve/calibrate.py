@@ -88,7 +88,7 @@ class Calibrated:
         """
         try:
             record: dict[str, Any] = json.loads(Path(path).read_text())
-            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in record["solver"].items()}
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["solver"].items()}
             solver = {c.__name__: c for c in (Multistep, DPMpp)}[settings.pop("name")](**settings)
             return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": solver})
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
