@@ -1,4 +1,4 @@
-"""The world's checkpoints: folders in diffusers' format opened, LoRA files merged, and our networks written back.
+"""The world's checkpoints: folders in diffusers' format opened, LoRA files merged, and our networks written back::
 
 model = rv.load("stable-diffusion-folder")
 cond = model.conditioner("a red fox", negative="blurry")

@@ -1,7 +1,7 @@
 """Taps: read, overwrite and differentiate what passes through a network, at named places, without changing the network.
 
 A site is the dotted path of a block ("blocks.3", "down.1.0", "middle.0"): its output; with ".in" its input; "skip.2" the third skip
-connection; "blocks.3.attention" an attention. :func:`sites` lists them, for our networks and for diffusers' modules.
+connection; "blocks.3.attention" an attention. :func:`sites` lists them, for our networks and for diffusers' modules::
 
     with taps.record(net, ["blocks.3"]) as read:
         net(x, time, cond)

@@ -52,11 +52,10 @@ def pixels(
 class Segmented(NamedTuple):
     """Segmentation of pictures.
 
-    Attributes:
-        classes: (N, H, W) int64, what most members say; the lowest class where two are level.
-        uncertainty: (N, H, W), the Jensen-Shannon divergence of the members in nats.
-        score: (N,), its mean over the tenth of the pixels that is most uncertain: a high one marks a picture to label.
-        members: (M, N, H, W), what each member says.
+    * ``classes`` (N, H, W) int64: what most members say; the lowest class where two are level.
+    * ``uncertainty`` (N, H, W): the Jensen-Shannon divergence of the members in nats.
+    * ``score`` (N,): its mean over the tenth of the pixels that is most uncertain: a high one marks a picture to label.
+    * ``members`` (M, N, H, W): what each member says.
     """
 
     classes: Tensor

@@ -29,7 +29,7 @@ class Gated(nn.Module):
         self.gate = nn.Parameter(torch.zeros(shape))
 
     def forward(self, base: Tensor, e: Tensor) -> Tensor:
-        """``base`` of the shape or with a batch before it, e (B, dim) -> (B, *shape)."""
+        """``base`` of the shape or with a batch before it, e (B, dim) -> ``(B, *shape)``."""
         value = self.linear(e)
         value = value.reshape(len(e), *(1,) * (self.gate.ndim - 1), -1)
         return base + torch.tanh(self.gate) * (value + self.positions)
@@ -53,7 +53,7 @@ class Captioner(nn.Module):
         self.time = None if time is None else Gated(dim, (time,))
 
     def forward(self, e: Tensor) -> Tensor:
-        """(B, dim) -> the condition, (B, *null.shape)."""
+        """(B, dim) -> the condition, ``(B, *null.shape)``."""
         return self.tokens(self.null, e)
 
     @contextmanager
