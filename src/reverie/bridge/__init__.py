@@ -3,6 +3,8 @@
 model = rv.load("stable-diffusion-folder")
 cond = model.conditioner("a red fox", negative="blurry")
 images = rv.sample(rv.guide.cfg(model, 7.5), cond=cond, **model.scheduler(30))
+
+Nothing in a folder is executed, and pickles are refused.
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """Dynamic thresholding (Saharia et al. 2022, section 2.3): strong guidance leaves the range of pixels; this brings x0 back into it.
 
-s is a high quantile of ``|x0|`` over the pixels of one sample, at least ``limit``; x0 is cut to [−s, s] and divided by s/limit. It acts in x0.
+s is a high quantile of ``|x0|`` over the pixels of one sample, at least ``limit``; x0 is cut to [−s, s] and divided by s/limit.
+It acts in x0.
 """
 
 import math
