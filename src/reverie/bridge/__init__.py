@@ -1,8 +1,8 @@
 """The world's checkpoints: folders in diffusers' format opened, LoRA files merged, and our networks written back::
 
-model = rv.load("stable-diffusion-folder")
-cond = model.conditioner("a red fox", negative="blurry")
-images = rv.sample(rv.guide.cfg(model, 7.5), cond=cond, **model.scheduler(30))
+    model = rv.load("stable-diffusion-folder")
+    cond = model.conditioner("a red fox", negative="blurry")
+    images = rv.sample(rv.guide.cfg(model, 7.5), cond=cond, **model.scheduler(30))
 
 Nothing in a folder is executed, and pickles are refused.
 """
