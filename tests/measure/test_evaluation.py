@@ -11,6 +11,7 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.exact import Empirical, GaussianMixture
 from reverie.core.schedules import Flow
 from reverie.data import ImageSet, load
+from reverie.guide import cfg
 from reverie.learn.grid import to_bytes
 from reverie.measure.evaluation import _proportional, _subset, blur, evaluate
 from reverie.measure.figures import Evaluation, Figure
@@ -94,6 +95,15 @@ def test_a_model_that_has_learned_the_law_is_not_flagged(sets: tuple[ImageSet, I
     # control: the same samples, asked for the next class
     wrong = judge.logits(from_bytes(drawn.images)).argmax(1) == (drawn.labels + 1) % 10
     assert wrong.double().mean() < 0.1
+
+
+@pytest.mark.parametrize("interval", [None, (-math.inf, 2.0)])
+def test_where_guidance_acted_is_recorded(sets, judge, interval):
+    labelled = Empirical(sets[0].batch(range(200))[0], Flow(), labels=sets[0].labels[:200])
+    guided = cfg(labelled, 2.0, interval)
+    evaluation, _ = evaluate(guided, *sets, Pixels(), judge=judge, n=10, seeds=(0,), solver=Euler(), steps=2)
+    said = "guidance scale 2 at logsnr -inf to 2," in evaluation.how
+    assert said == (interval is not None) == (evaluation.figures[0].interval == "-inf to 2")
 
 
 def test_every_figure_says_how_it_was_taken(copier):

@@ -8,7 +8,7 @@ import yaml
 from reverie.core.errors import InputError
 from reverie.nets.config import DiTConfig, UNetConfig
 from reverie.recipes import reading
-from reverie.recipes.recipe import Recipe
+from reverie.recipes.recipe import Recipe, SampleConfig
 
 
 def test_what_is_left_out_has_its_default():
@@ -68,3 +68,9 @@ def test_demo_and_the_bundled_sets_have_recipes():
 def test_numbers_out_of_range(values, says: str):
     with pytest.raises(InputError, match=says):
         reading.check(reading.from_dict(values))
+
+
+def test_guidance_may_end_at_any_logsnr():
+    reading.check(Recipe(sample=SampleConfig(guide_below=-3.5)))
+    with pytest.raises(InputError, match=r"sample\.steps"):
+        reading.check(Recipe(sample=SampleConfig(steps=-3)))

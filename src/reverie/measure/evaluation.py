@@ -110,6 +110,8 @@ def evaluate(
     unit = _mean([score["frechet"] for score in scores["training"]])
 
     how = {"solver": repr(solver), "grid": repr(grid), "steps": steps, "guidance": denoise.guidance}
+    if (interval := getattr(denoise, "interval", None)) is not None:
+        how["interval"] = "{:g} to {:g}".format(*interval)
     figures = []
     for of, each_seed in scores.items():
         for score in each_seed:

@@ -40,6 +40,7 @@ class Figure:
         data, split, reference: what they are compared with: data set, split and how many pictures.
         extractor: whose features, or whose judgement; None where neither matters.
         solver, grid, steps, guidance: how the samples were drawn; None for controls.
+        interval: the logsnr at which guidance acted; None for all.
     """
 
     measure: str
@@ -56,6 +57,7 @@ class Figure:
     grid: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    interval: str | None = None
 
     @property
     def title(self) -> str:
@@ -120,6 +122,8 @@ class Evaluation:
             f"drawn with {f.solver} in {f.steps} steps at guidance scale {f.guidance:g}",
             f"against the {f.reference:,} pictures of the {f.split} split of {f.data}",
         ]
+        if f.interval is not None:
+            how[1] += f" at logsnr {f.interval}"
         judged = self.figure("accuracy")
         by = "" if judged is None else f"; classes are judged by {judged.extractor}"
         features = next(f.extractor for f in self.figures if f.measure == "frechet")

@@ -28,7 +28,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "space.kl": (0, math.inf),
 }
 """Smallest and largest value of what is not simply at least 1."""
-FREE = {"denoising.data_std", "denoising.times_mean", "denoising.times_std", "sample.scale"}
+FREE = {"denoising.data_std", "denoising.times_mean", "denoising.times_std", "sample.scale", "sample.guide_below"}
 
 
 def named() -> list[str]:
