@@ -172,6 +172,30 @@ def test_a_picture_depends_on_seed_and_label_and_not_on_how_many_are_drawn(rever
         assert abs(first["two"] - first[name]).max() > 1, name
 
 
+def test_a_calibrated_run_is_sampled_by_its_calibration_unless_told_otherwise(reverie, digits, tmp_path):
+    draw = "sample digits --label 7 --n 1 --steps 4 --scale 1.5 --solver auto"
+    reverie(draw, "--out before")
+    said = reverie("calibrate digits --steps 4 --scale 1.5")
+    assert said.code == 0, said.err
+    assert "calibrated-4.json" in said.out and "scale 1.5" in said.out
+    reverie(draw, "--out after")
+    reverie(draw, "--scale 2.5 --out other")
+    (digits / "calibrated-4.json").unlink()
+    reverie(draw, "--scale 2.5 --out plain")
+    before, after, other, plain = (picture(tmp_path / f / "0000.png") for f in ("before", "after", "other", "plain"))
+    assert (other == plain).all(), "a calibration serves its own scale only"
+    assert (before != after).any(), "it was not used"
+
+
+def test_an_energy_goes_with_the_solver_that_is_chosen(reverie, digits, tmp_path):
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "black.png")
+    draw = "sample digits --label 7 --n 2 --steps 6 --solver auto"
+    assert reverie(draw, "--out free").code == 0
+    assert reverie(draw, "--guide energy:lowres:2 --target black.png --out held").code == 0
+    free, held = (picture(tmp_path / f / "0000.png") for f in ("free", "held"))
+    assert held.mean() < free.mean() - 5
+
+
 def test_image_to_image_stays_close_when_it_starts_late(reverie, digits, tmp_path):
     Image.fromarray(np.tile(np.linspace(0, 255, 28).astype(np.uint8), (28, 1))).save(tmp_path / "ramp.png")
     for name, at in {"near": "0.05", "far": "0.95"}.items():

@@ -9,7 +9,7 @@ import reverie as rv
 from reverie.core.errors import InputError
 from reverie.learn import TrainConfig
 from reverie.nets.config import DiTConfig
-from reverie.recipes.building import build_denoiser, guided, resolve
+from reverie.recipes.building import SCHEDULES, build_denoiser, guided, resolve
 from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
 
 RECIPE = Recipe(
@@ -73,10 +73,10 @@ def test_a_model_whose_labels_were_never_dropped_is_not_guided(run):
         guided(denoise, recipe, 2.0)
 
 
-@pytest.mark.parametrize("schedule", ["flow", "cosine", "vp", "ve"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("times", ["uniform", "logit-normal", "logsnr"])
 def test_every_path_and_density_trains_and_samples(tmp_path, schedule, times):
-    kind, time = ("edm", "log_sigma") if schedule == "ve" else ("v", "t")
+    kind, time = ("edm", "log_sigma") if schedule in ("ve", "edm") else ("v", "t")
     denoising = DenoisingConfig(schedule=schedule, times=times, kind=kind, time=time, data_std=0.5)
     train = replace(RECIPE.train, images=32, sample_every=32)
     run, _ = rv.recipes.train(

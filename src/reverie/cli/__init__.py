@@ -18,6 +18,7 @@ VERBS = {
     "demo": "train, sample, measure and report on bundled digits, in about three minutes",
     "train": "train a recipe, or on a folder of pictures; the same command again resumes",
     "sample": "draw pictures from a run",
+    "calibrate": "fit the times of few-step sampling to a run",
     "restore": "fill, enlarge, sharpen or colour a picture with what a run has learned",
     "evaluate": "measure the samples of a run",
     "read": "what a run has learned: probe, segment, match",

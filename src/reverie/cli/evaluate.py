@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from reverie.recipes.recipe import GridName
 
 if TYPE_CHECKING:
     from reverie.measure.figures import Evaluation
@@ -20,7 +22,7 @@ class Arguments:
         run: folder of a run, or of one of its checkpoints.
         n: samples per seed.
         seeds: figures are means over them.
-        solver: ddim, ddpm, dpmpp2, dpmpp3, euler or heun; this and the next three as in the run's recipe by default.
+        solver: auto, stochastic, or one by name, such as ddim, dpmpp2, unipc3 or heun; this and the next three as in the run's recipe by default.
         steps: of the solver.
         grid: where the steps are taken.
         scale: of guidance; 1 is the model as it is.
@@ -33,7 +35,7 @@ class Arguments:
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT …")] = (0, 1, 2)
     solver: str | None = None
     steps: int | None = None
-    grid: Literal["time", "logsnr", "karras"] | None = None
+    grid: GridName | None = None
     scale: float | None = None
     judge: Path | None = None
     batch: int = 250

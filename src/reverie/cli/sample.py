@@ -4,12 +4,12 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from reverie.core.errors import InputError, nearest
-from reverie.recipes.recipe import SampleConfig
+from reverie.recipes.recipe import GridName, SampleConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Arguments:
         n: how many pictures; without it 16, or the next multiple of the number of labels.
         out: a picture file, which gets all in a grid, or a folder, which gets a file each.
         steps: of the solver.
-        solver: ddim, ddpm, dpmpp2, dpmpp3, euler or heun.
+        solver: auto, stochastic, or one by name, such as ddim, dpmpp2, unipc3 or heun.
         grid: where the steps are taken.
         scale: guidance; 1 is the model as it is.
         seed: picture i of a seed is the same whatever n is.
@@ -49,7 +49,7 @@ class Arguments:
     out: Path = Path("samples.png")
     steps: int | None = None
     solver: str | None = None
-    grid: Literal["time", "logsnr", "karras"] | None = None
+    grid: GridName | None = None
     scale: float | None = None
     seed: int = 0
     image: Path | None = None
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     from reverie.recipes.building import guided, sampling
     from reverie.recipes.guiding import scaled, steer
     from reverie.recipes.runs import Run
-    from reverie.solve import sample
+    from reverie.solve import auto, sample
 
     run = Run(given.run)
     recipe = run.recipe
@@ -91,14 +91,15 @@ def main(arguments: list[str]) -> None:
     by_scale = labels is not None and not scaled(given.guide)
     target = None if given.target is None else picture(given.target, recipe, "--target")
     mask = None if given.mask is None else known(given.mask, given.target, recipe)
-    model, settings["solver"], differentiates = steer(
-        guided(denoise, recipe, scale) if by_scale else denoise, settings["solver"], given.guide, target, mask
-    )
     source = None if given.image is None else picture(given.image, recipe, "--image").expand(n, -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
-    with torch.inference_mode(not differentiates):
+    steered = steer(guided(denoise, recipe, scale) if by_scale else denoise, given.guide, target, mask)
+    if steered.correctors:
+        solver, settings["grid"] = auto.choose(steered.denoise, **settings, whole=source is None)
+        settings["solver"] = steered.correct(solver)
+    with torch.inference_mode(not steered.correctors):
         images = sample(
-            model,
+            steered.denoise,
             n,
             condition(labels, n),
             seed=given.seed,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from reverie import data, guide, nets
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, unknown
+from reverie.core.paths import EDM, SubVP, Table, Trigonometric
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
 from reverie.core.space import Identity, Space
 from reverie.data import ImageSet
@@ -25,20 +26,20 @@ from reverie.learn.task import Batch
 from reverie.learn.times import LogitNormal, LogSNR, TimeSampler, Uniform
 from reverie.nets.config import DiTConfig, EncoderConfig, UNetConfig
 from reverie.nets.prior import Prior
-from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
-from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Solver, grids, sample
+from reverie.recipes.recipe import DenoisingConfig, GridName, Recipe, SampleConfig
+from reverie.solve import auto, grids, sample
 from reverie.spaces.latent import Latent
 
-SCHEDULES: dict[str, type[Schedule]] = {"flow": Flow, "cosine": Cosine, "vp": VP, "ve": VE}
-SOLVERS: dict[str, Solver] = {
-    "ddim": DDIM(),
-    "ddpm": DDPM(),
-    "dpmpp2": DPMpp(order=2),
-    "dpmpp3": DPMpp(order=3),
-    "euler": Euler(),
-    "heun": Heun(),
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "flow": Flow,
+    "cosine": Cosine,
+    "vp": VP,
+    "subvp": SubVP,
+    "ve": VE,
+    "edm": EDM,
+    "trigonometric": Trigonometric,
+    "ddpm": Table.linear,
 }
-GRIDS: dict[str, Any] = {"time": grids.time, "logsnr": grids.logsnr, "karras": grids.karras}
 HELD_OUT = 512
 """Held-out images that training validates on."""
 FITTED = 20_000
@@ -159,12 +160,13 @@ def sampling(config: SampleConfig) -> dict[str, Any]:
     Raises:
         InputError: for an unknown solver or grid.
     """
-    if config.solver not in SOLVERS:
-        raise unknown("solver", config.solver, SOLVERS)
-    if config.grid not in GRIDS:
-        raise unknown("grid", config.grid, GRIDS)
+    if config.solver not in auto.CHOICES:
+        raise unknown("solver", config.solver, auto.CHOICES)
+    if config.grid is not None and config.grid not in get_args(GridName):
+        raise unknown("grid", config.grid, get_args(GridName))
     grids.check(config.steps)
-    return {"solver": SOLVERS[config.solver], "steps": config.steps, "grid": GRIDS[config.grid]()}
+    grid = None if config.grid is None else getattr(grids, config.grid)()
+    return {"solver": config.solver, "steps": config.steps, "grid": grid}
 
 
 def guided(denoise: Denoiser, recipe: Recipe, scale: float) -> Denoiser:

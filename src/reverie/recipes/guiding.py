@@ -1,6 +1,7 @@
 """Guides by words, ``cfg:3`` or ``energy:lowres:0.5``: what ``reverie sample --guide`` takes, in the order given."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -25,11 +26,16 @@ GUIDES = {"apg": apg, "cfg": cfg}
 
 
 class Steered(NamedTuple):
-    """The guided denoiser, the corrected solver, and whether sampling differentiates the network."""
+    """The guided denoiser, and what corrects its solver's moves; with a corrector, sampling differentiates the network."""
 
     denoise: Denoiser
-    solver: Solver
-    differentiates: bool
+    correctors: list[Callable[[Solver], Solver]]
+
+    def correct(self, solver: Solver) -> Solver:
+        """The solver with every correction after its moves."""
+        for corrector in self.correctors:
+            solver = corrector(solver)
+        return solver
 
 
 def scaled(words: Sequence[str]) -> bool:
@@ -38,9 +44,9 @@ def scaled(words: Sequence[str]) -> bool:
 
 
 def steer(
-    denoise: Denoiser, solver: Solver, words: Sequence[str], target: Tensor | None = None, mask: Tensor | None = None
+    denoise: Denoiser, words: Sequence[str], target: Tensor | None = None, mask: Tensor | None = None
 ) -> Steered:
-    """Put the guides around the denoiser, and the energies' corrections after the solver's moves.
+    """Put the guides around the denoiser, and collect the energies' corrections of a solver.
 
     Args:
         words: ``cfg:SCALE``, ``apg:SCALE`` or ``energy:NAME[:RATE]``, NAME in :data:`ENERGIES`; RATE is :class:`Relative`'s.
@@ -50,7 +56,7 @@ def steer(
     Raises:
         InputError: for an unknown guide, energy or number, or an energy without target or mask.
     """
-    differentiates = False
+    correctors: list[Callable[[Solver], Solver]] = []
     for word in words:
         name, *rest = word.split(":")
         if name in GUIDES and len(rest) == 1:
@@ -61,13 +67,13 @@ def steer(
             if target is None:
                 raise InputError(f"--guide {word} compares with a picture: give it with --target")
             rate = _number(word, rest[1]) if len(rest) == 2 else RATE
-            solver = FreeDoM(solver, ENERGIES[rest[0]](target, mask), Relative(rate), denoise.space)
-            differentiates = True
+            energy = ENERGIES[rest[0]](target, mask)
+            correctors.append(partial(FreeDoM, energy=energy, rate=Relative(rate), space=denoise.space))
         elif name in GUIDES or name == "energy":
             raise InputError(f"--guide {word} is not complete: cfg:3, apg:3, energy:lowres or energy:lowres:0.5")
         else:
             raise unknown("guide", name, [*GUIDES, "energy"])
-    return Steered(denoise, solver, differentiates)
+    return Steered(denoise, correctors)
 
 
 def _number(word: str, text: str) -> float:

@@ -10,6 +10,9 @@ from reverie.nets.config import DiTConfig, NetConfig
 from reverie.spaces.config import SpaceConfig
 
 
+GridName = Literal["time", "logsnr", "karras", "quadratic", "arctan", "logistic"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What to learn from.
@@ -38,7 +41,7 @@ class DenoisingConfig:
     """The path, what the network predicts on it, and where training looks.
 
     Attributes:
-        schedule: the path from data to noise.
+        schedule: the path from data to noise; ddpm is the table of Ho et al. 2020.
         kind: what the network predicts.
         time: what it is told of the time: t, or ¼·log(σ/α).
         data_std: scale the network's input to unit variance for data of this standard deviation; as it is without.
@@ -51,7 +54,7 @@ class DenoisingConfig:
             needs a network that takes a picture as condition (dit, unet).
     """
 
-    schedule: Literal["flow", "cosine", "vp", "ve"] = "flow"
+    schedule: Literal["flow", "cosine", "vp", "subvp", "ve", "edm", "trigonometric", "ddpm"] = "flow"
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
     time: Literal["t", "log_sigma"] = "t"
     data_std: float | None = None
@@ -68,16 +71,17 @@ class SampleConfig:
     """How pictures are drawn unless told otherwise.
 
     Attributes:
-        solver: ddim, ddpm, dpmpp2, dpmpp3, euler or heun.
+        solver: auto (the run's calibration for so many steps, or the measured best), stochastic, or one by name: ddim, ddpm, churn, deis2,
+            deis3, dpmpp2, dpmpp3, dpmpp2s, euler, eulermaruyama, heun, sdedpmpp2, unipc2, unipc3.
         steps: of the solver.
-        grid: where the steps are taken.
+        grid: where the steps are taken; as suits the solver without.
         scale: guidance for models of classes; 1 is the model as it is.
         guide_below: guide only where the logsnr is below this, where the picture is decided (Kynkäänniemi et al. 2024); everywhere without.
     """
 
-    solver: str = "dpmpp2"
+    solver: str = "auto"
     steps: int = 20
-    grid: Literal["time", "logsnr", "karras"] = "time"
+    grid: GridName | None = None
     scale: float = 2.0
     guide_below: float | None = None
 

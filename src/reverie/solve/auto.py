@@ -30,7 +30,9 @@ NAMED: dict[str, Callable[[], Solver]] = {
     "unipc2": lambda: UniPC(2),
     "unipc3": lambda: UniPC(3),
 }
-"""Solvers by name, for the command line and recipes."""
+"""Solvers by name."""
+CHOICES = ("auto", "stochastic", *NAMED)
+"""What the command line and recipes take."""
 
 
 def named(name: str) -> Solver:
@@ -40,7 +42,7 @@ def named(name: str) -> Solver:
         InputError: for an unknown name, with the nearest one.
     """
     if name not in NAMED:
-        raise unknown("solver", name, [*NAMED, "auto", "stochastic"])
+        raise unknown("solver", name, CHOICES)
     return NAMED[name]()
 
 

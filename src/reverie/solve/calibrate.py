@@ -31,6 +31,8 @@ from reverie.solve.grids import fitted, logistic
 from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
 
+TRAJECTORIES = 16
+"""To fit, and as many to validate."""
 _FLOOR = 1e-4
 _MOVES = 3  # for each Jacobian
 _RIDGE = 3.0  # pulls parameters to where they began, against chance in few trajectories
@@ -101,7 +103,7 @@ def calibrate(
     *,
     cond: Cond | None = None,
     budget: int = 10_000,
-    trajectories: int = 16,
+    trajectories: int = TRAJECTORIES,
     start: float | None = None,
     end: float | None = None,
     seed: int = 0,

@@ -1,0 +1,48 @@
+"""``reverie calibrate RUN``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Fit the times of few-step sampling to a run; sampling with the solver "auto" in so many steps at this scale then uses them.
+
+    Attributes:
+        run: folder of a run.
+        steps: of the runs to calibrate, 2 to 30.
+        scale: guidance to calibrate at; as the recipe says without.
+        label: the labels that it will be sampled with, as in `reverie sample`; all without.
+        seed: of the noise.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    steps: int = 10
+    scale: float | None = None
+    label: str | None = None
+    seed: int = 0
+
+
+def main(arguments: list[str]) -> None:
+    given = tyro.cli(Arguments, args=arguments, prog="reverie calibrate")
+    from reverie.cli.sample import choose, condition
+    from reverie.recipes.building import guided
+    from reverie.recipes.measuring import settings
+    from reverie.recipes.runs import Run
+    from reverie.solve.calibrate import TRAJECTORIES, calibrate
+
+    run = Run(given.run)
+    classes = run.recipe.data.classes
+    labels = choose("all" if given.label is None and classes else given.label, run.recipe)
+    scale = settings(run.recipe).scale if given.scale is None else given.scale
+    denoise = guided(run.denoiser(), run.recipe, 1.0 if labels is None else scale)
+    plan = calibrate(denoise, given.steps, cond=condition(labels, 2 * TRAJECTORIES), seed=given.seed)
+    path = run.folder / f"calibrated-{plan.nfe}.json"
+    plan.save(path)
+    print(
+        f"{path}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "
+        f"used with --solver auto --steps {plan.nfe} at scale {plan.guidance:g}"
+    )
