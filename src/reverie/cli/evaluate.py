@@ -22,7 +22,8 @@ class Arguments:
         run: folder of a run, or of one of its checkpoints.
         n: samples per seed.
         seeds: figures are means over them.
-        solver: auto, stochastic, or one by name, such as ddim, dpmpp2, unipc3 or heun; this and the next three as in the run's recipe by default.
+        solver: auto, stochastic, or one by name, such as ddim, dpmpp2, unipc3 or heun; this and the next three are as in the run's recipe
+            by default.
         steps: of the solver.
         grid: where the steps are taken.
         scale: of guidance; 1 is the model as it is.

@@ -43,9 +43,7 @@ def scaled(words: Sequence[str]) -> bool:
     return any(word.split(":")[0] in GUIDES for word in words)
 
 
-def steer(
-    denoise: Denoiser, words: Sequence[str], target: Tensor | None = None, mask: Tensor | None = None
-) -> Steered:
+def steer(denoise: Denoiser, words: Sequence[str], target: Tensor | None = None, mask: Tensor | None = None) -> Steered:
     """Put the guides around the denoiser, and collect the energies' corrections of a solver.
 
     Args:

@@ -9,7 +9,6 @@ from reverie.learn.config import TrainConfig
 from reverie.nets.config import DiTConfig, NetConfig
 from reverie.spaces.config import SpaceConfig
 
-
 GridName = Literal["time", "logsnr", "karras", "quadratic", "arctan", "logistic"]
 
 
