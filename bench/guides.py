@@ -1,9 +1,14 @@
-"""Guides on class-conditional digits: quality, variety and cost against scale. See ``bench/README.md``.
+"""Guides on the estimate, on digits and emoji by class: quality, variety and cost against scale. See ``bench/README.md``.
 
-reverie train bench/recipes/digits.yaml --out RUN && reverie train bench/recipes/classifier.yaml --out CLASSIFIER
-python bench/guides.py measure RUN CLASSIFIER    # writes results/guides.json
-python bench/guides.py plot                      # docs/_static/guides_scale.png
-python bench/guides.py cost RUN                  # classifier-free guidance against two evaluations; wants an idle machine
+reverie train bench/recipes/digits.yaml --out DIGITS && reverie train bench/recipes/classifier.yaml --out CLASSIFIER
+reverie train bench/recipes/emoji.yaml --out EMOJI
+python bench/guides.py judge FILE                           # trains what judges emoji by category
+python bench/guides.py measure mnist5k DIGITS CLASSIFIER    # writes results/guides.json; what is there is not measured again
+python bench/guides.py measure emoji EMOJI FILE
+python bench/guides.py table                                # prints docs/guides/scale.md's tables
+python bench/guides.py plot                                 # docs/_static/guides_scale_*.png
+python bench/guides.py pictures DIGITS CLASSIFIER           # ten digits under each guide, and panoramas
+python bench/guides.py cost RUN                             # classifier-free guidance against two evaluations; wants an idle machine
 """
 
 import json
@@ -25,19 +30,19 @@ from reverie.nets import taps
 from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "guides.json"
-FIGURE = Path(__file__).parent.parent / "docs" / "_static" / "guides_scale.png"
-SCALES = (1.5, 2.5, 4.0)
-N, STEPS = 300, 12
+FIGURES = Path(__file__).parent.parent / "docs" / "_static"
+SCALES = {"mnist5k": (1.5, 2.5, 4.0), "emoji": (2.0, 4.0)}
+N = {"mnist5k": 500, "emoji": 200}
+STEPS = 12
 INTERVAL = (-2.0, 4.0)
 
 
-def guides(folder: Path, classifier: Path) -> dict[str, Callable[[float], Denoiser]]:
+def guides(folder: Path, classifier: Path | None) -> dict[str, Callable[[float], Denoiser]]:
     model = rv.load(folder)
     early = rv.load(Checkpoints(folder / "checkpoints").all()[0].folder)
     raw = rv.load(folder, ema=False)
-    noisy = Run(classifier).classifier()
     less = guide.without(rv.load(folder), ["blocks.2" if "blocks.2" in taps.sites(model) else "middle.1"])
-    return {
+    made: dict[str, Callable[[float], Denoiser]] = {
         "classifier-free": lambda s: guide.cfg(model, s),
         "classifier-free, interval": lambda s: guide.cfg(model, s, INTERVAL),
         "rescaled": lambda s: guide.rescaled(model, s),
@@ -46,31 +51,55 @@ def guides(folder: Path, classifier: Path) -> dict[str, Callable[[float], Denois
         "auto, earlier checkpoint": lambda s: guide.auto(model, early, s),
         "auto, weights not averaged": lambda s: guide.auto(model, raw, s),
         "auto, without a block": lambda s: guide.auto(model, less, s),
-        "classifier": lambda s: guide.classifier(model, noisy, s),
-        "classifier on conditional": lambda s: guide.classifier(model, noisy, s - 1.0, conditional=True),
     }
+    if classifier is not None:
+        noisy = Run(classifier).classifier()
+        made["classifier"] = lambda s: guide.classifier(model, noisy, s)
+        made["classifier on conditional"] = lambda s: guide.classifier(model, noisy, s - 1.0, conditional=True)
+    return made
 
 
 def spread(features: Tensor, labels: Tensor) -> float:
-    """Mean distance between two samples of one class."""
-    return float(torch.stack([torch.pdist(features[labels == c]).mean() for c in labels.unique()]).mean())
+    """Mean distance between two samples of one class, the mean over classes of three samples and more."""
+    classes = [c for c in labels.unique() if int((labels == c).sum()) > 2]
+    return float(torch.stack([torch.pdist(features[labels == c]).mean() for c in classes]).mean())
 
 
-def measure(folder: Path, classifier: Path) -> None:
-    extractor, held_out = judge.load("mnist5k"), data.load("mnist5k", "test")
-    pictures, classes = held_out.batch(range(len(held_out)))
-    assert classes is not None
+def measure(name: str, folder: Path, other: Path) -> None:
+    """``other`` is a classifier of noisy digits, or the judge of emoji.
+
+    Digits are compared with the held-out ones, ten classes alike; emoji, of which 208 are held out, with all, and their categories drawn
+    from the training histogram.
+    """
+    extractor = judge.load("mnist5k" if name == "mnist5k" else other)
+    real, train = data.load(name, "test" if name == "mnist5k" else "all"), data.load(name)
+    pictures, classes = real.batch(range(len(real)))
+    assert classes is not None and train.labels is not None
     reference = extractor(pictures)
     unit = spread(reference, classes)
-    labels = torch.arange(10).repeat_interleave(N // 10)
-
-    def row(name: str, scale: float, denoise: Denoiser) -> dict[str, float | str]:
-        x, report = rv.sample(denoise, N, Cond(label=labels), steps=STEPS, solver="dpmpp2", batch_size=250, report=True)
-        x = x.clamp(-1.0, 1.0)
+    n = N[name]
+    labels = torch.arange(n) % 10 if name == "mnist5k" else train.labels[guide.draw(len(train), n)]
+    made = guides(folder, other if name == "mnist5k" else None)
+    cells: list[tuple[str, float, Callable[[float], Denoiser]]] = [
+        ("none", 1.0, lambda s: rv.load(folder)), ("null", 0.0, made["classifier-free"]),
+        *((each, scale, make) for scale in SCALES[name] for each, make in made.items()),
+    ]  # fmt: skip
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    about = {"n": n, "steps": STEPS, "solver": "dpmpp2", "extractor": extractor.name, "reference": len(real)}
+    mine = found.setdefault(name, {**about, "judge": extractor.accuracy(data.load(name, "test")), "rows": []})
+    for each, scale, make in cells:
+        if any((row["guide"], row["scale"]) == (each, scale) for row in mine["rows"]):
+            continue
+        begun = time.process_time()
+        x, report = rv.sample(
+            make(scale), n, Cond(label=labels), steps=STEPS, solver="dpmpp2", batch_size=125, report=True
+        )
+        seconds = time.process_time() - begun
+        x = x.detach().clamp(-1.0, 1.0)
         features = extractor(x)
         covered = precision_recall(reference, features)
-        found = {
-            "guide": name,
+        row = {
+            "guide": each,
             "scale": scale,
             "frechet": frechet_distance(features, reference),
             "precision": covered.precision,
@@ -78,42 +107,57 @@ def measure(folder: Path, classifier: Path) -> None:
             "accuracy": float((extractor.logits(x).argmax(1) == labels).double().mean()),
             "diversity": spread(features, labels) / unit,
             "evaluations": report.evaluations / STEPS,
+            "backwards": report.backwards / STEPS,
+            "seconds": seconds / n,
         }
-        print(json.dumps(found), flush=True)
-        return found
+        mine["rows"].append(row)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 
-    rows = [row("none", 1.0, rv.load(folder)), row("null", 0.0, guide.cfg(rv.load(folder), 0.0))]
-    rows += [row(name, scale, make(scale)) for name, make in guides(folder, classifier).items() for scale in SCALES]
-    about = {"n": N, "steps": STEPS, "solver": "dpmpp2", "reference": len(held_out), "interval": INTERVAL}
-    RESULTS.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+def table() -> None:
+    for name, mine in json.loads(RESULTS.read_text()).items():
+        print(
+            f"\n### {name}: {mine['n']} a cell, {mine['extractor']} (right on {mine['judge']:.1%} of held-out ones)\n"
+        )
+        print(
+            "| guide | scale | Fréchet | precision | recall | accuracy | spread | evaluations |\n|---|---|---|---|---|---|---|---|"
+        )
+        order = list(dict.fromkeys(row["guide"] for row in mine["rows"]))
+        for r in sorted(mine["rows"], key=lambda row: (order.index(row["guide"]), row["scale"])):
+            print(
+                f"| {r['guide']} | {r['scale']:g} | {r['frechet']:.1f} | {r['precision']:.2f} | {r['recall']:.2f} | {r['accuracy']:.1%} "
+                f"| {r['diversity']:.2f} | {r['evaluations']:.2f}{' + 1 back' if r['backwards'] else ''} |"
+            )
 
 
 def plot() -> None:
+    """One figure a data set."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = json.loads(RESULTS.read_text())["rows"]
-    base = rows[0]
-    names = list(dict.fromkeys(row["guide"] for row in rows[2:]))
-    titles = {
-        "frechet": "Fréchet distance (lower is better)", "accuracy": "accuracy by the judge", "precision": "precision",
-        "recall": "recall", "diversity": "spread within a class, of real digits'",
-    }  # fmt: skip
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
-    for axis, (measure, title) in zip(axes.flat, titles.items(), strict=False):
-        for i, name in enumerate(names):
-            mine = [base, *(row for row in rows if row["guide"] == name)]
-            axis.plot(
-                [r["scale"] for r in mine], [r[measure] for r in mine], "o-", ms=3, lw=1.3, color=f"C{i}", label=name
-            )
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("scale")
-    axes.flat[-1].axis("off")
-    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
-    figure.savefig(FIGURE, dpi=110)
-    print(FIGURE)
+    for name, mine in json.loads(RESULTS.read_text()).items():
+        rows, base = mine["rows"], mine["rows"][0]
+        names = list(dict.fromkeys(row["guide"] for row in rows[2:]))
+        titles = {
+            "frechet": f"Fréchet distance, {mine['extractor']} (lower is better)", "accuracy": "accuracy by the judge",
+            "precision": "precision", "recall": "recall", "diversity": "spread within a class, of real ones'",
+        }  # fmt: skip
+        figure, axes = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
+        for axis, (measured, title) in zip(axes.flat, titles.items(), strict=False):
+            for i, each in enumerate(names):
+                line = [base, *(row for row in rows if row["guide"] == each)]
+                axis.plot(
+                    [r["scale"] for r in line], [r[measured] for r in line], marker="os^v"[i % 4], ms=4, lw=1.3, color=f"C{i}", label=each,
+                    ls="-" if i < 5 else "--",
+                )  # fmt: skip
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("scale")
+        axes.flat[-1].axis("off")
+        axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
+        figure.savefig(FIGURES / f"guides_scale_{name}.png", dpi=100)
 
 
 def pictures(folder: Path, classifier: Path) -> None:
@@ -138,7 +182,7 @@ def pictures(folder: Path, classifier: Path) -> None:
         axis.imshow(torch.cat(list(x[:, 0]), dim=1).clamp(-1, 1), cmap="gray")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         axis.set(xticks=[], yticks=[])
-    figure.savefig(FIGURE.with_name("guides_digits.png"), dpi=110)
+    figure.savefig(FIGURES / "guides_digits.png", dpi=110)
 
     wide = 28 + 6 * 14
     regions = [(torch.zeros(28, wide), Cond(label=digit)) for digit in (2, 0, 2, 6)]
@@ -155,7 +199,7 @@ def pictures(folder: Path, classifier: Path) -> None:
         axis.imshow(rv.sample(denoise, 1, cond, steps=16, solver="dpmpp2", seed=2)[0, 0].clamp(-1, 1), cmap="gray")
         axis.set_title(name, fontsize=9)
         axis.set(xticks=[], yticks=[])
-    figure.savefig(FIGURE.with_name("guides_panorama.png"), dpi=110)
+    figure.savefig(FIGURES / "guides_panorama.png", dpi=110)
 
 
 def cost(folder: Path, batch: int = 32, repeats: int = 40) -> None:
@@ -183,8 +227,12 @@ def cost(folder: Path, batch: int = 32, repeats: int = 40) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     match sys.argv[1:]:
-        case ["measure", run, classifier]:
-            measure(Path(run), Path(classifier))
+        case ["judge", out]:
+            judge.train(data.load("emoji"), images=60_000).save(out)
+        case ["measure", ("mnist5k" | "emoji") as name, run, other]:
+            measure(name, Path(run), Path(other))
+        case ["table"]:
+            table()
         case ["plot"]:
             plot()
         case ["pictures", run, classifier]:

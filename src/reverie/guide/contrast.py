@@ -13,7 +13,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
-from reverie.core.predictions import kind
+from reverie.core.predictions import Pair, kind
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align, combine
 
@@ -54,7 +54,7 @@ class Contrast(Wrapper):
 
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         """The guided estimate; ``scale`` is a number or broadcasts over the state."""
-        other = worse.out if worse.pair == better.pair else worse.linear(*better.pair)
+        other = worse.out if _same(worse.pair, better.pair) else worse.linear(*better.pair)
         return better.replace(combine((scale, 1.0 - scale), (better.out, other)))
 
     @property
@@ -84,6 +84,14 @@ class Contrast(Wrapper):
         if not isinstance(logsnr, Tensor):
             return scale if low <= logsnr <= high else 1.0
         return torch.where((logsnr >= low) & (logsnr <= high), scale, 1.0)
+
+
+def _same(one: Pair, other: Pair) -> bool:
+    """Whether two kinds are known to be one; tensors (a time a sample) only if they are the same objects."""
+    return all(
+        a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def each_alone(
