@@ -1,10 +1,5 @@
-"""The figures of docs/control: what is exact, on closed-form models, and three guides composed on digits.
+"""The figure of docs/guides/restoration.md: what is exact, on closed-form models. ``python bench/control.py``."""
 
-python bench/control.py exact            # closed-form models
-python bench/control.py compose RUN      # a run that draws digits by label
-"""
-
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +11,7 @@ from torch import Tensor
 import reverie as rv
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VP, Flow
-from reverie.guide import FreeDoM, energies, operators, time_travel
-from reverie.guide.freedom import Relative
-from reverie.learn import grid
+from reverie.guide import FreeDoM, operators, time_travel
 from reverie.solve import DDPM, Heun, grids, sample
 
 FIGURES = Path(__file__).parents[1] / "docs" / "_static"
@@ -126,32 +119,6 @@ def exact() -> None:
     fig.savefig(FIGURES / "control_exact.png", dpi=120)
 
 
-def compose(run: str) -> None:
-    """The example of docs/control/composing.md, row by row."""
-    denoise = rv.load(run)
-    test = rv.data.load("mnist5k", "test")
-    images, labels = test.batch(range(len(test)))
-    assert labels is not None
-    target = images[labels == 4][:1]
-
-    top = torch.zeros(28, 28)
-    top[:12] = 1
-    half = operators.Inpaint(top)
-
-    guided = rv.guide.cfg(denoise, 2.0)
-    measured = rv.guide.pigdm(guided, half, half(target))
-    thin = FreeDoM(DDPM(), lambda x: x.mean((1, 2, 3)) + 1.0, Relative(0.1))
-    cond = rv.Cond(label=9)
-    rows = [
-        half(target).expand(8, -1, -1, -1),
-        sample(guided, 8, cond, DDPM(), 50).detach(),
-        sample(measured, 8, cond, DDPM(), 50).detach(),
-        sample(measured, 8, cond, thin, 50).detach(),
-        sample(guided, 8, cond, FreeDoM(DDPM(), energies.edges(target), Relative(0.2)), 50).detach(),
-    ]
-    grid.save(grid.tile(torch.cat(rows), 8), FIGURES / "control_compose.png")
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"exact": exact, "compose": compose}[sys.argv[1]](*sys.argv[2:])
+    exact()

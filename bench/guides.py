@@ -12,6 +12,7 @@ python bench/guides.py cost RUN                             # classifier-free gu
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +35,6 @@ FIGURES = Path(__file__).parent.parent / "docs" / "_static"
 SCALES = {"mnist5k": (1.5, 2.5, 4.0), "emoji": (2.0, 4.0)}
 N = {"mnist5k": 500, "emoji": 200}
 STEPS = 12
-INTERVAL = (-2.0, 4.0)
 
 
 def guides(folder: Path, classifier: Path | None) -> dict[str, Callable[[float], Denoiser]]:
@@ -44,7 +44,8 @@ def guides(folder: Path, classifier: Path | None) -> dict[str, Callable[[float],
     less = guide.without(rv.load(folder), ["blocks.2" if "blocks.2" in taps.sites(model) else "middle.1"])
     made: dict[str, Callable[[float], Denoiser]] = {
         "classifier-free": lambda s: guide.cfg(model, s),
-        "classifier-free, interval": lambda s: guide.cfg(model, s, INTERVAL),
+        "classifier-free, logsnr below 2": lambda s: guide.cfg(model, s, (-math.inf, 2.0)),
+        "classifier-free, logsnr -2 to 4": lambda s: guide.cfg(model, s, (-2.0, 4.0)),
         "rescaled": lambda s: guide.rescaled(model, s),
         "projected (APG)": lambda s: guide.apg(model, s),
         "thresholded": lambda s: guide.threshold(guide.cfg(model, s)),
@@ -172,7 +173,7 @@ def pictures(folder: Path, classifier: Path) -> None:
         "no label": guide.cfg(model, 0.0),
         "label, unguided": model,
         **{f"{name}, {scale:g}": made[name](scale) for name, scale in (
-            ("classifier-free", 2.5), ("classifier-free", 6.0), ("classifier-free, interval", 6.0), ("rescaled", 6.0),
+            ("classifier-free", 2.5), ("classifier-free", 6.0), ("classifier-free, logsnr below 2", 6.0), ("rescaled", 6.0),
             ("projected (APG)", 6.0), ("auto, earlier checkpoint", 2.5), ("classifier", 2.5),
         )},
     }  # fmt: skip
@@ -228,7 +229,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     match sys.argv[1:]:
         case ["judge", out]:
-            judge.train(data.load("emoji"), images=60_000).save(out)
+            judge.train(data.load("emoji"), images=40_000).save(out)
         case ["measure", ("mnist5k" | "emoji") as name, run, other]:
             measure(name, Path(run), Path(other))
         case ["table"]:

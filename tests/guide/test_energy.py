@@ -207,6 +207,8 @@ def test_bad_input() -> None:
         energies.similarity(encoder, torch.ones(1, 7))(IMAGES)
     with pytest.raises(InputError, match="got 3 for a batch of 2"):
         energies.edges(IMAGES)(IMAGES[:2])
+    with pytest.raises(InputError, match=r"the target.* is \(2, 6, 6\) a sample and is compared with"):
+        energies.edges(torch.ones(1, 1, 6, 6))(IMAGES)
     with pytest.raises(InputError, match="the mask is 1x6x6"):
         energies.masked(IMAGES, torch.ones(6, 6))
     run(lambda x: x.sum(1))  # and it runs

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.core.errors import InputError
-from reverie.guide.gradient import Energy, fit
+from reverie.guide.gradient import Energy, fit, match
 from reverie.guide.operators import Inpaint, SuperResolution, residual
 
 
@@ -46,7 +46,8 @@ def edges(target: Tensor) -> Energy:
     """``‖S(x) − S(target)‖`` with S the Sobel derivatives of the mean of the channels: be drawn along the same lines."""
 
     def energy(images: Tensor) -> Tensor:
-        rest = _sobel(images) - _sobel(fit("the target", target, images))
+        found = _sobel(images)
+        rest = found - match("the target, as Sobel sees it,", _sobel(target), found)
         return torch.linalg.vector_norm(rest.flatten(1), dim=1)
 
     return energy

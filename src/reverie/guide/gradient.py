@@ -120,3 +120,16 @@ def fit(name: str, value: Tensor, x: Tensor) -> Tensor:
             "With one a sample, sample them in one batch (leave batch_size out)"
         )
     return value.to(x)
+
+
+def match(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """:func:`fit` for what is compared with ``x`` number by number.
+
+    Raises:
+        InputError: also when a sample of it has another shape, which broadcasting would hide.
+    """
+    if value.shape[1:] != x.shape[1:]:
+        raise InputError(
+            f"{name} is {tuple(value.shape[1:])} a sample and is compared with {tuple(x.shape[1:])}: give one of the same shape"
+        )
+    return fit(name, value, x)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reverie.core.errors import InputError
 from reverie.core.tensors import Scalar
-from reverie.guide.gradient import Energy, fit
+from reverie.guide.gradient import Energy, fit, match
 
 REC601 = (0.299, 0.587, 0.114)
 """Luma of RGB, ITU-R BT.601."""
@@ -269,15 +269,21 @@ class Phase(Operator):
 
 
 def consistency(operator: Operator, y: Tensor, images: Tensor) -> Tensor:
-    """How far images are from what was measured: the root mean square of ``A(x) − y`` over the measurements, (B,)."""
-    y = fit("the measurement", y, images)
-    return ((operator(images) - y).flatten(1).square().sum(1) / operator.measured(y)).sqrt()
+    """How far images are from what was measured: the root mean square of ``A(x) − y`` over the measurements, (B,).
+
+    Raises:
+        InputError: for a measurement of another shape than the images'.
+    """
+    seen = operator(images)
+    y = match("the measurement", y, seen)
+    return ((seen - y).flatten(1).square().sum(1) / operator.measured(y)).sqrt()
 
 
 def residual(operator: Operator, y: Tensor) -> Energy:
     """The energy ``‖y − A(x)‖₂`` of each sample."""
 
     def distance(images: Tensor) -> Tensor:
-        return torch.linalg.vector_norm((fit("the measurement", y, images) - operator(images)).flatten(1), dim=1)
+        seen = operator(images)
+        return torch.linalg.vector_norm((match("the measurement", y, seen) - seen).flatten(1), dim=1)
 
     return distance

@@ -8,7 +8,7 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align
 from reverie.guide.energy import Gradient
-from reverie.guide.gradient import add_score, add_x0, fit, trace
+from reverie.guide.gradient import add_score, add_x0, match, trace
 from reverie.guide.operators import Operator
 
 
@@ -24,7 +24,7 @@ class PiGDM(Gradient):
         estimate = trace(lambda x: self.base(x, point, cond), x)
         x0 = estimate.graph.x0
         seen = self.operator(self.space.decode(x0))
-        rest = fit("the measurement", self.y, seen) - seen
+        rest = match("the measurement", self.y, seen) - seen
         r2 = point.sigma**2 / (point.alpha**2 + point.sigma**2)
         rest = self.operator.solve(rest, align(r2.flatten(), rest) if isinstance(r2, Tensor) else r2, self.noise**2)
         if isinstance(point.alpha, float) and point.alpha == 0.0:

@@ -8,7 +8,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.schedules import Point
-from reverie.guide.gradient import fit, need_gradients
+from reverie.guide.gradient import match, need_gradients
 from reverie.guide.operators import Operator
 from reverie.solve.sampling import Seeds
 
@@ -34,7 +34,7 @@ def reddiff_loss(
     with torch.no_grad():
         error = denoise(point.alpha * mu + point.sigma * noise, point, cond).eps - noise
     seen = operator(denoise.space.decode(mu))
-    data = 0.5 * (fit("the measurement", y, seen) - seen).flatten(1).square().mean(1)
+    data = 0.5 * (match("the measurement", y, seen) - seen).flatten(1).square().mean(1)
     return data + weight * (point.rho * error * mu).flatten(1).mean(1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint
-from reverie.guide.gradient import fit
+from reverie.guide.gradient import match
 from reverie.guide.operators import Operator
 from reverie.solve.corrector import Corrector
 from reverie.solve.onestep import DDPM
@@ -57,7 +57,7 @@ class RePaint(Corrector):
         noise: Sequence[Tensor],
     ) -> Tensor:
         seen = self.operator(x)
-        known = to.alpha * fit("the measurement", self.y, seen)
+        known = to.alpha * match("the measurement", self.y, seen)
         known = known + (to.sigma**2 - self._share(to)) ** 0.5 * self.operator(noise[0])
         return x - self.operator.pinv(seen) + self.operator.pinv(known)
 
