@@ -47,7 +47,9 @@ def test_correctors_reach_pixels(latent):
     free, held = (sample(model, 8, solver=each, steps=60, seed=1).detach() for each in (DDPM(), solver))
     far, near = (guide.consistency(down, down(target), x.to(target)).mean() for x in (free, held))
     assert near < 0.5 * far
-    with pytest.raises(InputError, match=r"the measurement is \(1, 4, 4\)"):  # the same corrector, not told of the space
+    with pytest.raises(
+        InputError, match=r"the measurement is \(1, 4, 4\)"
+    ):  # the same corrector, not told of the space
         sample(model, 8, solver=guide.FreeDoM(DDPM(), energies.lowres(target, 2)), steps=4)
 
 

@@ -330,7 +330,7 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="got 3 for a batch of 2"):
         sample(rv.guide.pigdm(denoise, KNOWN_2, y.expand(3, *SHAPE)), 2, steps=2)
     for method in METHODS:  # shapes that broadcasting would let pass
-        with pytest.raises(InputError, match="the same shape|the mask is 1x2x2"):
+        with pytest.raises(InputError, match=r"the same shape|the mask is 1x2x2"):
             rv.guide.restore(denoise, KNOWN_2, y[..., :1], method, steps=4)
     with pytest.raises(InputError, match="A·A\\* is a number"):
         RePaint(Matrix(H), Y, noise=0.1)
