@@ -3,7 +3,7 @@
 reverie train bench/recipes/digits.yaml --out DIGITS && reverie train bench/recipes/classifier.yaml --out CLASSIFIER
 reverie train bench/recipes/emoji.yaml --out EMOJI
 python bench/guides.py judge FILE                           # trains what judges emoji by category
-python bench/guides.py measure mnist5k DIGITS CLASSIFIER    # writes results/guides.json; what is there is not measured again
+python bench/guides.py measure mnist5k DIGITS CLASSIFIER    # writes results/guides_mnist5k.json; what is there is not measured again
 python bench/guides.py measure emoji EMOJI FILE
 python bench/guides.py table                                # prints docs/guides/scale.md's tables
 python bench/guides.py plot                                 # docs/_static/guides_scale_*.png
@@ -30,9 +30,9 @@ from reverie.measure import frechet_distance, judge, precision_recall
 from reverie.nets import taps
 from reverie.recipes.runs import Run
 
-RESULTS = Path(__file__).parent / "results" / "guides.json"
+RESULTS = {name: Path(__file__).parent / "results" / f"guides_{name}.json" for name in ("mnist5k", "emoji")}
 FIGURES = Path(__file__).parent.parent / "docs" / "_static"
-SCALES = {"mnist5k": (1.5, 2.5, 4.0), "emoji": (2.0, 4.0)}
+SCALES = {"mnist5k": (1.5, 3.0), "emoji": (1.5, 3.0)}
 N = {"mnist5k": 500, "emoji": 200}
 STEPS = 12
 
@@ -85,9 +85,9 @@ def measure(name: str, folder: Path, other: Path) -> None:
         ("none", 1.0, lambda s: rv.load(folder)), ("null", 0.0, made["classifier-free"]),
         *((each, scale, make) for scale in SCALES[name] for each, make in made.items()),
     ]  # fmt: skip
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     about = {"n": n, "steps": STEPS, "solver": "dpmpp2", "extractor": extractor.name, "reference": len(real)}
-    mine = found.setdefault(name, {**about, "judge": extractor.accuracy(data.load(name, "test")), "rows": []})
+    fresh = {**about, "judge": extractor.accuracy(data.load(name, "test")), "rows": []}
+    mine = json.loads(RESULTS[name].read_text()) if RESULTS[name].exists() else fresh
     for each, scale, make in cells:
         if any((row["guide"], row["scale"]) == (each, scale) for row in mine["rows"]):
             continue
@@ -112,12 +112,16 @@ def measure(name: str, folder: Path, other: Path) -> None:
             "seconds": seconds / n,
         }
         mine["rows"].append(row)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS[name].write_text(json.dumps(mine, indent=1) + "\n")
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 
 
+def everything() -> dict[str, dict]:
+    return {name: json.loads(path.read_text()) for name, path in RESULTS.items() if path.exists()}
+
+
 def table() -> None:
-    for name, mine in json.loads(RESULTS.read_text()).items():
+    for name, mine in everything().items():
         print(
             f"\n### {name}: {mine['n']} a cell, {mine['extractor']} (right on {mine['judge']:.1%} of held-out ones)\n"
         )
@@ -139,7 +143,7 @@ def plot() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    for name, mine in json.loads(RESULTS.read_text()).items():
+    for name, mine in everything().items():
         rows, base = mine["rows"], mine["rows"][0]
         names = list(dict.fromkeys(row["guide"] for row in rows[2:]))
         titles = {
