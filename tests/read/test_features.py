@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 import reverie as rv
+from reverie.core.condition import Entry
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.noise import Tape
-from reverie.nets import taps
+from reverie.core.schedules import Flow
+from reverie.nets import DiT, UNet, taps
+from reverie.read.finetune import finetune
 from reverie.read.maps import as_map
 
 
@@ -129,6 +133,40 @@ def test_maps_of_any_module():
     torch.testing.assert_close(found["2"], encoder(x))
     with pytest.raises(InputError, match="unknown site"):
         rv.read.of_module(encoder, x, ["7"])
+
+
+def test_a_model_of_codes_is_read_and_tuned_by_pictures():
+    """Pictures of 16x16 go in, though what is diffused are codes of 4x4."""
+    pictures = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    space = rv.spaces.PatchPCA(1, 4, 3).normalise(pictures)
+    net = DiT(channels=3, size=4, patch=1, width=16, depth=2, heads=2)
+    denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(3, 4, 4), space=space))
+    found = rv.read.features(denoise, pictures, "blocks.0", t=0.2, noise=None, pool=None)
+    point = denoise.schedule.point(0.2)
+    by_hand = taps.read(denoise, ["blocks.0"], point.alpha * space.encode(pictures), point)["blocks.0"]
+    torch.testing.assert_close(found, as_map(by_hand, (4, 4)))
+    looked = rv.read.attention(denoise, pictures, "blocks.0.attention", t=0.2)["blocks.0.attention"]
+    assert looked.shape == (6, 2, 16, 16)
+    tuned = finetune(denoise, pictures, torch.arange(6) % 2, site="blocks.0", epochs=1)
+    assert tuned(pictures).shape == (6, 2)
+    with pytest.raises(InputError, match="16, 16"):
+        rv.read.attention(denoise, space.encode(pictures), "blocks.0.attention", t=0.2)
+
+
+def test_where_a_place_listens_in_a_text():
+    """Cross-attention: places of the picture by words, which sum to 1; padding is never listened to."""
+    net = UNet(channels=1, size=8, width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context=6, length=5)
+    denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(1, 8, 8)))
+    text = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    site = "middle.0.attention.blocks.0.cross"
+    assert site in taps.sites(denoise), taps.sites(denoise)
+    found = rv.read.attention(
+        denoise, torch.rand(2, 1, 8, 8) * 2 - 1, site, t=0.3, cond=rv.Cond(text=Entry.of(text, mask)), noise=2
+    )
+    assert found[site].shape == (2, 2, 16, 5)
+    torch.testing.assert_close(found[site].sum(-1), torch.ones(2, 2, 16))
+    assert not found[site][0, :, :, 3:].any() and found[site][1, :, :, 3:].min() > 0
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,6 @@ class DifFeed(nn.Module):
         denoise.net.requires_grad_(False)
         x = torch.zeros(1, *denoise.shape, device=denoise.device)
         with torch.no_grad():
-            x = denoise.space.encode(x)
             seen = taps.read(denoise, [*self.partner, *self.partner.values()], x, point)
         self.feedback = nn.ModuleDict(
             {

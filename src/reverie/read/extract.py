@@ -10,6 +10,7 @@ depends on the seed and on i, never on the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -24,7 +25,8 @@ from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint
 from reverie.core.space import data_shape
 from reverie.data import ImageSet
-from reverie.read.maps import Noise, blocks, check_images, draws, level, maps, noisy
+from reverie.nets import taps
+from reverie.read.maps import Noise, blocks, check_images, draws, laid_out, level, noisy
 from reverie.read.store import Cell, Features, Kept, Stored
 
 Levels = float | Sequence[float]
@@ -102,19 +104,19 @@ def features(
     elif images.shape != shape:
         raise InputError(f"{images.name} has pictures of shape {images.shape}, the model reads {shape}")
     points = {at: level(denoise, None, at) if logsnr is None else level(denoise, at, None) for at in levels}
-    reader = _Reader(denoise, chosen, points, noise, pool, seed, len(images))
-    reader.check()
+    draws(noise, [], (1,), (seed, 0))  # a bad kind of noise fails before any work, as an unknown site does
     cells: list[Cell] = [(site, at) for at in levels for site in chosen]
-    if out is None:
-        kept: Features = Kept(cells, len(images))
-    else:
-        about = {
-            "sites": chosen, "levels": list(levels), "unit": "logsnr" if t is None else "t", "noise": noise, "pool": pool, "seed": seed,
-            "images": len(images), "shard": shard, "model": _fingerprint(denoise), "data": _fingerprint_of(images),
-            "cond": None if cond is None else repr(cond),
-        }  # fmt: skip
-        kept = Stored.create(Path(out), about)
-    with Progress("reading features", len(images), "pictures") as bar:
+    with taps.record(denoise, chosen, stop=True) as seen, Progress("reading features", len(images), "pictures") as bar:
+        reader = _Reader(denoise, seen, chosen, points, noise, pool, seed, len(images))
+        if out is None:
+            kept: Features = Kept(cells, len(images))
+        else:
+            about = {
+                "sites": chosen, "levels": list(levels), "unit": "logsnr" if t is None else "t", "noise": noise, "pool": pool,
+                "seed": seed, "images": len(images), "shard": shard, "model": _fingerprint(denoise),
+                "data": _fingerprint_of(images), "cond": None if cond is None else repr(cond),
+            }  # fmt: skip
+            kept = Stored.create(Path(out), about)
         for part in kept.missing(shard if out is not None else len(images)):
             kept.write(part, _batches(reader, images, cond, part, batch_size, bar))
         bar.done = len(images)
@@ -134,23 +136,18 @@ def _batches(
         bar.advance(len(rows))
 
 
+@dataclass(frozen=True)
 class _Reader:
-    """One batch of pictures to the features of every cell."""
+    """One batch of pictures to the features of every cell; ``seen`` holds what open taps saw of the last call."""
 
-    def __init__(
-        self, denoise: Denoiser, sites: Sequence[str], points: Mapping[float, HostPoint], noise: Noise, pool: int | None,
-        seed: int, n: int,
-    ) -> None:  # fmt: skip
-        self.denoise, self.sites, self.points, self.noise, self.pool, self.seed, self.n = (
-            denoise, sites, points, noise, pool, seed, n,
-        )  # fmt: skip
-
-    def check(self) -> None:
-        """Fail before any work: unknown sites, a bad kind of noise."""
-        from reverie.nets import taps
-
-        with taps.record(self.denoise, self.sites):
-            draws(self.noise, [], (1,), (self.seed, 0))
+    denoise: Denoiser
+    seen: Mapping[str, Tensor]
+    sites: Sequence[str]
+    points: Mapping[float, HostPoint]
+    noise: Noise
+    pool: int | None
+    seed: int
+    n: int
 
     def __call__(self, pictures: Tensor, rows: range, cond: Cond | None) -> dict[Cell, Tensor]:
         x0 = self.denoise.space.encode(pictures.to(self.denoise.device))
@@ -158,8 +155,9 @@ class _Reader:
         found: dict[Cell, Tensor] = {}
         for at, point in self.points.items():
             for noise in passes:
-                seen = maps(self.denoise, noisy(x0, point, noise), point, self.sites, cond)
-                for site, value in seen.items():
+                x_t = noisy(x0, point, noise)
+                self.denoise(x_t, point, cond)
+                for site, value in laid_out(self.seen, self.sites, x_t).items():
                     value = pooled(value, self.pool).float()
                     found[site, at] = found[site, at] + value if (site, at) in found else value
         return {cell: (value / len(passes)).cpu() for cell, value in found.items()}

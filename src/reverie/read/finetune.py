@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.noise import Tape
 from reverie.core.progress import Progress
+from reverie.core.space import data_shape
 from reverie.data import order
 from reverie.read.extract import pooled
 from reverie.read.maps import STREAM, check_images, level, maps, noisy
@@ -37,7 +38,7 @@ class Classifier(nn.Module):
         self.model.net = self.net = copy.deepcopy(denoise.net).requires_grad_(True)
         self.site, self.point = site, level(denoise, None, t)
         with torch.no_grad():
-            blank = torch.zeros(1, *denoise.shape, device=denoise.device)
+            blank = torch.zeros(1, *data_shape(denoise.space, denoise.shape), device=denoise.device)
             self.shape, width = denoise.space.encode(blank).shape[1:], self.features(blank).shape[1]
         self.head = nn.Linear(width, classes)
 
@@ -76,7 +77,7 @@ def finetune(
     Raises:
         InputError: for bad images, labels of another length, or an unknown site.
     """
-    check_images(images, denoise.shape)
+    check_images(images, data_shape(denoise.space, denoise.shape))
     check(images, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

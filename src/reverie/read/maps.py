@@ -6,7 +6,7 @@ Everything that reads a diffusion model builds on this: x_t = α·x0 + σ·ε, o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import SampleSeed, Tape
 from reverie.core.schedules import HostPoint
+from reverie.core.space import data_shape
 from reverie.core.tensors import combine
 from reverie.nets import taps
 
@@ -113,8 +114,16 @@ def maps(
     Raises:
         InputError: for an unknown site, with the nearest names; for a guided denoiser, which runs several states at once.
     """
-    seen = taps.read(denoise, sites, x_t, point, cond)
-    if any(len(value) != len(x_t) for value in seen.values()):
+    return laid_out(taps.read(denoise, sites, x_t, point, cond), sites, x_t)
+
+
+def laid_out(seen: Mapping[str, Tensor], sites: Sequence[str], x_t: Tensor) -> dict[str, Tensor]:
+    """What taps saw of a state (B, C, H, W), as maps (B, c, h, w).
+
+    Raises:
+        InputError: for a guided denoiser, which runs several states at once.
+    """
+    if any(len(seen[site]) != len(x_t) for site in sites):
         raise InputError("read the model itself: a guided one runs its branches as one batch")
     return {site: as_map(seen[site], x_t.shape[-2:]) for site in sites}
 
@@ -200,7 +209,7 @@ def attention(
         InputError: for a site that is no attention, or bad images.
     """
     sites = [sites] if isinstance(sites, str) else list(sites)
-    check_images(images, denoise.shape)
+    check_images(images, data_shape(denoise.space, denoise.shape))
     point, x0 = level(denoise, logsnr, t), denoise.space.encode(images)
     total: dict[str, Tensor] = {}
 
