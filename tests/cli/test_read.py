@@ -29,6 +29,9 @@ def test_segment_writes_masks_and_measures_them(reverie, digits):
     assert "mean IoU" in said.out and "untrained" in said.out
     with Image.open(digits / "read" / "segment.png") as picture:
         assert picture.width > 10 * picture.height // 5
+    assert reverie("report digits").code == 0
+    page = (digits / "report.html").read_text(encoding="utf-8")
+    assert "true and found masks" in page and "reverie read probe" in page
 
 
 def test_match_draws_the_lines(reverie, digits, tmp_path):

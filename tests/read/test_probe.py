@@ -8,8 +8,9 @@ from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+import reverie as rv
 from reverie.core.errors import InputError
-from reverie.read import heads, probe
+from reverie.read import grid, heads, probe
 
 
 def blobs(n: int, d: int, classes: int = 4, seed: int = 0):
@@ -103,3 +104,13 @@ def test_the_convolutional_head_sees_places_that_a_mean_does_not():
 def test_unknown_head():
     with pytest.raises(InputError, match="linear"):
         heads.build("liner", 8, 2, 2)
+
+
+def test_by_default_a_probe_sees_a_little_of_where_things_are(unet):
+    """Of eight channels a mean over the whole map leaves too little; the papers' networks have hundreds."""
+    train, test = (rv.data.load("digits8", split) for split in ("train", "test"))
+    how = {"labels": 100, "seeds": 2, "sites": ["down.0.0"], "t": [0.05], "pictures": 200}
+    usual, mean = grid.run(unet, train, test, **how), grid.run(unet, train, test, **how, pool=1)
+    assert (usual.pool, mean.pool) == (2, 1)
+    assert usual.trained.score.mean > mean.trained.score.mean + 0.15
+    assert usual.pixels == mean.pixels

@@ -21,6 +21,7 @@ class Arguments:
         head: linear, knn, mlp, conv or attention.
         sites: blocks to read; all by default.
         logsnr: noise levels, from little noise (8) to much (-5).
+        pool: places a side that a block's map is averaged to; 2 by default, 4 for conv and attention.
         pictures: held-out pictures to measure on, at most.
     """
 
@@ -31,6 +32,7 @@ class Arguments:
     head: str = "linear"
     sites: tuple[str, ...] = ()
     logsnr: tuple[float, ...] = ()
+    pool: int | None = None
     pictures: int = 1000
 
 
@@ -53,6 +55,7 @@ def main(arguments: list[str]) -> None:
         sites=given.sites or None,
         logsnr=given.logsnr or None,
         head=given.head,
+        pool=given.pool,
         pictures=given.pictures,
     )
     folder = run.folder / "read"

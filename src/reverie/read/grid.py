@@ -30,6 +30,8 @@ from reverie.read.store import Cell, Features
 STEPS = 400
 LEVELS = (8.0, 6.0, 4.0, 2.0, 0.0, -2.0, -5.0)
 """Log SNRs from nearly clean to nearly noise."""
+POOL, MAP = 2, 4
+"""Places a side of the features of a probe, and of a head that looks at places."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Probed:
         pictures: how many held-out pictures in all.
         trained, untrained: the grids.
         pixels: accuracy of the probe on pixels, by seed.
+        pool: places a side that the maps were averaged to.
     """
 
     data: str
@@ -89,6 +92,7 @@ class Probed:
     trained: Grid
     untrained: Grid
     pixels: list[float]
+    pool: int = 1
 
     def save(self, path: Path) -> None:
         write(path, json.dumps(asdict(self)))
@@ -135,7 +139,7 @@ def run(
     head: str = "linear",
     noise: Noise = "fresh",
     cond: Cond | None = None,
-    pool: int = 1,
+    pool: int | None = None,
     pictures: int = 1000,
 ) -> Probed:
     """Probe every cell, and do the same to an untrained network and to the pixels.
@@ -148,7 +152,9 @@ def run(
         seeds: repetitions with other labelled pictures and noise.
         sites, logsnr, t: the grid; every block and :data:`LEVELS` by default.
         head: "linear" (to its optimum), "knn", or "mlp", "conv", "attention" (trained in one sweep).
-        noise, cond, pool: as in :func:`reverie.read.features`.
+        noise, cond: as in :func:`reverie.read.features`.
+        pool: places a side that maps are averaged to; :data:`POOL` by default, :data:`MAP` for the heads that look at places. A mean
+            over the whole map (1, as in the papers) is for networks with many channels: of a small one it leaves too little.
         pictures: at most so many held-out ones.
 
     Raises:
@@ -168,8 +174,8 @@ def run(
     known = [probe.few(train.labels, labels, seed) for seed in range(seeds)]
     levels = {"t": t} if t is not None else {"logsnr": list(LEVELS if logsnr is None else logsnr)}
     sites = blocks(denoise) if sites is None else list(sites)
-    if (head in ("conv", "attention")) and pool == 1:
-        pool = 4
+    if pool is None:
+        pool = MAP if head in ("conv", "attention") else POOL
 
     def grid(model: Denoiser) -> Grid:
         def look(images: ImageSet, rows: Tensor, seed: int) -> Features:
@@ -190,7 +196,7 @@ def run(
         how = "knn" if head == "knn" else "linear"
         logits = probed_once(train.batch(rows)[0], train.labels[rows], asked, classes, how)
         pixels.append(probe.accuracy(logits[half:], test.labels[held[half:]]))
-    return Probed(train.name, labels, head, seeds, classes, len(held), trained, control, pixels)
+    return Probed(train.name, labels, head, seeds, classes, len(held), trained, control, pixels, pool)
 
 
 def probed_once(known: Tensor, labels: Tensor, asked: Tensor, classes: int, head: str) -> Tensor:

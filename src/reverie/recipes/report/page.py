@@ -215,11 +215,14 @@ def _pairs(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
 def _reading(run: Run) -> dict[str, Any]:
     """What ``reverie read probe`` and ``reverie read segment`` left in the run."""
     path, masks = run.folder / "read" / "probe.json", run.folder / "read" / "segment.png"
-    if not path.exists():
-        return {"probed": None, "segmented": None}
-    probed = Probed.load(path)
-    segmented = "data:image/png;base64," + base64.b64encode(masks.read_bytes()).decode() if masks.exists() else None
-    return {"probed": probed, "heatmap": Markup(heatmap(probed)), "segmented": segmented}
+    probed = Probed.load(path) if path.exists() else None
+    return {
+        "probed": probed,
+        "heatmap": probed and Markup(heatmap(probed)),
+        "segmented": "data:image/png;base64," + base64.b64encode(masks.read_bytes()).decode()
+        if masks.exists()
+        else None,
+    }
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
