@@ -1,6 +1,7 @@
 """What the trained network of the polar digits knows, held to figures that a fake would miss: an untrained network is the control.
 
-An untrained U-Net beats the pixels by far here, so only what exceeds it counts.
+An untrained U-Net beats the pixels by far here, so only what exceeds it counts. The fast tests read the stored network, the slow ones the
+same claims on one that is trained anew.
 """
 
 import polar
@@ -11,36 +12,46 @@ from torch.nn import functional as F
 import reverie as rv
 from reverie.read import correspond, probe, segment, untrained
 
-pytestmark = pytest.mark.slow
-T = (0.02, 0.1, 0.25, 0.8)
+T = (0.05, 0.25, 0.8)
 NEAR_NOISE = 0.8
+SITES = ["down.0.0", "middle.0", "up.0.0", "up.1.1"]
+LATE = ("up.0.1", "up.1.0", "up.1.1")
+SHOTS, ASKED = 300, 250
 
 
-@pytest.fixture(scope="module")
-def models():
-    trained = polar.train()
+@pytest.fixture(scope="module", params=["stored", pytest.param("anew", marks=pytest.mark.slow)])
+def models(request, tmp_path_factory):
+    file = polar.FILE
+    if request.param == "anew":
+        file = tmp_path_factory.mktemp("polar") / polar.FILE.name
+        polar.save(polar.train(), file)
+    assert file.stat().st_size < 2**20
+    trained = polar.load(file)
     return {"trained": trained, "untrained": untrained(trained)}
 
 
 @pytest.fixture(scope="module")
 def bed():
-    return polar.bed()
+    train, test = polar.bed()
+    rows = probe.few(train.labels, SHOTS, seed=0)
+    return train, test, rows, polar.Polar(*(part[:ASKED] for part in test))
 
 
 @pytest.fixture(scope="module")
 def accuracies(models, bed):
     """Linear probes on 2x2 pooled features from 300 labels, by model and cell."""
-    train, test = bed
-    rows = probe.few(train.labels, 300, seed=0)
+    train, _, rows, asked = bed
     found = {}
     for name, model in models.items():
-        known, asked = (
-            rv.read.features(model, x, t=list(T), noise=2, pool=2, seed=s, batch_size=300)
-            for s, x in enumerate((train.images[rows], test.images))
+        known, new = (
+            rv.read.features(
+                model, x, SITES, t=T if name == "trained" else T[:2], noise="fresh", pool=2, seed=s, batch_size=300
+            )
+            for s, x in enumerate((train.images[rows], asked.images))
         )
         fitted = {cell: probe.linear(known[cell], train.labels[rows]) for cell in known}
-        found[name] = {cell: fitted[cell].accuracy(asked[cell], test.labels) for cell in known}
-    pixels = probe.linear(train.images[rows], train.labels[rows]).accuracy(test.images, test.labels)
+        found[name] = {cell: fitted[cell].accuracy(new[cell], asked.labels) for cell in known}
+    pixels = probe.linear(train.images[rows], train.labels[rows]).accuracy(asked.images, asked.labels)
     return found, pixels
 
 
@@ -61,14 +72,13 @@ def test_knowledge_lies_in_the_middle_at_little_noise(accuracies):
 
 
 def test_pooling_less_never_costs_much(models, bed):
-    train, test = bed
-    rows = probe.few(train.labels, 300, seed=0)
+    train, _, rows, asked = bed
     readings = rv.read.gdc.sweep(
         models["trained"],
         train.images[rows],
         train.labels[rows],
-        test.images,
-        test.labels,
+        asked.images,
+        asked.labels,
         sites=["middle.0"],
         t=[0.05],
         pools=(1, 2, 4),
@@ -78,31 +88,49 @@ def test_pooling_less_never_costs_much(models, bed):
     one, two, four = (next(r.accuracy for r in readings if r.pool == p) for p in (1, 2, 4))
     assert two >= one - 0.02
     assert four >= two - 0.02
+    assert max(one, two, four) > 0.8
 
 
+def masks(part, n):
+    return torch.where(part.strokes[:n], part.labels[:n, None, None] + 1, 0)
+
+
+def segmented(bed, look, members, **how):
+    """150 pictures segmented by what 60 labelled ones taught; ``look`` makes features of pixels, (N, D, 8, 8)."""
+    train, test = bed[:2]
+    known, asked = look(train.images[:60]), look(test.images[:150])
+    ensemble = segment.Ensemble(known.shape[1], 11, members)
+    ensemble.fit(known, masks(train, 60), **how)
+    return ensemble(asked)
+
+
+def pixels(model, t):
+    return lambda images: segment.pixels(model, images, ["middle.0", "up.0.1", "up.1.1"], t)
+
+
+def test_segmentation_is_better_than_an_untrained_networks(models, bed):
+    truth = masks(bed[1], 150)
+    score = {
+        name: segment.miou(
+            segmented(bed, pixels(model, (0.05, 0.15)), 1, batch=128, epochs=12, lr=2e-3).classes, truth, 11
+        )
+        for name, model in models.items()
+    }
+    assert score["trained"] >= score["untrained"] + 0.08, score
+
+
+@pytest.mark.slow
 def test_segmentation_from_sixty_pictures(models, bed):
-    train, test = bed
-
-    def masks(part, n):
-        return torch.where(part.strokes[:n], part.labels[:n, None, None] + 1, 0)
-
-    def learn(features, asked, members=3):
-        ensemble = segment.Ensemble(features.shape[1], 11, members)
-        ensemble.fit(features, masks(train, 60), epochs=12)
-        return ensemble(asked)
-
-    truth, found = masks(test, 150), {}
-    little, much, sites = (0.05, 0.15), (0.8, 0.9), ["middle.0", "up.0.1", "up.1.1"]
-    for name, which, t in (
-        ("trained", "trained", little),
-        ("untrained", "untrained", little),
-        ("noise", "trained", much),
-    ):
-        parts = (train.images[:60], test.images[:150])
-        found[name] = learn(*(segment.pixels(models[which], images, sites, t) for images in parts))
-    windows = [F.unfold(part.images[:n], 5, padding=2).unflatten(2, (8, 8)) for part, n in ((train, 60), (test, 150))]
-    found["window"] = learn(*windows)
+    """The whole protocol, beside windows of pixels and the same network where there is only noise to see."""
+    ways = {
+        "trained": pixels(models["trained"], (0.05, 0.15, 0.25)),
+        "untrained": pixels(models["untrained"], (0.05, 0.15, 0.25)),
+        "noise": pixels(models["trained"], (0.8, 0.9, 0.95)),
+        "window": lambda images: F.unfold(images, 5, padding=2).unflatten(2, (8, 8)),
+    }
+    truth, found = masks(bed[1], 150), {name: segmented(bed, look, 5) for name, look in ways.items()}
     score = {name: segment.miou(s.classes, truth, 11) for name, s in found.items()}
+    print(score)
     assert score["trained"] >= score["untrained"] + 0.08, score
     assert score["trained"] >= score["window"] + 0.2, score
     assert score["trained"] >= score["noise"] + 0.2, score
@@ -113,8 +141,11 @@ def test_segmentation_from_sixty_pictures(models, bed):
 
 
 def test_correspondence_under_a_turn(models, bed):
-    """Each digit and itself turned, scaled and with other contrast: where did its stroke pixels go."""
-    _, test = bed
+    """Each digit and itself turned, scaled, with other contrast and with grain: where did its stroke pixels go.
+
+    Without grain an untrained network does better (0.89 against 0.84), and patches of pixels better still (0.92).
+    """
+    test = bed[1]
     rng = torch.Generator().manual_seed(0)
     n = 60
     angle, scale = (torch.rand(n, generator=rng) - 0.5) * 0.7, 1 + 0.3 * (torch.rand(n, generator=rng) - 0.5)
@@ -126,8 +157,13 @@ def test_correspondence_under_a_turn(models, bed):
     b = b * (0.8 + 0.4 * torch.rand(n, 1, 1, 1, generator=rng))
     a, b = ((x + 0.5 / polar.SCALE * torch.randn(x.shape, generator=rng)).clamp(-1, 1) for x in (a, b))
 
-    def score(model, site, noises):
-        u, v = (correspond.dift(model, x, site, t=0.1, noises=noises, seed=s) for s, x in enumerate((a, b)))
+    def best(model, noises):
+        fields = [
+            rv.read.features(model, x, LATE, t=[0.2], noise=noises, pool=None, seed=s) for s, x in enumerate((a, b))
+        ]
+        return max(score(*(field[site] for field in fields)) for site in LATE)
+
+    def score(u, v):
         found, truth = [], []
         for i in range(n):
             y, x = test.strokes[i].nonzero(as_tuple=True)
@@ -139,6 +175,6 @@ def test_correspondence_under_a_turn(models, bed):
             truth.append(there[inside])
         return correspond.pck(found, truth, [8.0] * n, alpha=0.1).per_point
 
-    best = {name: max(score(model, site, 8) for site in ("up.1.0", "up.1.1")) for name, model in models.items()}
-    assert best["trained"] >= best["untrained"] + 0.03, best
-    assert best["trained"] >= max(score(models["trained"], site, 1) for site in ("up.1.0", "up.1.1")), best
+    trained, control = best(models["trained"], 8), best(models["untrained"], 8)
+    assert trained >= control + 0.03, (trained, control)
+    assert trained >= best(models["trained"], 1), trained
