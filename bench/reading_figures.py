@@ -95,32 +95,38 @@ def decoder() -> None:
     grid.save(grid.tile(torch.cat(rows), 10), STATIC / "diffae.png")
 
 
-COLOURS = torch.rand(12, 3, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
+COLOURS = torch.rand(24, 3, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
 
 
 def panoptic() -> None:
-    """Scenes, their true segments and those that are found after a short training; the last four show categories never trained on."""
-    torch.manual_seed(0)
-    net = rv.nets.UNet(channels=3, size=16, width=16, multipliers=(1, 2, 2), blocks=1, attention=())
-    denoise = NetDenoiser(net.eval().requires_grad_(False), Flow(), shape=(3, 16, 16))
+    """Scenes, their true segments and those that are found after a short training on the stored denoiser of scenes.
+
+    The last four show categories whose names were never learned.
+    """
+    sys.path.append(str(Path(__file__).parents[1] / "tests" / "read"))
+    import scenery
+
+    denoise = scenery.load()
+    torch.manual_seed(1)
     sites = ["up.0.0.in", "up.1.0.in", "up.2.0.in"]
     widths = [m.shape[1] for m in rv.taps.read(denoise, sites, torch.zeros(1, 3, 16, 16), 0.1).values()]
     model = ODISE(Backbone(denoise, sites, widths, PRESETS["small"], t=0.05), 7, PRESETS["small"])
     words = scenes.vocabulary()
-    task = Segmenting(model, None, words)
+    task = Segmenting(model, None, scenes.vocabulary(new=False))
 
     def loss(step: int) -> Tensor:
         parts = task.loss("odise", scenes.scenes(8 * step, 8), Draws(0, 8 * step, 8), Moment(step, 0, 1))
         return torch.stack(list(parts.values())).sum()
 
-    descend(model, loss, int(sys.argv[2]) if len(sys.argv) > 2 else 90, 6e-3)
+    descend(model, loss, int(sys.argv[2]) if len(sys.argv) > 2 else 300, 4e-3)
     model.eval()
     for name, new in (("seen", False), ("new", True)):
         batch = scenes.scenes(10_000, 100, new=new)
         found, true = model.segment(batch.images, words, stuff=(scenes.GROUND,), least=0.3), scenes.truth(batch)
         named = model.name(batch.images, batch.cond["masks"].value[:, :2] > 0.5, words)
         right = (named == batch.cond["categories"].value[:, :2]).double().mean()
-        print(f"{name}: panoptic quality {quality(found, true, 10).pq:.3f}, true masks named right {right:.1%}")
+        score = quality(found, true, len(words.names)).pq
+        print(f"{name}: panoptic quality {score:.3f}, true masks named right {right:.1%}")
     parts = [scenes.scenes(20_000, 6), scenes.scenes(20_000, 4, new=True)]
     x = torch.cat([part.images for part in parts])
     true = [m for part in parts for m in scenes.truth(part)]

@@ -10,21 +10,34 @@ from reverie.read.odise.naming import Vocabulary
 from reverie.read.odise.panoptics import Panoptic
 
 SHAPES = ("square", "disc", "cross")
-COLOURS = {"red": (0.9, -0.7, -0.7), "green": (-0.7, 0.9, -0.7), "blue": (-0.7, -0.7, 0.9)}
-GROUND = 9
-NEW = (0, 4, 8)
-"""The categories that training never shows: red square, green disc, blue cross."""
+COLOURS = {
+    "red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "cyan": (0, 1, 1), "magenta": (1, 0, 1),
+}  # fmt: skip
+UNSEEN = [("square", "red"), ("disc", "green"), ("cross", "blue")]
+"""Things that training never shows. Their shapes and colours it does show, each in other company."""
+SEEN = [(shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in UNSEEN]
+GROUND = len(SEEN)
+NEW = tuple(range(GROUND + 1, GROUND + 1 + len(UNSEEN)))
+"""The categories in order: what training shows, the ground, what it does not."""
+KINDS = [*SEEN, None, *UNSEEN]
 
 
-def vocabulary() -> Vocabulary:
-    """Nine kinds of thing and the ground. A word's embedding says shape and colour, turned by a fixed rotation."""
-    words = torch.zeros(10, 7)
-    for k in range(9):
-        words[k, k // 3] = words[k, 3 + k % 3] = 1.0
-    words[GROUND, 6] = 1.0
+def vocabulary(new: bool = True) -> Vocabulary:
+    """The names: of all categories, or without the ``new`` ones, for training. A category has the same number in both.
+
+    A word's embedding says shape and colour, turned by a fixed rotation: like a text encoder's it is known for every word, and alike for
+    words that mean something alike.
+    """
+    kinds = KINDS if new else KINDS[: GROUND + 1]
+    words = torch.zeros(len(kinds), 7)
+    for k, kind in enumerate(kinds):
+        if kind is None:
+            words[k, 6] = 1.0
+        else:
+            words[k, SHAPES.index(kind[0])] = 1.0
+            words[k, 3:6] = (2.0 * torch.tensor(COLOURS[kind[1]]) - 1.0) / 3**0.5
     turn = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(0))).Q
-    names = [[f"{colour} {shape}"] for shape in SHAPES for colour in COLOURS]
-    return Vocabulary([*names, ["ground"]], words @ turn)
+    return Vocabulary([["ground" if kind is None else f"{kind[1]} {kind[0]}"] for kind in kinds], words @ turn)
 
 
 def scenes(start: int, count: int, size: int = 16, new: bool = False, seed: int = 0) -> Batch:
@@ -34,21 +47,21 @@ def scenes(start: int, count: int, size: int = 16, new: bool = False, seed: int 
         new: show only the categories :data:`NEW`, which are left out otherwise.
     """
     rng = Draws(seed, start, count)
-    known = torch.tensor([k for k in range(9) if (k in NEW) == new])
+    known = torch.tensor(NEW if new else range(GROUND))
     half, radius = size // 2, size // 4 - 0.5
     kinds = torch.stack([known[(len(known) * rng.uniform(f"kind{i}")).long()] for i in range(2)], 1)
+    shapes = torch.tensor([SHAPES.index(kind[0]) if kind else -1 for kind in KINDS])
+    colours = torch.tensor([COLOURS[kind[1]] if kind else (0, 0, 0) for kind in KINDS]) * 1.6 - 0.7
     grid = torch.arange(size) + 0.5
     y, x = grid[:, None], grid[None]
     masks = torch.zeros(count, 3, size, size, dtype=torch.bool)
+    images = torch.full((count, 3, size, size), -0.8)
     for i in range(2):
         cy = (radius + (size - 2 * radius) * rng.uniform(f"y{i}"))[:, None, None]
         cx = (i * half + radius + (half - 2 * radius) * rng.uniform(f"x{i}"))[:, None, None]
-        masks[:, i] = _shape(kinds[:, i] // 3, y - cy, x - cx, radius)
+        masks[:, i] = _shape(shapes[kinds[:, i]], y - cy, x - cx, radius)
+        images = torch.where(masks[:, i, None], colours[kinds[:, i]][:, :, None, None], images)
     masks[:, 2] = ~masks[:, :2].any(1)
-    colours = torch.tensor(list(COLOURS.values()))
-    images = torch.full((count, 3, size, size), -0.8)
-    for i in range(2):
-        images = torch.where(masks[:, i, None], colours[kinds[:, i] % 3][:, :, None, None], images)
     images = (images + 0.1 * rng.normal("grain", images.shape[1:])).clamp(-1.0, 1.0)
     return Batch(images, Cond(masks=masks.float(), categories=torch.cat([kinds, torch.full((count, 1), GROUND)], 1)))
 
