@@ -1,5 +1,6 @@
 """The road of l-DAE: paths and weights in closed form, the loss by component against the pixels, each line one change."""
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from typing import ClassVar
@@ -61,7 +62,7 @@ def test_each_line_changes_what_it_says_and_nothing_else():
             changed = {key for key, value in asdict(settings).items() if asdict(before)[key] != value}
             assert changed == set(line.change) and changed
         before = settings if line in road.ROAD else before
-    assert before == replace(FINAL, dims=12, target="original")
+    assert before == replace(FINAL, dims=4, target="original")
     assert [line.accuracy for line in road.ROAD][-1] == 64.5 and len(list(road.sweep(road.SCALES["small"]))) == 20
 
 
@@ -183,3 +184,22 @@ def test_the_probe_reads_what_is_there_and_only_that():
     assert deconstruct.score(telling[0], y, telling[1], y_test)[0] > 97
     accuracy, error = deconstruct.score(telling[0], y[torch.randperm(300, generator=rng)], telling[1], y_test)
     assert abs(accuracy - 33) < 15 and error == pytest.approx(2.4, abs=0.3)
+
+
+@pytest.mark.slow
+def test_every_number_of_dimensions_teaches_more_than_random_weights(tmp_path):
+    """Codes of 4 of the 16 numbers of a patch, and of all 16, mean of three seeds.
+
+    Measured: 69.3 and 69.3 against 60.8 % with random weights. That few dimensions teach more than many, the paper's figure 5, is not
+    seen at this size.
+    """
+    scale = replace(road.SCALES["small"], net=DiTConfig(width=64, depth=4, heads=4, activation="relu"), images=8_000)
+    final = next(settings for line, settings in road.lines(scale) if line.name.endswith("l-DAE"))
+    found, random = {}, []
+    for seed, dims in itertools.product(range(3), (4, 16)):
+        line = (road.Line(f"{dims}", {}), replace(final, dims=dims))
+        figures = deconstruct.walk([line], scale, tmp_path / f"{seed}-{dims}", seed=seed)
+        found.setdefault(dims, []).append(figures[0].accuracy)
+        random.append(figures[1].accuracy)
+    print(found, random)
+    assert all(sum(values) / 3 > sum(random) / 6 + 5.0 for values in found.values()), (found, random)

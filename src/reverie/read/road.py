@@ -64,16 +64,16 @@ class Scale:
     """
 
     data: str = "mnist5k"
-    size: int = 32
-    patch: int = 8
-    dims: int = 12
-    sweep: tuple[int, ...] = (3, 6, 12, 24, 64)
+    size: int = 16
+    patch: int = 4
+    dims: int = 4
+    sweep: tuple[int, ...] = (1, 2, 4, 8, 16)
     net: DiTConfig = field(default_factory=DiTConfig)
-    images: int = 20_000
+    images: int = 12_000
     batch: int = 64
     lr: float = 2e-3
-    warmup: int = 2_000
-    tokenizer_images: int = 6_000
+    warmup: int = 1_200
+    tokenizer_images: int = 3_000
     tokenizer_width: int = 8
     train: int = 10_000
     test: int = 10_000
@@ -81,8 +81,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(
-        size=16, patch=4, dims=4, net=DiTConfig(width=16, depth=2, heads=2), images=256, tokenizer_images=128,
-        train=200, test=200,
+        net=DiTConfig(width=16, depth=2, heads=2), images=256, tokenizer_images=128, train=200, test=200,
     ),
     "small": Scale(net=DiTConfig(width=64, depth=6, heads=4, activation="relu")),
     "paper": Scale(
