@@ -8,7 +8,10 @@ python bench/read.py measure FOLDER           # everything; writes results/read.
 
 import json
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,17 @@ from torch import Tensor, nn
 
 import reverie as rv
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.memory import keep_freed_memory
 from reverie.core.progress import track
 from reverie.data import ImageSet, order
 from reverie.learn import optim
-from reverie.nets import taps
 from reverie.read import grid, probe
+from reverie.read.extract import features
+from reverie.read.grid import Probed
 from reverie.read.heatmap import heatmap
+from reverie.read.store import Cell
 from reverie.recipes.building import build_denoiser
+from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -34,11 +41,12 @@ RESULTS = Path(__file__).parent / "results" / "read.json"
 HEATMAP = Path(__file__).parent.parent / "docs" / "_static" / "cifar10_heatmap.svg"
 A_CLASS = (10, 50, 100, 1000)
 """Labels a class of the label-efficiency curve."""
-LEVELS = (8.0, 6.0, 4.0, 2.0, 0.0, -3.0)
-LABELS, SEEDS, PICTURES = 1000, 3, 1000
+LEVELS = (6.0, 4.0, 2.0, 0.0, -3.0)
+LABELS, SEEDS, POOL, CHOOSING = 1000, 3, 2, 1000
+"""Labels of the heat map, repetitions, places a side of the features, and test pictures that cells and penalties are chosen by."""
 CODE = 16
-"""Numbers a token in the middle of the auto-encoder."""
-MASKED = 0.75
+"""Channels in the middle of the auto-encoder."""
+MASKED, PATCH = 0.75, 4
 
 
 def prepare(archive: Path, folder: Path) -> None:
@@ -50,102 +58,172 @@ def prepare(archive: Path, folder: Path) -> None:
     _write(_strip(archive / "test_batch.png")[:4000], test, folder / "cifar10-test")
 
 
-def rivals(folder: Path) -> None:
-    """Train both rivals on as many pictures as the run has seen, by the run's optimizer."""
-    run = Run(folder / "run")
-    seen, train = int(run.checkpoint.state["images"]), rv.data.load(folder / "cifar10")
-    for name, step in (("autoencoder", _autoencoding), ("masked", _masked)):
-        model = build_denoiser(run.recipe)
-        extra = nn.Sequential(nn.Linear(run.recipe.net.width, CODE), nn.Linear(CODE, run.recipe.net.width))  # pyright: ignore[reportAttributeAccessIssue]
-        solvers = [optim.build(model.net, run.recipe.train), torch.optim.AdamW(extra.parameters(), lr=1e-3)]
-        rng, batch = torch.Generator().manual_seed(0), run.recipe.train.batch
-        steps = seen // batch
-        for i in track(range(steps), f"training the {name}", steps, "steps"):
-            images, _ = train.batch(order.indices(0, i * batch, batch, len(train)))
-            images = torch.where(order.flips(0, i * batch, batch)[:, None, None, None], images.flip(-1), images)
-            loss = step(model, extra, images, rng)
-            for solver in solvers:
-                for group in solver.param_groups:
-                    group["lr"] = group.setdefault("peak", group["lr"]) * min(
-                        1.0, 20 * (i + 1) / steps, 1.1 - i / steps
-                    )
-                solver.zero_grad()
+def rivals(folder: Path, *names: str) -> None:
+    """Train the rivals (or those named) on as many pictures as the recipe says, in its order, by its optimizer."""
+    recipe, train = Run(folder / "run").recipe, rv.data.load(folder / "cifar10")
+    config, seen = recipe.train, recipe.train.images
+    keep_freed_memory()
+    for name in names or RIVALS:
+        model, batch = rival(recipe, name), config.batch
+        solver, rng, start = optim.build(model.net, config), torch.Generator().manual_seed(0), time.process_time()
+        for i in track(range(0, seen, batch), f"training the {name}", -(-seen // batch), "steps"):
+            images, _ = train.batch(order.indices(0, i, batch, len(train)))
+            images = torch.where(order.flips(0, i, batch)[:, None, None, None], images.flip(-1), images)
+            optim.set_rate(solver, optim.factor(config, i))
+            loss = RIVALS[name](model.net, images, rng)
+            solver.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.net.parameters(), 1.0)
-            for solver in solvers:
-                solver.step()
-        print(f"{name}: loss {loss.item():.4f} after {steps * batch} pictures")
+            torch.nn.utils.clip_grad_norm_(model.net.parameters(), config.clip)
+            solver.step()
+        print(f"{name}: loss {loss.item():.4f} after {seen} pictures, {time.process_time() - start:.0f} s of processor")
         save_file(model.net.state_dict(), folder / f"{name}.safetensors")
 
 
-def measure(folder: Path) -> None:
-    """The heat map, the rivals, and accuracy by the number of labels."""
-    run = Run(folder / "run")
+def measure(folder: Path, *names: str) -> None:
+    """Accuracy by the number of labels of the model and of all that it is compared with (or of those named), into results/read.json."""
     train, test = rv.data.load(folder / "cifar10"), rv.data.load(folder / "cifar10-test", "all")
-    model = run.denoiser()
-    how: dict[str, Any] = {"labels": LABELS, "seeds": SEEDS, "pictures": PICTURES}
-    probed = grid.run(model, train, test, logsnr=LEVELS, **how)
-    HEATMAP.write_text(heatmap(probed), encoding="utf-8")
-    table = {"diffusion model": probed.trained.score, "untrained network": probed.untrained.score}
-    table["pixels"] = probe.interval(probed.pixels)
-    table["PCA, 64 components"] = _pca(train, test)
-    for name in ("autoencoder", "masked"):
-        if (folder / f"{name}.safetensors").exists():
-            rival = build_denoiser(run.recipe)
-            rival.net.load_state_dict(load_file(folder / f"{name}.safetensors"))
-            rival.net.eval().requires_grad_(False)
-            table[name] = grid.run(rival, train, test, t=(0.0,), noise=None, **how).trained.score
-    curve = {}
-    (site, at), (other, there) = probed.trained.best, probed.untrained.best
-    for count in [n for n in A_CLASS if 10 * n <= len(train)]:
-        few = {**how, "labels": min(10 * count, len(train))}
-        one = grid.run(model, train, test, sites=[site], logsnr=[at], **few)
-        control = grid.run(grid.untrained(model), train, test, sites=[other], logsnr=[there], **few).trained
-        curve[count] = {
-            "diffusion model": one.trained.score,
-            "untrained network": control.score,
-            "pixels": probe.interval(one.pixels),
-        }
-        print(count, {name: str(value) for name, value in curve[count].items()}, flush=True)
-    seen = int(run.checkpoint.state["images"])
-    facts = {"images_seen": seen, "train": len(train), "labels": LABELS, "best": [site, at]}
-    facts |= {"table": table, "labels_a_class": curve}
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
-    for name, value in table.items():
-        print(f"{name:24} {value}")
+    keep_freed_memory()
+    for name in names or WAYS:
+        cell, (known, asked) = WAYS[name](folder, train, test)
+        curve = _curve(known, asked, train, test)
+        facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        facts |= {"pictures": len(train), "seeds": SEEDS, "pool": POOL}
+        facts.setdefault("ways", {})[name] = {"cell": cell, "labels_a_class": curve}
+        if (folder / "grid.json").exists():
+            facts["images_seen"] = int(Run(folder / "run").checkpoint.state["images"])
+            facts["grid"] = Probed.load(folder / "grid.json").sentence
+        RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+        print(f"{name:20}", {count: str(value) for count, value in curve.items()}, flush=True)
 
 
-def _pca(train: ImageSet, test: ImageSet) -> probe.Interval:
-    """A linear probe on 64 principal components of all training pictures, on the same pictures as the others."""
+Read = tuple[Cell | None, tuple[Tensor, Tensor]]
+"""Where it was read, and what was read of the training and the test pictures."""
+
+
+def _pixels(folder: Path, train: ImageSet, test: ImageSet) -> Read:
+    return None, (train.batch(range(len(train)))[0].flatten(1), test.batch(range(len(test)))[0].flatten(1))
+
+
+def _pca(folder: Path, train: ImageSet, test: ImageSet) -> Read:
+    """64 principal components of all training pictures, without their labels."""
+    _, (x, y) = _pixels(folder, train, test)
+    axes = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0))).eigenvectors[:, -64:]
+    return None, (x @ axes, y @ axes)
+
+
+def _model(folder: Path, train: ImageSet, test: ImageSet) -> Read:
+    return _at(Run(folder / "run").denoiser(), _grid(folder, train, test).trained.best, "fresh", train, test)
+
+
+def _untrained(folder: Path, train: ImageSet, test: ImageSet) -> Read:
+    model = grid.untrained(Run(folder / "run").denoiser())
+    return _at(model, _grid(folder, train, test).untrained.best, "fresh", train, test)
+
+
+def _rival(name: str, folder: Path, train: ImageSet, test: ImageSet) -> Read:
+    model = rival(Run(folder / "run").recipe, name)
+    model.net.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    model.net.eval().requires_grad_(False)
+    found = grid.run(
+        model, train, test, t=[0.0], noise=None, seeds=1, labels=LABELS, pictures=CHOOSING, pool=POOL
+    ).trained
+    return _at(model, found.best, None, train, test)
+
+
+def _grid(folder: Path, train: ImageSet, test: ImageSet) -> Probed:
+    """The model's grid, measured once, and its heat map."""
+    path = folder / "grid.json"
+    if not path.exists():
+        how: dict[str, Any] = {"labels": LABELS, "seeds": SEEDS, "pictures": CHOOSING, "pool": POOL}
+        probed = grid.run(Run(folder / "run").denoiser(), train, test, logsnr=LEVELS, **how)
+        probed.save(path)
+        HEATMAP.write_text(heatmap(probed), encoding="utf-8")
+        print(probed.sentence, flush=True)
+    return Probed.load(path)
+
+
+def _at(model: NetDenoiser, cell: Cell, noise: str | None, train: ImageSet, test: ImageSet) -> Read:
+    """What a model says at one site and level (log SNR of noisy pictures, t of clean ones)."""
+    site, at = cell
+    level: dict[str, Any] = {"t": at} if noise is None else {"logsnr": at}
+    known, asked = (
+        features(model, images, site, **level, noise=noise, pool=POOL, seed=seed)
+        for seed, images in enumerate((train, test))
+    )
+    return cell, (known, asked)
+
+
+WAYS: dict[str, Callable[[Path, ImageSet, ImageSet], Read]] = {
+    "pixels": _pixels,
+    "PCA": _pca,
+    "untrained": _untrained,
+    "model": _model,
+    "autoencoder": partial(_rival, "autoencoder"),
+    "masked": partial(_rival, "masked"),
+}
+
+
+def _curve(known: Tensor, asked: Tensor, train: ImageSet, test: ImageSet) -> dict[int, probe.Interval]:
+    """Accuracy by labels a class. The penalty is chosen by the pictures that cells are chosen by, and all is counted on the others."""
     assert train.labels is not None and test.labels is not None
-    x = train.batch(range(len(train)))[0].flatten(1)
-    mean = x.mean(0)
-    axes = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors[:, -64:]
-    held = probe.few(test.labels, PICTURES, seed=0)
-    asked, values = (test.batch(held)[0].flatten(1) - mean) @ axes, []
-    for seed in range(SEEDS):
-        rows = probe.few(train.labels, LABELS, seed)
-        values.append(probe.linear((x[rows] - mean) @ axes, train.labels[rows]).accuracy(asked, test.labels[held]))
-    return probe.interval(values)
+    chosen = torch.zeros(len(test), dtype=torch.bool)
+    chosen[probe.few(test.labels, CHOOSING, seed=0)] = True
+    curve = {}
+    for count in A_CLASS:
+        values = []
+        for seed in range(SEEDS):
+            rows = probe.few(train.labels, min(10 * count, len(train)), seed)
+            best = probe.tuned(known[rows], train.labels[rows], (asked[chosen], test.labels[chosen]))
+            values.append(best.accuracy(asked[~chosen], test.labels[~chosen]))
+        curve[count] = probe.interval(values)
+    return curve
 
 
-Step = Callable[[NetDenoiser, nn.Module, Tensor, torch.Generator], Tensor]
+class Narrow(nn.Module):
+    """Through few channels and back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(channels, CODE, 1), nn.Conv2d(CODE, channels, 1))
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+        return self.inner(x)
 
 
-def _autoencoding(model: NetDenoiser, code: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
-    """Reconstruction through a narrow middle."""
-    middle = f"blocks.{len(model.net.blocks) // 2 - 1}"  # pyright: ignore[reportArgumentType]
-    with taps.replace(model, {middle: lambda value, at: code(value)}):
-        return (model.net(images, torch.tensor(0.0)) - images).square().mean()
+class Cut(nn.Module):
+    """A skip connection that carries nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
 
-def _masked(model: NetDenoiser, code: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
-    """He et al. 2022: three quarters of the patches are blank, and what was there is to be said (normalised patches left out)."""
-    side = images.shape[-1] // model.net.patch  # pyright: ignore[reportOperatorIssue]
+def rival(recipe: Recipe, name: str) -> NetDenoiser:
+    """The run's network anew, without prior; of the auto-encoder the skip connections are cut and the middle is narrow."""
+    model = build_denoiser(replace(recipe, denoising=replace(recipe.denoising, prior=None)))
+    if name == "autoencoder":
+        net: Any = model.net
+        net.skip = nn.ModuleList(Cut() for _ in net.skip)
+        net.middle.append(Narrow(net.middle[-1].residual.conv_out.out_channels))
+    return model
+
+
+def _autoencoding(net: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+    return (net(images, torch.tensor(0.0)) - images).square().mean()
+
+
+def _masked(net: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+    """He et al. 2022: three quarters of the patches are grey, and what was there is to be said (patches are not normalised)."""
+    side = images.shape[-1] // PATCH
     gone = torch.rand(len(images), 1, side, side, generator=rng) < MASKED
-    gone = gone.repeat_interleave(model.net.patch, 2).repeat_interleave(model.net.patch, 3)  # pyright: ignore[reportArgumentType]
-    error = (model.net(images.masked_fill(gone, 0.0), torch.tensor(0.0)) - images).square()
+    gone = gone.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+    error = (net(images.masked_fill(gone, 0.0), torch.tensor(0.0)) - images).square()
     return (error * gone).sum() / (gone.sum() * images.shape[1])
+
+
+RIVALS: dict[str, Callable[[nn.Module, Tensor, torch.Generator], Tensor]] = {
+    "autoencoder": _autoencoding,
+    "masked": _masked,
+}
 
 
 def _strip(path: Path) -> np.ndarray:
@@ -159,4 +237,7 @@ def _write(pictures: np.ndarray, labels: list[int], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"prepare": prepare, "rivals": rivals, "measure": measure}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    if sys.argv[1] == "prepare":
+        prepare(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        {"rivals": rivals, "measure": measure}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

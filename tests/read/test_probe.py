@@ -30,6 +30,33 @@ def test_linear_is_the_optimum_that_scikit_learn_finds(d):
     torch.testing.assert_close(ours.logits(asked).log_softmax(1), torch.tensor(expected).float(), rtol=0.02, atol=0.02)
 
 
+def test_the_penalty_is_that_which_does_best_on_other_pictures():
+    """A faint class in many numbers wants a strong penalty, a clear one in few numbers a weak one."""
+    rng = torch.Generator().manual_seed(0)
+
+    def drawn(n: int, d: int, signal: float):
+        y = torch.arange(n) % 2
+        x = torch.randn(n, d, generator=rng)
+        x[:, :4] += signal * (2.0 * y - 1)[:, None]
+        x[:, 4:] *= 3.0
+        return x, y
+
+    chosen = []
+    for d, signal in ((600, 1.2), (4, 0.7)):
+        (x, y), other, (asked, truth) = drawn(100, d, signal), drawn(2000, d, signal), drawn(2000, d, signal)
+        found = probe.tuned(x, y, other)
+        each = {p: probe.linear(x, y, penalty=p) for p in probe.PENALTIES}
+        best = max(probe.PENALTIES, key=lambda p: each[p].accuracy(*other))
+        chosen.append(best)
+        torch.testing.assert_close(found.weight, each[best].weight)
+        assert found.accuracy(asked, truth) >= max(fit.accuracy(asked, truth) for fit in each.values()) - 0.02
+        scaled, scaled_asked = ((v - x.mean(0)) / x.std(0, correction=0) for v in (x, asked))
+        theirs = LogisticRegression(C=1.0 / best, tol=1e-8, max_iter=5000).fit(scaled.numpy(), y.numpy())
+        assert found.accuracy(asked, truth) == pytest.approx(
+            theirs.score(scaled_asked.numpy(), truth.numpy()), abs=0.01
+        )
+
+
 def test_neighbours_vote_as_scikit_learn_says():
     x, y = blobs(200, 5)
     asked, truth = blobs(100, 5, seed=1)
