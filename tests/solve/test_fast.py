@@ -7,7 +7,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
 from reverie.guide import cfg
-from reverie.nets import DiTConfig, UNetConfig, build
+from reverie.nets import DiTConfig, UNetConfig, build, winograd
 from reverie.solve import fast, sample
 
 
@@ -67,6 +67,37 @@ def test_without_a_compiler_it_runs_plain(monkeypatch):
         assert torch.equal(sample(denoise, 2, steps=2), expected)
         assert torch.equal(sample(denoise, 2, steps=2), expected)
     assert len(tries) == 1  # it does not try again
+
+
+def test_filters_are_kept_for_a_run_and_no_longer(monkeypatch):
+    torch.manual_seed(0)
+    config = UNetConfig(width=128, multipliers=(1,), blocks=1, attention=(), heads=2)
+    net = build(config, channels=1, size=16)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    denoise, made = NetDenoiser(net.eval(), Flow(), shape=(1, 16, 16)), []
+    filters = winograd.filters
+    monkeypatch.setattr(winograd, "filters", lambda weight: made.append(1) or filters(weight))
+    wide = sum(isinstance(layer, winograd.Conv3x3) and layer.wide for layer in net.modules())
+    draw = lambda: sample(denoise, 1, steps=3, seed=0)  # noqa: E731
+    assert wide > 4
+    with torch.no_grad():
+        images = draw()
+        assert len(made) == wide  # once for all steps
+        net.requires_grad_(False)
+        for parameter in net.parameters():
+            parameter.data.mul_(1.05)
+        assert (draw() - images).abs().max() > 1e-3 and len(made) == 2 * wide  # other weights are seen
+        monkeypatch.setattr(fast, "available", lambda device: 1000)
+        few = len(made)
+        torch.testing.assert_close(draw(), draw())
+        assert len(made) == few  # no memory to keep them, too few tiles to make them at each step
+        monkeypatch.setattr(winograd.Conv3x3, "wide", False)
+        plain = draw()
+        monkeypatch.undo()
+        torch.testing.assert_close(draw(), plain, rtol=1e-4, atol=1e-4)
+    assert all(layer.kept is None for layer in net.modules() if isinstance(layer, winograd.Conv3x3))
 
 
 def test_batches_fit_into_memory(monkeypatch):

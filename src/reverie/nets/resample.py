@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.nets.winograd import Conv3x3
+
 
 class Down(nn.Module):
     """Half the resolution: a 3x3 convolution with stride 2, padded on all sides, or at the right and below (``corner``, Ho et al. 2020)."""
@@ -24,7 +26,7 @@ class Up(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -21,6 +21,7 @@ from reverie.nets.layers import channels_last, check_picture, check_size, group_
 from reverie.nets.network import Network, Skip, conditions, tokens, with_image
 from reverie.nets.resample import Down, Resample, Up
 from reverie.nets.spatial import SpatialTransformer
+from reverie.nets.winograd import Conv3x3
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -57,11 +58,11 @@ class ResidualBlock(nn.Module):
         self.scaled, self.rescale = scaled, rescale
         self.norm_in = group_norm(inputs, eps, groups)
         self.resample = nn.Identity() if resample is None else resample
-        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv_in = Conv3x3(inputs, outputs)
         self.modulation = nn.Linear(condition, 2 * outputs if scaled else outputs)
         self.norm_out = group_norm(outputs, eps, groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv_out = zeroed(Conv3x3(outputs, outputs))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if project or inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ class UNet(Network):
         self.conditioning = Conditioning(time, classes, vector)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         folded = (channels + image) * patch**2
-        self.embed = nn.Conv2d(folded, width, 3, padding=1)
+        self.embed = Conv3x3(folded, width)
 
         residual = partial(
             ResidualBlock, condition=condition, scaled=scaled, dropout=dropout, rescale=rescale, eps=eps, groups=groups
