@@ -4,10 +4,12 @@
     python bench/nets.py backward [--threads 1]               # forward + backward
     python bench/nets.py memory                               # peak memory of a training step, with and without checkpointing
     python bench/nets.py shares                               # where the time goes, against the measured ceiling
+    python bench/nets.py convolution                          # Winograd's convolution against the ordinary one, by size
 
 The U-Net is the 35.7 M net of DDPM for CIFAR-10 at batch 8, 32x32; the transformer DiT-S/2 on latents of 32x32x4 at batch 8.
-Efficiency is the time of the convolutions, matrix products and attention alone, replayed one by one on the tensors of the forward pass,
-over the time of the whole forward pass. On one thread times are processor times, so that a neighbour on the machine costs less.
+"sampling" is the path of ``reverie sample``, with kept filters. Efficiency is the time of the convolutions, matrix products (of which
+those inside Winograd's convolution are a part) and attention alone, replayed one by one on the tensors of the forward pass, over the time
+of the whole forward pass. On one thread times are processor times, so that a neighbour on the machine costs less.
 """
 
 from __future__ import annotations
@@ -24,16 +26,24 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reverie.core.memory import keep_freed_memory
+
 HEAVY = {
     "convolution": ("aten.conv", "aten.mkldnn_convolution"),
-    "matrix product": ("aten.addmm", "aten.mm", "aten.bmm", "aten.baddbmm", "aten.linear"),
+    "matrix product": ("aten.matmul", "aten.addmm", "aten.mm", "aten.bmm", "aten.baddbmm", "aten.linear"),
     "attention": ("aten.scaled_dot_product", "aten._scaled_dot_product"),
 }
 GROUPS = HEAVY | {
     "normalisation": ("aten.group_norm", "aten.layer_norm", "aten.native_group_norm", "aten.native_layer_norm"),
     "activation": ("aten.silu", "aten.gelu"),
-    "copies and joins": ("aten.copy_", "aten._to_copy", "aten.clone", "aten.cat", "aten.constant_pad_nd"),
+    "copies and joins": ("aten.copy_", "aten._to_copy", "aten.clone", "aten.cat", "aten.constant_pad_nd", "aten._unsafe_view"),
 }
+
+SIZES = (
+    (32, 64, 64), (32, 64, 128), (32, 96, 96), (32, 128, 128), (32, 256, 128), (16, 128, 128), (16, 128, 256), (16, 256, 256), (16, 512, 256),
+    (8, 256, 256), (8, 512, 256), (4, 256, 256), (4, 512, 256),
+)  # fmt: skip
+"""Side of the picture, channels in and out."""
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -109,6 +119,26 @@ def calls_of(which: str, batch: int = 8) -> tuple[Any, Any, dict[str, Callable[[
     return theirs, ours, {"diffusers": lambda: theirs(x, t, **told).sample, "reverie": lambda: ours(x, t / 1000, cond)}
 
 
+def sampling(net: torch.nn.Module, run: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """The same as ``reverie sample`` runs it: with kept filters, where there are any."""
+    from reverie.nets import winograd
+
+    if not winograd.size(net):
+        return {}
+    with winograd.frozen(net):
+        layers = [(layer, layer.kept) for layer in net.modules() if isinstance(layer, winograd.Conv3x3)]
+
+    def call() -> Any:
+        for layer, filters in layers:
+            layer.kept = filters
+        out = run()
+        for layer, _ in layers:
+            layer.kept = None
+        return out
+
+    return {"sampling": call}
+
+
 def alone(run: Callable[[], Any], threads: int, rounds: int) -> tuple[float, dict[str, float]]:
     """Median seconds of the heavy operations of a forward pass, replayed, and of every group of operations."""
     with Recorder() as recorder:
@@ -149,16 +179,15 @@ def forward(threads: int, compiled: bool, rounds: int) -> None:
         theirs.eval(), ours.eval()
         with torch.inference_mode():
             difference = (runs["diffusers"]() - runs["reverie"]()).abs().max()
-            eager = dict(runs)
+            eager = runs | sampling(ours, runs["reverie"])
+            runs = dict(eager)
             if compiled:
-                runs |= {f"{name} compiled": torch.compile(run) for name, run in eager.items()}
+                runs |= {f"{name} compiled": torch.compile(runs[name]) for name in ("diffusers", "reverie")}
             times = interleaved(runs, threads, rounds)
             print(f"{which}, {threads} threads, outputs differ by {difference:.1e}")
             for name, run in eager.items():
                 heavy, _ = alone(run, threads, rounds)
                 print(f"  efficiency of {name}: {heavy / times[name]:.2f}")
-                if compiled:
-                    print(f"  efficiency of {name} compiled: {heavy / times[name + ' compiled']:.2f}")
         for name, seconds in times.items():
             print(f"  {name:20s} {1e3 * seconds:8.0f} ms   diffusers / this = {times['diffusers'] / seconds:.2f}")
 
@@ -208,7 +237,9 @@ def shares(threads: int, rounds: int) -> None:
         theirs, ours, runs = calls_of(which)
         theirs.eval(), ours.eval()
         with torch.inference_mode():
-            flops, whole = work(runs["reverie"]), interleaved(runs, threads, rounds)
+            flops = work(runs["diffusers"])
+            runs = runs | sampling(ours, runs["reverie"])
+            whole = interleaved(runs, threads, rounds)
             for name, run in runs.items():
                 _, each = alone(run, threads, rounds)
                 each["the rest"] = max(0.0, whole[name] - sum(each.values()))
@@ -219,11 +250,35 @@ def shares(threads: int, rounds: int) -> None:
                 print("  " + ", ".join(f"{key} {100 * value / whole[name]:.0f} %" for key, value in each.items()))
 
 
+def convolution(threads: int, rounds: int) -> None:
+    """Milliseconds of the ordinary convolution, of making the filters, and of Winograd's convolution with them."""
+    from torch.nn import functional as F
+
+    from reverie.nets.winograd import convolve, filters
+
+    print(f"{threads} threads\nbatch size  in out  ordinary  filters  winograd")
+    for batch in (1, 8, 16):
+        for size, inputs, outputs in SIZES:
+            x = torch.randn(batch, inputs, size, size).to(memory_format=torch.channels_last)
+            weight = torch.randn(outputs, inputs, 3, 3).to(memory_format=torch.channels_last)
+            bias, kept = torch.randn(outputs), filters(weight)
+            runs = {
+                "ordinary": lambda x=x, w=weight, b=bias: F.conv2d(x, w, b, padding=1),
+                "filters": lambda w=weight: filters(w),
+                "winograd": lambda x=x, k=kept, b=bias: convolve(x, k, b),
+            }
+            with torch.inference_mode():
+                times = interleaved(runs, threads, rounds)
+            row = "".join(f"{1e3 * seconds:10.2f}" for seconds in times.values())
+            print(f"{batch:5d} {size:4d} {inputs:3d} {outputs:3d}{row}", flush=True)
+
+
 def main() -> None:
+    keep_freed_memory()
     if sys.argv[1:2] == ["step"]:
         return step(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["forward", "backward", "memory", "shares"])
+    parser.add_argument("what", choices=["forward", "backward", "memory", "shares", "convolution"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
@@ -239,6 +294,8 @@ def main() -> None:
             memory(given.batch)
         case "shares":
             shares(given.threads, given.rounds)
+        case "convolution":
+            convolution(given.threads, given.rounds)
 
 
 if __name__ == "__main__":

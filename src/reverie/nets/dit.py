@@ -14,7 +14,18 @@ from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
 from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, norm_modulate, pair, plain_norm, unpatch, zeroed
+from reverie.nets.layers import (
+    FeedForward,
+    check_picture,
+    check_size,
+    norm_modulate,
+    normalised,
+    pair,
+    places,
+    plain_norm,
+    unpatch,
+    zeroed,
+)
 from reverie.nets.network import Network, conditions, with_image
 
 if TYPE_CHECKING:
@@ -43,8 +54,8 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         if self.local is not None:
             x = x + self.local(x.transpose(1, 2).unflatten(2, self.grid)).flatten(2).transpose(1, 2)
-        x = torch.addcmul(x, gate_a, self.attention(norm_modulate(self.norm_attention, x, shift_a, scale_a)))
-        return torch.addcmul(x, gate_m, self.mlp(norm_modulate(self.norm_mlp, x, shift_m, scale_m)))
+        x = torch.addcmul(x, gate_a, normalised(self.attention, self.norm_attention, x, shift_a, scale_a))
+        return torch.addcmul(x, gate_m, normalised(self.mlp, self.norm_mlp, x, shift_m, scale_m))
 
 
 class DiT(Network):
@@ -116,7 +127,7 @@ class DiT(Network):
         """
         check_picture(x, self.channels, self.patch, self.size)
         condition = self.conditioning(time, cond, x.shape[0])
-        tokens = self.embed(with_image(x, cond, self.image)).flatten(2).transpose(1, 2) + self.positions
+        tokens = places(self.embed(with_image(x, cond, self.image))) + self.positions
         for block in self.blocks:
             tokens = self.through(block, tokens, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
 from reverie.nets.embeddings import LabelEmbedding, TimeEmbedding, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, unpatch, zeroed
+from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, places, unpatch, zeroed
 from reverie.nets.network import Network, conditions
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class JiT(Network):
         condition = self.time(time.expand(batch))
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
         condition = nn.functional.silu(condition if label is None else condition + label)
-        x = self.embed(self.squeeze(x)).flatten(2).transpose(1, 2) + self.positions
+        x = places(self.embed(self.squeeze(x))) + self.positions
         angles = self.angles[self.told :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):
             if i == self.told_from and label is not None and self.told_positions is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
-from reverie.nets.recompute import recomputed
+from reverie.nets.recompute import forgotten, recomputed
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -59,8 +59,22 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+class TanhGELU(nn.Module):
+    """``x·(1 + tanh u) / 2`` with u = √(2/π)·(x + .044715·x³).
+
+    Without a gradient as ``x·σ(2u)``, the same number: PyTorch's tanh takes four times as long as its sigmoid on a CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.gelu(x, approximate="tanh")
+        slope = 2 * (2 / math.pi) ** 0.5
+        y = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope)
+        return y.mul_(x).sigmoid_().mul_(x)
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": lambda: nn.GELU(approximate="tanh"),
+    "gelu": TanhGELU,
     "gelu-exact": nn.GELU,
     "relu": nn.ReLU,
     "silu": nn.SiLU,
@@ -83,10 +97,16 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        inner = self.inner(x)
+        hidden = self.activated(inner)
+        with forgotten(hidden, lambda: self.activated(inner)):
+            return self.outer(hidden)
+
+    def activated(self, x: Tensor) -> Tensor:
         if not self.gated:
-            return self.outer(self.activation(self.inner(x)))
-        gate, value = self.inner(x).chunk(2, dim=-1)
-        return self.outer(self.activation(gate) * value)
+            return self.activation(x)
+        gate, value = x.chunk(2, dim=-1)
+        return self.activation(gate) * value
 
 
 def group_norm(channels: int, eps: float = 1e-6, groups: int = 32) -> nn.GroupNorm:
@@ -97,6 +117,13 @@ def group_norm(channels: int, eps: float = 1e-6, groups: int = 32) -> nn.GroupNo
 def norm_modulate(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """``x`` normalised without parameters and modulated; for its gradient only ``x`` is kept."""
     return recomputed(lambda x, shift, scale: modulate(norm(x), shift, scale), x, shift, scale)
+
+
+def normalised(module: nn.Module, norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``module`` of what :func:`norm_modulate` gives, which is not kept for its gradient either."""
+    normed = norm_modulate(norm, x, shift, scale)
+    with forgotten(normed, lambda: norm_modulate(norm, x, shift, scale)):
+        return module(normed)
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
@@ -125,6 +152,11 @@ def channels_last(x: Tensor) -> Tensor:
 def plain_norm(width: int, eps: float = 1e-6) -> nn.LayerNorm:
     """Layer normalisation without parameters: what scales and shifts comes from elsewhere."""
     return nn.LayerNorm(width, elementwise_affine=False, eps=eps)
+
+
+def places(x: Tensor) -> Tensor:
+    """The places of a picture ``(B, C, H, W)`` as tokens ``(B, H * W, C)``, laid out as such: sums keep the layout of what comes first."""
+    return x.flatten(2).transpose(1, 2).contiguous()
 
 
 def unpatch(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from reverie.core.errors import InputError
 from reverie.nets.attention import JointAttention
 from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, norm_modulate, pair, plain_norm, unpatch, zeroed
+from reverie.nets.layers import (
+    FeedForward,
+    check_picture,
+    check_size,
+    norm_modulate,
+    normalised,
+    pair,
+    places,
+    plain_norm,
+    unpatch,
+    zeroed,
+)
 from reverie.nets.network import Network, conditions, tokens
 
 if TYPE_CHECKING:
@@ -44,7 +55,7 @@ class Stream(nn.Module):
         """The stream with gated attention and perceptron added."""
         gate_a, shift, scale, gate_m = rest
         x = torch.addcmul(x, gate_a, attended)
-        return torch.addcmul(x, gate_m, self.mlp(norm_modulate(self.norm_mlp, x, shift, scale)))
+        return torch.addcmul(x, gate_m, normalised(self.mlp, self.norm_mlp, x, shift, scale))
 
 
 class Block(nn.Module):
@@ -140,7 +151,7 @@ class MMDiT(Network):
         condition = self.conditioning(time, cond, x.shape[0])
         given = tokens(cond, self.context, x)
         text = self.text(given.value)
-        x = self.embed(x).flatten(2).transpose(1, 2) + positions
+        x = places(self.embed(x)) + positions
         for block in self.blocks:
             x, text = self.through(block, x, text, condition, given.mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

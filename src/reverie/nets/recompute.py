@@ -1,12 +1,12 @@
-"""Cheap functions that are computed again on the way back, in place of keeping what is inside them for it.
+"""Cheap functions that are computed again on the way back, in place of keeping what is inside them, or what they give, for it.
 
-Unlike ``torch.utils.checkpoint`` this composes with forward derivatives, ``vmap`` and second derivatives, as it is itself written
-with ``torch.func``.
+Unlike ``torch.utils.checkpoint`` this composes with forward derivatives, ``vmap`` and second derivatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,7 +44,42 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
     A compiler chooses by itself what to keep, and under autocast the way back would run in another precision: both get the plain call.
     """
-    plain = not torch.is_grad_enabled() or torch.compiler.is_compiling() or tensors[0].numel() < SMALL
-    if plain or torch.is_autocast_enabled(tensors[0].device.type):
+    if _plain(tensors[0]):
         return function(*tensors)
     return _Recomputed.apply(function, *tensors)  # pyright: ignore[reportReturnType]
+
+
+def _plain(x: Tensor) -> bool:
+    small = torch.compiler.is_compiling() or x.numel() < SMALL
+    return small or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+
+
+@contextmanager
+def forgotten(value: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
+    """Inside, whoever would keep ``value`` for a gradient asks ``again()`` for it on the way back.
+
+    ``again`` should hold nothing that is not kept anyway. Where others decide what is kept (checkpointing), they go on to.
+    """
+    if _plain(value) or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        yield
+        return
+    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
+    if outer is not None and outer[1] is not _remember:
+        yield
+        return
+
+    address = value.data_ptr()  # autograd holds on to the hook, which must not hold on to the value
+
+    def forget(kept: Tensor) -> Any:
+        if kept.data_ptr() != address:
+            return kept if outer is None else outer[0](kept)
+        size, stride = kept.shape, kept.stride()
+        return lambda: again().as_strided(size, stride)
+
+    with torch.autograd.graph.saved_tensors_hooks(forget, _remember):
+        yield
+
+
+def _remember(kept: Any) -> Tensor:
+    with torch.no_grad():
+        return kept() if callable(kept) else kept

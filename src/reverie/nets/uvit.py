@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
 from reverie.nets.embeddings import LabelEmbedding, sinusoids
-from reverie.nets.layers import FeedForward, check_picture, check_size, pair, unpatch
+from reverie.nets.layers import FeedForward, check_picture, check_size, pair, places, unpatch
 from reverie.nets.network import Network, Skip, conditions, tokens
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class UViT(Network):
         """
         check_picture(x, self.channels, self.patch, self.size)
         told, mask = self._told(x, time, cond)
-        patches = self.embed(x).flatten(2).transpose(1, 2)
+        patches = places(self.embed(x))
         positions = torch.cat([self.positions[: told.shape[1]], self.positions[self.extras :]])
         x = torch.cat([told, patches], dim=1) + positions
         skips = []
