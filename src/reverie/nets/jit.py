@@ -2,7 +2,8 @@
 
 Li & He, "Back to Basics: Let Denoising Generative Models Denoise", 2025 (arXiv 2511.13720). Patches of 16 or 32 pixels
 enter through a narrow bottleneck; blocks are DiT's with RMS normalisation, gated perceptrons, normalised q and k, and
-rotary positions; from one block on, tokens of the class join the sequence. Train it with ``kind="x0"``.
+rotary positions; from one block on, tokens of the class join the sequence. Train it with ``kind="x0"``. Its authors count the time
+from noise to data and give it to the sinusoids as it is, in [0, 1]; ours runs the other way, and is given as it is, too.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class JiT(Network):
         self.embed = nn.Conv2d(bottleneck, width, 1)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
         self.register_buffer("angles", rotations(*self.grid, width // heads, self.told), persistent=False)
-        self.time = TimeEmbedding(256, width)
+        self.time = TimeEmbedding(256, width, scale=1.0)
         self.label = None if classes is None else LabelEmbedding(classes, width)
         self.told_positions = nn.Parameter(0.02 * torch.randn(self.told, width)) if self.told else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
