@@ -36,12 +36,19 @@ HEAVY = {
 GROUPS = HEAVY | {
     "normalisation": ("aten.group_norm", "aten.layer_norm", "aten.native_group_norm", "aten.native_layer_norm"),
     "activation": ("aten.silu", "aten.gelu"),
-    "copies and joins": ("aten.copy_", "aten._to_copy", "aten.clone", "aten.cat", "aten.constant_pad_nd", "aten._unsafe_view"),
+    "copies and joins": (
+        "aten.copy_",
+        "aten._to_copy",
+        "aten.clone",
+        "aten.cat",
+        "aten.constant_pad_nd",
+        "aten._unsafe_view",
+    ),
 }
 
 SIZES = (
-    (32, 64, 64), (32, 64, 128), (32, 96, 96), (32, 128, 128), (32, 256, 128), (16, 128, 128), (16, 128, 256), (16, 256, 256), (16, 512, 256),
-    (8, 256, 256), (8, 512, 256), (4, 256, 256), (4, 512, 256),
+    (32, 64, 64), (32, 64, 128), (32, 96, 96), (32, 128, 128), (32, 256, 128), (16, 128, 128), (16, 128, 256), (16, 256, 256),
+    (16, 512, 256), (8, 256, 256), (8, 512, 256), (4, 256, 256), (4, 512, 256),
 )  # fmt: skip
 """Side of the picture, channels in and out."""
 
@@ -85,7 +92,7 @@ def models(which: str) -> tuple[torch.nn.Module, Any, dict[str, Any], tuple[int,
     """Theirs, ours with the same random weights, what theirs is told besides, and the shape of the input."""
     import diffusers
 
-    from reverie.bridge import weights
+    from reverie.bridge import architecture, weights
 
     torch.manual_seed(0)
     if which == "unet":
@@ -103,7 +110,7 @@ def models(which: str) -> tuple[torch.nn.Module, Any, dict[str, Any], tuple[int,
         for block in theirs.transformer_blocks[1:]:
             block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
         told = {"class_labels": torch.arange(8)}
-    ours = weights.network(kind, dict(theirs.config))
+    ours = architecture.network(kind, dict(theirs.config))
     assert ours is not None
     ours.load_state_dict(weights.to_ours(ours, theirs.config, theirs.state_dict()))
     return theirs, ours, told, shape

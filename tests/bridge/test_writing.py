@@ -64,6 +64,44 @@ def test_a_network_of_ours_becomes_theirs(tiny, tmp_path, labelled, scaled):
         assert close(again(x, 0.4, rv.Cond(label=[2, 3]) if labelled else None).out, denoise(x, 0.4, cond).out)
 
 
+@pytest.mark.parametrize("variance", [False, True])
+def test_a_dit_of_ours_becomes_theirs(tiny, tmp_path, variance):
+    import diffusers
+
+    torch.manual_seed(0)
+    config = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True, variance=variance)
+    net = tiny.shaken(nets.build(config, channels=4, size=8, classes=3))
+    denoise = NetDenoiser(net, Flow(), "flow", shape=(4, 8, 8), learned_variance=variance)
+    bridge.write(denoise, tmp_path / "out")
+    theirs = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "out" / "transformer").eval()
+    x, label = noise(2, 4, 8, 8), torch.tensor([2, 0])
+    cond = rv.Cond(label=label)
+    with torch.no_grad():
+        expected = theirs(x, torch.tensor([400.0, 400.0]), label).sample
+        assert close(net(x, torch.tensor(0.4), cond), expected)
+        assert not close(net(x, torch.tensor(0.5), cond), expected, 1e-2)
+        assert close(net(x, torch.tensor(0.4), None), theirs(x, torch.tensor([400.0] * 2), torch.tensor([3, 3])).sample)
+        assert close(rv.load(tmp_path / "out").net(x, torch.tensor(0.4), cond), expected)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
+    import diffusers
+
+    torch.manual_seed(0)
+    config = nets.MMDiTConfig(patch=2, width=16, depth=2, heads=2, context=6, vector=3, reach=8, norm=norm)
+    net = tiny.shaken(nets.build(config, channels=2, size=8))
+    bridge.write(NetDenoiser(net, Flow(), "flow", shape=(2, 8, 8)), tmp_path / "out")
+    theirs = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "out" / "transformer").eval()
+    x, text, vector = noise(2, 2, 8, 8), noise(2, 5, 6), noise(2, 3)
+    with torch.no_grad():
+        expected = theirs(x, text, vector, torch.tensor([400.0, 400.0])).sample
+        cond = rv.Cond(text=text, vector=vector)
+        assert close(net(x, torch.tensor(0.4), cond), expected)
+        assert not close(net(x, torch.tensor(0.4), rv.Cond(text=text.flip(0), vector=vector)), expected, 1e-2)
+        assert close(rv.load(tmp_path / "out").net(x, torch.tensor(0.4), cond), expected)
+
+
 def test_a_network_that_corrects_a_closed_form_is_refused(tmp_path):
     net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1), channels=1, size=16)
     net.prior = Prior(1, (1, 16, 16), 4)
@@ -75,7 +113,10 @@ def test_a_network_that_corrects_a_closed_form_is_refused(tmp_path):
 def test_what_diffusers_lacks_is_named(tiny, tmp_path):
     unet = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "groups": 8}
     for config, message in [
-        (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), "this DiT"),
+        (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), "this DiT: endpoint is False, not True"),
+        (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), "this DiT: it has no classes"),
+        (nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), "this MMDiT: it has no vector"),
+        (nets.UViTConfig(patch=2, width=16, depth=1, heads=2), "this UViT: U-Nets, DiT and MM-DiT"),
         (nets.UNetConfig(**unet, patch=2), "patch is 2, not 1"),
         (nets.UNetConfig(**unet, resample="residual"), "resample"),
         (nets.UNetConfig(**unet | {"attention": (1, 2)}), r"heads have features of different numbers, \[4, 8\]"),
@@ -161,11 +202,11 @@ def test_adapters_of_diffusers(adapters, tiny):
 def test_adapters_reach_wrapped_networks_and_files(adapters, tiny, tmp_path, monkeypatch):
     import diffusers
 
-    from reverie.bridge import weights
+    from reverie.bridge import architecture
 
     folder, x, told, out = adapters
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "network", lambda kind, config: None)
+        patch.setattr(architecture, "network", lambda kind, config: None)
         model = rv.load(folder / "pipeline")
     assert isinstance(model.net, Foreign)
     bridge.merge(model, folder / "lora")

@@ -271,6 +271,40 @@ def test_a_recomputed_function_keeps_only_what_goes_in():
         torch.testing.assert_close(second[0], second[1])
 
 
+def test_what_is_cheap_is_forgotten():
+    """A perceptron keeps what its activation takes and not what it gives, with the same first and second derivatives."""
+    from reverie.nets.layers import FeedForward, normalised, plain_norm
+    from reverie.solve.fast import _Live
+
+    torch.manual_seed(0)
+    norm, mlp = plain_norm(16), FeedForward(16, 64)
+    x, shift, scale = (torch.randn(4, n, 16, requires_grad=True) for n in (32, 1, 1))
+    live, first, second = {}, {}, {}
+    for small in (0, 1 << 40):
+        recompute.SMALL = small
+        with _Live() as now:
+            out = normalised(mlp, norm, x, shift, scale)
+        live[small] = now.now / x.nbytes
+        first[small] = torch.autograd.grad(out.square().sum(), (x, shift, *mlp.parameters()), create_graph=True)
+        (second[small],) = torch.autograd.grad(first[small][0].square().sum(), x)
+    assert live[0] == pytest.approx(4 + 1, abs=0.1)  # the hidden features once, and the output
+    assert live[1 << 40] > 10.9
+    for a, b in zip(first[0], first[1 << 40], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(second[0], second[1 << 40], rtol=1e-4, atol=1e-4)
+
+
+def test_the_activation_is_the_same_with_and_without_gradient():
+    from reverie.nets.layers import TanhGELU
+
+    x = torch.cat([torch.linspace(-30, 30, 1001), torch.tensor([-1e4, 1e4, 0.0])])
+    expected = torch.nn.functional.gelu(x, approximate="tanh")
+    with torch.no_grad():
+        torch.testing.assert_close(TanhGELU()(x), expected, rtol=1e-5, atol=1e-6)
+        assert (torch.nn.functional.gelu(x) - expected).abs().max() > 1e-4
+    assert torch.equal(TanhGELU()(x), expected)
+
+
 def test_compiles_to_one_graph(name):
     torch._dynamo.reset()  # one function may be compiled so often, whatever network is in it
     net, x = awake(small(name)).eval(), pictures()

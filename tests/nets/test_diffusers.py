@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reverie.bridge import weights
+from reverie.bridge import architecture, weights
 from reverie.core.condition import Cond, Entry
 from reverie.core.errors import RunError
 
@@ -68,7 +68,7 @@ def pair_of(name):
             for block in theirs.transformer_blocks[1:]:
                 block.norm1.emb.load_state_dict(theirs.transformer_blocks[0].norm1.emb.state_dict())
     config = dict(theirs.config)
-    ours = weights.network(kind, config)
+    ours = architecture.network(kind, config)
     assert ours is not None
     ours.load_state_dict(weights.to_ours(ours, config, theirs.state_dict()))
     return theirs, ours.eval(), config
@@ -151,14 +151,14 @@ def test_what_is_not_ours_is_left_to_diffusers():
     import diffusers
 
     other = UNET | {"resnet_time_scale_shift": "scale_shift"}
-    assert weights.network("UNet2DModel", dict(diffusers.UNet2DModel(**other).config)) is None
+    assert architecture.network("UNet2DModel", dict(diffusers.UNet2DModel(**other).config)) is None
     assert (
-        weights.network(
+        architecture.network(
             "SD3Transformer2DModel", dict(CASES["sd3"][1]) | {"dual_attention_layers": (0,), "qk_norm": None}
         )
         is None
     )
-    assert weights.network("UNet1DModel", {}) is None
+    assert architecture.network("UNet1DModel", {}) is None
 
 
 def test_weights_that_do_not_fit_are_refused_by_name():

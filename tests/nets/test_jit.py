@@ -17,7 +17,8 @@ NAMES = {
     "modulation": "final_layer.adaLN_modulation.1",
 }  # fmt: skip
 IN_BLOCK = {
-    "norm_attention": "norm1", "norm_mlp": "norm2", "modulation": "adaLN_modulation.1", "attention.qkv": "attn.qkv", "attention.out": "attn.proj",
+    "norm_attention": "norm1", "norm_mlp": "norm2", "modulation": "adaLN_modulation.1", "attention.qkv": "attn.qkv",
+    "attention.out": "attn.proj",
     "attention.norm_q": "attn.q_norm", "attention.norm_k": "attn.k_norm", "mlp.inner": "mlp.w12", "mlp.outer": "mlp.w3",
 }  # fmt: skip
 
@@ -25,7 +26,12 @@ IN_BLOCK = {
 def theirs_under_our_names(theirs, depth):
     state = theirs.state_dict()
     names = NAMES | {f"blocks.{i}.{a}": f"blocks.{i}.{b}" for i in range(depth) for a, b in IN_BLOCK.items()}
-    found = {f"{a}.{end}": state[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias") if f"{b}.{end}" in state}
+    found = {
+        f"{a}.{end}": state[f"{b}.{end}"]
+        for a, b in names.items()
+        for end in ("weight", "bias")
+        if f"{b}.{end}" in state
+    }
     return found | {"told_positions": state["in_context_posemb"][0]}
 
 
@@ -34,7 +40,15 @@ def test_outputs_are_those_of_the_authors_code(monkeypatch):
     from azula.plugins.jit._src.model import JiT
 
     torch.manual_seed(0)
-    sizes = {"input_size": 16, "patch_size": 4, "hidden_size": 32, "depth": 3, "num_heads": 2, "num_classes": 5, "bottleneck_dim": 6}
+    sizes = {
+        "input_size": 16,
+        "patch_size": 4,
+        "hidden_size": 32,
+        "depth": 3,
+        "num_heads": 2,
+        "num_classes": 5,
+        "bottleneck_dim": 6,
+    }
     theirs = JiT(**sizes, in_context_len=3, in_context_start=1).eval()
     config = JiTConfig(patch=4, width=32, depth=3, heads=2, bottleneck=6, told=3, told_from=1)
     ours = build(config, channels=3, size=16, classes=5).eval()

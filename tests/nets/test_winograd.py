@@ -39,7 +39,8 @@ def test_it_multiplies_a_quarter_as_often():
     kept = filters(weight)
     with FlopCounterMode(display=False) as fewer:
         convolve(x, kept, bias)
-    assert fewer.get_total_flops() == pytest.approx((1 / 4 + 36 * 36 / (16 * 9 * 256) + 16 * 36 / (16 * 9 * 256)) * ordinary.get_total_flops())
+    transforms = (36 * 36 + 16 * 36) / (16 * 9 * 256)
+    assert fewer.get_total_flops() == pytest.approx((1 / 4 + transforms) * ordinary.get_total_flops())
 
 
 def test_error_in_single_precision():
@@ -114,7 +115,9 @@ def test_frozen_filters_are_those_of_the_weights(monkeypatch):
             with frozen(net):
                 assert winograd.size(net) == 4 * layer.kept.numel()
                 for _ in range(3):
-                    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=0, atol=1e-4)
+                    torch.testing.assert_close(
+                        layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=0, atol=1e-4
+                    )
             layer.weight.data.mul_(-2)  # which no counter of versions notices
         assert len(made) == 2 and layer.kept is None
     with frozen(net), torch.enable_grad():  # a guide that asks for gradients

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reverie.bridge import weights
+from reverie.bridge import architecture, weights
 from reverie.core.errors import InputError
-from reverie.nets.config import UNetConfig
+from reverie.nets.config import DiTConfig, MMDiTConfig, UNetConfig
+from reverie.nets.dit import DiT
+from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.unet import UNet
 
@@ -23,21 +25,69 @@ SAME = (
 def describe(net: Network) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """The class of diffusers' model like ``net``, its configuration, and the weights under its names.
 
-    Where there are labels, the null is one more class, the last.
+    Where a U-Net has labels, the null is one more class, the last.
 
     Raises:
         InputError: when diffusers has no such model, with the setting that it lacks.
     """
-    config = net.config
-    if not isinstance(net, UNet) or not isinstance(config, UNetConfig):
-        raise InputError(
-            f"diffusers has no network like this {type(net).__name__}: a U-Net without extras can be written"
-        )
+    for kind, built, function in ((UNet, UNetConfig, _unet), (DiT, DiTConfig, _dit), (MMDiT, MMDiTConfig, _mmdit)):
+        if isinstance(net, kind) and isinstance(net.config, built):
+            return function(net, net.config)
+    raise InputError(f"diffusers has no network like this {type(net).__name__}: U-Nets, DiT and MM-DiT are written")
+
+
+def _lacking(net: Network, reason: str) -> InputError:
+    return InputError(f"diffusers has no network like this {type(net).__name__}: {reason}")
+
+
+def _transformer(net: DiT | MMDiT, heads: int) -> dict[str, Any]:
+    """What both transformers say alike."""
+    if net.size[0] != net.size[1]:
+        raise _lacking(net, f"pictures of {net.size[0]}x{net.size[1]} are not square")
+    width = net.embed.out_channels
+    return {
+        "sample_size": net.size[0],
+        "patch_size": net.patch,
+        "in_channels": net.channels,
+        "num_layers": len(net.blocks),
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
+    }
+
+
+def _dit(net: DiT, config: DiTConfig) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    table = net.conditioning.label
+    for name, value in (("activation", "gelu"), ("local", False), ("vector", 0), ("image", 0), ("endpoint", True)):
+        if getattr(config, name) != value:
+            raise _lacking(net, f"{name} is {getattr(config, name)!r}, not {value!r}")
+    if table is None:
+        raise _lacking(net, "it has no classes")
+    theirs = _transformer(net, config.heads) | {
+        "out_channels": net.channels * (2 if config.variance else 1),
+        "num_embeds_ada_norm": table.null,
+        "norm_eps": 1e-6,
+    }
+    return "DiTTransformer2DModel", theirs, weights.to_theirs(net, theirs)
+
+
+def _mmdit(net: MMDiT, config: MMDiTConfig) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    if not config.vector:
+        raise _lacking(net, "it has no vector, the pooled text")
+    theirs = _transformer(net, config.heads) | {
+        "out_channels": net.channels,
+        "joint_attention_dim": config.context,
+        "caption_projection_dim": config.width,
+        "pooled_projection_dim": config.vector,
+        "pos_embed_max_size": config.reach,
+        "qk_norm": "rms_norm" if config.norm else None,
+    }
+    return "SD3Transformer2DModel", theirs, weights.to_theirs(net, theirs)
+
+
+def _unet(net: UNet, config: UNetConfig) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     for name in SAME:
         if getattr(config, name) != getattr(PLAIN, name):
-            raise InputError(
-                f"diffusers has no network like this UNet: {name} is {getattr(config, name)!r}, not {getattr(PLAIN, name)!r}"
-            )
+            raise _lacking(net, f"{name} is {getattr(config, name)!r}, not {getattr(PLAIN, name)!r}")
     widths = [config.width * multiplier for multiplier in config.multipliers]
     attends = [2**level in config.attention for level in range(len(widths))]
     sizes = {config.head_width or width // config.heads for width, here in zip(widths, attends, strict=True) if here}
@@ -45,7 +95,7 @@ def describe(net: Network) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     groups = {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
     if len(sizes) > 1 or len(groups) > 1:
         what, each = ("heads have features", sizes) if len(sizes) > 1 else ("normalisations have groups", groups)
-        raise InputError(f"diffusers has no network like this UNet: its {what} of different numbers, {sorted(each)}")
+        raise _lacking(net, f"its {what} of different numbers, {sorted(each)}")
     down = ["AttnDownBlock2D" if here else "DownBlock2D" for here in attends]
     count = groups.pop()
     table = None if net.conditioning.label is None else net.conditioning.label.table.weight
@@ -57,7 +107,7 @@ def describe(net: Network) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
         "layers_per_block": config.blocks,
         "down_block_types": down,
         "mid_block_type": "UNetMidBlock2D",
-        "up_block_types": [weights.DOWN_TO_UP[kind] for kind in reversed(down)],
+        "up_block_types": [architecture.DOWN_TO_UP[kind] for kind in reversed(down)],
         "attention_head_dim": sizes.pop(),
         "norm_num_groups": count,
         "attn_norm_num_groups": count,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.bridge import weights
+from reverie.bridge import architecture, weights
 from reverie.bridge.folder import SCHEDULER, Component, Folder
 from reverie.bridge.foreign import foreign, load
 from reverie.bridge.kl import KL
@@ -176,7 +176,7 @@ def _scheduler(folder: Folder) -> Scheduler | None:
 
 def _network(component: Component, config: dict[str, Any]) -> Network:
     state = renamed(component.tensors())
-    net = weights.network(component.kind, config)
+    net = architecture.network(component.kind, config)
     if net is not None and _tied(net, config, state):
         net.load_state_dict(weights.to_ours(net, config, state))
     else:

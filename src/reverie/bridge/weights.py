@@ -1,7 +1,6 @@
-"""Our networks and the models of diffusers, where the architecture is the same: configurations and weights, both ways.
+"""The weights of our networks and of the models of diffusers with the same architecture, both ways.
 
-A configuration that is not ours gives None, whoever asks wraps diffusers' own module then. The maps are lists of :class:`Part`:
-which of our tensors is made of which of theirs, and how. Times are ours: a diffusers timestep is 1000 times our time.
+The maps are lists of :class:`Part`: which of our tensors is made of which of theirs, and how.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Part:
 
 
 def to_ours(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their weights under our names, for ``net`` made by :func:`network` from ``config``.
+    """Their weights under our names, for ``net`` made by :func:`~reverie.bridge.architecture.network` from ``config``.
 
     Raises:
         RunError: when a tensor is missing, left over or of another shape, with its name.
@@ -113,180 +112,7 @@ def _theirs(part: Part, value: Tensor) -> list[Tensor]:
     return [value]
 
 
-# --- which of their configurations are ours ---------------------------------------------------------------------------
-
-
-def network(kind: str, config: Mapping[str, Any]) -> Network | None:
-    """Our network for a diffusers model, with weights still to be loaded.
-
-    Args:
-        kind: the class name, "UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel" or "SD3Transformer2DModel".
-        config: the model's whole configuration, defaults included.
-
-    Returns:
-        The network, or None where the architecture is not one of ours.
-    """
-    build = {
-        "UNet2DModel": _unet,
-        "UNet2DConditionModel": _unet,
-        "DiTTransformer2DModel": _dit,
-        "SD3Transformer2DModel": _mmdit,
-    }.get(kind)
-    return None if build is None else build(config)
-
-
-PLAIN = {
-    "act_fn": "silu",
-    "center_input_sample": False,
-    "mid_block_scale_factor": 1,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "class_embed_type": None,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "add_attention": True,
-    "only_cross_attention": False,
-    "dual_cross_attention": False,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "reverse_transformer_layers_per_block": None,
-    "num_attention_heads": None,
-    "resnet_skip_time_act": False,
-    "resnet_out_scale_factor": 1.0,
-    "time_embedding_act_fn": None,
-    "timestep_post_act": None,
-    "time_cond_proj_dim": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "attention_type": "default",
-    "class_embeddings_concat": False,
-    "mid_block_only_cross_attention": None,
-    "cross_attention_norm": None,
-}
-"""What a U-Net of theirs must say, where it says anything, to be ours."""
-
-SCALED = {"default": False, "scale_shift": True}
-"""How the condition reaches a residual block."""
-
-ATTENTIVE = {"AttnDownBlock2D", "CrossAttnDownBlock2D"}
-DOWN_TO_UP = {
-    "DownBlock2D": "UpBlock2D",
-    "AttnDownBlock2D": "AttnUpBlock2D",
-    "CrossAttnDownBlock2D": "CrossAttnUpBlock2D",
-}
-
-
-def _unet(config: Mapping[str, Any]) -> UNet | None:
-    conditional = "cross_attention_dim" in config
-    down, widths, blocks = tuple(config["down_block_types"]), config["block_out_channels"], config["layers_per_block"]
-    mid = "UNetMidBlock2DCrossAttn" if conditional else "UNetMidBlock2D"
-    foreign = "AttnDownBlock2D" if conditional else "CrossAttnDownBlock2D"
-    extra, per_level = config.get("addition_embed_type"), config.get("transformer_layers_per_block", 1)
-    if (
-        any(config.get(name, value) != value for name, value in PLAIN.items())
-        or any(kind not in DOWN_TO_UP or kind == foreign for kind in down)
-        or tuple(config["up_block_types"]) != tuple(DOWN_TO_UP[kind] for kind in reversed(down))
-        or config["mid_block_type"] != mid
-        or any(width % widths[0] for width in widths)
-        or not isinstance(blocks, int)
-        or not isinstance(config.get("cross_attention_dim", 0), int)
-        or extra not in (None, "text_time")
-        or config["freq_shift"] not in (0, 1)
-        or config["downsample_padding"] not in (0, 1)
-        or config["resnet_time_scale_shift"] not in SCALED
-        or not (conditional or _normalised(config))
-    ):
-        return None
-    heads = config["attention_head_dim"]
-    if conditional:  # here the number is that of the heads
-        each = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-        sizes = {width // n for width, n in zip(widths, each, strict=True)}
-        if len(set(each)) > 1 and len(sizes) > 1:
-            return None
-        count, size = (each[0], 0) if len(set(each)) == 1 else (1, sizes.pop())
-    else:
-        count, size = (1, 0) if heads is None else (1, heads)
-    levels = len(widths)
-    channels, out = config["in_channels"], config["out_channels"]
-    if out not in (channels, 2 * channels):
-        return None
-    return UNet(
-        channels=channels,
-        size=config["sample_size"] or 2 ** (levels + 2),
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        blocks=blocks,
-        attention=tuple(2**level for level, kind in enumerate(down) if kind in ATTENTIVE),
-        heads=count,
-        head_width=size,
-        scaled=SCALED[config["resnet_time_scale_shift"]],
-        dropout=config["dropout"],
-        context=config.get("cross_attention_dim", 0),
-        depths=(per_level,) * levels if isinstance(per_level, int) else tuple(per_level),
-        vector=config["projection_class_embeddings_input_dim"] if extra else 0,
-        variance=out == 2 * channels,
-        endpoint=config["freq_shift"] == 1,
-        corner=config["downsample_padding"] == 0,
-        groups=config["norm_num_groups"],
-        eps=config["norm_eps"],
-        classes=config["num_class_embeds"],
-    )
-
-
-def _normalised(config: Mapping[str, Any]) -> bool:
-    """Whether the attention in the middle is normalised like all others, which depends on three settings."""
-    groups, usual = config.get("attn_norm_num_groups"), config["norm_num_groups"]
-    return groups == usual or (groups is None and config["resnet_time_scale_shift"] == "default")
-
-
-def _dit(config: Mapping[str, Any]) -> DiT | None:
-    channels, out = config["in_channels"], config["out_channels"] or config["in_channels"]
-    plain = {"norm_type": "ada_norm_zero", "activation_fn": "gelu-approximate", "attention_bias": True, "dropout": 0.0}
-    if (
-        any(config.get(name, value) != value for name, value in plain.items())
-        or config["norm_elementwise_affine"]
-        or config["sample_size"] % config["patch_size"]
-        or out not in (channels, 2 * channels)
-    ):
-        return None
-    return DiT(
-        channels=channels,
-        size=config["sample_size"],
-        patch=config["patch_size"],
-        width=config["num_attention_heads"] * config["attention_head_dim"],
-        depth=config["num_layers"],
-        heads=config["num_attention_heads"],
-        variance=out == 2 * channels,
-        endpoint=True,
-        mlp_eps=config["norm_eps"],
-        classes=config["num_embeds_ada_norm"],
-    )
-
-
-def _mmdit(config: Mapping[str, Any]) -> MMDiT | None:
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    if (
-        config["dual_attention_layers"]
-        or config["qk_norm"] not in (None, "rms_norm")
-        or config["caption_projection_dim"] != width
-        or config["out_channels"] not in (None, config["in_channels"])
-    ):
-        return None
-    return MMDiT(
-        channels=config["in_channels"],
-        size=config["sample_size"],
-        patch=config["patch_size"],
-        width=width,
-        depth=config["num_layers"],
-        heads=config["num_attention_heads"],
-        context=config["joint_attention_dim"],
-        vector=config["pooled_projection_dim"],
-        norm=config["qk_norm"] is not None,
-        reach=config["pos_embed_max_size"],
-    )
-
-
-# --- the maps --------------------------------------------------------------------------------------------------------
+# --- the maps ---------------------------------------------------------------------------------------------------------
 
 
 def parts(net: Network, config: Mapping[str, Any]) -> Iterator[Part]:

@@ -118,7 +118,8 @@ def _pipeline(denoise: NetDenoiser, kind: str) -> str:
             "sd3": "StableDiffusion3Pipeline",
         }
         return forms[texts.form]
-    return "DiTPipeline" if kind == "DiTTransformer2DModel" else "DDPMPipeline"
+    pipelines = {"DiTTransformer2DModel": "DiTPipeline", "SD3Transformer2DModel": "StableDiffusion3Pipeline"}
+    return pipelines.get(kind, "DDPMPipeline")
 
 
 def _scheduler(denoise: NetDenoiser) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class DiTConfig:
         vector: numbers of the condition "vector"; 0 for none.
         image: channels of the condition "image"; 0 for none.
         variance: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
+        endpoint: the sinusoids' last frequency is 1/10000 itself (diffusers' DiT).
     """
 
     patch: int = 4
@@ -32,6 +33,7 @@ class DiTConfig:
     vector: int = 0
     image: int = 0
     variance: bool = False
+    endpoint: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
