@@ -302,6 +302,9 @@ def test_the_activation_is_the_same_with_and_without_gradient():
     with torch.no_grad():
         torch.testing.assert_close(TanhGELU()(x), expected, rtol=1e-5, atol=1e-6)
         assert (torch.nn.functional.gelu(x) - expected).abs().max() > 1e-4
+        torch.testing.assert_close(vmap(TanhGELU())(x[:, None])[:, 0], expected)
+        large = torch.randn(3, 300, 401).transpose(1, 2)  # more than fits into the cache, and not as it lies in memory
+        torch.testing.assert_close(TanhGELU()(large), torch.nn.functional.gelu(large, approximate="tanh"))
     assert torch.equal(TanhGELU()(x), expected)
 
 

@@ -259,6 +259,28 @@ def test_attention_can_be_replaced(net):
     assert_clean(net)
 
 
+def test_a_replaced_attention_is_told_the_branches(net):
+    """The edit may look with the source's queries: then only its values differ."""
+    denoise = NetDenoiser(net, Flow(), shape=(1, 8, 8))
+    site = next(site for site in net.sites() if site.endswith("attention"))
+    x, _, cond = inputs()
+    seen = []
+
+    def layout_of_the_null(q, k, v, at):
+        seen.append((at.site, at.branches))
+        parts = {name: at.split(value)["null"] for name, value in (("q", q), ("k", k))}
+        same = {name: at.join(dict.fromkeys(at.branches, part)) for name, part in parts.items()}
+        assert torch.equal(at.join(at.split(v)), v)
+        return at.attend(same["q"], same["k"], v)
+
+    guided = guide.cfg(denoise, 3.0)
+    plain = guided(x, 0.4, cond).x0
+    with taps.attention(denoise, {site: layout_of_the_null}):
+        changed = guided(x, 0.4, cond).x0
+    assert seen == [(site, ("null", "cond"))]
+    assert not torch.allclose(changed, plain, atol=1e-6)
+
+
 def test_wrong_sites_are_refused_before_anything_runs(net):
     wrong = "blocks.9" if "blocks.0" in net.sites() else "up.99"
     for tap in (

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from reverie.nets import winograd
+from reverie.nets.layers import special
 from reverie.nets.winograd import Conv3x3, convolve, filters, frozen, weight_gradient
 
 
@@ -53,7 +54,7 @@ def test_error_in_single_precision():
 @pytest.fixture
 def layer(monkeypatch):
     """A small layer that goes Winograd's way, in double precision."""
-    monkeypatch.setattr(Conv3x3, "pays", lambda self, x, kept: not winograd._special(x, self.weight))
+    monkeypatch.setattr(Conv3x3, "pays", lambda self, x, kept: not special(x, self.weight))
     torch.manual_seed(0)
     return Conv3x3(3, 5).double()
 

@@ -100,6 +100,17 @@ def test_filters_are_kept_for_a_run_and_no_longer(monkeypatch):
     assert all(layer.kept is None for layer in net.modules() if isinstance(layer, winograd.Conv3x3))
 
 
+def test_guidance_is_one_call_of_the_network_a_step():
+    denoise, rows = model(), []
+    denoise.net.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    with torch.inference_mode():
+        sample(cfg(denoise, 2.0), 3, Cond(label=1), steps=4, seed=0)
+        assert rows == [6] * 4
+        rows.clear()
+        sample(denoise, 3, Cond(label=1), steps=4, seed=0)
+        assert rows == [3] * 4
+
+
 def test_batches_fit_into_memory(monkeypatch):
     denoise = model(16)
     with torch.no_grad():

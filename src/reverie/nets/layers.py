@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
@@ -59,6 +60,10 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+IN_CACHE = 1 << 17
+"""Numbers on which several simple operations are done one after the other before the next."""
+
+
 class TanhGELU(nn.Module):
     """``x·(1 + tanh u) / 2`` with u = √(2/π)·(x + .044715·x³).
 
@@ -66,11 +71,22 @@ class TanhGELU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or x.device.type != "cpu" or special(x):
             return F.gelu(x, approximate="tanh")
-        slope = 2 * (2 / math.pi) ** 0.5
-        y = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope)
-        return y.mul_(x).sigmoid_().mul_(x)
+        twice = 2 * (2 / math.pi) ** 0.5
+        slope = x.new_tensor(twice)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for part, y in zip(x.reshape(-1).split(IN_CACHE), out.view(-1).split(IN_CACHE), strict=True):
+            torch.addcmul(slope, part, part, value=0.044715 * twice, out=y)
+            y.mul_(part).sigmoid_().mul_(part)
+        return out
+
+
+def special(*tensors: Tensor) -> bool:
+    """Whether a compiler, autocast, forward derivatives or a transform of ``torch.func`` is at work: they want the plain operations."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+        return True
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

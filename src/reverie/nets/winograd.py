@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+from reverie.nets.layers import special
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 TILE, SIDE = 4, 6
@@ -151,7 +152,7 @@ class Conv3x3(nn.Conv2d):
         """Whether Winograd's way is the faster one for ``x``, with filters that are ``kept`` or made anew."""
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
         tiles = len(x) * math.prod(_grid(x))
-        return self.wide and plain and tiles >= (FEWEST if kept else 2 * FEWEST) and not _special(x, self.weight)
+        return self.wide and plain and tiles >= (FEWEST if kept else 2 * FEWEST) and not special(x, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
@@ -161,13 +162,6 @@ class Conv3x3(nn.Conv2d):
         if gradient:
             return _Winograd.apply(x, self.weight, self.bias)  # pyright: ignore[reportReturnType]
         return convolve(x, filters(self.weight) if kept is None else kept, self.bias)
-
-
-def _special(*tensors: Tensor) -> bool:
-    """Under autocast, a compiler, forward derivatives or a transform of ``torch.func``: all know the ordinary convolution."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
-        return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def size(net: nn.Module) -> int:
