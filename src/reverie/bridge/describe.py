@@ -30,9 +30,13 @@ def describe(net: Network) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     Raises:
         InputError: when diffusers has no such model, with the setting that it lacks.
     """
-    for kind, built, function in ((UNet, UNetConfig, _unet), (DiT, DiTConfig, _dit), (MMDiT, MMDiTConfig, _mmdit)):
-        if isinstance(net, kind) and isinstance(net.config, built):
-            return function(net, net.config)
+    match net, net.config:
+        case UNet(), UNetConfig() as config:
+            return _unet(net, config)
+        case DiT(), DiTConfig() as config:
+            return _dit(net, config)
+        case MMDiT(), MMDiTConfig() as config:
+            return _mmdit(net, config)
     raise InputError(f"diffusers has no network like this {type(net).__name__}: U-Nets, DiT and MM-DiT are written")
 
 

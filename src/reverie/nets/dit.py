@@ -127,7 +127,7 @@ class DiT(Network):
         """
         check_picture(x, self.channels, self.patch, self.size)
         condition = self.conditioning(time, cond, x.shape[0])
-        tokens = places(self.embed(with_image(x, cond, self.image))) + self.positions
+        tokens = places(self.embed(with_image(x, cond, self.image))) + self.positions  # pyright: ignore[reportOperatorIssue]
         for block in self.blocks:
             tokens = self.through(block, tokens, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

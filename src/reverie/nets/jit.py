@@ -136,7 +136,7 @@ class JiT(Network):
         condition = self.time(time.expand(batch))
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
         condition = nn.functional.silu(condition if label is None else condition + label)
-        x = places(self.embed(self.squeeze(x))) + self.positions
+        x = places(self.embed(self.squeeze(x))) + self.positions  # pyright: ignore[reportOperatorIssue]
         angles = self.angles[self.told :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):
             if i == self.told_from and label is not None and self.told_positions is not None:

@@ -82,4 +82,4 @@ def forgotten(value: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
 
 def _remember(kept: Any) -> Tensor:
     with torch.no_grad():
-        return kept() if callable(kept) else kept
+        return kept if isinstance(kept, Tensor) else kept()
