@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 import reverie as rv
-from reverie.read import correspond, probe, segment, untrained
+from reverie.read import correspond, heads, probe, segment, untrained
+from reverie.read.difformer import DifFormer
 
 T = (0.05, 0.25, 0.8)
 NEAR_NOISE = 0.8
@@ -178,3 +179,32 @@ def test_correspondence_under_a_turn(models, bed):
     trained, control = best(models["trained"], 8), best(models["untrained"], 8)
     assert trained >= control + 0.03, (trained, control)
     assert trained >= best(models["trained"], 1), trained
+
+
+@pytest.mark.slow
+def test_fusion_is_as_good_as_the_best_block_and_training_counts(models, bed):
+    """DifFormer on three blocks, 300 labels, against linear probes of each block and the same head on an untrained network."""
+    train, _, rows, asked = bed
+    sites, t, found = ["down.1.1", "middle.0", "up.0.1"], [0.05], {}
+    for name, model in models.items():
+        known, new = (
+            rv.read.features(model, x, sites, t=t, noise="fresh", pool=None, seed=s)
+            for s, x in enumerate((train.images[rows], asked.images))
+        )
+        known, new = ({c: (f[c] - known[c].mean(0)) / (known[c].std(0) + 1e-6) for c in f} for f in (known, new))
+        torch.manual_seed(0)
+        head = DifFormer({site: tuple(known[site, t[0]].shape[1:]) for site in sites}, t, 10, width=64, side=4, heads=4)
+        solver = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=0.1)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(solver, 300)
+        for _, (some, labels) in zip(range(300), heads.shuffled(known, train.labels[rows], 64), strict=False):
+            solver.zero_grad()
+            F.cross_entropy(head(some), labels).backward()
+            solver.step()
+            decay.step()
+        with torch.no_grad():
+            found[name] = probe.accuracy(head(new), asked.labels)
+        if name == "trained":
+            linear = {c: probe.linear(known[c], train.labels[rows]).accuracy(new[c], asked.labels) for c in known}
+    print(found, linear)
+    assert found["trained"] >= max(linear.values()) - 0.02, (found, linear)
+    assert found["trained"] >= found["untrained"] + 0.08, found
