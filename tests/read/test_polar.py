@@ -15,7 +15,7 @@ from reverie.read.difformer import DifFormer
 
 T = (0.05, 0.25, 0.8)
 NEAR_NOISE = 0.8
-SITES = ["down.0.0", "middle.0", "up.0.0", "up.1.1"]
+SITES = ["down.0.0", "middle.0", "up.0.1", "up.1.1"]
 LATE = ("up.0.1", "up.1.0", "up.1.1")
 SHOTS, ASKED = 300, 250
 
@@ -182,8 +182,11 @@ def test_correspondence_under_a_turn(models, bed):
 
 
 @pytest.mark.slow
-def test_fusion_is_as_good_as_the_best_block_and_training_counts(models, bed):
-    """DifFormer on three blocks, 300 labels, against linear probes of each block and the same head on an untrained network."""
+def test_a_fusing_head_reads_what_training_added(models, bed):
+    """DifFormer on three blocks, 300 labels, against the same head on an untrained network: measured 0.83 and 0.70.
+
+    It is no better than the best of its blocks here: a linear probe on 2x2 places of up.0.1 gets 0.89.
+    """
     train, _, rows, asked = bed
     sites, t, found = ["down.1.1", "middle.0", "up.0.1"], [0.05], {}
     for name, model in models.items():
@@ -203,8 +206,4 @@ def test_fusion_is_as_good_as_the_best_block_and_training_counts(models, bed):
             decay.step()
         with torch.no_grad():
             found[name] = probe.accuracy(head(new), asked.labels)
-        if name == "trained":
-            linear = {c: probe.linear(known[c], train.labels[rows]).accuracy(new[c], asked.labels) for c in known}
-    print(found, linear)
-    assert found["trained"] >= max(linear.values()) - 0.02, (found, linear)
     assert found["trained"] >= found["untrained"] + 0.08, found
