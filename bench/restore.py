@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -26,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "restore.json"
 FIGURES = Path(__file__).parents[1] / "docs" / "_static"
 TRAIN, HELD_OUT = ("astronaut", "chelsea", "rocket", "motorcycle"), "coffee"
 SIZE = 32
-COUNT = {"digits": 16, "emoji": 12, "photographs": 12}
+COUNT = {"digits": 16, "emoji": 8, "photographs": 8}
 STEPS = 50
 FORWARD = ("reddiff", "repaint")
 """Methods that never go back through the network get three times the evaluations: a pass back costs about two forward."""
@@ -158,8 +159,7 @@ def restored(denoise: Denoiser, method: str, operator: Operator, y: Tensor, trut
 
 
 def run(runs: dict[str, str]) -> None:
-    """Every method on every task; results are kept as they come, and what is there is not measured again."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    """Every method on every task; results are kept as they come, pictures in the run, and what is there is not measured again."""
     for data, folder in runs.items():
         denoise, truth = rv.load(folder), held_out(data)
         for task, operator in tasks(data).items():
@@ -167,19 +167,30 @@ def run(runs: dict[str, str]) -> None:
             y = measure(operator, truth, noise)
             for method in ("bicubic", "total variation", *methods(operator, noise)):
                 key = f"{data}|{task}|{method}"
-                if key in found:
+                if key in read():
                     continue
                 start = time.perf_counter()
                 result = restored(denoise, method, operator, y, truth, noise)
                 seconds = (time.perf_counter() - start) / len(truth)
                 cost = {"evaluations": result.evaluations, "backwards": result.backwards, "seconds": seconds}
-                found[key] = {**score(operator, y, result.images, truth), **cost}
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-                print(key, {k: round(v, 3) for k, v in found[key].items()}, flush=True)
+                scores = {**score(operator, y, result.images, truth), **cost}
+                RESULTS.write_text(json.dumps({**read(), key: scores}, indent=1) + "\n")
+                drawn(folder, task, method).parent.mkdir(exist_ok=True)
+                save_file({"images": result.images.detach().contiguous()}, drawn(folder, task, method))
+                print(key, {k: round(v, 3) for k, v in scores.items()}, flush=True)
+
+
+def read() -> dict[str, dict[str, float]]:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
+def drawn(folder: str, task: str, method: str) -> Path:
+    """Where a run keeps what a method made of a task."""
+    return Path(folder) / "restored" / f"{task}, {method}.safetensors"
 
 
 def table() -> None:
-    found = json.loads(RESULTS.read_text())
+    found = read()
     order = ("bicubic", "total variation", "pigdm", "dps", "reddiff", "repaint", "dflow")
     for data in COUNT:
         print(
@@ -195,11 +206,12 @@ def table() -> None:
 
 
 def figure(runs: dict[str, str], count: int = 6) -> None:
-    """For each data set and task: the truth, what is left of it, and what every method makes of it."""
+    """For each data set and task: the truth, what is left of it, and what every method made of it when ``run`` measured it."""
     import matplotlib.pyplot as plt
 
     for data, folder in runs.items():
-        denoise, truth = rv.load(folder), held_out(data)[:: COUNT[data] // count][:count]
+        some = slice(None, None, COUNT[data] // count)
+        truth = held_out(data)
         shape = tuple(truth.shape[1:])
         rows: list[tuple[str, str, Tensor]] = []
         for task, operator in tasks(data).items():
@@ -207,9 +219,9 @@ def figure(runs: dict[str, str], count: int = 6) -> None:
             y = measure(operator, truth, noise)
             shown = y.repeat_interleave(4, -1).repeat_interleave(4, -2) if isinstance(operator, SuperResolution) else y
             rows += [(task, "truth", truth), (task, "given", shown.expand(-1, shape[0], -1, -1))]
-            rows += [(task, "total variation", best_variation(operator, y, truth))]
-            for method in methods(operator, noise):
-                rows.append((task, method, restored(denoise, method, operator, y, truth, noise).images))
+            for method in ("total variation", *methods(operator, noise)):
+                if drawn(folder, task, method).is_file():
+                    rows.append((task, method, load_file(drawn(folder, task, method))["images"]))
         names = list(dict.fromkeys(name for _, name, _ in rows))
         every = list(tasks(data))
         fig, axes = plt.subplots(len(every), len(names), figsize=(1.6 * len(names), 1.15 * len(every)), squeeze=False)
@@ -217,7 +229,7 @@ def figure(runs: dict[str, str], count: int = 6) -> None:
             axis.axis("off")
         for task, name, images in rows:
             axis = axes[every.index(task), names.index(name)]
-            axis.imshow(tile(images).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(tile(images[some][:count]).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             if every.index(task) == 0 or (name == "repaint"):
                 axis.set_title(name, fontsize=8)
             if name == "truth":
