@@ -25,6 +25,7 @@ import reverie as rv
 from reverie import data, guide
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
+from reverie.core.memory import keep_freed_memory
 from reverie.learn.checkpoint import Checkpoints
 from reverie.measure import frechet_distance, judge, precision_recall
 from reverie.nets import taps
@@ -207,26 +208,24 @@ def pictures(folder: Path, classifier: Path) -> None:
     figure.savefig(FIGURES / "guides_panorama.png", dpi=110)
 
 
-def cost(folder: Path, batch: int = 32, repeats: int = 40) -> None:
-    """The median time of a guided evaluation over that of two plain ones, taken in turn."""
+def cost(folder: Path) -> None:
+    """The median time of a guided evaluation over that of two plain ones, taken in turn; memory kept as ``reverie sample`` keeps it."""
+    keep_freed_memory()
     model = rv.load(folder)
-    guided, cond = guide.cfg(model, 3.0), Cond(label=torch.arange(batch) % 10)
-    x, point = torch.randn(batch, *model.shape), model.schedule.point(0.5)
-    times: dict[str, list[float]] = {"guided": [], "two": []}
-    with torch.no_grad():
-        for _ in range(repeats):
-            for name, calls in (
-                ("guided", (lambda: guided(x, point, cond),)),
-                ("two", (lambda: model(x, point, cond),) * 2),
-            ):
-                begun = time.perf_counter()
-                for call in calls:
-                    call()
-                times[name].append(time.perf_counter() - begun)
-    median = {name: float(torch.tensor(each).median()) for name, each in times.items()}
-    print(
-        f"{median['guided'] * 1e3:.2f} ms against {median['two'] * 1e3:.2f} ms: {median['guided'] / median['two']:.3f}"
-    )
+    guided, point = guide.cfg(model, 3.0), model.schedule.point(0.5)
+    for batch, repeats in ((1, 200), (8, 80), (32, 40)):
+        cond, x = Cond(label=torch.arange(batch) % 10), torch.randn(batch, *model.shape)
+        run = {"guided": [(guided, cond)], "two": [(model, cond), (model, cond.null())]}
+        times: dict[str, list[float]] = {name: [] for name in run}
+        with torch.no_grad():
+            for _ in range(repeats):
+                for name, calls in run.items():
+                    begun = time.perf_counter()
+                    for denoise, given in calls:
+                        denoise(x, point, given)
+                    times[name].append(time.perf_counter() - begun)
+        one, two = (1e3 * float(torch.tensor(each).median()) for each in times.values())
+        print(f"batch of {batch}: {one:.2f} ms against {two:.2f} ms: {one / two:.3f}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def steered() -> dict[str, Tensor]:
     return found
 
 
-def figure(steps: int = 800) -> None:
+def figure(steps: int = 600) -> None:
     images, _ = data.load("digits8").batch(range(1297))
     prototypes, (plain, through) = online(images, steps), represented(images, steps)
     layout = plt.figure(figsize=(12, 4.6), constrained_layout=True)
