@@ -7,7 +7,8 @@ python bench/guides.py measure mnist5k DIGITS CLASSIFIER    # writes results/gui
 python bench/guides.py measure emoji EMOJI FILE
 python bench/guides.py table                                # prints docs/guides/scale.md's tables
 python bench/guides.py plot                                 # docs/_static/guides_scale_*.png
-python bench/guides.py pictures DIGITS CLASSIFIER           # ten digits under each guide, and panoramas
+python bench/guides.py pictures DIGITS CLASSIFIER           # ten digits under each guide
+python bench/guides.py panoramas DIGITS                     # pictures wider than the model's
 python bench/guides.py cost RUN                             # classifier-free guidance against two evaluations; wants an idle machine
 """
 
@@ -167,7 +168,7 @@ def plot() -> None:
 
 
 def pictures(folder: Path, classifier: Path) -> None:
-    """Ten digits from the same noise under each guide, and a picture wider than the model's."""
+    """Ten digits from the same noise under each guide."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -190,7 +191,15 @@ def pictures(folder: Path, classifier: Path) -> None:
         axis.set(xticks=[], yticks=[])
     figure.savefig(FIGURES / "guides_digits.png", dpi=110)
 
-    wide = 28 + 6 * 14
+
+def panoramas(folder: Path) -> None:
+    """Pictures wider than the model's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    model, wide = rv.load(folder), 28 + 6 * 14
     regions = [(torch.zeros(28, wide), Cond(label=digit)) for digit in (2, 0, 2, 6)]
     for i, (weight, _) in enumerate(regions):
         weight[:, i * wide // 4 : (i + 1) * wide // 4] = 1.0
@@ -241,6 +250,8 @@ if __name__ == "__main__":
             plot()
         case ["pictures", run, classifier]:
             pictures(Path(run), Path(classifier))
+        case ["panoramas", run]:
+            panoramas(Path(run))
         case ["cost", run]:
             cost(Path(run))
         case _:

@@ -170,8 +170,8 @@ def table() -> None:
         )
         for (arm, scale), found in mean.items():
             f, p, r = torch.tensor(found).mean(0)
-            spread = torch.tensor(found).std(0)[0] if len(found) > 1 else 0.0
-            print(f"| {arm} | {scale:g} | {f:.2f} | {spread:.2f} | {f / none:.2f} | {p:.3f} | {r:.3f} |")
+            spread = f"{torch.tensor(found).std(0)[0]:.2f}" if len(found) > 1 else "–"
+            print(f"| {arm} | {scale:g} | {f:.2f} | {spread} | {f / none:.2f} | {p:.3f} | {r:.3f} |")
 
 
 if __name__ == "__main__":
