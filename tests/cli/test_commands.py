@@ -177,10 +177,10 @@ def test_a_calibrated_run_is_sampled_by_its_calibration_unless_told_otherwise(re
     reverie(draw, "--out before")
     said = reverie("calibrate digits --steps 4 --scale 1.5")
     assert said.code == 0, said.err
-    assert "calibrated-4.json" in said.out and "scale 1.5" in said.out
+    assert "calibrated-4-1.5.json" in said.out and "scale 1.5" in said.out
     reverie(draw, "--out after")
     reverie(draw, "--scale 2.5 --out other")
-    (digits / "calibrated-4.json").unlink()
+    (digits / "calibrated-4-1.5.json").unlink()
     reverie(draw, "--scale 2.5 --out plain")
     before, after, other, plain = (picture(tmp_path / f / "0000.png") for f in ("before", "after", "other", "plain"))
     assert (other == plain).all(), "a calibration serves its own scale only"

@@ -5,11 +5,14 @@ import torch
 
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
-from reverie.core.paths import EDM, SubVP, Table
+from reverie.core.paths import EDM, Custom, Shifted, SubVP, Table, Trigonometric, ZeroTerminal
 from reverie.core.predictions import KINDS, Kind, convert, edm, kind
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
 
-PATHS = [VP(), Cosine(), Flow(), VE(), EDM(), SubVP(), Table.linear(100)]
+PATHS = [
+    VP(), Cosine(), Flow(), VE(), EDM(), SubVP(), Trigonometric(), Table.linear(100), Table.cosine(50).zero_terminal(),
+    Shifted(Flow(), 3.0), ZeroTerminal(VP()), Custom(lambda t: (1 - t) * (1 + t), lambda t: t * (1 + t) ** 0.3),
+]  # fmt: skip
 NAMES = [*KINDS, "mine"]
 MINE = Kind("mine", lambda point: (0.3 + point.sigma, -2.0 * point.alpha))
 

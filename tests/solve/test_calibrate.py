@@ -73,13 +73,16 @@ def test_a_file_comes_back_and_auto_uses_it(fitted: Calibrated, tmp_path) -> Non
     assert again == fitted
     assert again(VP(), 8) == fitted(VP(), 8)
     denoise = ring(0.1, 1.0).denoiser(VP())
-    denoise.calibrations = {8: again}
+    denoise.calibrations = {(8, 1.0): again}
     assert choose(denoise, "auto", None, 8) == (again.solver, again)
     assert choose(denoise, None, None, 9) == default(9)
     assert choose(denoise, None, None, 8, whole=False) == default(8)
     assert choose(denoise, Multistep(2), None, 8)[0] == Multistep(2)
-    denoise.calibrations = {8: dataclasses.replace(again, guidance=4.0)}
+    other = dataclasses.replace(again, guidance=4.0)
+    denoise.calibrations = {(8, 4.0): other}
     assert choose(denoise, "auto", None, 8) == default(8)
+    denoise.calibrations = {(8, 1.0): again, (8, 4.0): other}  # one for each scale
+    assert choose(denoise, "auto", None, 8) == (again.solver, again)
 
 
 def test_errors_say_what_to_do(tmp_path, fitted: Calibrated) -> None:

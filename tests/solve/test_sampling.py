@@ -9,12 +9,14 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.noise import Tape, sample_seeds
-from reverie.core.paths import EDM, SubVP
+from reverie.core.paths import EDM, Shifted, SubVP, Table
 from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.guide import cfg
-from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, grids, iterate, plain, sample
+from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Multistep, SDEDPMpp, UniPC, grids, iterate, plain, sample
 
-SOLVERS = [DDIM(), DDIM(1.0), DDPM("large"), Euler(), Heun(), DPMpp(2), DPMpp(3)]
+SOLVERS = [
+    DDIM(), DDIM(1.0), DDPM("large"), Euler(), Heun(), DPMpp(2), DPMpp(3), SDEDPMpp(2), UniPC(3), Multistep(4, corrector=0.8),
+]  # fmt: skip
 solvers = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 
 
@@ -90,9 +92,11 @@ def test_float32_is_float64_rounded(solver) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [Flow(), VE(0.001, 200.0), EDM(0.001, 200.0), SubVP()], ids=lambda p: type(p).__name__
+    "other",
+    [Flow(), VE(0.001, 200.0), EDM(0.001, 200.0), SubVP(), Cosine(), Shifted(Flow(), 3.0), Table.cosine()],
+    ids=lambda p: type(p).__name__,
 )
-@pytest.mark.parametrize("solver", [DDIM(), DDIM(1.0), Heun(), DPMpp(2)], ids=repr)
+@pytest.mark.parametrize("solver", [DDIM(), DDIM(1.0), Heun(), DPMpp(2), Multistep(4, corrector=0.8)], ids=repr)
 def test_a_network_trained_on_one_path_samples_on_another(other, solver) -> None:
     """The same λ, the same samples: all paths are one process."""
     net = NetDenoiser(Net().double(), VP(), "v", shape=(2, 4, 4))

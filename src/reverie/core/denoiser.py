@@ -94,14 +94,14 @@ class Denoiser(ABC):
     """Callable ``(x_t, t, cond) -> Estimate`` with the path it lives on, the shape of a sample, its conditions and its space.
 
     ``t`` is a :class:`Point` (what samplers pass), a float, or a tensor of shape () or (B,). ``calibrations``, where a model has any, are
-    grids fitted to it, by the number of steps.
+    grids fitted to it, by the number of steps and the guidance scale.
     """
 
     schedule: Schedule
     shape: tuple[int, ...]
     conditions: Conditions
     space: Space
-    calibrations: Mapping[int, Any]
+    calibrations: Mapping[tuple[int, float], Any]
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate: ...
@@ -253,12 +253,13 @@ class NetDenoiser(Denoiser):
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
         time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)
         if isinstance(time, Tensor):
-            time = time.flatten() if time.ndim else time
-        elif not math.isfinite(time):
+            time = (time.flatten() if time.ndim else time).to(x)
+        elif math.isfinite(time):
+            time = x.new_full((), time)
+        else:
             raise InputError(
                 f"the network reads the time as {self.time!r}, which is infinite at t = {point.t}: use a finite logsnr"
             )
-        time = torch.as_tensor(time, dtype=x.dtype, device=x.device)
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
             cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]

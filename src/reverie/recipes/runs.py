@@ -72,7 +72,7 @@ class Run:
         denoise = build_denoiser(self.recipe, tokenizer.read(self.recipe, self.folder))
         self._fill(denoise, "denoiser.", ema)
         calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
-        denoise.calibrations = {c.nfe: c for c in calibrated}
+        denoise.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
         denoise.conditioner = Conditioner(denoise.conditions, self.recipe.data.classes or ())
         return denoise
 

@@ -114,16 +114,23 @@ NODES: dict[int, tuple[float, ...]] = {
     8: (-2.41, -1.22, -0.21, 0.48, 1.35, 2.47, 3.56),
     10: (-2.58, -1.42, -0.47, 0.15, 0.75, 1.40, 1.90, 2.65, 3.77),
 }
-"""The inner nodes of :class:`fitted` in λ, for each number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean data."""
+"""Fitted inner nodes in λ, for each number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean data."""
+
+
+def _curve(steps: int, count: int) -> np.ndarray:
+    """τ at ``count + 1`` even places of the curve through the nodes for ``steps``, linear in τ between them."""
+    knots = [1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *NODES[steps], _LAST)]
+    return np.interp(np.linspace(0.0, steps, count + 1), np.arange(steps + 1.0), knots)
 
 
 @dataclass(frozen=True)
 class fitted:
-    """Nodes fitted to mixtures, for the numbers of steps in :data:`NODES`, with ``Multistep(4, corrector=0.8, final_order=1)``.
+    """Nodes fitted to mixtures, for 7 to 14 steps: those of :data:`NODES` at 8 and 10, halfway between them at 9, elsewhere the curve
+    through the nearer ones divided evenly.
 
     A run from pure noise, or from any λ below −4.3, to clean data uses them as they are. With another ``start`` or ``end`` it is the curve
-    through them, linear in τ between them, that is divided evenly. ``bench/default_grid.py`` makes the fit: gradient descent on the mean
-    log error, on other noises than the tables of the docs.
+    through them that is divided. ``bench/default_grid.py`` makes the fit: gradient descent on the mean log error, on other noises than the
+    tables of the docs.
     """
 
     start: float | None = None
@@ -131,13 +138,12 @@ class fitted:
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
-        if steps not in NODES:
-            raise InputError(
-                f"the fitted grid has {' or '.join(map(str, NODES))} steps: got {steps}; grids.logistic() has any"
-            )
+        if not 7 <= steps <= 14:
+            raise InputError(f"the fitted grid has 7 to 14 steps: got {steps}; grids.logistic() has any")
         first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
         last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
-        knots = np.array([*(1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *NODES[steps], _LAST)), 0.0])
+        share = min(1.0, max(0.0, 0.5 * (steps - 8)))
+        knots = np.array([*((1.0 - share) * _curve(8, steps) + share * _curve(10, steps)), 0.0])
         places = np.arange(steps + 2.0)
         high = last.tau
         if self.end is None and first.lam < _LAST:
