@@ -281,9 +281,9 @@ def convolution(threads: int, rounds: int) -> None:
 
 
 def main() -> None:
-    keep_freed_memory()
     if sys.argv[1:2] == ["step"]:
         return step(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["forward", "backward", "memory", "shares", "convolution"])
     parser.add_argument("--threads", type=int, default=1)
