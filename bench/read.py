@@ -27,6 +27,7 @@ from reverie.core.memory import keep_freed_memory
 from reverie.core.progress import track
 from reverie.data import ImageSet, order
 from reverie.learn import optim
+from reverie.learn.ema import Ema, power
 from reverie.read import grid, probe
 from reverie.read.extract import features
 from reverie.read.grid import Probed
@@ -59,13 +60,14 @@ def prepare(archive: Path, folder: Path) -> None:
 
 
 def rivals(folder: Path, *names: str) -> None:
-    """Train the rivals (or those named) on as many pictures as the recipe says, in its order, by its optimizer."""
-    recipe, train = Run(folder / "run").recipe, rv.data.load(folder / "cifar10")
-    config, seen = recipe.train, recipe.train.images
+    """Train the rivals (or those named) on the pictures that the run has seen, in their order, by its optimizer and moving average."""
+    run, train = Run(folder / "run"), rv.data.load(folder / "cifar10")
+    config, seen = run.recipe.train, int(run.checkpoint.state["images"])
     keep_freed_memory()
     for name in names or RIVALS:
-        model, batch = rival(recipe, name), config.batch
+        model, batch = rival(run.recipe, name), config.batch
         solver, rng, start = optim.build(model.net, config), torch.Generator().manual_seed(0), time.process_time()
+        average = Ema(model.net, power(config.ema_std))
         for i in track(range(0, seen, batch), f"training the {name}", -(-seen // batch), "steps"):
             images, _ = train.batch(order.indices(0, i, batch, len(train)))
             images = torch.where(order.flips(0, i, batch)[:, None, None, None], images.flip(-1), images)
@@ -75,8 +77,9 @@ def rivals(folder: Path, *names: str) -> None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.net.parameters(), config.clip)
             solver.step()
+            average.update(i, i + batch)
         print(f"{name}: loss {loss.item():.4f} after {seen} pictures, {time.process_time() - start:.0f} s of processor")
-        save_file(model.net.state_dict(), folder / f"{name}.safetensors")
+        save_file(average.state_dict(), folder / f"{name}.safetensors")
 
 
 def measure(folder: Path, *names: str) -> None:
