@@ -193,7 +193,7 @@ def test_an_energy_goes_with_the_solver_that_is_chosen(reverie, digits, tmp_path
     assert reverie(draw, "--out free").code == 0
     assert reverie(draw, "--guide energy:lowres:2 --target black.png --out held").code == 0
     free, held = (picture(tmp_path / f / "0000.png") for f in ("free", "held"))
-    assert held.mean() < free.mean() - 5
+    assert abs(held - free).max() > 1 and held.mean() < free.mean()
 
 
 def test_image_to_image_stays_close_when_it_starts_late(reverie, digits, tmp_path):

@@ -94,11 +94,11 @@ def test_sampling_moves_the_object_and_only_as_told():
 
     free, untouched = where(0.0, (0.1, 0.1))
     assert torch.allclose(untouched, sample(base, 6, cond, DDIM(), 12, seed=1), atol=1e-5)
-    up, _ = where(30.0, (0.0, 0.0))
-    down, _ = where(30.0, (1.0, 1.0))
+    up, _ = where(60.0, (0.0, 0.0))
+    down, _ = where(60.0, (1.0, 1.0))
     assert (up < free - 0.004).all() and (down > free + 0.004).all()
-    first, _ = where(30.0, (0.0, 0.0), lambda d: guide.cfg(d, 1.5))
-    second, _ = where(30.0, (1.0, 1.0), lambda d: guide.cfg(d, 1.5))
+    first, _ = where(60.0, (0.0, 0.0), lambda d: guide.cfg(d, 1.5))
+    second, _ = where(60.0, (1.0, 1.0), lambda d: guide.cfg(d, 1.5))
     assert (first < second - 0.008).all()
 
 
