@@ -3,15 +3,18 @@
     python bench/step_overhead.py
 
 The network returns its input and the tape the same tensor, so what is measured is the algebra, the table and the driver. Each figure is the
-least of several runs; the floor is what the tensor operations of the step themselves cost, written out by hand.
+least of several runs, with freed memory kept as ``reverie sample`` keeps it; the floor is what the tensor operations of the step themselves
+cost, written out by hand. Schedulers of diffusers are timed by their ``step`` alone.
 """
 
 import time
 from collections.abc import Callable
 
+import diffusers
 import torch
 
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.memory import keep_freed_memory
 from reverie.core.schedules import VP
 from reverie.solve import (
     DDIM,
@@ -22,7 +25,9 @@ from reverie.solve import (
     Euler,
     EulerMaruyama,
     Heun,
+    Multistep,
     SDEDPMpp,
+    UniPC,
     grids,
     iterate,
     plain,
@@ -62,11 +67,29 @@ def by_hand(x: torch.Tensor, y: torch.Tensor) -> None:
         x = torch.add(x * 0.5, y, alpha=0.5)
 
 
+def peers(x: torch.Tensor) -> None:
+    for kind in ("DDIM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep"):
+        scheduler = getattr(diffusers, f"{kind}Scheduler")()
+        scheduler.set_timesteps(STEPS)
+
+        def run(scheduler=scheduler) -> None:
+            scheduler.set_timesteps(STEPS)
+            z = x
+            for t in scheduler.timesteps:
+                z = scheduler.step(scheduler.scale_model_input(z, t), t, z).prev_sample
+
+        begun = least(lambda s=scheduler: s.set_timesteps(STEPS))
+        print(f"{'diffusers ' + kind:60s} {(least(run) - begun) / STEPS:10.1f}")
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     denoise = NetDenoiser(Nothing(), VP(), "v", shape=SHAPE[1:])
     x, walk, tape = torch.randn(SHAPE), plain(grids.logsnr(end=8.0)(VP(), STEPS)), Same()
-    solvers = [Euler(), DDIM(1.0), DDPM(), EulerMaruyama(), Heun(), DPMpp2S(), Churn(), DPMpp(2), DPMpp(3), SDEDPMpp(2)]
+    stages = [Heun(), DPMpp2S(), Churn()]
+    multistep = [DPMpp(2), DPMpp(3), UniPC(3), SDEDPMpp(2), Multistep(2, corrector=1.0), Multistep(5, corrector=1.0)]
+    solvers = [Euler(), DDIM(1.0), DDPM(), EulerMaruyama(), *stages, *multistep]
     print(f"{'solver':60s} {'us a step':>10s} {'us an evaluation':>17s}")
     with torch.inference_mode():
         y = torch.randn(SHAPE)
@@ -81,6 +104,7 @@ def main() -> None:
 
             each = least(run)
             print(f"{solver!s:60s} {each / STEPS:10.1f} {each / count:17.1f}")
+        peers(x)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,23 @@ def align(value: Scalar, x: Tensor) -> Scalar:
 
 
 def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor:
-    """``Σ cᵢ·xᵢ``. Host floats fuse scale and add, and a zero skips its term; tensor coefficients multiply out."""
+    """``Σ cᵢ·xᵢ``. Host floats fuse scale and add, and a zero skips its term; tensor coefficients multiply out.
+
+    In inference mode, where no transform keeps what is in between, the terms are added in place.
+    """
     total: Tensor | None = None
+    fresh = False
+    in_place = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
     for c, x in zip(coefficients, tensors, strict=True):
         if isinstance(c, Tensor):
             total = c * x if total is None else total + c * x
-        elif c != 0.0:
-            if total is None:
-                total = x if c == 1.0 else x * c
-            else:
-                total = torch.add(total, x, alpha=c)
+        elif c == 0.0:
+            continue
+        elif total is None:
+            total = x if c == 1.0 else x * c
+        elif fresh and total.shape == x.shape and total.dtype == x.dtype:
+            total.add_(x, alpha=c)
+        else:
+            total = torch.add(total, x, alpha=c)
+        fresh = in_place and total is not x
     return torch.zeros_like(tensors[0]) if total is None else total
