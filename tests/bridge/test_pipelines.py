@@ -270,6 +270,17 @@ def test_a_wrapped_network_is_tapped_guided_and_masked(tiny, tmp_path):
         assert close(masked[:1], alone, 1e-5) and close(masked[1:], b[1:], 1e-5)  # what is padded is not read
         read = taps.read(guide.cfg(model, 2.0), ["mid_block", "skip.1"], x, a.point, cond)
     assert read["mid_block"].shape == (4, 32, 4, 4) and set(read) == {"mid_block", "skip.1"}
+    site = next(site for site in taps.sites(model) if site.endswith("attn2"))
+    told = []
+
+    def look(q, k, v, at):
+        told.append((at.site, at.branches, at.cross))
+        return at.attend(q, k, v)
+
+    change = taps.replace(model, {"mid_block": lambda value, at: told.append((at.site, at.branches)) or value})
+    with torch.no_grad(), change, taps.attention(model, {site: look}):
+        guide.cfg(model, 2.0)(x, a.point, cond)
+    assert told == [(site, ("null", "cond"), True), ("mid_block", ("null", "cond"))]
 
 
 def test_ours_of_the_same_folder_has_sites_and_cross_attention(sd, tiny):

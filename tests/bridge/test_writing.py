@@ -219,6 +219,58 @@ def test_adapters_reach_wrapped_networks_and_files(adapters, tiny, tmp_path, mon
         assert close(merged(x, 500, told).sample, out)
 
 
+def test_adapters_of_a_joint_transformer(tiny, tmp_path):
+    """SD3: ours joins q, k and v of each stream; the file, put on and saved by diffusers, names them apart."""
+    pipeline = tiny.build_sd3(tmp_path, third=False)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    adapted(pipeline, tmp_path / "lora", ["to_q", "to_v", "add_k_proj", "to_out.0", "ff.net.2"])
+    x, text, vector = noise(2, 4, 8, 8), noise(2, 5, 40, seed=3), noise(2, 20, seed=4)
+    model = rv.load(tmp_path / "pipeline")
+    assert isinstance(model.net, nets.MMDiT)
+    cond = rv.Cond(text=text, vector=vector)
+    with torch.no_grad():
+        out = pipeline.transformer(x, text, vector, torch.tensor([400.0, 400.0])).sample
+        before = model.net(x, torch.tensor(0.4), cond)
+        assert not close(before, out, 1e-2)
+        bridge.merge(model, tmp_path / "lora")
+        assert close(model.net(x, torch.tensor(0.4), cond), out)
+        bridge.merge(model, tmp_path / "lora", -1.0)
+        assert close(model.net(x, torch.tensor(0.4), cond), before)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_of_a_dit(tiny, tmp_path, tied):
+    """Diffusers puts none on a DiT, so the truth is its own weight with the product added; ours and wrapped."""
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    net = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=1000
+    )  # fmt: skip
+    net = tiny.shaken(net)
+    if tied:
+        net.transformer_blocks[1].norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
+    DiTPipeline(net, tiny.vae(), DDIMScheduler(clip_sample=False)).save_pretrained(tmp_path / "pipeline")
+    model = rv.load(tmp_path / "pipeline")
+    assert isinstance(model.net, nets.DiT if tied else Foreign)
+    tensors = {}
+    for i, module in enumerate(("transformer_blocks.0.attn1.to_k", "transformer_blocks.1.ff.net.2")):
+        weight = net.get_submodule(module).weight
+        down, up = noise(3, weight.shape[1], seed=i), noise(weight.shape[0], 3, seed=i + 7)
+        tensors |= {f"transformer.{module}.lora_A.weight": down, f"transformer.{module}.lora_B.weight": up}
+        with torch.no_grad():
+            weight += 0.5 * up @ down
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors")
+    x, label = noise(2, 4, 8, 8), torch.tensor([2, 0])
+    point, cond = model.schedule.point(401 / 1000), rv.Cond(label=label)
+    with torch.no_grad():
+        expected = net(x, torch.tensor([400.0, 400.0]), label).sample[:, :4]
+        assert not close(model(x, point, cond).eps, expected, 1e-2)
+        bridge.merge(model, tmp_path, 0.5)
+        assert close(model(x, point, cond).eps, expected)
+
+
 def test_other_formats(sd, adapters, tmp_path):
     """The same product under the names of peft and of early diffusers, with its own way to say α."""
     from safetensors.torch import save_file
