@@ -7,9 +7,10 @@
     python bench/nets.py convolution                          # Winograd's convolution against the ordinary one, by size
 
 The U-Net is the 35.7 M net of DDPM for CIFAR-10 at batch 8, 32x32; the transformer DiT-S/2 on latents of 32x32x4 at batch 8.
-"sampling" is the path of ``reverie sample``, with kept filters. Efficiency is the time of the convolutions, matrix products (of which
-those inside Winograd's convolution are a part) and attention alone, replayed one by one on the tensors of the forward pass, over the time
-of the whole forward pass. On one thread times are processor times, so that a neighbour on the machine costs less.
+"sampling" is the path of ``reverie sample``, with kept filters. Efficiency is the time of the convolutions, matrix products and attention
+alone, replayed one by one on the tensors of the forward pass, over the time of the whole forward pass. A convolution is a convolution
+whichever way it is computed, with what it does to its input and output inside; for Winograd's the share of its products alone is
+given besides. On one thread times are processor times, so that a neighbour on the machine costs less.
 """
 
 from __future__ import annotations
@@ -56,20 +57,56 @@ SIZES = (
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
-def group(name: str) -> str:
-    return next((group for group, starts in GROUPS.items() if name.startswith(starts)), "the rest")
+def group(func: Any) -> str:
+    if not isinstance(func, torch._ops.OpOverload):
+        return "convolution"
+    return next((group for group, starts in GROUPS.items() if str(func).startswith(starts)), "the rest")
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps every call that computes something, with its tensors."""
+    """Keeps every call that computes something, with its tensors; ``whole`` takes Winograd's convolution as one call."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.inside, self.whole = False, whole
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls.append((func, args, kwargs or {}))
+        if not self.inside:
+            self.calls.append((func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Recorder:
+        from reverie.nets.winograd import Conv3x3
+
+        self.plain = plain = Conv3x3.forward
+
+        def forward(layer: Conv3x3, x: torch.Tensor) -> torch.Tensor:
+            kept = layer.kept
+
+            def convolution(x: torch.Tensor) -> torch.Tensor:
+                layer.kept = kept
+                try:
+                    return plain(layer, x)
+                finally:
+                    layer.kept = None
+
+            self.inside = True
+            try:
+                return plain(layer, x)
+            finally:
+                self.inside = False
+                self.calls.append((convolution, (x,), {}))
+
+        if self.whole:
+            Conv3x3.forward = forward
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        from reverie.nets.winograd import Conv3x3
+
+        Conv3x3.forward = self.plain
+        super().__exit__(*error)
 
 
 def clock(threads: int) -> Callable[[], float]:
@@ -147,16 +184,16 @@ def sampling(net: torch.nn.Module, run: Callable[[], Any]) -> dict[str, Callable
     return {"sampling": call}
 
 
-def alone(run: Callable[[], Any], threads: int, rounds: int) -> tuple[float, dict[str, float]]:
+def alone(run: Callable[[], Any], threads: int, rounds: int, whole: bool = True) -> tuple[float, dict[str, float]]:
     """Median seconds of the heavy operations of a forward pass, replayed, and of every group of operations."""
-    with Recorder() as recorder:
+    with Recorder(whole) as recorder:
         run()
     now, totals = clock(threads), []
     for _ in range(rounds + 1):
         each: dict[str, float] = {}
         for func, args, kwargs in recorder.calls:
-            name = group(str(func))
-            if name == "the rest" or func.is_view:
+            name = group(func)
+            if name == "the rest" or getattr(func, "is_view", False):
                 continue
             start = now()
             func(*args, **kwargs)
@@ -195,7 +232,8 @@ def forward(threads: int, compiled: bool, rounds: int) -> None:
             print(f"{which}, {threads} threads, outputs differ by {difference:.1e}")
             for name, run in eager.items():
                 heavy, _ = alone(run, threads, rounds)
-                print(f"  efficiency of {name}: {heavy / times[name]:.2f}")
+                inside, _ = alone(run, threads, rounds, whole=False)
+                print(f"  efficiency of {name}: {heavy / times[name]:.2f} (products alone {inside / times[name]:.2f})")
         for name, seconds in times.items():
             print(f"  {name:20s} {1e3 * seconds:8.0f} ms   diffusers / this = {times['diffusers'] / seconds:.2f}")
 
