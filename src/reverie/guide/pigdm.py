@@ -8,12 +8,16 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align
 from reverie.guide.energy import Gradient
-from reverie.guide.gradient import add_score, add_x0, match, trace
+from reverie.guide.gradient import add_x0, match, trace
 from reverie.guide.operators import Operator
 
 
 class PiGDM(Gradient):
-    """``score + Jᵀ·A*(r²AA* + σ_y²)⁻¹(y − A·x̂0)`` with J = ∂x̂0/∂x_t and r² = σ²/(α² + σ²) (eq. 7)."""
+    """``score + η·Jᵀ·A*(r²AA* + σ_y²)⁻¹(y − A·x̂0)`` with J = ∂x̂0/∂x_t and r² = σ²/(α² + σ²) (eq. 7).
+
+    The share η ≤ 1, of each sample, is where the measurement of the changed estimate is nearest to y. Where data are as the method assumes
+    it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would overshoot by as much.
+    """
 
     def __init__(self, base: Denoiser, operator: Operator, y: Tensor, noise: float) -> None:
         super().__init__(base)
@@ -26,11 +30,17 @@ class PiGDM(Gradient):
         seen = self.operator(self.space.decode(x0))
         rest = match("the measurement", self.y, seen) - seen
         r2 = point.sigma**2 / (point.alpha**2 + point.sigma**2)
-        rest = self.operator.solve(rest, align(r2.flatten(), rest) if isinstance(r2, Tensor) else r2, self.noise**2)
+        pushed = self.operator.solve(rest, align(r2.flatten(), rest) if isinstance(r2, Tensor) else r2, self.noise**2)
         if isinstance(point.alpha, float) and point.alpha == 0.0:
             # J·σ²/α is the covariance of x0 given x_t; where x_t says nothing of x0 it is r² = 1 by the assumption of the method
-            return add_x0(estimate, estimate.pull(seen, rest, to=x0))
-        return add_score(estimate, estimate.pull(seen, rest))
+            change = estimate.pull(seen, pushed, to=x0)
+        else:
+            change = point.sigma**2 / point.alpha * estimate.pull(seen, pushed)
+        if not estimate.again:
+            seen, rest = seen.detach(), rest.detach()
+        moved = (self.operator(self.space.decode(estimate.x0 + change)) - seen).flatten(1)
+        share = (moved * rest.flatten(1)).sum(1) / moved.square().sum(1).clamp(min=1e-30)
+        return add_x0(estimate, align(share.clamp(0.0, 1.0), change) * change)
 
 
 def pigdm(denoise: Denoiser, operator: Operator, y: Tensor, noise: float = 0.0) -> Denoiser:

@@ -110,27 +110,40 @@ class logistic:
 
 
 _FIRST, _LAST = -4.3, 4.6052
-NODES: dict[int, tuple[float, ...]] = {
-    8: (-2.41, -1.22, -0.21, 0.48, 1.35, 2.47, 3.56),
-    10: (-2.58, -1.42, -0.47, 0.15, 0.75, 1.40, 1.90, 2.65, 3.77),
+_MOST = 14
+FITTED: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    5: ((-2.01, -0.397, 1.214, 2.759), (0.293, 0.023, 0.704, 0.047)),
+    7: ((-1.989, -0.779, 0.202, 1.275, 2.114, 3.327), (1.126, 0.584, 0.918, 0.854, 0.858, 0.576)),
+    10: (
+        (-2.417, -1.349, -0.554, -0.045, 0.501, 1.281, 1.696, 2.469, 3.732),
+        (0.96, 0.701, 0.967, 0.846, 0.789, 0.975, 0.871, 0.767, 0.675),
+    ),
 }
-"""Fitted inner nodes in λ, for each number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean data."""
+"""Fitted inner nodes in λ and shares of the corrector at them, by the number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean
+data."""
+
+
+def _around(steps: int) -> tuple[int, int, float]:
+    """The tables on either side of ``steps``, and how far from the first to the second it lies."""
+    below = max((n for n in FITTED if n <= steps), default=min(FITTED))
+    above = min((n for n in FITTED if n >= steps), default=max(FITTED))
+    return below, above, (steps - below) / (above - below) if below < steps < above else 0.0
 
 
 def _curve(steps: int, count: int) -> np.ndarray:
     """τ at ``count + 1`` even places of the curve through the nodes for ``steps``, linear in τ between them."""
-    knots = [1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *NODES[steps], _LAST)]
+    knots = [1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *FITTED[steps][0], _LAST)]
     return np.interp(np.linspace(0.0, steps, count + 1), np.arange(steps + 1.0), knots)
 
 
 @dataclass(frozen=True)
 class fitted:
-    """Nodes fitted to mixtures, for 7 to 14 steps: those of :data:`NODES` at 8 and 10, halfway between them at 9, elsewhere the curve
-    through the nearer ones divided evenly.
+    """Nodes fitted to mixtures, for up to 14 steps: those of :data:`FITTED`, and between two tables the curves through both, divided evenly
+    and mixed.
 
     A run from pure noise, or from any λ below −4.3, to clean data uses them as they are. With another ``start`` or ``end`` it is the curve
-    through them that is divided. ``bench/default_grid.py`` makes the fit: gradient descent on the mean log error, on other noises than the
-    tables of the docs.
+    through them that is divided. ``bench/default_grid.py`` makes the fit, of the nodes together with :meth:`shares`: descent on the mean log
+    error, on other noises than the tables of the docs.
     """
 
     start: float | None = None
@@ -138,12 +151,12 @@ class fitted:
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
-        if not 7 <= steps <= 14:
-            raise InputError(f"the fitted grid has 7 to 14 steps: got {steps}; grids.logistic() has any")
+        if steps > _MOST:
+            raise InputError(f"the fitted grid has 1 to {_MOST} steps: got {steps}; grids.logistic() has any")
         first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
         last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
-        share = min(1.0, max(0.0, 0.5 * (steps - 8)))
-        knots = np.array([*((1.0 - share) * _curve(8, steps) + share * _curve(10, steps)), 0.0])
+        below, above, share = _around(steps)
+        knots = np.array([*((1.0 - share) * _curve(below, steps) + share * _curve(above, steps)), 0.0])
         places = np.arange(steps + 2.0)
         high = last.tau
         if self.end is None and first.lam < _LAST:
@@ -151,6 +164,14 @@ class fitted:
         ends = np.interp([first.tau, high], knots[::-1], places[::-1])
         inner = np.interp(np.linspace(float(ends[0]), float(ends[1]), steps + 1)[1:-1], places, knots)
         return first, *(schedule.at(math.log(1.0 / tau - 1.0)) for tau in inner), last
+
+    @staticmethod
+    def shares(steps: int) -> tuple[float, ...]:
+        """Shares of the corrector at the inner nodes, for ``Multistep(3)``."""
+        below, above, share = _around(steps)
+        places = np.arange(1.0, steps) / steps
+        a, b = (np.interp(places, np.arange(1.0, n) / n, FITTED[n][1]) for n in (below, above))
+        return tuple(((1.0 - share) * a + share * b).tolist())
 
 
 @dataclass(frozen=True)
