@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -174,6 +175,23 @@ def test_reddiff_descends_to_it() -> None:
     system = H.T @ H / 2 + 0.25 * r2 * torch.eye(4, dtype=torch.float64) / 4
     ridge = torch.linalg.solve(system, H.T @ Y[0] / 2)
     assert (x.flatten() - ridge).norm() < 0.25 * ridge.norm()  # times end where the penalty is weak
+
+
+def test_pigdm_does_not_overshoot_along_an_axis_of_large_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pixels together vary 900 times as much as the method assumes; with the whole change in place of its share it diverges."""
+    d = 16
+    covariance = torch.eye(d, dtype=torch.float64) + 899.0 * torch.ones(d, d, dtype=torch.float64) / d
+    denoise = Gaussian(torch.zeros(1, 4, 4, dtype=torch.float64), covariance).denoiser(Flow())
+    y = torch.full((1, 1, 2, 2), 3.0, dtype=torch.float64) + 0.1 * torch.arange(4.0).reshape(1, 1, 2, 2)
+    operator = SuperResolution(2)
+
+    def error() -> float:
+        x = sample(rv.guide.pigdm(denoise, operator, y), 32, solver=DDIM(1.0), steps=50, grid=grids.logistic())
+        return float((operator(x) - y).abs().max())
+
+    assert error() < 0.1
+    monkeypatch.setattr(sys.modules["reverie.guide.pigdm"], "share", lambda moved, rest: torch.ones(len(moved)))
+    assert not error() < 10.0
 
 
 METHODS = {"pigdm": 20, "dps": 150, "repaint": 40, "reddiff": 60, "dflow": 120}

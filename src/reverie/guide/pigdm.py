@@ -15,8 +15,9 @@ from reverie.guide.operators import Operator
 class PiGDM(Gradient):
     """``score + η·Jᵀ·A*(r²AA* + σ_y²)⁻¹(y − A·x̂0)`` with J = ∂x̂0/∂x_t and r² = σ²/(α² + σ²) (eq. 7).
 
-    The share η ≤ 1, of each sample, is where the measurement of the changed estimate is nearest to y. Where data are as the method assumes
-    it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would overshoot by as much.
+    The share η of each sample is the largest up to 1 that takes the measurement of the estimate no further from y than it was. Where data are
+    as the method assumes it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would
+    overshoot by as much, and more at each step.
     """
 
     def __init__(self, base: Denoiser, operator: Operator, y: Tensor, noise: float) -> None:
@@ -38,9 +39,14 @@ class PiGDM(Gradient):
             change = point.sigma**2 / point.alpha * estimate.pull(seen, pushed)
         if not estimate.again:
             seen, rest = seen.detach(), rest.detach()
-        moved = (self.operator(self.space.decode(estimate.x0 + change)) - seen).flatten(1)
-        share = (moved * rest.flatten(1)).sum(1) / moved.square().sum(1).clamp(min=1e-30)
-        return add_x0(estimate, align(share.clamp(0.0, 1.0), change) * change)
+        moved = self.operator(self.space.decode(estimate.x0 + change)) - seen
+        return add_x0(estimate, align(share(moved, rest), change) * change)
+
+
+def share(moved: Tensor, rest: Tensor) -> Tensor:
+    """The largest η in [0, 1] with ‖rest − η·moved‖ ≤ ‖rest‖, (B,)."""
+    moved, rest = moved.flatten(1), rest.flatten(1)
+    return (2.0 * (moved * rest).sum(1) / moved.square().sum(1).clamp(min=1e-30)).clamp(0.0, 1.0)
 
 
 def pigdm(denoise: Denoiser, operator: Operator, y: Tensor, noise: float = 0.0) -> Denoiser:

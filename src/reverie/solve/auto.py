@@ -61,7 +61,7 @@ def default(steps: int, guidance: float = 1.0) -> tuple[Multistep | DPMpp, logis
             return DPMpp(1 if each < 1.0 else 2), logistic(0.5, 1.4, 1.4, 4.6)
         return Multistep(2, corrector=1.0, final_order=2), logistic(0.0, 1.2, 1.8, 4.6 if steps < 30 else 6.0)
     if steps < 15:
-        return Multistep(3, corrector=fitted.shares(steps), final_order=2 if steps < 7 else 1), fitted()
+        return Multistep(3, corrector=fitted.shares(steps), final_order=2 if steps < 9 else 1), fitted()
     if steps < 30:
         return Multistep(5, corrector=1.0, final_order=2), logistic(0.0, 1.2, 2.4)
     return Multistep(5, corrector=1.0, final_order=3), logistic()

@@ -113,10 +113,14 @@ _FIRST, _LAST = -4.3, 4.6052
 _MOST = 14
 FITTED: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     5: ((-2.01, -0.397, 1.214, 2.759), (0.293, 0.023, 0.704, 0.047)),
-    7: ((-1.989, -0.779, 0.202, 1.275, 2.114, 3.327), (1.126, 0.584, 0.918, 0.854, 0.858, 0.576)),
+    7: ((-1.985, -0.777, 0.176, 1.251, 2.089, 3.391), (1.115, 0.591, 0.893, 0.856, 0.818, 0.505)),
     10: (
         (-2.417, -1.349, -0.554, -0.045, 0.501, 1.281, 1.696, 2.469, 3.732),
         (0.96, 0.701, 0.967, 0.846, 0.789, 0.975, 0.871, 0.767, 0.675),
+    ),
+    14: (
+        (-2.635, -1.613, -0.925, -0.468, -0.108, 0.28, 0.74, 1.196, 1.657, 1.969, 2.371, 2.949, 3.947),
+        (0.992, 0.898, 1.014, 0.949, 0.903, 0.897, 0.921, 0.977, 0.953, 0.938, 0.898, 0.836, 0.938),
     ),
 }
 """Fitted inner nodes in λ and shares of the corrector at them, by the number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean
@@ -142,8 +146,8 @@ class fitted:
     and mixed.
 
     A run from pure noise, or from any λ below −4.3, to clean data uses them as they are. With another ``start`` or ``end`` it is the curve
-    through them that is divided. ``bench/default_grid.py`` makes the fit, of the nodes together with :meth:`shares`: descent on the mean log
-    error, on other noises than the tables of the docs.
+    through them that is divided. ``bench/default_grid.py`` makes the fit, of the nodes together with :meth:`shares`: descent on the mean
+    log error, on other noises than the tables of the docs.
     """
 
     start: float | None = None
