@@ -222,7 +222,7 @@ def test_the_default_is_stable_under_guidance(scale: float) -> None:
     denoise, cond, x, exact = guided(scale)
     errors = [(sample(denoise, x=x, cond=cond, steps=n) - exact).square().mean().sqrt().item() for n in (5, 10, 20, 40)]
     assert errors[0] < 1.0 and errors[1] < 0.2 and errors[2] < 0.05 and errors[3] < 0.02, errors
-    unaware, grid = default(20)  # of high order with the whole corrector, made for more evaluations a unit of the scale
+    unaware, grid = default(24)  # of high order with the whole corrector, made for more evaluations a unit of the scale
     blind = (sample(denoise, x=x, cond=cond, solver=unaware, grid=grid, steps=10) - exact).square().mean().sqrt().item()
     assert blind > 3.0 * errors[1], (blind, errors)
 
@@ -280,20 +280,20 @@ def test_the_fitted_grid_is_its_table_and_divides_any_part_of_it(schedule, steps
         assert lams[0] == pytest.approx(0.5 * start) and all(a < b for a, b in pairwise(lams))
     lams = [p.lam for p in fitted(start=-4.0, end=5.0)(schedule, steps)]
     assert (lams[0], lams[-1]) == pytest.approx((-2.0, 2.5)) and all(a < b for a, b in pairwise(lams))
-    with pytest.raises(InputError, match="1 to 14 steps"):
-        fitted()(schedule, 15)
+    with pytest.raises(InputError, match="1 to 22 steps"):
+        fitted()(schedule, 23)
 
 
 def test_the_fitted_grid_between_its_tables() -> None:
-    """Every number up to 14 has a node at most a step from where the next number has one, and 6 lies halfway between 5 and 7."""
-    grid = {n: np.array([p.tau for p in fitted(end=9.2103)(Flow(), n)]) for n in range(1, 15)}
-    for n in range(4, 14):
+    """Every number up to 22 has a node at most a step from where the next number has one, and 6 lies halfway between 5 and 7."""
+    grid = {n: np.array([p.tau for p in fitted(end=9.2103)(Flow(), n)]) for n in range(1, 23)}
+    for n in range(4, 22):
         even = np.interp(np.linspace(0, 1, n + 2), np.linspace(0, 1, n + 1), grid[n])
         assert np.abs(even - grid[n + 1]).max() < 0.07
     halves = [np.interp(np.linspace(0, 1, 7), np.linspace(0, 1, n + 1), grid[n]) for n in (5, 7)]
     assert grid[6][2:-1] == pytest.approx(0.5 * (halves[0] + halves[1])[2:-1], abs=2e-3)
-    assert [len(fitted.shares(n)) for n in range(1, 15)] == list(range(14))
-    assert all(0.0 <= share <= 2.0 for n in range(1, 15) for share in fitted.shares(n))
+    assert [len(fitted.shares(n)) for n in range(1, 23)] == list(range(22))
+    assert all(0.0 <= share <= 2.0 for n in range(1, 23) for share in fitted.shares(n))
     for n, (_, shares) in FITTED.items():
         assert fitted.shares(n) == pytest.approx(shares)
 

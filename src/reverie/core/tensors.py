@@ -35,7 +35,7 @@ def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor
     """
     total: Tensor | None = None
     fresh = False
-    in_place = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+    in_place = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
     for c, x in zip(coefficients, tensors, strict=True):
         if isinstance(c, Tensor):
             total = c * x if total is None else total + c * x

@@ -15,8 +15,8 @@ from reverie.guide.operators import Operator
 class PiGDM(Gradient):
     """``score + η·Jᵀ·A*(r²AA* + σ_y²)⁻¹(y − A·x̂0)`` with J = ∂x̂0/∂x_t and r² = σ²/(α² + σ²) (eq. 7).
 
-    The share η of each sample is the largest up to 1 that takes the measurement of the estimate no further from y than it was. Where data are
-    as the method assumes it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would
+    The share η of each sample is the largest up to 1 that takes the measurement of the estimate no further from y than it was. Where data
+    are as the method assumes it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would
     overshoot by as much, and more at each step.
     """
 
