@@ -228,7 +228,7 @@ def figure(runs: dict[str, str], count: int = 6) -> None:
         for task, name, images in rows:
             axis = axes[every.index(task), names.index(name)]
             axis.imshow(tile(images[some][:count]).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            if every.index(task) == 0 or (name == "repaint"):
+            if every.index(task) == 0:
                 axis.set_title(name, fontsize=8)
             if name == "truth":
                 axis.text(-0.05, 0.5, task, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=7)
