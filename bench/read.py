@@ -91,9 +91,10 @@ def measure(folder: Path, *names: str) -> None:
         curve = _curve(known, asked, train, test)
         facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         facts |= {"pictures": len(train), "seeds": SEEDS, "pool": POOL}
-        facts.setdefault("ways", {})[name] = {"cell": cell, "labels_a_class": curve}
+        trained = name == "model" or name in RIVALS
+        key = f"{name} after {Run(folder / 'run').checkpoint.state['images']} pictures" if trained else name
+        facts.setdefault("ways", {})[key] = {"cell": cell, "labels_a_class": curve}
         if (folder / "grid.json").exists():
-            facts["images_seen"] = int(Run(folder / "run").checkpoint.state["images"])
             facts["grid"] = Probed.load(folder / "grid.json").sentence
         RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
         print(f"{name:20}", {count: str(value) for count, value in curve.items()}, flush=True)
