@@ -127,10 +127,26 @@ def build_sd3(tmp, third=True):
     return pipeline
 
 
+def build_dit(tied=True):
+    """A DiT as published embeds time and class once; without ``tied`` its blocks differ in that."""
+    from diffusers import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    net = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=1000
+    )  # fmt: skip
+    net = shaken(net)
+    if tied:
+        net.transformer_blocks[1].norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
+    return net
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """What builds tiny pipelines."""
-    return SimpleNamespace(build_sd=build_sd, build_sd3=build_sd3, shaken=shaken, vae=vae, texts=TEXTS, betas=BETAS)
+    return SimpleNamespace(
+        build_sd=build_sd, build_sd3=build_sd3, build_dit=build_dit, shaken=shaken, vae=vae, texts=TEXTS, betas=BETAS
+    )
 
 
 @pytest.fixture(scope="session")

@@ -196,15 +196,9 @@ def test_without_the_third_encoder(tiny, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_classes(tiny, tmp_path, tied):
     """A DiT as published embeds time and class once; one whose blocks differ is wrapped."""
-    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+    from diffusers import DDIMScheduler, DiTPipeline
 
-    torch.manual_seed(0)
-    net = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=1000
-    )  # fmt: skip
-    net = tiny.shaken(net)
-    if tied:
-        net.transformer_blocks[1].norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
+    net = tiny.build_dit(tied)
     scheduler = DDIMScheduler(clip_sample=False, beta_end=0.02)
     pipeline = DiTPipeline(net, tiny.vae(), scheduler)
     pipeline.set_progress_bar_config(disable=True)

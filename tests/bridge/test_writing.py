@@ -241,16 +241,10 @@ def test_adapters_of_a_joint_transformer(tiny, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_adapters_of_a_dit(tiny, tmp_path, tied):
     """Diffusers puts none on a DiT, so the truth is its own weight with the product added; ours and wrapped."""
-    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+    from diffusers import DDIMScheduler, DiTPipeline
     from safetensors.torch import save_file
 
-    torch.manual_seed(0)
-    net = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=1000
-    )  # fmt: skip
-    net = tiny.shaken(net)
-    if tied:
-        net.transformer_blocks[1].norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
+    net = tiny.build_dit(tied)
     DiTPipeline(net, tiny.vae(), DDIMScheduler(clip_sample=False)).save_pretrained(tmp_path / "pipeline")
     model = rv.load(tmp_path / "pipeline")
     assert isinstance(model.net, nets.DiT if tied else Foreign)
