@@ -6,6 +6,7 @@ python bench/solvers.py again     # our default alone, beside the peers already 
 python bench/solvers.py plot      # error against evaluations for our solvers; writes the figure of the docs
 python bench/solvers.py time      # overhead of a step
 python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
+python bench/solvers.py networks RUN ...   # the default for trained models of several sizes of picture; writes results/networks.json
 """
 
 import json
@@ -249,7 +250,7 @@ def trained(run: str, noises: int = 256, seed: int = 5) -> None:
             return rows[-1]
 
         for nfe in (5, 10, 16, 20, 40):
-            solver, grid = default(nfe, scale)
+            solver, grid = default(nfe, scale, int(np.prod(base.shape)))
             note("reverie default", nfe, ours(bound, x, solver, replace(grid, **ends), nfe))
             for name, where in PEERS_TRAINED if nfe in (5, 10, 20) else ():
                 note(f"{name}, {where}", nfe, peer(name, where, "flow", bound, x, nfe))
@@ -259,6 +260,32 @@ def trained(run: str, noises: int = 256, seed: int = 5) -> None:
         row = note("reverie calibrated", 10, ours(bound, x, fit.solver, fit, 10))
         row |= {"seconds": spent, "evaluations": fit.evaluations, "validation": fit.ratio}
     write("trained.json", {"noises": noises, "rows": rows})
+
+
+def networks(*runs: str) -> None:
+    """The default beside the same choice made without knowing how large the pictures are, and 2M on a uniform grid in time."""
+    (low, high), rows = ENDS["flow"], []
+    ends: dict[str, Any] = {"start": 2.0 * low, "end": 2.0 * high}
+    for run in runs:
+        base = rv.load(run)
+        size = int(np.prod(base.shape))
+        noises = 48 if size < 1000 else 24
+        model = Trained(base, rv.Cond(label=[i % 10 for i in range(noises)]) if base.conditions else None)
+        x = torch.randn(noises, *base.shape, generator=torch.Generator().manual_seed(6)) * model.schedule.at(low).sigma
+        fine = ours(model, x, rv.solve.Multistep(3, corrector=1.0), logistic(0.0, 2.0, 2.0, **ends), 150)
+        for nfe in (5, 7, 10, 14, 20, 30):
+            chosen: dict[str, tuple[Solver, Any]] = {
+                "default": default(nfe, dimensions=size),
+                "size unknown": default(nfe),
+                "order 3": (rv.solve.Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 1.2, 2.4)),
+                "dpmpp2": (rv.solve.DPMpp(2), rv.grids.time()),
+            }
+            row: dict[str, Any] = {"run": Path(run).name, "shape": base.shape, "nfe": nfe}
+            for name, (solver, grid) in chosen.items():
+                row[name] = errors(ours(model, x, solver, replace(grid, **ends), nfe), fine)
+            rows.append(row)
+            print(row, flush=True)
+            write("networks.json", rows)
 
 
 def plot() -> None:
@@ -331,5 +358,6 @@ if __name__ == "__main__":
         "plot": plot,
         "time": overhead,
         "trained": trained,
+        "networks": networks,
     }
     phases[sys.argv[1]](*(int(a) if a.isdigit() else a for a in sys.argv[2:]))

@@ -60,7 +60,7 @@ def test_noise_instead_of_a_model_keeps_the_default() -> None:
             return estimate.replace(estimate.out + 3.0 * chaos)
 
     wild = Erratic(ring(0.1, 1.0), VP())
-    result = calibrate(wild, 6, budget=2500, trajectories=8, progress=None)
+    result = calibrate(wild, 6, budget=2500, trajectories=12, progress=None)
     assert result.ratio <= 1.0
     if result.ratio == 1.0:
         inner = [2.0 * p.lam for p in default(6)[1](VP(), 6)[1:-1]]
@@ -91,6 +91,8 @@ def test_errors_say_what_to_do(tmp_path, fitted: Calibrated) -> None:
         calibrate(denoise, 50)
     with pytest.raises(InputError, match="budget=100"):
         calibrate(denoise, 10, budget=100)
+    with pytest.raises(InputError, match="trajectories=8"):
+        calibrate(denoise, 10, trajectories=8)
     with pytest.raises(InputError, match="calibrated for 8 steps"):
         fitted(VP(), 9)
     (tmp_path / "x.json").write_text("[1]")

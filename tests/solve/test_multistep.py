@@ -15,7 +15,7 @@ from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.paths import EDM, Shifted, SubVP, Trigonometric
 from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.guide import cfg
-from reverie.solve.auto import NAMED, default, named
+from reverie.solve.auto import NAMED, choose, default, named
 from reverie.solve.grids import FITTED, fitted, logistic, time
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.plan import State, plain
@@ -282,6 +282,27 @@ def test_the_fitted_grid_is_its_table_and_divides_any_part_of_it(schedule, steps
     assert (lams[0], lams[-1]) == pytest.approx((-2.0, 2.5)) and all(a < b for a, b in pairwise(lams))
     with pytest.raises(InputError, match="1 to 22 steps"):
         fitted()(schedule, 23)
+
+
+def test_the_default_begins_earlier_for_larger_pictures() -> None:
+    """Pictures of 8x8 with each pixel k times as wide and high: along what they vary, k times the 64 numbers that they were."""
+    found: dict[tuple[int, int], np.ndarray] = {}
+    means = 0.4 * torch.randn(6, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    covariance = torch.diag(torch.logspace(-3.0, -0.5, 64, dtype=torch.float64))
+    x = torch.randn(32, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for k in (1, 8):
+        denoise = GaussianMixture(torch.ones(6).double(), k * means, (k * k * covariance).expand(6, 64, 64)).denoiser(
+            Flow()
+        )
+        exact = sample(denoise, x=x, solver=Multistep(3, corrector=1.0), grid=logistic(0.0, 2.0, 2.0), steps=200)
+        for meant in (1, 8):
+            chosen = [(n, *default(n, 1.0, 64 * meant**2)) for n in (10, 14, 20, 24, 30)]
+            ends = [sample(denoise, x=x, solver=solver, grid=grid, steps=n) for n, solver, grid in chosen]
+            found[k, meant] = np.array([(end - exact).norm(dim=1).log().mean().exp().item() for end in ends])
+    assert (found[8, 8] < 0.7 * found[8, 1]).all() and (found[1, 1] < found[1, 8]).all(), found
+    picture = SimpleNamespace(shape=(3, 32, 32), guidance=1.0)
+    assert choose(picture, None, None, 20) == default(20, 1.0, 3072) != default(20)  # pyright: ignore[reportArgumentType]
+    assert default(5) == default(5, 1.0, 3072) and default(20) == default(20, 1.0, 512)
 
 
 def test_the_fitted_grid_between_its_tables() -> None:

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     labels = choose("all" if given.label is None and classes else given.label, run.recipe)
     scale = settings(run.recipe).scale if given.scale is None else given.scale
     denoise = guided(run.denoiser(), run.recipe, 1.0 if labels is None else scale)
-    plan = calibrate(denoise, given.steps, cond=condition(labels, 2 * TRAJECTORIES), seed=given.seed)
+    plan = calibrate(denoise, given.steps, cond=condition(labels, TRAJECTORIES), seed=given.seed)
     path = run.folder / f"calibrated-{plan.nfe}-{plan.guidance:g}.json"
     plan.save(path)
     print(

@@ -6,7 +6,7 @@ logarithm, because a few trajectories near a decision boundary carry nearly all 
 increments of u as a softmax (as in LD3, Tong et al. 2025). Every share gives a consistent solver, so that little can be overfitted, unlike
 free multistep weights. A node or share enters only what comes after it, so the Jacobian, taken by differences, costs about N²
 evaluations a trajectory; the moves after it are damped Gauss-Newton steps with Broyden's correction of the Jacobian (1965), at N a
-trajectory. As much noise again is kept for validation, and the default is returned unless the fit wins there.
+trajectory. A quarter of the noise is kept for validation, and the default is returned unless the fit wins there.
 """
 
 import json
@@ -31,10 +31,10 @@ from reverie.solve.grids import fitted, logistic
 from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
 
-TRAJECTORIES = 16
-"""To fit, and as many to validate."""
+TRAJECTORIES = 32
+"""Three in four to fit, the others to validate."""
 _FLOOR = 1e-4
-_MOVES = 3  # for each Jacobian
+_MOVES = 6  # for each Jacobian
 _RIDGE = 3.0  # pulls parameters to where they began, against chance in few trajectories
 
 
@@ -114,9 +114,10 @@ def calibrate(
     Args:
         denoise: the model, guided or not; the fit is for its guidance scale.
         nfe: evaluations of the run, 2 to 30.
-        cond: one condition, or ``2·trajectories`` of them: those that the model will be sampled with.
+        cond: one condition, or ``trajectories`` of them: those that the model will be sampled with.
         budget: network evaluations of a single sample that may be spent.
-        trajectories: reference trajectories for the fit, and as many for validation.
+        trajectories: at most so many reference trajectories, as the budget reaches for one round; three in four for the fit, the others
+            for validation.
         start, end: in logsnr; the path's own pure noise and clean data by default.
         seed: of the noise.
         progress: label of a progress bar over the evaluations.
@@ -125,27 +126,32 @@ def calibrate(
         The best plan on the validation noise, or the default one when none is better.
 
     Raises:
-        InputError: for an ``nfe`` out of range, or a budget that does not suffice for one round.
+        InputError: for an ``nfe`` out of range, or a budget that does not suffice for one round of 12 trajectories.
     """
     if not 2 <= nfe <= 30:
         raise InputError(f"calibration is for few-step runs of 2 to 30 evaluations: got nfe={nfe}")
-    usual, grid = default(nfe, denoise.guidance)
+    dimensions = math.prod(denoise.shape)
+    usual, grid = default(nfe, denoise.guidance, dimensions)
     grid = replace(grid, start=start, end=end)
-    fine_steps, cost = max(32, 3 * nfe), _cost(usual, nfe, trajectories)
-    least = 2 * trajectories * (fine_steps + nfe) + cost
-    if budget < least:
+    fine_steps = max(32, 3 * nfe)
+    four = 4 * (fine_steps + nfe) + _cost(usual, nfe, 3)
+    if trajectories < 12 or budget < 3 * four:
         raise InputError(
-            f"one round at nfe={nfe} with {trajectories} trajectories takes {least} evaluations: got budget={budget}"
+            f"one round at nfe={nfe} with the least, 12 trajectories, takes {3 * four} evaluations: got "
+            f"trajectories={trajectories} and budget={budget}"
         )
-    x = Tape(sample_seeds(seed, 2 * trajectories)).draw("init", 0, denoise.shape).to(denoise.device)
+    cond = None if cond is None else cond.expand(trajectories).to(denoise.device)
+    trajectories = 4 * min(trajectories // 4, budget // four)
+    count = 3 * trajectories // 4
+    cost = _cost(usual, nfe, count)
+    x = Tape(sample_seeds(seed, trajectories)).draw("init", 0, denoise.shape).to(denoise.device)
     x = x * grid(denoise.schedule, nfe)[0].sigma
-    cond = None if cond is None else cond.expand(2 * trajectories).to(denoise.device)
     with torch.no_grad(), Progress(progress or "", total=budget, unit="evaluations") as bar:
-        fine, fine_grid = default(fine_steps, denoise.guidance)
+        fine, fine_grid = default(fine_steps, denoise.guidance, dimensions)
         points = replace(fine_grid, start=start, end=end)(denoise.schedule, fine_steps)
         fit, held = (
             _Runs(denoise, x[part], None if cond is None else cond.index(part), bar.advance if progress else _ignore)
-            for part in (slice(0, trajectories), slice(trajectories, None))
+            for part in (slice(0, count), slice(count, trajectories))
         )
         for runs in (fit, held):
             runs.target = runs.run(fine, points)[0]

@@ -113,31 +113,30 @@ _FIRST, _LAST = -4.3, 4.6052
 _MOST = 22
 FITTED: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     5: (
-        (-2.01, -0.397, 1.214, 2.759),
-        (0.293, 0.023, 0.704, 0.047),
+        (-2.131, -0.37, 0.886, 2.661),
+        (0.35, 0.025, 0.056, 0.052),
     ),
     7: (
         (-1.985, -0.777, 0.176, 1.251, 2.089, 3.391),
         (1.115, 0.591, 0.893, 0.856, 0.818, 0.505),
     ),
     10: (
-        (-2.417, -1.349, -0.554, -0.045, 0.501, 1.281, 1.696, 2.469, 3.732),
-        (0.96, 0.701, 0.967, 0.846, 0.789, 0.975, 0.871, 0.767, 0.675),
+        (-2.253, -1.212, -0.481, -0.012, 0.532, 1.243, 1.619, 2.373, 3.573),
+        (1.122, 0.867, 0.948, 0.877, 0.931, 1.041, 0.949, 0.757, 0.551),
     ),
     14: (
-        (-3.03, -1.855, -1.064, -0.538, -0.124, 0.28, 0.74, 1.196, 1.657, 1.969, 2.371, 2.949, 3.947),
+        (-2.635, -1.613, -0.925, -0.468, -0.108, 0.28, 0.74, 1.196, 1.657, 1.969, 2.371, 2.949, 3.947),
         (0.992, 0.898, 1.014, 0.949, 0.903, 0.897, 0.921, 0.977, 0.953, 0.938, 0.898, 0.836, 0.938),
     ),
     20: (
-        (-3.349, -2.188, -1.341, -0.826, -0.462, -0.144, 0.1, 0.355, 0.626, 0.909, 1.177, 1.432, 1.698, 1.931, 2.195, 2.482,
+        (-2.912, -1.903, -1.166, -0.718, -0.402, -0.125, 0.1, 0.355, 0.626, 0.909, 1.177, 1.432, 1.698, 1.931, 2.195, 2.482,
          2.807, 3.408, 4.221),
         (0.983, 0.97, 1.012, 1.015, 1.071, 1.025, 0.984, 0.997, 1.008, 1.023, 1.043, 1.043, 0.951, 1.004, 1.008, 1.054, 0.968,
          0.94, 1.065),
     ),
 }  # fmt: skip
 """Fitted inner nodes in λ and shares of the corrector at them, by the number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean
-data. At 14 and 20 the nodes below 0 lie 15 % further out than the fit: pictures vary more along some axes than the mixtures do, and two
-trained networks end nearer to their flow for it."""
+data."""
 
 
 def _around(steps: int) -> tuple[int, int, float]:
@@ -147,24 +146,28 @@ def _around(steps: int) -> tuple[int, int, float]:
     return below, above, (steps - below) / (above - below) if below < steps < above else 0.0
 
 
-def _curve(steps: int, count: int) -> np.ndarray:
-    """τ at ``count + 1`` even places of the curve through the nodes for ``steps``, linear in τ between them."""
-    knots = [1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *FITTED[steps][0], _LAST)]
+def _curve(steps: int, count: int, stretch: float) -> np.ndarray:
+    """τ at ``count + 1`` even places of the curve through the nodes for ``steps``, stretched from the last, linear in τ between them."""
+    inner = (_LAST - stretch * (_LAST - lam) for lam in FITTED[steps][0])
+    knots = [1.0 / (1.0 + math.exp(lam)) for lam in (_FIRST, *inner, _LAST)]
     return np.interp(np.linspace(0.0, steps, count + 1), np.arange(steps + 1.0), knots)
 
 
 @dataclass(frozen=True)
 class fitted:
-    """Nodes fitted to mixtures, for up to 22 steps: those of :data:`FITTED`, and between two tables the curves through both, divided evenly
-    and mixed.
+    """Nodes fitted to mixtures and networks, for up to 22 steps: those of :data:`FITTED`, and between two tables the curves through both,
+    divided evenly and mixed.
 
     A run from pure noise, or from any λ below −4.3, to clean data uses them as they are. With another ``start`` or ``end`` it is the curve
     through them that is divided. ``bench/default_grid.py`` makes the fit, of the nodes together with :meth:`shares`: descent on the mean
     log error, on other noises than the tables of the docs.
+
+    ``earlier`` moves the nodes towards the noise, that at λ = −2.2 by so much and the others in proportion to their distance from the last.
     """
 
     start: float | None = None
     end: float | None = None
+    earlier: float = 0.0
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
@@ -173,7 +176,8 @@ class fitted:
         first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
         last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
         below, above, share = _around(steps)
-        knots = np.array([*((1.0 - share) * _curve(below, steps) + share * _curve(above, steps)), 0.0])
+        a, b = (_curve(table, steps, 1.0 + self.earlier / (_LAST + 2.2)) for table in (below, above))
+        knots = np.array([*((1.0 - share) * a + share * b), 0.0])
         places = np.arange(steps + 2.0)
         high = last.tau
         if self.end is None and first.lam < _LAST:
