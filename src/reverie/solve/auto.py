@@ -51,25 +51,27 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
     """The measured best deterministic solver and grid for so many evaluations at a guidance scale, for samples of so many numbers.
 
     It interpolates ε − x0 in τ. Up to 22 evaluations it is of order 3 or 4, on nodes and with shares of the corrector that are fitted:
-    there the places of the nodes matter more than the order. Beyond, the order is 5, and the last move is of low order until the steps are
-    small. Guidance makes the flow stiff, a network adds its own error and an interval a jump, across which high orders extrapolate: under
-    guidance it is of order 2 with the whole corrector, on a grid nearer to the noise, and without a corrector below 2.5 evaluations a unit
-    of the scale.
+    there the places of the nodes matter more than the order. From 36 it is 5: before that a network's own error costs more than order 5
+    gains. The last move is of low order until the steps are small. Guidance makes the flow stiff and an interval is a jump, across which
+    high orders extrapolate: under guidance it is of order 2, on a grid nearer to the noise, with half of the corrector below 2.5
+    evaluations a unit of the scale, and none below 1.5.
 
     The same picture with n times as many pixels shows at √n times the noise (Esser et al. 2024, section 5.3.2). So above 512 dimensions,
-    where that is measured to begin, the nodes lie earlier by ``½ log(dimensions/512)`` in λ; less so below 10 steps, which are too large.
+    where that is measured to begin, the nodes lie earlier by ``½ log(dimensions/512)`` in λ; unguided less so below 10 steps.
     """
-    earlier = 0.5 * math.log(max(1.0, dimensions / 512)) * min(1.0, max(0.0, 0.2 * steps - 1.0))
+    earlier = 0.5 * math.log(max(1.0, dimensions / 512))
     if guidance > 1.0:
         each = steps / guidance
-        if each < 2.5:
+        if each < 1.5:
             return DPMpp(1 if each < 1.0 else 2), logistic(0.5 - earlier, 1.4, 1.4, 4.6)
-        return Multistep(2, corrector=1.0, final_order=2), logistic(-earlier, 1.2, 1.8, 4.6 if steps < 30 else 6.0)
+        solver = Multistep(2, corrector=0.5 if each < 2.5 else 1.0, final_order=2)
+        return solver, logistic(-earlier, 1.2, 1.8, 4.6 if steps < 30 else 6.0)
     if steps < 23:
         order, last = 3 if steps < 15 else 4, 2 if steps < 12 else 1
-        return Multistep(order, corrector=fitted.shares(steps), final_order=last), fitted(earlier=earlier)
-    if steps < 30:
-        return Multistep(5, corrector=1.0, final_order=2), logistic(-earlier, 1.2, 2.4)
+        few = min(1.0, max(0.0, 0.2 * steps - 1.0))
+        return Multistep(order, corrector=fitted.shares(steps), final_order=last), fitted(earlier=few * earlier)
+    if steps < 36:
+        return Multistep(4, corrector=1.0, final_order=2), logistic(0.5 - earlier, 1.5, 2.0)
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)
 
 
