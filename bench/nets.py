@@ -7,7 +7,7 @@
     python bench/nets.py convolution                          # Winograd's convolution against the ordinary one, by size
 
 The U-Net is the 35.7 M net of DDPM for CIFAR-10 at batch 8, 32x32; the transformer DiT-S/2 on latents of 32x32x4 at batch 8.
-"sampling" is the path of ``reverie sample``, with kept filters. Efficiency is the time of the convolutions, matrix products and attention
+"sampling" is the path of ``reverie sample``, with kept weights. Efficiency is the time of the convolutions, matrix products and attention
 alone, replayed one by one on the tensors of the forward pass, over the time of the whole forward pass. A convolution is a convolution
 whichever way it is computed, with what it does to its input and output inside; for Winograd's the share of its products alone is
 given besides. On one thread times are processor times, so that a neighbour on the machine costs less.
@@ -32,7 +32,15 @@ from reverie.core.memory import keep_freed_memory
 
 HEAVY = {
     "convolution": ("aten.conv", "aten.mkldnn_convolution"),
-    "matrix product": ("aten.matmul", "aten.addmm", "aten.mm", "aten.bmm", "aten.baddbmm", "aten.linear"),
+    "matrix product": (
+        "aten.matmul",
+        "aten.addmm",
+        "aten.mm",
+        "aten.bmm",
+        "aten.baddbmm",
+        "aten.linear",
+        "mkldnn._linear",
+    ),
     "attention": ("aten.scaled_dot_product", "aten._scaled_dot_product"),
 }
 GROUPS = HEAVY | {
@@ -165,17 +173,15 @@ def calls_of(which: str, batch: int = 8) -> tuple[Any, Any, dict[str, Callable[[
 
 
 def sampling(net: torch.nn.Module, run: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
-    """The same as ``reverie sample`` runs it: with kept filters, where there are any."""
-    from reverie.nets import winograd
+    """The same as ``reverie sample`` runs it: with kept weights."""
+    from reverie.nets import kept
 
-    if not winograd.size(net):
-        return {}
-    with winograd.frozen(net):
-        layers = [(layer, layer.kept) for layer in net.modules() if isinstance(layer, winograd.Conv3x3)]
+    with kept.frozen(net):
+        layers = [(layer, layer.kept) for layer in net.modules() if isinstance(layer, kept.Keeping)]
 
     def call() -> Any:
-        for layer, filters in layers:
-            layer.kept = filters
+        for layer, form in layers:
+            layer.kept = form
         out = run()
         for layer, _ in layers:
             layer.kept = None

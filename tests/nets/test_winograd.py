@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from reverie.nets import winograd
-from reverie.nets.layers import special
-from reverie.nets.winograd import Conv3x3, convolve, filters, frozen, weight_gradient
+from reverie.nets.kept import frozen, size, special
+from reverie.nets.winograd import Conv3x3, convolve, filters, weight_gradient
 
 
 def case(batch=2, inputs=3, outputs=5, height=7, width=10, dtype=torch.float64):
@@ -114,7 +114,7 @@ def test_frozen_filters_are_those_of_the_weights(monkeypatch):
     with torch.no_grad():
         for _ in range(2):
             with frozen(net):
-                assert winograd.size(net) == 4 * layer.kept.numel()
+                assert size(net) == 4 * layer.kept.numel()
                 for _ in range(3):
                     torch.testing.assert_close(
                         layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=0, atol=1e-4

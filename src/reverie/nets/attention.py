@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError
+from reverie.nets.kept import Linear
 
 Hook = Callable[..., Tensor]
 """``hook(q, k, v, mask=, cross=, streams=) -> out``, all (B, heads, N, d), in place of the fused product."""
@@ -82,13 +83,13 @@ class Attention(Attending):
     ) -> None:
         super().__init__(width, heads)
         if context is None:
-            self.qkv = nn.Linear(width, 3 * width, bias=bias)
+            self.qkv = Linear(width, 3 * width, bias=bias)
         else:
-            self.q = nn.Linear(width, width, bias=bias)
-            self.kv = nn.Linear(context, 2 * width, bias=bias)
+            self.q = Linear(width, width, bias=bias)
+            self.kv = Linear(context, 2 * width, bias=bias)
         self.cross = context is not None
         self.norm_q, self.norm_k = head_norms(width // heads, norm)
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, width) -> (B, N, width); ``context`` (B, M, context) and ``mask`` (B, M) bool, true where a token is real."""
@@ -111,11 +112,11 @@ class JointAttention(Attending):
 
     def __init__(self, width: int, heads: int, norm: bool = False, last: bool = False) -> None:
         super().__init__(width, heads)
-        self.qkv, self.qkv_context = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
+        self.qkv, self.qkv_context = Linear(width, 3 * width), Linear(width, 3 * width)
         self.norm_q, self.norm_k = head_norms(width // heads, norm)
         self.norm_q_context, self.norm_k_context = head_norms(width // heads, norm)
-        self.out = nn.Linear(width, width)
-        self.out_context = None if last else nn.Linear(width, width)
+        self.out = Linear(width, width)
+        self.out_context = None if last else Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Both streams after attention; ``mask`` (B, M) bool is true where a token of the second is real."""

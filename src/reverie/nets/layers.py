@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
+from reverie.nets.kept import Linear, special
 from reverie.nets.recompute import forgotten, recomputed
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -93,13 +93,6 @@ class _TanhGELU(torch.autograd.Function):
         return torch.ops.aten.gelu_backward(gradient, *ctx.saved_tensors, approximate="tanh")
 
 
-def special(*tensors: Tensor) -> bool:
-    """Whether a compiler, autocast, forward derivatives or a transform of ``torch.func`` is at work: they want the plain operations."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
-        return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": TanhGELU,
     "gelu-exact": nn.GELU,
@@ -119,9 +112,9 @@ class FeedForward(nn.Module):
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
         self.gated = gated
-        self.inner = nn.Linear(width, 2 * hidden if gated else hidden)
+        self.inner = Linear(width, 2 * hidden if gated else hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.outer = nn.Linear(hidden, width)
+        self.outer = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.inner(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.kept import Linear
 from reverie.nets.layers import FeedForward, group_norm, zeroed
 
 
@@ -36,9 +37,9 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, heads: int, context: int, depth: int, groups: int) -> None:
         super().__init__()
         self.norm = group_norm(channels, groups=groups)
-        self.enter = nn.Linear(channels, channels)
+        self.enter = Linear(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context) for _ in range(depth))
-        self.leave = zeroed(nn.Linear(channels, channels))
+        self.leave = zeroed(Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """``context`` (B, L, features), ``mask`` (B, L) bool, true where a token is real."""

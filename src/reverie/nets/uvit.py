@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
 from reverie.nets.embeddings import LabelEmbedding, sinusoids
+from reverie.nets.kept import Linear
 from reverie.nets.layers import FeedForward, check_picture, check_size, pair, places, unpatch
 from reverie.nets.network import Network, Skip, conditions, tokens
 
@@ -25,7 +26,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, late: bool = False) -> None:
         super().__init__()
-        self.merge = nn.Linear(2 * width, width) if late else None
+        self.merge = Linear(2 * width, width) if late else None
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads, bias=False)
         self.norm_mlp = nn.LayerNorm(width)

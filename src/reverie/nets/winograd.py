@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.nets.layers import special
+from reverie.nets.kept import Keeping, special
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 TILE, SIDE = 4, 6
@@ -128,17 +127,12 @@ class _Winograd(torch.autograd.Function):
         )
 
 
-class Conv3x3(nn.Conv2d):
+class Conv3x3(Keeping, nn.Conv2d):
     """A 3x3 convolution padded by 1, in Winograd's way where that is the faster one.
 
     That is on a CPU, in single precision, for enough channels and places: from C to O channels it takes about 1/4 + 39 (1/C + 1/O)
     of the time of the ordinary one, besides making and reading the filters (``bench/nets.py convolution``).
-
-    Attributes:
-        kept: the transformed filters inside of :func:`frozen`; they serve calls without gradient.
     """
-
-    kept: Tensor | None = None
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
@@ -147,6 +141,13 @@ class Conv3x3(nn.Conv2d):
     def wide(self) -> bool:
         """Whether it has channels enough."""
         return 1 / self.in_channels + 1 / self.out_channels <= CHANNELS
+
+    @property
+    def keeps(self) -> int:
+        return 4 * SIDE * SIDE * self.in_channels * self.out_channels if self.wide else 0
+
+    def form(self) -> Tensor:
+        return filters(self.weight.detach())
 
     def pays(self, x: Tensor, kept: bool) -> bool:
         """Whether Winograd's way is the faster one for ``x``, with filters that are ``kept`` or made anew."""
@@ -162,25 +163,3 @@ class Conv3x3(nn.Conv2d):
         if gradient:
             return _Winograd.apply(x, self.weight, self.bias)  # pyright: ignore[reportReturnType]
         return convolve(x, filters(self.weight) if kept is None else kept, self.bias)
-
-
-def size(net: nn.Module) -> int:
-    """Bytes that :func:`frozen` keeps."""
-    layers = (layer for layer in net.modules() if isinstance(layer, Conv3x3) and layer.wide)
-    return sum(4 * SIDE * SIDE * layer.in_channels * layer.out_channels for layer in layers)
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Inside, where the weights must not change, convolutions keep their transformed filters: four times the memory of the weights.
-
-    Made anew each time, at a tenth of the cost of an evaluation, so that they are never those of other weights.
-    """
-    layers = [layer for layer in net.modules() if isinstance(layer, Conv3x3) and layer.wide]
-    try:
-        for layer in layers:
-            layer.kept = filters(layer.weight.detach())
-        yield
-    finally:
-        for layer in layers:
-            layer.kept = None

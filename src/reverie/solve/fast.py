@@ -1,6 +1,6 @@
-"""The faster path of sampling: frozen filters, compiled networks where that pays, and batches that fit into memory.
+"""The faster path of sampling: frozen weights, compiled networks where that pays, and batches that fit into memory.
 
-All act only where no gradient is asked for. Wide convolutions keep their transformed filters for a run (:mod:`reverie.nets.winograd`).
+All act only where no gradient is asked for. Wide layers keep their weights in another form for a run (:mod:`reverie.nets.kept`).
 A network without them may be compiled, and what is compiled stays on it for the next run; outside of a run, and while a tap is open
 (:mod:`reverie.nets.taps`), the network is the plain one.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reverie.nets import winograd
+from reverie.nets import kept
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -61,12 +61,12 @@ def worthwhile(seconds: float, evaluations: int, layers: int) -> bool:
 def fast(denoise: Denoiser, rows: int, cond: Cond | None, evaluations: int) -> Iterator[None]:
     """Inside, the network of ``denoise`` runs the faster way that pays for so many evaluations of batches of ``rows``.
 
-    With filters that fit into a quarter of the free memory they are kept; a compiler does not know Winograd's convolution, which saves
-    more than it would. Else the network is compiled; without a working compiler it runs as it is.
+    Where another form of the weights fits into a quarter of the free memory it is kept; a compiler does not know it, and saves less.
+    Else the network is compiled; without a working compiler it runs as it is.
     """
     net = None if torch.is_grad_enabled() else network(denoise)
-    if net is not None and evaluations > 1 and 0 < winograd.size(net) <= available(denoise.device) // 4:
-        with winograd.frozen(net):
+    if net is not None and evaluations > 1 and 0 < kept.size(net) <= available(denoise.device) // 4:
+        with kept.frozen(net):
             yield
         return
     compiled = None if net is None else _compiled(net, denoise, rows, cond, evaluations)
@@ -84,9 +84,9 @@ def _compiled(net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None, e
     """The compiled call of the network, made now if it pays; None to go without."""
     if net._compiled_call_impl is not None or getattr(net, "_tapped", 0):
         return None
-    kept = vars(net).get("_prepared")
-    if kept is not None:
-        return kept or None
+    prepared = vars(net).get("_prepared")
+    if prepared is not None:
+        return prepared or None
     layers = sum(1 for module in net.modules() if next(module.parameters(recurse=False), None) is not None)
     weights = list(net.parameters())
     most = (

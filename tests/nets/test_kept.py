@@ -1,0 +1,71 @@
+"""Linear layers that keep their weights for a run: the same numbers, only where it pays, never those of other weights."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.schedules import Flow
+from reverie.nets.dit import DiT
+from reverie.nets.kept import Linear, frozen, size
+from reverie.solve.fast import fast
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN nothing is kept")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each product with kept weights."""
+    made: list[int] = []
+    real = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: made.append(1) or real(*a))
+    return made
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(64, 384), (3, 100, 384), (2, 2, 20, 384)])
+def test_the_product_is_that_of_the_plain_layer(shape: tuple[int, ...], bias: bool, calls: list[int]) -> None:
+    layer, x = Linear(384, 512, bias=bias), torch.randn(shape)
+    expected = F.linear(x, layer.weight, layer.bias)
+    with torch.no_grad(), frozen(layer):
+        assert size(layer) == 4 * layer.weight.numel()
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+        turned = x.transpose(0, -2).contiguous().transpose(0, -2)  # not as it lies in memory
+        torch.testing.assert_close(layer(turned), expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2 and layer.kept is None
+
+
+def test_only_where_it_pays_and_no_gradient_is_asked_for(calls: list[int]) -> None:
+    narrow, layer = Linear(64, 64), Linear(384, 512)
+    x = torch.randn(64, 384)
+    with frozen(torch.nn.ModuleList([narrow, layer])):
+        assert narrow.kept is None and size(narrow) == 0
+        layer(x).sum().backward()
+        assert layer.weight.grad is not None
+        with torch.no_grad():
+            layer(x[:63]), torch.func.vmap(layer)(x), torch.func.jvp(layer, (x,), (x,))
+            with torch.autocast("cpu", torch.bfloat16):
+                assert layer(x).dtype == torch.bfloat16
+            assert not calls
+            layer(x)
+    assert len(calls) == 1
+    assert size(Linear(384, 512).double()) == size(Linear(384, 512).bfloat16()) == 0
+
+
+def test_each_run_keeps_the_weights_of_its_time(calls: list[int]) -> None:
+    torch.manual_seed(0)
+    net = DiT(channels=1, size=16, patch=2, width=384, depth=1, heads=6)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    denoise = NetDenoiser(net.eval(), Flow(), shape=(1, 16, 16))
+    x = torch.randn(2, 1, 16, 16)
+    ends = []
+    with torch.no_grad():
+        for _ in range(2):
+            plain = net(x, torch.tensor(0.5))
+            with fast(denoise, 2, None, 10):
+                ends.append(net(x, torch.tensor(0.5)))
+            torch.testing.assert_close(ends[-1], plain, rtol=1e-4, atol=1e-5)
+            for parameter in net.parameters():
+                parameter.data.mul_(1.1)  # which no counter of versions notices
+    assert len(calls) == 2 * 4 and (ends[0] - ends[1]).abs().max() > 1e-2
