@@ -60,7 +60,7 @@ def test_noise_instead_of_a_model_keeps_the_default() -> None:
             return estimate.replace(estimate.out + 3.0 * chaos)
 
     wild = Erratic(ring(0.1, 1.0), VP())
-    result = calibrate(wild, 6, budget=2500, trajectories=12, progress=None)
+    result = calibrate(wild, 6, budget=2500, trajectories=16, progress=None)
     assert result.ratio <= 1.0
     if result.ratio == 1.0:
         inner = [2.0 * p.lam for p in default(6)[1](VP(), 6)[1:-1]]

@@ -6,7 +6,7 @@ logarithm, because a few trajectories near a decision boundary carry nearly all 
 increments of u as a softmax (as in LD3, Tong et al. 2025). Every share gives a consistent solver, so that little can be overfitted, unlike
 free multistep weights. A node or share enters only what comes after it, so the Jacobian, taken by differences, costs about N²
 evaluations a trajectory; the moves after it are damped Gauss-Newton steps with Broyden's correction of the Jacobian (1965), at N a
-trajectory. A quarter of the noise is kept for validation, and the default is returned unless the fit wins there.
+trajectory. Three eighths of the noise are kept for validation, and the default is returned unless the fit wins there.
 """
 
 import json
@@ -32,9 +32,9 @@ from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
 
 TRAJECTORIES = 32
-"""Three in four to fit, the others to validate."""
+"""Five in eight to fit, the others to validate."""
 _FLOOR = 1e-4
-_MOVES = 6  # for each Jacobian
+_MOVES = 3  # for each Jacobian
 _RIDGE = 3.0  # pulls parameters to where they began, against chance in few trajectories
 
 
@@ -116,7 +116,7 @@ def calibrate(
         nfe: evaluations of the run, 2 to 30.
         cond: one condition, or ``trajectories`` of them: those that the model will be sampled with.
         budget: network evaluations of a single sample that may be spent.
-        trajectories: at most so many reference trajectories, as the budget reaches for one round; three in four for the fit, the others
+        trajectories: at most so many reference trajectories, as the budget reaches for one round; five in eight for the fit, the others
             for validation.
         start, end: in logsnr; the path's own pure noise and clean data by default.
         seed: of the noise.
@@ -126,23 +126,23 @@ def calibrate(
         The best plan on the validation noise, or the default one when none is better.
 
     Raises:
-        InputError: for an ``nfe`` out of range, or a budget that does not suffice for one round of 12 trajectories.
+        InputError: for an ``nfe`` out of range, or a budget that does not suffice for one round of 16 trajectories.
     """
     if not 2 <= nfe <= 30:
         raise InputError(f"calibration is for few-step runs of 2 to 30 evaluations: got nfe={nfe}")
     dimensions = math.prod(denoise.shape)
     usual, grid = default(nfe, denoise.guidance, dimensions)
     grid = replace(grid, start=start, end=end)
-    fine_steps = max(32, 3 * nfe)
-    four = 4 * (fine_steps + nfe) + _cost(usual, nfe, 3)
-    if trajectories < 12 or budget < 3 * four:
+    fine_steps = max(36, 3 * nfe)
+    eight = 8 * (fine_steps + nfe) + _cost(usual, nfe, 5)
+    if trajectories < 16 or budget < 2 * eight:
         raise InputError(
-            f"one round at nfe={nfe} with the least, 12 trajectories, takes {3 * four} evaluations: got "
+            f"one round at nfe={nfe} with the least, 16 trajectories, takes {2 * eight} evaluations: got "
             f"trajectories={trajectories} and budget={budget}"
         )
     cond = None if cond is None else cond.expand(trajectories).to(denoise.device)
-    trajectories = 4 * min(trajectories // 4, budget // four)
-    count = 3 * trajectories // 4
+    trajectories = 8 * min(trajectories // 8, budget // eight)
+    count = 5 * trajectories // 8
     cost = _cost(usual, nfe, count)
     x = Tape(sample_seeds(seed, trajectories)).draw("init", 0, denoise.shape).to(denoise.device)
     x = x * grid(denoise.schedule, nfe)[0].sigma
