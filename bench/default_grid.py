@@ -8,8 +8,8 @@ differentiates it. All share their nodes, whatever their path, but that networks
 does. It begins at the default.
 
 The tables in use: 5 saw the networks of the demo and of emoji (``bench/recipes``), each counted half, with a weight of 0.8; the others
-saw mixtures alone, 10 with 2,000 noises and a weight of 0.9, 7 with 0.7. Joint fits at 10 and 14, of orders 3 to 5, gained on one side
-what they lost on the other (order 5 at 14: mixtures 0.6 times, networks 1.6).
+saw mixtures alone, 10 with 2,000 noises and a weight of 0.9, 7 with 0.7, 14 and 20 with a last move of order 1. Joint fits at 10 and 14,
+of orders 3 to 5, gained on one side what they lost on the other (order 5 at 14: mixtures 0.6 times, networks 1.6).
 """
 
 import argparse

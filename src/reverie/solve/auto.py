@@ -52,7 +52,7 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
 
     It interpolates ε − x0 in τ. Up to 22 evaluations it is of order 3 or 4, on nodes and with shares of the corrector that are fitted:
     there the places of the nodes matter more than the order. From 36 it is 5: before that a network's own error costs more than order 5
-    gains. The last move is of low order until the steps are small. Guidance makes the flow stiff and an interval is a jump, across which
+    gains. The last move is of order 2 until the steps are small. Guidance makes the flow stiff and an interval is a jump, across which
     high orders extrapolate: under guidance it is of order 2, on a grid nearer to the noise, with half of the corrector below 2.5
     evaluations a unit of the scale, and none below 1.5.
 
@@ -67,9 +67,9 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
         solver = Multistep(2, corrector=0.5 if each < 2.5 else 1.0, final_order=2)
         return solver, logistic(-earlier, 1.2, 1.8, 4.6 if steps < 30 else 6.0)
     if steps < 23:
-        order, last = 3 if steps < 15 else 4, 2 if steps < 12 else 1
+        order = 3 if steps < 15 else 4
         few = min(1.0, max(0.0, 0.2 * steps - 1.0))
-        return Multistep(order, corrector=fitted.shares(steps), final_order=last), fitted(earlier=few * earlier)
+        return Multistep(order, corrector=fitted.shares(steps), final_order=2), fitted(earlier=few * earlier)
     if steps < 36:
         return Multistep(4, corrector=1.0, final_order=2), logistic(0.5 - earlier, 1.5, 2.0)
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)
