@@ -21,6 +21,7 @@ from reverie.recipes.report import charts, page, report
 from reverie.recipes.report import pictures as drawing
 from reverie.recipes.runs import Run
 from reverie.recipes.training import train
+from reverie.solve.auto import default
 
 TINY = Recipe(
     name="tiny <digits>",
@@ -119,7 +120,7 @@ def test_it_shows_what_the_run_holds(run: Run):
     for figure in evaluation.figures:
         assert figure.text in text and figure.title in text
     assert evaluation.how in html.unescape(text) and evaluation.verdict in text
-    assert "DPMpp(order=2) in 3 steps at guidance scale 2" in text and "seeds 0, 1" in text
+    assert f"{default(3, 2.0)[0]} in 3 steps at guidance scale 2" in html.unescape(text) and "seeds 0, 1" in text
     assert "256 pictures seen" in text and "warmup: 16" in text
     assert "digits8" in text and "FID" not in text
 
