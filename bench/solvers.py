@@ -4,7 +4,6 @@ python bench/solvers.py scan      # all configurations of the peers on few noise
 python bench/solvers.py final     # the best of them and ours, fresh noises; writes results/solvers.json
 python bench/solvers.py again     # our default alone, beside the peers already measured
 python bench/solvers.py plot      # error against evaluations for our solvers; writes the figure of the docs
-python bench/solvers.py time      # overhead of a step
 python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
 python bench/solvers.py networks RUN ...   # the default for trained models of several sizes of picture; writes results/networks.json
 """
@@ -26,8 +25,6 @@ import reverie as rv
 from mixtures import DATA, ENDS, Exact, mixture, path, problem, reference
 from peers import configurations
 from reverie.core.denoiser import Estimate
-from reverie.core.noise import Tape
-from reverie.core.schedules import VP
 from reverie.solve.auto import default
 from reverie.solve.grids import Grid, fitted, logistic
 from reverie.solve.plan import Solver, plain
@@ -315,31 +312,6 @@ def plot() -> None:
     figure.savefig(out)
 
 
-def overhead(steps: int = 20, repeats: int = 30) -> None:
-    """Microseconds a step besides the network and the noise, 16x3x32x32 float32."""
-    shape = (16, 3, 32, 32)
-    x, y = torch.randn(shape), torch.randn(shape)
-
-    def free(_: Tensor, point: Any) -> Estimate:
-        return Estimate(x, y, (-1.0, 1.0), point)
-
-    schedule, table = VP(), {}
-    for name in ("ddim", "ddpm", "dpmpp2", "dpmpp3", "unipc3", "deis3", "auto"):
-        solver = default(steps)[0] if name == "auto" else rv.solve.named(name)
-        plan = solver.plan(schedule, plain(rv.grids.logsnr()(schedule, steps)))
-        noise = [[Tape([(0, i) for i in range(16)]).draw(d.stream, 0, shape[1:]) for d in s.draws] for s in plan.steps]
-        taken = []
-        for _ in range(repeats):
-            state = solver.init(x, plan)
-            begin = time.perf_counter()
-            for step, z in zip(plan.steps, noise, strict=True):
-                state = solver.step(free, state, step.row, z)
-            taken.append((time.perf_counter() - begin) / steps)
-        table[name] = round(1e6 * float(np.median(taken)), 1)
-    write("time.json", table)
-    print(table)
-
-
 def write(name: str, content: Any) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(json.dumps(content, indent=1) + "\n")
@@ -356,7 +328,6 @@ if __name__ == "__main__":
         "guided": guided,
         "calibrated": calibrated,
         "plot": plot,
-        "time": overhead,
         "trained": trained,
         "networks": networks,
     }
