@@ -1,0 +1,78 @@
+"""What training sees: batches, and data sets that are addressed by position."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from reverie.core.condition import Cond, Conditions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with what they are conditioned on and what else belongs to them.
+
+    Args:
+        x: (B, …); pictures are float (B, C, H, W) in [−1, 1].
+        cond: of B samples, or None.
+        extra: tensors (B, …) by name that are no conditions: masks, second pictures, codes.
+    """
+
+    x: Tensor
+    cond: Cond | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def index(self, rows: Any) -> Batch:
+        """Some of the samples: a slice or an index tensor."""
+        cond = None if self.cond is None else self.cond.index(rows)
+        return Batch(self.x[rows], cond, {name: value[rows] for name, value in self.extra.items()})
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on another device; copies of pinned memory do not wait."""
+        cond = None if self.cond is None else self.cond.to(device)
+        extra = {name: value.to(device, non_blocking=True) for name, value in self.extra.items()}
+        return replace(self, x=self.x.to(device, non_blocking=True), cond=cond, extra=extra)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model has to know of its data.
+
+    Args:
+        shape: of one sample; (C, H, W) for pictures.
+        conditions: what its batches hold, by name, such as ``{"label": Label(10)}``.
+        classes: names of the classes, if it has any.
+        range: least and greatest value.
+    """
+
+    shape: tuple[int, ...]
+    conditions: Conditions = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    range: tuple[float, float] = (-1.0, 1.0)
+
+
+class Dataset(ABC):
+    """Samples by position. Only positions say what is drawn, so any order, batch size, worker or resume point sees the same."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """Shape, conditions, classes and range."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, positions: Tensor | Sequence[int]) -> Batch:
+        """The samples at ``positions`` (0 … len − 1), on the CPU."""

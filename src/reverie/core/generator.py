@@ -1,0 +1,95 @@
+"""Whatever draws: a denoiser with its solver, a flow map, a GAN, a VAE, an autoregressive or masked model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from reverie.core.condition import Cond, Conditions
+    from reverie.core.noise import SampleSeed
+
+    Seeds = int | Sequence[int] | Sequence[SampleSeed]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A moment of drawing, as ``on_step`` is told of it. What is not looked at is not computed.
+
+    Args:
+        done: steps made so far, of ``total``.
+        total: steps in all.
+        state: gives what there is so far, as data (B, …): a noisy state, a picture as far as it is drawn.
+        estimate: gives what the model expects in the end, as data (B, …); None if it expects nothing.
+        logsnr: of the state; None for a model without noise levels.
+    """
+
+    done: int
+    total: int
+    state: Callable[[], Tensor]
+    estimate: Callable[[], Tensor] | None = None
+    logsnr: float | None = None
+
+
+class Generator(ABC):
+    """A model with everything bound that says how it draws.
+
+    A generator with an exact or bounded density also has ``log_prob(x, cond=None) -> (B,)``, in nats; who wants it asks with
+    :func:`has_log_prob`.
+
+    Attributes:
+        shape: of one sample of data, of any rank.
+        conditions: what it may be told.
+    """
+
+    shape: tuple[int, ...]
+    conditions: Conditions
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int | None = None,
+        cond: Cond | None = None,
+        *,
+        seed: Seeds = 0,
+        batch_size: int | None = None,
+        on_step: Callable[[Frame], None] | None = None,
+    ) -> Tensor:
+        """Draw ``n`` samples, by default one for each condition or seed, else 1.
+
+        Sample i of seed s is the same whatever ``n`` and ``batch_size``.
+
+        Args:
+            n: how many.
+            cond: one condition for all, or one a sample.
+            seed: one for all, or one a sample.
+            batch_size: draw at most so many at a time.
+            on_step: told of each step of each batch.
+
+        Returns:
+            (n, …) data.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """How it draws, in words and numbers that JSON takes: recorded beside every figure."""
+        return {}
+
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        """The networks it draws with, by name."""
+        return {}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move its networks; returns itself."""
+        for module in self.modules().values():
+            module.to(device=device, dtype=dtype)
+        return self
+
+
+def has_log_prob(generator: Generator) -> bool:
+    """Whether it knows the density of what it draws."""
+    return callable(getattr(generator, "log_prob", None))
