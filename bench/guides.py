@@ -76,7 +76,8 @@ def measure(name: str, folder: Path, other: Path) -> None:
     """
     extractor = judge.load("mnist5k" if name == "mnist5k" else other)
     real, train = data.load(name, "test" if name == "mnist5k" else "all"), data.load(name)
-    pictures, classes = real.batch(range(len(real)))
+    some = real.batch(range(len(real)))
+    pictures, classes = some.x, some.label
     assert classes is not None and train.labels is not None
     reference = extractor(pictures)
     unit = spread(reference, classes)

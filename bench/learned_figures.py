@@ -16,16 +16,17 @@ from torch.optim import Adam
 
 import reverie as rv
 from reverie import data, guide, nets
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.schedules import Flow
+from reverie.core.task import Moment
+from reverie.core.times import LogitNormal
+from reverie.diffusion import Denoising
+from reverie.diffusion.online import Online
 from reverie.guide.attention import position, size
 from reverie.guide.online import Prototypes
-from reverie.learn import Denoising
-from reverie.learn.draws import Draws
-from reverie.learn.online import Online
-from reverie.learn.task import Batch, Moment
-from reverie.learn.times import LogitNormal
 from reverie.nets import DiTConfig
 from reverie.nets.vectors import VectorNet
 
@@ -66,7 +67,7 @@ def rows(images: Tensor, columns: int) -> Tensor:
 def online(images: Tensor, steps: int) -> Tensor:
     """A row a prototype: five pictures assigned to it, and five drawn with its code."""
     denoise = network(classes=K)
-    task = Online(denoise, Prototypes(64, K, 32), None, LogitNormal(), site="blocks.1", clustering=1.0, drop=0.1)
+    task = Online(denoise, Prototypes(64, K, 32), LogitNormal(), site="blocks.1", clustering=1.0, drop=0.1)
     fit(task, images, steps)
     found = task.assign(images)
     shown = found.bincount(minlength=K).argsort(descending=True).tolist()[:8]
@@ -80,14 +81,14 @@ def online(images: Tensor, steps: int) -> Tensor:
 def represented(images: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Digits without any condition, and by way of representations: 16 principal components, standardised."""
     plain = network()
-    fit(Denoising(plain, None, LogitNormal()), images, steps)
+    fit(Denoising(plain, LogitNormal()), images, steps)
     flat = images.flatten(1) - images.flatten(1).mean(0)
     codes = guide.standardise(flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:16].T)
     pixels = network(vector=16)
-    fit(Denoising(pixels, None, LogitNormal(), drop=0.1), images, steps, codes)
+    fit(Denoising(pixels, LogitNormal(), drop=0.1), images, steps, codes)
     torch.manual_seed(0)
     vectors = NetDenoiser(VectorNet(16, 128, 3), Flow(), "flow", shape=(16,))
-    fit(Denoising(vectors, None, LogitNormal()), codes, 2 * steps)
+    fit(Denoising(vectors, LogitNormal()), codes, 2 * steps)
     drawn, _ = guide.rcg(guide.cfg(pixels, 1.5), vectors, 40, steps=12)
     return rows(rv.sample(plain, 40, steps=12), 10), rows(drawn, 10)
 
@@ -115,7 +116,7 @@ def steered() -> dict[str, Tensor]:
 
 
 def figure(steps: int = 600) -> None:
-    images, _ = data.load("digits8").batch(range(1297))
+    images = data.load("digits8").batch(range(1297)).x
     prototypes, (plain, through) = online(images, steps), represented(images, steps)
     layout = plt.figure(figsize=(12, 4.6), constrained_layout=True)
     left, middle, right = layout.subfigures(1, 3, width_ratios=(1.3, 1.2, 1.2))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from reverie.recipes.building import build_denoiser
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,7 +34,6 @@ from reverie.read.extract import features
 from reverie.read.grid import Probed
 from reverie.read.heatmap import heatmap
 from reverie.read.store import Cell
-from reverie.recipes.building import build_denoiser
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
 
@@ -66,10 +66,14 @@ def rivals(folder: Path, *names: str) -> None:
     keep_freed_memory()
     for name in names or RIVALS:
         model, batch = rival(run.recipe, name), config.batch
-        solver, rng, start = optim.build(model.net, config), torch.Generator().manual_seed(0), time.process_time()
+        solver, rng, start = (
+            optim.build(model.net, optim.settings(config)),
+            torch.Generator().manual_seed(0),
+            time.process_time(),
+        )
         average = Ema(model.net, power(config.ema_std))
         for i in track(range(0, seen, batch), f"training the {name}", -(-seen // batch), "steps"):
-            images, _ = train.batch(order.indices(0, i, batch, len(train)))
+            images = train.batch(order.indices(0, i, batch, len(train))).x
             images = torch.where(order.flips(0, i, batch)[:, None, None, None], images.flip(-1), images)
             optim.set_rate(solver, optim.factor(config, i))
             loss = RIVALS[name](model.net, images, rng)
@@ -105,7 +109,7 @@ Read = tuple[Cell | None, tuple[Tensor, Tensor]]
 
 
 def _pixels(folder: Path, train: ImageSet, test: ImageSet) -> Read:
-    return None, (train.batch(range(len(train)))[0].flatten(1), test.batch(range(len(test)))[0].flatten(1))
+    return None, (train.batch(range(len(train))).x.flatten(1), test.batch(range(len(test))).x.flatten(1))
 
 
 def _pca(folder: Path, train: ImageSet, test: ImageSet) -> Read:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import reverie as rv
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
+from reverie.core.times import Uniform
 from reverie.learn import Batch, Draws, Moment, grid
-from reverie.learn.times import Uniform
 from reverie.read import diffae
 from reverie.read.odise import ODISE, PRESETS, Backbone, quality, scenes
 from reverie.read.odise.model import Segmenting
@@ -37,7 +37,7 @@ def descend(module: nn.Module, loss, steps: int, rate: float) -> None:
 def spaces() -> None:
     """Emoji; restored from 2, 8, 24 of 192 components; noise on the codes as the network of l-DAE sees it, and the same on the pixels."""
     images = rv.data.load("emoji")
-    x = images.batch(range(0, 1200, 120))[0]
+    x = images.batch(range(0, 1200, 120)).x
     rows = [x]
     for dims in (2, 8, 24):
         space = rv.spaces.PatchPCA.fit(images, 8, dims)
@@ -58,23 +58,25 @@ def decoder() -> None:
     net = rv.nets.DiT(channels=1, size=8, patch=2, width=48, depth=2, heads=4, vector=12, activation="relu")
     encoder = diffae.SemanticEncoder(channels=1, size=8, classes=12, width=16, multipliers=(1, 2), attention=())
     denoise = NetDenoiser(diffae.AutoEncoder(net, encoder), Flow(), shape=(1, 8, 8))
-    task = diffae.SemanticDenoising(denoise, None, Uniform())
+    task = diffae.SemanticDenoising(denoise, Uniform())
     n = len(images)
 
     def loss(step: int) -> Tensor:
         rows = torch.randint(n, (32,), generator=torch.Generator().manual_seed(step))
         draws, now = Draws(0, 32 * step, 32), Moment(step, 32 * step, 1)
-        return task.loss("denoiser", Batch(images.batch(rows)[0]), draws, now)["mse"].mean()
+        return task.loss("denoiser", Batch(images.batch(rows).x), draws, now)["mse"].mean()
 
     descend(denoise.net, loss, 300, 4e-3)
     denoise.net.eval().requires_grad_(False)
-    test, labels = rv.data.load("digits8", "test").batch(range(64))
+    some = rv.data.load("digits8", "test").batch(range(64))
+    test, labels = some.x, some.label
     assert labels is not None
     x = torch.stack([test[labels == k][0] for k in range(10)])
     code = diffae.encode(denoise, x, steps=15)
     rows = [x, diffae.decode(denoise, code.semantic, code.stochastic, steps=15)]
     rows += [diffae.decode(denoise, code.semantic, steps=15, seed=seed) for seed in (1, 2)]
-    everything, classes = images.batch(range(n))
+    some = images.batch(range(n))
+    everything, classes = some.x, some.label
     assert classes is not None
     found = diffae.Attributes(denoise.net.encoder(everything), classes)
     amounts = torch.linspace(0, 0.8, 10).tolist()
@@ -84,11 +86,11 @@ def decoder() -> None:
         print(f"{name}: mean squared error {(row - x).square().mean():.4f}")
     z, z_test = (
         denoise.net.encoder(everything),
-        denoise.net.encoder(rv.data.load("digits8", "test").batch(range(150))[0]),
+        denoise.net.encoder(rv.data.load("digits8", "test").batch(range(150)).x),
     )
-    y_test = rv.data.load("digits8", "test").batch(range(150))[1]
+    y_test = rv.data.load("digits8", "test").batch(range(150)).label
     some = rv.read.probe.few(classes, 100)
-    flat, flat_test = everything.flatten(1), rv.data.load("digits8", "test").batch(range(150))[0].flatten(1)
+    flat, flat_test = everything.flatten(1), rv.data.load("digits8", "test").batch(range(150)).x.flatten(1)
     v = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:12].T
     for name, a, b in (("code", z, z_test), ("12 components", flat @ v, flat_test @ v)):
         print(f"{name}: probe of 100 labels {rv.read.probe.linear(a[some], classes[some]).accuracy(b, y_test):.1%}")
@@ -122,9 +124,9 @@ def panoptic() -> None:
     model.eval()
     for name, new in (("seen", False), ("new", True)):
         batch = scenes.scenes(10_000, 100, new=new)
-        found, true = model.segment(batch.images, words, stuff=(scenes.GROUND,), least=0.3), scenes.truth(batch)
-        named = model.name(batch.images, batch.cond["masks"].value[:, :2] > 0.5, words)
-        right = (named == batch.cond["categories"].value[:, :2]).double().mean()
+        found, true = model.segment(batch.x, words, stuff=(scenes.GROUND,), least=0.3), scenes.truth(batch)
+        named = model.name(batch.x, batch.extra["masks"][:, :2], words)
+        right = (named == batch.extra["categories"][:, :2]).double().mean()
         score = quality(found, true, len(words.names)).pq
         print(f"{name}: panoptic quality {score:.3f}, true masks named right {right:.1%}")
     parts = [scenes.scenes(20_000, 6), scenes.scenes(20_000, 4, new=True)]

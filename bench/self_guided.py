@@ -19,14 +19,16 @@ from torch.optim import Adam
 
 import reverie as rv
 from reverie import data, guide
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.schedules import Flow
+from reverie.core.task import Moment
+from reverie.core.times import LogitNormal
 from reverie.data.split import held_out
-from reverie.learn import Denoising, grid
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment
-from reverie.learn.times import LogitNormal
+from reverie.diffusion import Denoising
+from reverie.learn import grid
 from reverie.measure import frechet_distance, judge, precision_recall
 from reverie.nets.vectors import VectorNet
 from reverie.recipes.runs import Run
@@ -62,7 +64,7 @@ def score(x: Tensor, extractor: judge.Judge, reference: Tensor) -> dict[str, flo
 def codes(arms: list[str]) -> None:
     """Every arm on the principal components, the same perceptron and training for all; only the condition differs."""
     extractor, train, test = judge.load("mnist5k"), data.load("mnist5k"), data.load("mnist5k", "test")
-    pixels, unseen = train.batch(range(len(train)))[0], test.batch(range(len(test)))[0]
+    pixels, unseen = train.batch(range(len(train))).x, test.batch(range(len(test))).x
     mean = pixels.flatten(1).mean(0)
     axes = torch.linalg.svd(pixels.flatten(1) - mean, full_matrices=False).Vh[:COMPONENTS]
     x = (pixels.flatten(1) - mean) @ axes.T
@@ -92,7 +94,7 @@ def perceptron(x: Tensor, given: Tensor | None, seed: int) -> NetDenoiser:
     net = VectorNet(COMPONENTS, WIDTH, 3, classes=None if given is None else int(given.max()) + 1)
     denoise = NetDenoiser(net, Flow(), "flow", shape=(COMPONENTS,))
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
-    task, optimizer = Denoising(denoise, None, LogitNormal(), drop=0.1), Adam(net.parameters(), 2e-3)
+    task, optimizer = Denoising(denoise, LogitNormal(), drop=0.1), Adam(net.parameters(), 2e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         rows = torch.randint(len(x), (BATCH,))
@@ -126,7 +128,7 @@ def folders(run: str, out: str) -> None:
 def pictures(runs: dict[str, str], n: int = 1000, steps: int = 12) -> None:
     """The U-Nets of ``bench/recipes/self_guided.yaml``, conditions drawn from the training histogram."""
     extractor, test = judge.load("mnist5k"), data.load("mnist5k", "test")
-    reference = extractor(test.batch(range(len(test)))[0])
+    reference = extractor(test.batch(range(len(test))).x)
     for arm, folder in runs.items():
         run = Run(folder)
         labels = data.load(run.recipe.data.name).labels if run.recipe.data.classes else None

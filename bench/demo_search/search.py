@@ -98,7 +98,8 @@ def targets(denoise: NetDenoiser, x0: Tensor, noise: Tensor, t: Tensor, cond: Co
 def train(row: Row, seed: int, seconds: float | None, count: int | None) -> tuple[NetDenoiser, dict[str, float]]:
     """The denoiser with averaged weights, and what its training took."""
     torch.manual_seed(seed)
-    images, labels = load("mnist5k", split="train").batch(range(4000))
+    some = load("mnist5k", split="train").batch(range(4000))
+    images, labels = some.x, some.label
     assert labels is not None
     net = row.net()
     if row.prior is not None:
@@ -135,13 +136,15 @@ def train(row: Row, seed: int, seconds: float | None, count: int | None) -> tupl
 def judge(denoise: NetDenoiser, scales: list[float], steps: int, seeds: int, below: float | None) -> dict[str, object]:
     """Velocity error on held-out digits by time; accuracy and Fréchet ratio of 1,000 samples by guidance scale."""
     train_set, test_set = load("mnist5k", split="train"), load("mnist5k", split="test")
-    pictures, labels = test_set.batch(range(1000))
+    some = test_set.batch(range(1000))
+    pictures, labels = some.x, some.label
     noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(5))
     losses = [float(targets(denoise, pictures, noise, torch.full((1000,), t), Cond(label=labels))) for t in TIMES]
 
     critic = judges.load("mnist5k")
     held_out = critic.features(pictures)
-    digits, names = train_set.batch(range(4000))
+    some = train_set.batch(range(4000))
+    digits, names = some.x, some.label
     folds = [torch.cat([(names == c).nonzero()[100 * k :][:100, 0] for c in range(10)]) for k in range(4)]
     unit = sum(frechet_distance(critic.features(digits[fold]), held_out) for fold in folds) / 4
     asked = torch.arange(1000) // 100

@@ -16,7 +16,8 @@ torch.set_num_threads(1)
 run, *out = sys.argv[1:]
 denoise = rv.load(run)
 digits = rv.data.load("mnist5k", "test")
-images, labels = digits.batch(range(len(digits)))
+some = digits.batch(range(len(digits)))
+images, labels = some.x, some.label
 target = images[labels == 4][:1]
 
 # %% label

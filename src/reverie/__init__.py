@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie import bridge, core, data, guide, learn, measure, nets, read, recipes, solve, spaces
+    from reverie import bridge, core, data, diffusion, guide, learn, measure, nets, read, recipes, solve, spaces
     from reverie.core.condition import Cond
     from reverie.nets import taps
     from reverie.recipes.runs import load
@@ -27,6 +27,7 @@ __all__ = [
     "bridge",
     "core",
     "data",
+    "diffusion",
     "grids",
     "guide",
     "invert",

@@ -2,6 +2,8 @@
 
 import json
 import resource
+from functools import reduce
+from operator import getitem
 
 import pytest
 import yaml
@@ -38,9 +40,12 @@ def test_no_command_is_help_and_an_unknown_one_names_the_nearest(reverie):
         ("--train.batch 0", ["train.batch", "at least 1", "got 0"]),
         ("--train.lr -1", ["train.lr", "-1"]),
         ("--train.ema-half-life 0", ["train.ema_half_life", "got 0"]),
-        ("--denoising.drop 1.5", ["denoising.drop", "1.5"]),
+        ("--drop 1.5", ["drop", "1.5"]),
         ("demo2", ["no recipe 'demo2'", "Did you mean 'demo'?"]),
-        ("--seed 1 demo", ["the recipe comes first"]),
+        ("--seed 1 demo", ["comes first"]),
+        ("judge --net unet", ["no network to choose"]),
+        ("autoencoder --patch 5", ["power of two"]),
+        ("--net unet --net.context 8", ["conditions text", "context"]),
     ],
 )
 def test_training_flags(reverie, tmp_path, flags, parts):
@@ -132,17 +137,17 @@ def test_the_checkpoint_before_can_be_named(reverie, digits):
 @pytest.mark.parametrize(
     ("section", "key", "value", "parts"),
     [
-        ("net", "width", 32, ["(32, 1, 14, 14)", "(16, 1, 14, 14)"]),
+        ("task.net", "width", 32, ["(32, 1, 14, 14)", "(16, 1, 14, 14)"]),
         ("data", "size", 42, ["its shape is 1x28x28, the recipe's 1x42x42"]),
-        ("denoising", "kind", "v", ["its kind is flow, the recipe's v"]),
+        ("task", "kind", "v", ["its kind is flow, the recipe's v"]),
     ],
 )
 def test_a_checkpoint_of_another_architecture(reverie, digits, section, key, value, parts):
     recipe = yaml.safe_load((digits / "recipe.yaml").read_text())
-    recipe[section][key] = value
+    reduce(getitem, section.split("."), recipe)[key] = value
     (digits / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     clear(reverie("sample digits --label 7"), 2, "another network", "recipe.yaml", *parts)
-    if section == "net":
+    if section == "task.net":
         clear(reverie("train digits"), 2, "step-00000020 holds the weights of another network")
 
 
@@ -221,7 +226,7 @@ def test_a_full_disk_while_training(reverie, digits, small_disk, limit):
 
 def test_a_defect_is_one_line_and_the_traceback_is_for_who_asks(reverie, digits, monkeypatch):
     (digits / "checkpoints" / "step-00000020" / "state.json").write_text(json.dumps({"images": None}))
-    monkeypatch.setattr("reverie.recipes.runs.build_denoiser", lambda *_: 1 / 0)
+    monkeypatch.setattr("reverie.diffusion.config.DenoisingConfig.build", lambda *_: 1 / 0)
     clear(reverie("sample digits --label 7"), 1, "ZeroDivisionError", "REVERIE_DEBUG=1")
     monkeypatch.setenv("REVERIE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

@@ -89,7 +89,8 @@ def test_emoji_are_on_white():
 
 def test_batches_are_floats_between_minus_one_and_one():
     digits = data.load("mnist5k", "test")
-    images, labels = digits.batch([3, 1, 3])
+    some = digits.batch([3, 1, 3])
+    images, labels = some.x, some.label
     assert images.dtype == torch.float32 and images.shape == (3, 1, 28, 28)
     assert images.min() == -1 and images.max() <= 1
     assert torch.equal(images[0], images[2]) and torch.equal(labels, digits.labels[[3, 1, 3]])

@@ -155,7 +155,7 @@ def test_classes_are_the_sub_folders(tmp_path):
 def test_flat_folder_has_no_labels(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     pictures = data.load(tmp_path, "all")
-    assert pictures.labels is None and pictures.classes == [] and pictures.batch([0])[1] is None
+    assert pictures.labels is None and pictures.classes == [] and pictures.batch([0]).label is None
 
 
 def test_linked_class_folders_are_followed_once(tmp_path):
@@ -210,7 +210,7 @@ def test_big_folders_are_memory_mapped_and_equal(tmp_path, monkeypatch):
     big = data.load(tmp_path, "all")
     folder._decode.cache_clear()
     assert torch.equal(small.images, big.images)
-    assert torch.equal(small.batch([8, 0])[0], big.batch([8, 0])[0])
+    assert torch.equal(small.batch([8, 0]).x, big.batch([8, 0]).x)
 
 
 def test_missing_empty_and_wrong_folders_say_so(tmp_path):

@@ -4,15 +4,16 @@ import torch
 from torch.optim import Adam
 
 from reverie import guide
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.exact import GaussianMixture
 from reverie.core.schedules import Flow
+from reverie.core.task import Moment
+from reverie.core.times import Uniform
+from reverie.diffusion.classifying import Classifying
 from reverie.guide.classifier import NetClassifier, gradient
-from reverie.learn.classifying import Classifying
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment
-from reverie.learn.times import Uniform
 from reverie.nets.encoder import Encoder
 from reverie.solve import DDIM, sample
 
@@ -39,7 +40,7 @@ def data() -> GaussianMixture:
 
 def trained(shuffled: bool = False) -> NetClassifier:
     found = NetClassifier(Plane(), Flow(), 2, shape=(2,))
-    task = Classifying(found, None, Uniform())
+    task = Classifying(found, Uniform())
     optimizer = Adam(found.net.parameters(), 3e-3)
     known, generator = data(), torch.Generator().manual_seed(0)
     for step in range(300):
@@ -96,7 +97,7 @@ def test_validation_reports_accuracy_by_noise_level():
     images = torch.cat([torch.full((32, 1, 8, 8), -0.8), torch.full((32, 1, 8, 8), 0.8)])
     labels = torch.arange(2).repeat_interleave(32)
     task = Classifying(
-        NetClassifier(net, Flow(), 2, shape=(1, 8, 8)), None, Uniform(), held_out=Batch(images, Cond(label=labels))
+        NetClassifier(net, Flow(), 2, shape=(1, 8, 8)), Uniform(), held_out=Batch(images, Cond(label=labels))
     )
     optimizer = Adam(net.parameters(), 3e-3)
     for step in range(20):
@@ -114,6 +115,6 @@ def test_validation_reports_accuracy_by_noise_level():
 def test_labels_are_needed():
     import pytest
 
-    task = Classifying(NetClassifier(Plane(), Flow(), 2, shape=(2,)), None, Uniform())
+    task = Classifying(NetClassifier(Plane(), Flow(), 2, shape=(2,)), Uniform())
     with pytest.raises(InputError, match=r"learns from labels"):
         task.loss("classifier", Batch(torch.zeros(4, 2)), Draws(0, 0, 4), NOW)

@@ -7,13 +7,14 @@ import torch
 from torch.optim import Adam
 
 from reverie import data, guide, nets
+from reverie.core.batch import Batch
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.schedules import Flow
+from reverie.core.task import Moment
+from reverie.core.times import LogitNormal
+from reverie.diffusion.online import Online
 from reverie.guide.online import Prototypes, sinkhorn
-from reverie.learn.draws import Draws
-from reverie.learn.online import Online
-from reverie.learn.task import Batch, Moment
-from reverie.learn.times import LogitNormal
 from reverie.nets import DiTConfig
 
 K = 8
@@ -42,7 +43,8 @@ def test_it_is_the_entropic_transport_plan():
 @pytest.fixture(scope="module")
 def usage():
     """Entropy of the use of prototypes after training, in units of log K, with and without balance."""
-    images, labels = data.load("digits8").batch(range(1000))
+    some = data.load("digits8").batch(range(1000))
+    images, labels = some.x, some.label
 
     def run(balanced: bool):
         torch.manual_seed(0)

@@ -5,16 +5,17 @@ import torch
 from torch.optim import Adam
 
 from reverie import guide
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond, Vector
 from reverie.core.denoiser import Denoiser, Estimate, NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity
-from reverie.learn import Denoising
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment
-from reverie.learn.times import LogitNormal
+from reverie.core.task import Moment
+from reverie.core.times import LogitNormal
+from reverie.diffusion import Denoising
 from reverie.measure import kernel_distance
 from reverie.nets.vectors import VectorNet
 from reverie.solve import sample
@@ -48,7 +49,7 @@ class Painter(Denoiser):
 def learned() -> NetDenoiser:
     torch.manual_seed(0)
     denoise = NetDenoiser(VectorNet(D, 64, 2), Flow(), "flow", shape=(D,))
-    task, optimizer = Denoising(denoise, None, LogitNormal()), Adam(denoise.net.parameters(), 2e-3)
+    task, optimizer = Denoising(denoise, LogitNormal()), Adam(denoise.net.parameters(), 2e-3)
     known = representations(4096, 0)
     for step in range(400):
         batch = Batch(known[(torch.arange(128) + 128 * step) % 4096])

@@ -9,14 +9,14 @@ from torch.optim import Adam
 from reverie import guide
 from reverie.core.condition import Cond, Label
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
+from reverie.core.task import Moment
+from reverie.core.times import Uniform
 from reverie.data import ImageSet
-from reverie.learn import Denoising
-from reverie.learn.draws import Draws
+from reverie.diffusion import Denoising
 from reverie.learn.feed import feed
-from reverie.learn.task import Moment
-from reverie.learn.times import Uniform
 from reverie.solve import sample
 
 
@@ -61,7 +61,7 @@ def agreement(found: torch.Tensor, true: torch.Tensor, k: int) -> float:
 
 def test_clusters_find_the_kinds_and_replace_the_labels():
     images = pictures()
-    features = images.batch(range(256))[0].flatten(1)
+    features = images.batch(range(256)).x.flatten(1)
     found = guide.clusters(images, features, 4)
     assert found.labels is not None and images.labels is not None
     assert agreement(found.labels, images.labels, 4) == 1.0
@@ -82,7 +82,7 @@ def test_draws_follow_the_histogram_and_do_not_depend_on_how_many():
 
 
 def test_masks_are_parts_at_the_size_of_the_pictures():
-    images = pictures(16).batch(range(16))[0]
+    images = pictures(16).batch(range(16)).x
     places = torch.nn.functional.avg_pool2d(images, 2)
     features = torch.cat([places, -places, 0.1 * torch.ones_like(places)], 1)
     parts = guide.masks(features, 2, (8, 8))
@@ -112,7 +112,7 @@ def test_boxes_are_where_something_stands_out():
 def test_the_whole_chain():
     """Annotate, train, sample from the histogram: samples of a cluster look like its pictures; random clusters say nothing."""
     images = pictures()
-    features = images.batch(range(256))[0].flatten(1)
+    features = images.batch(range(256)).x.flatten(1)
     found = guide.clusters(images, features, 4)
     assert found.labels is not None
     centres = torch.stack([features[found.labels == c].mean(0) for c in range(4)])
@@ -121,7 +121,7 @@ def test_the_whole_chain():
         torch.manual_seed(0)
         net = Small()
         denoise = NetDenoiser(net, Flow(), "flow", shape=(1, 8, 8))
-        task, batches = Denoising(denoise, None, Uniform()), feed(labelled, 0)
+        task, batches = Denoising(denoise, Uniform()), feed(labelled, 0)
         optimizer = Adam(net.parameters(), 3e-3)
         for step in range(250):
             part = task.loss("denoiser", batches(64 * step, 64), Draws(0, 64 * step, 64), Moment(0, 0, 1))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from reverie.core.condition import Cond, Label
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
-from reverie.learn import Batch, Checkpoints, Denoising, TrainConfig, train
-from reverie.learn.optim import build
-from reverie.learn.times import LogitNormal
+from reverie.core.times import LogitNormal
+from reverie.diffusion import Denoising
+from reverie.learn import Batch, Checkpoints, TrainConfig, train
 
 
 class Net(nn.Module):
@@ -42,7 +42,7 @@ def denoising(config: TrainConfig, seed: int = 0, held_out: int = 48) -> Denoisi
     torch.manual_seed(seed)
     net = Net()
     denoise = NetDenoiser(net, Flow(), shape=(1, 4, 4))
-    return Denoising(denoise, build(net, config), LogitNormal(), held_out=pictures(0, held_out))
+    return Denoising(denoise, LogitNormal(), held_out=pictures(0, held_out))
 
 
 CONFIG = TrainConfig(

@@ -11,8 +11,9 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.exact import Gaussian
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import VP, Cosine, Flow
-from reverie.learn import Batch, Denoising, Draws, Moment
-from reverie.learn.times import Uniform
+from reverie.core.times import Uniform
+from reverie.diffusion import Denoising
+from reverie.learn import Batch, Draws, Moment
 
 from .conftest import CONFIG, Net, denoising, pictures
 
@@ -30,7 +31,7 @@ class Zero(nn.Module):
 @pytest.mark.parametrize("kind", ["x0", "eps", "v", "flow", "straight"])
 def test_a_network_that_says_zero_pays_the_power_of_the_target(schedule, kind):
     """E‖p·x0 + q·ε‖² = p²·E x0² + q² at each time."""
-    task = Denoising(NetDenoiser(Zero(), schedule, kind, shape=(1, 32, 32)), None, Uniform(), drop=0.0)
+    task = Denoising(NetDenoiser(Zero(), schedule, kind, shape=(1, 32, 32)), Uniform(), drop=0.0)
     images = torch.full((64, 1, 32, 32), 0.5)
     loss = task.loss("denoiser", Batch(images), rng := Draws(0, 0, 64), NOW)["mse"].double()
     p, q = (torch.as_tensor(v, dtype=torch.float64) for v in KINDS[kind](schedule.point(rng.even("time"))))
@@ -62,7 +63,7 @@ def test_the_exact_denoiser_reaches_the_lowest_loss_and_nothing_else_does():
     floor = (0.25 / ((1 - t) ** 2 * 0.25 + t**2)).mean()
 
     def loss(offset: float) -> float:
-        task = Denoising(NetDenoiser(Optimal(offset), Flow(), shape=(1, 16, 16)), None, Uniform(), drop=0.0)
+        task = Denoising(NetDenoiser(Optimal(offset), Flow(), shape=(1, 16, 16)), Uniform(), drop=0.0)
         return task.loss("denoiser", Batch(x0), rng, NOW)["mse"].mean().item()
 
     assert loss(0.0) == pytest.approx(floor.item(), rel=0.02)
@@ -86,7 +87,7 @@ def test_the_loss_in_another_kind_is_the_error_converted():
 
     denoise = NetDenoiser(Off(), Flow(), "eps", shape=(1, 4, 4))
     errors = {
-        kind: Denoising(denoise, None, Uniform(), loss_kind=kind).errors(images, t, Draws(0, 0, 4), None)
+        kind: Denoising(denoise, Uniform(), loss_kind=kind).errors(images, t, Draws(0, 0, 4), None)
         for kind in ("eps", "x0")
     }
     torch.testing.assert_close(errors["eps"], torch.full((4,), 0.01))
@@ -96,8 +97,8 @@ def test_the_loss_in_another_kind_is_the_error_converted():
 def test_the_weight_multiplies_the_error_of_each_sample():
     batch, rng = Batch(torch.rand(6, 1, 4, 4)), Draws(0, 0, 6)
     denoise = NetDenoiser(Zero(), Flow(), shape=(1, 4, 4))
-    plain = Denoising(denoise, None, Uniform()).loss("denoiser", batch, rng, NOW)["mse"]
-    weighted = Denoising(denoise, None, Uniform(), weight=lambda lam: lam**2).loss("denoiser", batch, rng, NOW)["mse"]
+    plain = Denoising(denoise, Uniform()).loss("denoiser", batch, rng, NOW)["mse"]
+    weighted = Denoising(denoise, Uniform(), weight=lambda lam: lam**2).loss("denoiser", batch, rng, NOW)["mse"]
     lam = Flow().lam(rng.even("time"))
     torch.testing.assert_close(weighted, plain * lam.float() ** 2)
 
@@ -111,7 +112,7 @@ def test_labels_are_dropped_as_often_as_asked_and_for_the_same_images_in_any_bat
             seen.append(cond["label"].present)
             return super().forward(x, time, cond)
 
-    task = Denoising(NetDenoiser(Spy(), Flow(), shape=(1, 4, 4)), None, Uniform(), drop=0.2)
+    task = Denoising(NetDenoiser(Spy(), Flow(), shape=(1, 4, 4)), Uniform(), drop=0.2)
     for start, count in ((0, 2000), (0, 700), (700, 1300)):
         task.loss("denoiser", pictures(start, count), Draws(0, start, count), NOW)
     assert (~seen[0]).double().mean().item() == pytest.approx(0.2, abs=0.03)
@@ -134,7 +135,7 @@ def test_training_helps_on_held_out_images_and_labels_help_more(run):
     with torch.no_grad():
         trained = task.validate()["loss"]
         assert trained < 0.6 * untrained.validate()["loss"]
-        task.held_out = Batch(task.held_out.images, Cond(label=(task.held_out.cond["label"].value + 1) % 3))
+        task.held_out = Batch(task.held_out.x, Cond(label=(task.held_out.cond["label"].value + 1) % 3))
         assert task.validate()["loss"] > 1.2 * trained
 
 

@@ -57,11 +57,14 @@ def test_applied_restores_after_an_error():
     assert module.weight.item() == 0.0
 
 
-def test_state_is_that_of_the_module_with_averaged_parameters():
+def test_state_is_that_of_the_module_with_averaged_parameters_and_batch_statistics():
     module = nn.BatchNorm1d(2)
     ema = Ema(module, half_life(1))
     module(torch.randn(8, 2))
     nn.init.constant_(module.weight, 5.0)
+    ema.update(0, 1)
     state = ema.state_dict()
     assert set(state) == set(module.state_dict())
-    assert torch.equal(state["weight"], torch.ones(2)) and torch.equal(state["running_mean"], module.running_mean)
+    assert torch.equal(state["weight"], torch.full((2,), 3.0))
+    torch.testing.assert_close(state["running_mean"], 0.5 * module.running_mean)
+    assert torch.equal(state["num_batches_tracked"], module.num_batches_tracked)

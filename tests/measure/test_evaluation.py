@@ -39,7 +39,8 @@ def judge(sets: tuple[ImageSet, ImageSet]) -> Judge:
     """An untrained network whose head is the nearest class mean of its own features: a judge good enough to tell digits apart."""
     torch.manual_seed(0)
     judge = Judge("digits8", sets[0].classes, 1, 8).eval()
-    images, labels = sets[0].batch(range(len(sets[0])))
+    some = sets[0].batch(range(len(sets[0])))
+    images, labels = some.x, some.label
     with torch.no_grad():
         features = judge(images).relu()
         targets = torch.nn.functional.one_hot(labels, 10).float()
@@ -55,7 +56,8 @@ def judge(sets: tuple[ImageSet, ImageSet]) -> Judge:
 
 @pytest.fixture(scope="module")
 def copier(sets: tuple[ImageSet, ImageSet]) -> tuple[Evaluation, object]:
-    images, labels = sets[0].batch(range(0, len(sets[0]), 3))
+    some = sets[0].batch(range(0, len(sets[0]), 3))
+    images, labels = some.x, some.label
     return evaluate(
         Empirical(images, Flow(), labels),
         *sets,
@@ -79,7 +81,8 @@ def test_a_model_that_copies_is_flagged_and_measures_like_training_pictures(copi
 
 
 def test_a_model_that_has_learned_the_law_is_not_flagged(sets: tuple[ImageSet, ImageSet], judge: Judge):
-    images, labels = sets[0].batch(range(len(sets[0])))
+    some = sets[0].batch(range(len(sets[0])))
+    images, labels = some.x, some.label
     flat = images.flatten(1).double()
     means = torch.stack([flat[labels == c].mean(0) for c in range(10)])
     covariances = torch.stack([torch.cov(flat[labels == c].T) + 1e-3 * torch.eye(64) for c in range(10)])
@@ -99,7 +102,7 @@ def test_a_model_that_has_learned_the_law_is_not_flagged(sets: tuple[ImageSet, I
 
 @pytest.mark.parametrize("interval", [None, (-math.inf, 2.0)])
 def test_where_guidance_acted_is_recorded(sets, judge, interval):
-    labelled = Empirical(sets[0].batch(range(200))[0], Flow(), labels=sets[0].labels[:200])
+    labelled = Empirical(sets[0].batch(range(200)).x, Flow(), labels=sets[0].labels[:200])
     guided = cfg(labelled, 2.0, interval)
     evaluation, _ = evaluate(guided, *sets, Pixels(), judge=judge, n=10, seeds=(0,), solver=Euler(), steps=2)
     said = "guidance scale 2 at logsnr -inf to 2," in evaluation.how
@@ -142,7 +145,8 @@ def test_what_is_written_is_what_is_read(copier, tmp_path):
 
 
 def test_sample_figures_do_not_depend_on_the_batch(sets: tuple[ImageSet, ImageSet]):
-    images, labels = sets[0].batch(range(200))
+    some = sets[0].batch(range(200))
+    images, labels = some.x, some.label
     model = Empirical(images, Flow(), labels)
     one, two = (evaluate(model, *sets, Pixels(), n=30, seeds=(0,), steps=4, batch_size=b)[1].images for b in (30, 7))
     assert (one.int() - two.int()).abs().max() <= 1
@@ -176,14 +180,15 @@ def test_control_pictures_have_the_same_proportions(sets: tuple[ImageSet, ImageS
 def test_without_labels(sets: tuple[ImageSet, ImageSet]):
     plain = [dataclasses.replace(s, labels=None, classes=[]) for s in sets]
     evaluation, drawn = evaluate(
-        Empirical(plain[0].batch(range(100))[0], Flow()), *plain, Pixels(), n=20, seeds=(0,), steps=3
+        Empirical(plain[0].batch(range(100)).x, Flow()), *plain, Pixels(), n=20, seeds=(0,), steps=3
     )
     assert evaluation.figure("accuracy") is None and drawn.labels is None
     assert evaluation.figure("frechet").count == 20
 
 
 def test_bad_input(sets: tuple[ImageSet, ImageSet], judge: Judge):
-    images, labels = sets[0].batch(range(50))
+    some = sets[0].batch(range(50))
+    images, labels = some.x, some.label
     model = Empirical(images, Flow(), labels)
     with pytest.raises(InputError, match="n = 2 samples"):
         evaluate(model, *sets, Pixels(), n=2)

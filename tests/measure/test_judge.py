@@ -31,7 +31,8 @@ def test_an_untrained_judge_guesses(digits):
 
 def test_it_needs_the_right_range(bundled, digits):
     """Pictures in [0, 1], or with ink and paper exchanged, are not what it was trained on: accuracy must suffer."""
-    pictures, labels = digits.batch(range(300))
+    some = digits.batch(range(300))
+    pictures, labels = some.x, some.label
 
     def accuracy(images):
         return (bundled.logits(images).argmax(1) == labels).double().mean().item()
@@ -41,7 +42,8 @@ def test_it_needs_the_right_range(bundled, digits):
 
 
 def test_every_class_is_known(bundled, digits):
-    pictures, labels = digits.batch(range(len(digits)))
+    some = digits.batch(range(len(digits)))
+    pictures, labels = some.x, some.label
     right = bundled.logits(pictures).argmax(1) == labels
     assert min(right[labels == digit].double().mean().item() for digit in range(10)) >= 0.95
 
@@ -57,9 +59,10 @@ def frechet(first, second):
 
 def test_features_are_a_sound_space_for_distances(bundled, digits):
     """Real digits are near real digits; noise, blur and a class too few are far, each by several times."""
-    held_out = bundled(digits.batch(range(1000))[0])
+    held_out = bundled(digits.batch(range(1000)).x)
     assert held_out.shape == (1000, 64) and held_out.isfinite().all() and held_out.std(0).max() < 10
-    pictures, labels = data.load("mnist5k", "train").batch(range(1000))
+    some = data.load("mnist5k", "train").batch(range(1000))
+    pictures, labels = some.x, some.label
     real = frechet(bundled(pictures), held_out)
     noisy = (pictures + 0.2 * torch.randn(pictures.shape)).clamp(-1, 1)
     blurred = torch.nn.functional.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
@@ -69,7 +72,7 @@ def test_features_are_a_sound_space_for_distances(bundled, digits):
 
 
 def test_a_picture_is_judged_alike_in_any_company(bundled, digits):
-    pictures, _ = digits.batch(range(300))
+    pictures = digits.batch(range(300)).x
     together = bundled(pictures)
     assert torch.allclose(together[40:43], bundled(pictures[40:43]), atol=1e-4)
 
@@ -81,7 +84,7 @@ def test_it_is_a_feature_extractor_without_gradients_of_its_own(bundled):
 
 
 def test_gradients_reach_the_pictures(bundled, digits):
-    pictures = digits.batch(range(4))[0].requires_grad_()
+    pictures = digits.batch(range(4)).x.requires_grad_()
     bundled.logits(pictures).sum().backward()
     assert pictures.grad is not None and pictures.grad.abs().sum() > 0
 
@@ -94,7 +97,7 @@ def test_training_learns_and_repeats(tmp_path):
     train, test = data.load("digits8", "train"), data.load("digits8", "test")
     trained, again = (judge.train(train, images=6000, seed=1) for _ in range(2))
     assert trained.accuracy(test) > 0.8
-    pictures = test.batch(range(20))[0]
+    pictures = test.batch(range(20)).x
     assert torch.equal(trained(pictures), again(pictures))
     trained.save(tmp_path / "digits.safetensors")
     restored = judge.load(tmp_path / "digits.safetensors")

@@ -16,7 +16,7 @@ def train() -> ImageSet:
 @pytest.fixture(scope="module")
 def unseen() -> torch.Tensor:
     held_out = load("digits8", "test")
-    return held_out.batch(range(len(held_out)))[0]
+    return held_out.batch(range(len(held_out))).x
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_spacing_looks_past_duplicates():
 
 
 def test_the_search_is_brute_force(monkeypatch: pytest.MonkeyPatch, unseen: torch.Tensor, train: ImageSet):
-    data = train.batch(range(len(train)))[0].flatten(1).double()
+    data = train.batch(range(len(train))).x.flatten(1).double()
     exact = torch.cdist(unseen.flatten(1).double(), data, compute_mode="donot_use_mm_for_euclid_dist")
     monkeypatch.setattr("reverie.measure.neighbours.COLUMNS", 300)
     monkeypatch.setattr("reverie.measure.neighbours.ROWS", 70)
@@ -56,7 +56,7 @@ def test_the_search_is_brute_force(monkeypatch: pytest.MonkeyPatch, unseen: torc
 
 
 def copies(train: ImageSet, noise: float = 0.0) -> torch.Tensor:
-    images = train.batch(range(0, len(train), 8))[0]
+    images = train.batch(range(0, len(train), 8)).x
     return images + noise * torch.randn_like(images)
 
 

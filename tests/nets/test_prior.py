@@ -1,7 +1,6 @@
 """The Gaussian prior of a network: exact against the dense closed form, maximum likelihood when fitted, kept with the weights."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.data import load
 from reverie.nets import DiTConfig, JiTConfig, UNetConfig, build
 from reverie.nets.prior import Prior
-from reverie.recipes import building, reading, training
-from reverie.recipes.runs import Run
+from reverie.recipes import reading, training
 
 SHAPE = (1, 4, 4)
 
@@ -106,8 +104,10 @@ def test_a_class_with_few_pictures_or_none_is_taken():
     "config", [DiTConfig(width=32, depth=1, heads=2, image=1), UNetConfig(width=8, blocks=1, image=1)]
 )
 def test_an_untrained_network_is_the_closed_form_at_high_noise_and_nothing_near_the_data(config):
-    images, labels = load("mnist5k", split="train").batch(range(1000))
-    unseen, classes = load("mnist5k", split="test").batch(range(64))
+    some = load("mnist5k", split="train").batch(range(1000))
+    images, labels = some.x, some.label
+    some = load("mnist5k", split="test").batch(range(64))
+    unseen, classes = some.x, some.label
     net = build(config, channels=1, size=28, classes=10)
     net.prior = Prior(10, (1, 28, 28), 32)
     net.prior.fit(images, labels)
@@ -134,12 +134,11 @@ def test_an_untrained_network_is_the_closed_form_at_high_noise_and_nothing_near_
 
 
 def test_a_run_keeps_its_prior(tmp_path):
-    recipe = reading.read(Path(building.__file__).parent / "named" / "demo.yaml")
+    recipe = reading.read(reading.find("demo"))
     tiny = replace(
         recipe,
         name="tiny",
-        net=DiTConfig(width=16, depth=1, heads=2, patch=7),
-        denoising=replace(recipe.denoising, prior=8),
+        task=replace(recipe.task, net=DiTConfig(width=16, depth=1, heads=2, patch=7), prior=8),
         train=replace(
             recipe.train, images=64, batch=16, processes=1, validate_every=64, sample_every=64, save_every=32
         ),
@@ -147,14 +146,14 @@ def test_a_run_keeps_its_prior(tmp_path):
     run, seen = training.train(tiny, tmp_path / "run")
     assert seen == 64
     loaded = rv.load(run.folder)
-    fresh = building.build_denoiser(Run(run.folder).recipe)
+    fresh = run.recipe.task.build(run.spec, 0)
     assert loaded.prior.means.abs().sum() > 0 and fresh.prior.means.abs().sum() == 0
     x = rv.sample(loaded, n=2, cond=Cond(label=[1, 2]), steps=2, seed=0)
     assert x.isfinite().all()
 
 
 def test_a_network_without_pictures_as_condition_cannot_have_one(tmp_path):
-    recipe = reading.read(Path(building.__file__).parent / "named" / "demo.yaml")
-    wrong = replace(recipe, net=JiTConfig(), denoising=replace(recipe.denoising, prior=8))
+    recipe = reading.read(reading.find("demo"))
+    wrong = replace(recipe, task=replace(recipe.task, net=JiTConfig(), prior=8))
     with pytest.raises(InputError, match="dit or unet"):
         training.train(wrong, tmp_path / "run")

@@ -37,7 +37,7 @@ def train(steps: int = 250, batch: int = 64) -> NetDenoiser:
     decay = torch.optim.lr_scheduler.LambdaLR(solver, lambda step: min(1.0, (step + 1) / 10, 1.05 - step / steps))
     for step in range(steps):
         start = AWAY + batch * step
-        x0 = torch.cat([scenes.scenes(start, batch - new).images, scenes.scenes(start, new, new=True).images])
+        x0 = torch.cat([scenes.scenes(start, batch - new).x, scenes.scenes(start, new, new=True).x])
         noise = torch.randn(x0.shape, generator=rng)
         point = denoise.schedule.point(torch.rand(batch, generator=rng)).align(x0)
         out = denoise(combine((point.alpha, point.sigma), (x0, noise)), point).out

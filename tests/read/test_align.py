@@ -12,8 +12,9 @@ import reverie as rv
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Cosine, Flow
-from reverie.learn import Batch, Checkpoints, Denoising, Draws, Moment, TrainConfig, optim, train
-from reverie.learn.times import Uniform
+from reverie.core.times import Uniform
+from reverie.diffusion import Denoising
+from reverie.learn import Batch, Checkpoints, Draws, Moment, TrainConfig, train
 from reverie.read import probe
 from reverie.read.dispersive import Dispersive, dispersion
 from reverie.read.parts import With
@@ -44,8 +45,8 @@ def extractor(x):
     return torch.cat([mean, mean.square() - 0.2], 1)
 
 
-def base(denoise, optimizer=None):
-    return Denoising(denoise, optimizer, Uniform(), drop=0.2)
+def base(denoise):
+    return Denoising(denoise, Uniform(), drop=0.2)
 
 
 def gradients(task, denoise, *names):
@@ -117,8 +118,8 @@ def test_alignment_is_learned_and_only_to_the_picture_that_is_seen():
             return extractor(x[order] if shuffle else x)
 
         part = REPA("blocks.1", 16, teacher, 2, hidden=32)
-        optimizer = torch.optim.Adam(denoise.net.parameters(), 3e-3)
-        task = With(base(denoise, optimizer), part)
+        task = With(base(denoise), part)
+        optimizer = torch.optim.Adam([*denoise.net.parameters(), *part.trained.parameters()], 3e-3)
         for step in range(40):
             optimizer.zero_grad()
             parts = task.loss("denoiser", feed(32 * step, 32), Draws(0, 32 * step, 32), NOW)
@@ -173,7 +174,7 @@ def test_all_parts_train_together_are_saved_and_resumed(tmp_path):
             Dispersive("blocks.0"),
             SRA(denoise, "blocks.1", "blocks.3", 16, decay=0.9),
         )
-        return With(base(denoise, optim.build(denoise.net, CONFIG)), *parts)
+        return With(base(denoise), *parts)
 
     def weights(folder):
         latest = Checkpoints(folder / "checkpoints").latest()
@@ -229,9 +230,10 @@ def test_alignment_to_a_trained_encoder_pays_at_equal_steps():
         torch.manual_seed(seed)
         net = rv.nets.DiT(channels=1, size=8, patch=2, width=64, depth=4, heads=4, activation="relu")
         denoise = NetDenoiser(net, Cosine(), "v", shape=(1, 8, 8), space=polar.Stretch())
-        optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0.0)
-        task = Denoising(denoise, optimizer, Uniform())
-        task = With(task, REPA("blocks.1", 64, see, 48, hidden=128)) if aligned else task
+        task, part = Denoising(denoise, Uniform()), REPA("blocks.1", 64, see, 48, hidden=128)
+        task = With(task, part) if aligned else task
+        trained = [*net.parameters(), *(part.trained.parameters() if aligned else ())]
+        optimizer = torch.optim.AdamW(trained, 2e-3, weight_decay=0.0)
         decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
         rng = torch.Generator().manual_seed(seed)
         for step in range(steps):

@@ -10,8 +10,8 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP, Flow
+from reverie.core.times import Uniform
 from reverie.learn import Batch, Draws, Moment
-from reverie.learn.times import Uniform
 from reverie.read.diffae import (
     Attributes,
     AutoEncoder,
@@ -54,7 +54,7 @@ def bars(start, count):
 @pytest.fixture(scope="module")
 def trained():
     denoise = model()
-    task = SemanticDenoising(denoise, None, Uniform())
+    task = SemanticDenoising(denoise, Uniform())
     optimizer = torch.optim.Adam(denoise.net.parameters(), 4e-3)
     for step in range(80):
         optimizer.zero_grad()
@@ -67,11 +67,11 @@ def trained():
 
 def test_the_error_reaches_the_encoder_and_only_through_the_code():
     denoise = model()
-    task = SemanticDenoising(denoise, None, Uniform())
+    task = SemanticDenoising(denoise, Uniform())
     task.loss("denoiser", Batch(bars(0, 8)[0]), Draws(0, 0, 8), NOW)["mse"].mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in denoise.net.encoder.out.parameters())
     denoise.net.zero_grad(set_to_none=True)
-    plain = rv.learn.Denoising(denoise, None, Uniform())
+    plain = rv.diffusion.Denoising(denoise, Uniform())
     plain.loss("denoiser", Batch(bars(0, 8)[0], Cond(vector=torch.zeros(8, 4))), Draws(0, 0, 8), NOW)[
         "mse"
     ].mean().backward()
@@ -79,7 +79,7 @@ def test_the_error_reaches_the_encoder_and_only_through_the_code():
 
 
 def test_validation_needs_no_condition_either():
-    task = SemanticDenoising(model(), None, Uniform(), held_out=Batch(bars(0, 16)[0]))
+    task = SemanticDenoising(model(), Uniform(), held_out=Batch(bars(0, 16)[0]))
     with torch.no_grad():
         assert task.validate()["loss"] > 0
 
@@ -142,7 +142,7 @@ def test_the_prior_draws_codes_like_those_it_saw():
         return (drawn.mean(0) - codes.mean(0)).norm() / 3, (drawn.T.cov() - codes.T.cov()).norm() / codes.T.cov().norm()
 
     before = distance()
-    task = prior_task(denoise, None)
+    task = prior_task(denoise)
     optimizer = torch.optim.Adam(denoise.net.parameters(), 1e-2)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, 250)
     for step in range(250):

@@ -107,7 +107,7 @@ def test_streamed_equals_kept_and_goes_on_where_it_stopped(unet, images, tmp_pat
 
 def test_a_data_set_is_read_as_its_pictures(unet):
     data = rv.data.load("digits8", "test")
-    pictures, _ = data.batch(range(len(data)))
+    pictures = data.batch(range(len(data))).x
     torch.testing.assert_close(
         rv.read.features(unet, data, "middle.0", t=0.1, batch_size=50),
         rv.read.features(unet, pictures, "middle.0", t=0.1, batch_size=50),

@@ -11,8 +11,8 @@ from torch import nn
 
 import reverie as rv
 from reverie.core.errors import InputError
+from reverie.core.times import Uniform
 from reverie.learn import Draws
-from reverie.learn.times import Uniform
 from reverie.nets import taps
 from reverie.nets.config import DiTConfig
 from reverie.read import ldae, road
@@ -28,7 +28,7 @@ FINAL = Settings(
 
 @pytest.fixture(scope="module")
 def images():
-    return rv.data.load("mnist5k", size=16).batch(range(200))[0]
+    return rv.data.load("mnist5k", size=16).batch(range(200)).x
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def deconstructed(net, space, **changes):
     denoise = rv.core.denoiser.NetDenoiser(
         InPicture(net, space), ldae.PATHS[settings.path], "x0", shape=space.shape((1, 16, 16)), space=space
     )
-    return Deconstructed(denoise, None, Uniform(), settings, weight=ldae.WEIGHTS[settings.weight])
+    return Deconstructed(denoise, Uniform(), settings, weight=ldae.WEIGHTS[settings.weight])
 
 
 T = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_a_perfect_network_pays_nothing_for_any_target(space, images):
     assert (deconstructed(Says(plane), space, target="original").errors(x, T, rng, None) > 1e-3).all()
     for kind, answer in (("x0", z), ("eps", rng.normal("noise", z.shape[1:]))):
         denoise = rv.core.denoiser.NetDenoiser(Says(answer), Linear(), kind, shape=z.shape[1:], space=space)
-        task = ldae.task(Settings(kind=kind), denoise, None)
+        task = ldae.task(Settings(kind=kind), denoise)
         torch.testing.assert_close(task.errors(x, T, rng, None), nothing, **free)
         t = T[0].item()
         x_t = Linear().alpha(t) * z + Linear().sigma(t) * rng.normal("noise", z.shape[1:])
@@ -148,7 +148,7 @@ def test_a_line_is_a_denoiser_whose_blocks_can_be_tapped(space, images):
 
 
 def test_one_noise_level_is_one_noise_level(space):
-    task = ldae.task(replace(FINAL, level=0.408), ldae.build(FINAL, space, (1, 16, 16), NET), None)
+    task = ldae.task(replace(FINAL, level=0.408), ldae.build(FINAL, space, (1, 16, 16), NET))
     assert task.times == At(0.408) and (task.times(torch.rand(5)) == 0.408).all()
     assert Additive().sigma(0.408) == pytest.approx(3**-0.5, abs=1e-3)
 

@@ -28,11 +28,11 @@ def trained(request, tmp_path_factory):
 def look(denoise, start, count, new=False):
     """What the denoiser says inside the true masks of things (N, D), and their categories (N,)."""
     batch = scenes.scenes(start, count, new=new)
-    maps = rv.read.features(denoise, batch.images, SITES, t=0.05, pool=None)
-    masks = batch.cond["masks"].value[:, :2] > 0.5
+    maps = rv.read.features(denoise, batch.x, SITES, t=0.05, pool=None)
+    masks = batch.extra["masks"][:, :2]
     size = masks.shape[-2:]
     found = [inside(F.interpolate(maps[s], size, mode="bilinear", align_corners=False), masks) for s in SITES]
-    return torch.cat(found, -1).flatten(0, 1), batch.cond["categories"].value[:, :2].flatten()
+    return torch.cat(found, -1).flatten(0, 1), batch.extra["categories"][:, :2].flatten()
 
 
 def learned(denoise, embed, steps=250):
@@ -73,5 +73,5 @@ def test_a_new_name_is_no_name_of_training():
     """Taught that nothing is ever called by them, a head would never say the new names: 0 % of new things."""
     assert not set(map(tuple, KNOWN.names)) & {tuple(EVERY.names[k]) for k in scenes.NEW}
     assert torch.equal(EVERY.embeddings[: len(KNOWN.names)], KNOWN.embeddings)
-    assert not set(scenes.scenes(0, 200).cond["categories"].value.flatten().tolist()) & set(scenes.NEW)
-    assert set(scenes.scenes(0, 200, new=True).cond["categories"].value[:, :2].flatten().tolist()) == set(scenes.NEW)
+    assert not set(scenes.scenes(0, 200).extra["categories"].flatten().tolist()) & set(scenes.NEW)
+    assert set(scenes.scenes(0, 200, new=True).extra["categories"][:, :2].flatten().tolist()) == set(scenes.NEW)

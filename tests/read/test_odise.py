@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import reverie as rv
-from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
@@ -255,10 +254,10 @@ def test_masks_become_a_map_of_disjoint_segments():
 
 def test_made_scenes_say_what_they_show():
     batch = scenes(0, 200)
-    masks, kinds = batch.cond["masks"].value, batch.cond["categories"].value
+    masks, kinds = batch.extra["masks"], batch.extra["categories"]
     assert torch.equal(masks.sum(1), torch.ones(200, 16, 16))
     assert set(kinds[:, :2].flatten().tolist()) == set(range(GROUND)) and set(kinds[:, 2].tolist()) == {GROUND}
-    for picture, mask, kind in zip(batch.images, masks, kinds, strict=True):
+    for picture, mask, kind in zip(batch.x, masks, kinds, strict=True):
         seen = picture[:, mask[0] > 0].mean(1) > 0.1
         assert seen.tolist() == [bool(part) for part in COLOURS[SEEN[int(kind[0])][1]]]
     words = vocabulary().embeddings
@@ -269,7 +268,7 @@ def test_made_scenes_say_what_they_show():
     assert overlap[square["green"], square["cyan"]].item() == pytest.approx(1 + 1 / 3)
     maps = truth(batch)
     assert maps[0].labels[3] == GROUND and quality(maps, maps, len(words)).pq == 1.0
-    assert torch.equal(scenes(32, 8).images, batch.images[32:40])
+    assert torch.equal(scenes(32, 8).x, batch.x[32:40])
 
 
 def test_the_real_sizes_are_the_papers():
@@ -287,7 +286,7 @@ def test_the_real_sizes_are_the_papers():
 def test_a_step_of_training_lowers_the_loss_and_wrong_segments_teach_something_else():
     it = model()
     optimizer = torch.optim.AdamW(it.parameters(), 6e-3)
-    task = Segmenting(it, optimizer, vocabulary(new=False))
+    task = Segmenting(it, vocabulary(new=False))
     batch = scenes(0, 4)
     losses = []
     for step in range(15):
@@ -298,11 +297,11 @@ def test_a_step_of_training_lowers_the_loss_and_wrong_segments_teach_something_e
         optimizer.step()
     assert losses[-1] < 0.75 * losses[0]
     shuffled = Batch(
-        batch.images,
-        Cond(masks=batch.cond["masks"].value.roll(1, 0), categories=batch.cond["categories"].value.roll(1, 0)),
+        batch.x,
+        extra={name: value.roll(1, 0) for name, value in batch.extra.items()},
     )
     assert sum(task.loss("odise", shuffled, Draws(0, 0, 4), NOW).values()).item() > losses[-1] + 0.5
-    found = it.eval().segment(batch.images, vocabulary(), stuff=(GROUND,), least=0.0, visible=0.1)
+    found = it.eval().segment(batch.x, vocabulary(), stuff=(GROUND,), least=0.0, visible=0.1)
     assert len(found) == 4 and all(m.segments.shape == (16, 16) for m in found)
-    with pytest.raises(InputError, match="masks="):
-        task.loss("odise", Batch(batch.images), Draws(0, 0, 4), NOW)
+    with pytest.raises(InputError, match="masks"):
+        task.loss("odise", Batch(batch.x), Draws(0, 0, 4), NOW)

@@ -8,14 +8,15 @@ import torch
 
 import reverie as rv
 from reverie.core.errors import InputError
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.learn import TrainConfig
 from reverie.learn.runtime import Runtime
 from reverie.nets.config import DiTConfig
-from reverie.recipes.recipe import Recipe, SampleConfig
+from reverie.recipes.recipe import Recipe
 
 RECIPE = Recipe(
     name="shared",
-    net=DiTConfig(patch=14, width=16, depth=1, heads=2),
+    task=DenoisingConfig(net=DiTConfig(patch=14, width=16, depth=1, heads=2)),
     train=TrainConfig(images=192, batch=32, lr=0.01, warmup=64, save_every=96, validate_every=192, sample_every=10**6),
     sample=SampleConfig(steps=2),
 )

@@ -6,27 +6,45 @@ import pytest
 import yaml
 
 from reverie.core.errors import InputError
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.nets.config import DiTConfig, UNetConfig
-from reverie.recipes import reading
-from reverie.recipes.recipe import Recipe, SampleConfig
+from reverie.recipes import reading, tasks
+from reverie.recipes.recipe import Recipe
 
 
 def test_what_is_left_out_has_its_default():
     assert reading.from_dict({}) == Recipe()
-    assert reading.from_dict({"net": {"width": 96}}).net == DiTConfig(width=96)
+    assert reading.from_dict({"task": {"net": {"width": 96}}}).task.net == DiTConfig(width=96)
 
 
 def test_the_name_of_the_network_chooses_its_keys():
-    recipe = reading.from_dict({"net": {"name": "unet", "multipliers": [1, 2]}})
-    assert recipe.net == UNetConfig(multipliers=(1, 2)) and reading.net_name(recipe) == "unet"
+    recipe = reading.from_dict({"task": {"net": {"name": "unet", "multipliers": [1, 2]}}})
+    assert recipe.task.net == UNetConfig(multipliers=(1, 2)) and reading.describe(recipe.task) == "unet"
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(net=UNetConfig(multipliers=(1, 3)), seed=4, name="a")])
+@pytest.mark.parametrize("name", tasks.names())
+def test_the_name_of_the_task_chooses_its_keys(name: str, tmp_path):
+    recipe = reading.from_dict({"task": name})
+    assert recipe.task == tasks.config(name)() and type(recipe.sample) is recipe.task.Sample
+    reading.write(recipe, tmp_path / "r.yaml")
+    assert reading.read(tmp_path / "r.yaml") == recipe
+    with pytest.raises(InputError, match=r"task\.wdth"):
+        reading.from_dict({"task": {"name": name, "wdth": 3}})
+
+
+def test_an_unknown_task_is_named_with_the_nearest():
+    with pytest.raises(InputError, match=r"'autoencodr'.*Did you mean 'autoencoder'"):
+        reading.from_dict({"task": "autoencodr"})
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(task=DenoisingConfig(net=UNetConfig(multipliers=(1, 3))), seed=4, name="a")]
+)
 def test_round_trip(tmp_path, recipe: Recipe):
     recipe = replace(recipe, data=replace(recipe.data, classes=("Zoë", "b")))
     reading.write(recipe, tmp_path / "r.yaml")
     assert reading.read(tmp_path / "r.yaml") == recipe
-    assert next(iter(yaml.safe_load((tmp_path / "r.yaml").read_text())["net"])) == "name"
+    assert next(iter(yaml.safe_load((tmp_path / "r.yaml").read_text())["task"])) == "name"
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1", 1.0), ("0.5", 0.5)])
@@ -38,7 +56,7 @@ def test_numbers_as_people_write_them(tmp_path, text: str, value: float):
 
 def test_difference_names_every_key_that_differs_and_no_other():
     a = Recipe()
-    b = replace(a, seed=3, net=UNetConfig())
+    b = replace(a, seed=3, task=DenoisingConfig(net=UNetConfig()))
     changes = {key: (old, new) for key, old, new in reading.difference(a, b)}
     assert reading.difference(a, a) == []
     assert changes["seed"] == (0, 3) and changes["net.name"] == ("dit", "unet") and changes["net.depth"] == (6, None)
@@ -49,7 +67,7 @@ def test_difference_names_every_key_that_differs_and_no_other():
 def test_the_recipes_that_come_along_are_whole(name: str):
     recipe = reading.read(reading.find(name))
     reading.check(recipe)
-    assert recipe.name == name
+    assert recipe.name in (name, "")
 
 
 def test_demo_and_the_bundled_sets_have_recipes():
@@ -60,7 +78,7 @@ def test_demo_and_the_bundled_sets_have_recipes():
     ("values", "says"),
     [
         ({"train": {"keep": 0}}, "train.keep is at least 1; got 0"),
-        ({"net": {"width": -4}}, "net.width is at least 1; got -4"),
+        ({"task": {"net": {"width": -4}}}, "net.width is at least 1; got -4"),
         ({"train": {"betas": [0.9, 1.2]}}, "train.betas is at least 0 and at most 1; got 1.2"),
         ({"train": {"lr": "nan"}}, "train.lr is at least 0; got nan"),
     ],

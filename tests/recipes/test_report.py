@@ -13,10 +13,11 @@ from PIL import Image
 
 from reverie.cli import main
 from reverie.core.errors import InputError, RunError
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.measure.figures import Evaluation
 from reverie.nets.config import DiTConfig
-from reverie.recipes.measuring import measure, settings
-from reverie.recipes.recipe import DataConfig, DenoisingConfig, Recipe, SampleConfig, TrainConfig
+from reverie.recipes.measuring import measure
+from reverie.recipes.recipe import DataConfig, Recipe, TrainConfig
 from reverie.recipes.report import charts, page, report
 from reverie.recipes.report import pictures as drawing
 from reverie.recipes.runs import Run
@@ -26,7 +27,7 @@ from reverie.solve.auto import default
 TINY = Recipe(
     name="tiny <digits>",
     data=DataConfig(name="digits8"),
-    net=DiTConfig(patch=4, width=16, depth=1, heads=2),
+    task=DenoisingConfig(net=DiTConfig(patch=4, width=16, depth=1, heads=2)),
     train=TrainConfig(
         images=256,
         batch=16,
@@ -189,9 +190,9 @@ def test_colour_pictures_without_classes(tmp_path: Path):
 
 
 def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path):
-    recipe = dataclasses.replace(TINY, denoising=DenoisingConfig(drop=0.0))
+    recipe = dataclasses.replace(TINY, task=dataclasses.replace(TINY.task, drop=0.0))
     run, _ = train(recipe, tmp_path / "run")
-    assert settings(run.recipe).scale == 1.0
+    assert run.recipe.usual.scale == 1.0
     assert measure(run, n=20, seeds=(0,)).figures[0].guidance == 1.0
     text = report(run).read_text(encoding="utf-8")
     assert "Guidance" not in text and "A class a column" in text

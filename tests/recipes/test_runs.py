@@ -7,14 +7,16 @@ import torch
 
 import reverie as rv
 from reverie.core.errors import InputError
+from reverie.core.paths import SCHEDULES
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.learn import TrainConfig
 from reverie.nets.config import DiTConfig
-from reverie.recipes.building import SCHEDULES, build_denoiser, guided, resolve
-from reverie.recipes.recipe import DenoisingConfig, Recipe, SampleConfig
+from reverie.recipes import sources
+from reverie.recipes.recipe import Recipe
 
 RECIPE = Recipe(
     name="tiny",
-    net=DiTConfig(patch=14, width=16, depth=1, heads=2),
+    task=DenoisingConfig(net=DiTConfig(patch=14, width=16, depth=1, heads=2)),
     train=TrainConfig(images=320, batch=32, warmup=32, save_every=160, validate_every=160, sample_every=10**6),
     sample=SampleConfig(steps=2),
 )
@@ -55,32 +57,32 @@ def test_training_lowers_the_validation_loss_below_that_of_a_network_that_learne
 
 
 def test_the_seed_of_a_recipe_decides_its_first_weights():
-    recipe = resolve(RECIPE, rv.data.load("mnist5k"))
-    first, again, other = (build_denoiser(replace(recipe, seed=seed)).net.embed.weight for seed in (0, 0, 1))
+    spec = rv.data.load("mnist5k").spec
+    first, again, other = (RECIPE.task.build(spec, seed).net.embed.weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_recipe_without_its_data_resolved_builds_nothing():
     with pytest.raises(InputError, match="size and channels"):
-        build_denoiser(RECIPE)
+        sources.spec(RECIPE.data)
 
 
 def test_a_model_whose_labels_were_never_dropped_is_not_guided(run):
-    recipe = replace(run.recipe, denoising=DenoisingConfig(drop=0.0))
-    denoise = rv.load(run.folder)
-    assert guided(denoise, recipe, 1.0) is denoise
-    with pytest.raises(InputError, match=r"denoising\.drop 0"):
-        guided(denoise, recipe, 2.0)
+    never, denoise = replace(run.recipe.task, drop=0.0), rv.load(run.folder)
+    assert never.generator(denoise, SampleConfig(scale=1.0)).denoise is denoise
+    assert never.usual(SampleConfig(scale=2.0)).scale == 1.0 and run.recipe.usual.scale == 2.0
+    with pytest.raises(InputError, match=r"drop 0"):
+        never.generator(denoise, SampleConfig(scale=2.0))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("times", ["uniform", "logit-normal", "logsnr"])
 def test_every_path_and_density_trains_and_samples(tmp_path, schedule, times):
     kind, time = ("edm", "log_sigma") if schedule in ("ve", "edm") else ("v", "t")
-    denoising = DenoisingConfig(schedule=schedule, times=times, kind=kind, time=time, data_std=0.5)
+    task = replace(RECIPE.task, schedule=schedule, times=times, kind=kind, time=time, data_std=0.5)
     train = replace(RECIPE.train, images=32, sample_every=32)
     run, _ = rv.recipes.train(
-        replace(RECIPE, denoising=denoising, train=train, sample=SampleConfig(steps=2, grid="logsnr")), tmp_path / "r"
+        replace(RECIPE, task=task, train=train, sample=SampleConfig(steps=2, grid="logsnr")), tmp_path / "r"
     )
     assert len(list((run.folder / "samples").iterdir())) == 1
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in run.log if "loss" in entry)

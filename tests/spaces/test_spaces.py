@@ -6,21 +6,21 @@ import torch
 from sklearn.decomposition import PCA
 
 import reverie as rv
+from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Flow
 from reverie.learn import Draws, Moment
-from reverie.learn.task import Batch
-from reverie.learn.tokenizing import Tokenizing
 from reverie.spaces import ConvVAE, PatchAE, PatchPCA, PatchVAE, SpaceConfig, build, load, save
 from reverie.spaces.latent import cut, divergence, paste
+from reverie.spaces.tokenizing import Tokenizing
 
 NOW = Moment(0, 0, 100)
 
 
 @pytest.fixture(scope="module")
 def images():
-    return rv.data.load("mnist5k").batch(range(600))[0]
+    return rv.data.load("mnist5k").batch(range(600)).x
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,22 @@ def test_the_divergence_is_that_of_torch():
     torch.testing.assert_close(divergence(mean, log_variance), expected.flatten(1).sum(1))
 
 
+class Nothing(Dataset):
+    spec = DataSpec((1, 28, 28))
+
+    def __len__(self):
+        return 0
+
+    def batch(self, positions):
+        raise AssertionError
+
+
+NOTHING = Nothing()
+
+
 def learn(space, images, steps, lr):
     torch.manual_seed(0)
-    task = Tokenizing(space, None)
+    task = Tokenizing(space, NOTHING, NOTHING)
     optimizer = torch.optim.Adam(space.parameters(), lr)
     for step in range(steps):
         x = images[torch.randint(len(images), (100,))]

@@ -29,16 +29,14 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     given = tyro.cli(Arguments, args=arguments, prog="reverie calibrate")
     from reverie.cli.sample import choose, condition
-    from reverie.recipes.building import guided
-    from reverie.recipes.measuring import settings
     from reverie.recipes.runs import Run
     from reverie.solve.calibrate import TRAJECTORIES, calibrate
 
     run = Run(given.run)
     classes = run.recipe.data.classes
     labels = choose("all" if given.label is None and classes else given.label, run.recipe)
-    scale = settings(run.recipe).scale if given.scale is None else given.scale
-    denoise = guided(run.denoiser(), run.recipe, 1.0 if labels is None else scale)
+    scale = 1.0 if labels is None else given.scale
+    denoise = run.guided(scale)
     plan = calibrate(denoise, given.steps, cond=condition(labels, TRAJECTORIES), seed=given.seed)
     path = run.folder / f"calibrated-{plan.nfe}-{plan.guidance:g}.json"
     plan.save(path)

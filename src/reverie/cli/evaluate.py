@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from reverie.recipes.recipe import GridName
+from reverie.core.errors import InputError
+from reverie.diffusion.config import GridName
 
 if TYPE_CHECKING:
     from reverie.measure.figures import Evaluation
+    from reverie.recipes.recipe import Recipe
 
 KEYS = ("solver", "steps", "grid", "scale")
 
@@ -44,15 +46,27 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     given = tyro.cli(Arguments, args=arguments, prog="reverie evaluate")
-    from reverie.recipes.measuring import measure, settings
+    from reverie.recipes.measuring import measure
     from reverie.recipes.runs import Run
 
     run = Run(given.run)
-    asked = {key: value for key in KEYS if (value := getattr(given, key)) is not None}
-    config = replace(settings(run.recipe), **asked)
+    config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
     evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
     show(evaluation)
     print(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}")
+
+
+def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:
+    """The recipe's settings of drawing with those that were asked for (not None) on top.
+
+    Raises:
+        InputError: for one that what the run trained does not have.
+    """
+    asked = {key: value for key, value in asked.items() if value is not None}
+    for key in asked:
+        if not hasattr(recipe.usual, key):
+            raise InputError(f"a run of the task {recipe.task.name} is drawn from without --{key}: leave it out")
+    return replace(recipe.usual, **asked)
 
 
 def show(evaluation: "Evaluation") -> None:

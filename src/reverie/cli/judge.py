@@ -1,5 +1,6 @@
 """``reverie judge DATA``."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ class Arguments:
 
     Attributes:
         data: a bundled set or a folder of pictures with a sub-folder a class.
-        out: its file; NAME-judge.safetensors by default.
+        out: its file; NAME-judge.safetensors by default. It is trained in the folder runs/NAME-judge, and the same command goes on.
         size: side of the pictures in pixels, as in the runs it is to judge; inferred without.
         channels: 1 (grey) or 3 (RGB); inferred without.
         fit: how a picture becomes a square.
@@ -28,17 +29,25 @@ class Arguments:
     images: int = 240_000
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, args=arguments, prog="reverie judge")
-    from reverie import data
-    from reverie.measure import judge
+    from dataclasses import replace
 
-    train, held_out = (
-        data.load(given.data, split, size=given.size, channels=given.channels, fit=given.fit)
-        for split in ("train", "test")
-    )
-    trained = judge.train(train, images=given.images)
-    path = given.out or Path(f"{train.name}-judge.safetensors")
+    from reverie.recipes import reading, sources
+    from reverie.recipes.recipe import DataConfig
+    from reverie.recipes.training import train
+
+    recipe = reading.read(reading.find("judge"))
+    name = f"{Path(given.data).name}-judge"
+    settings = replace(recipe.train, images=given.images, warmup=given.images // 10)
+    data = DataConfig(name=given.data, size=given.size, channels=given.channels, fit=given.fit)
+    run, seen = train(replace(recipe, name=name, data=data, train=settings))
+    if seen < given.images:
+        print(f"stopped at {seen:,} of {given.images:,} pictures; the same command goes on", file=sys.stderr)
+        return 130
+    trained, held_out = run.open(), sources.load(run.recipe, "test")
+    path = given.out or Path(f"{name}.safetensors")
     trained.save(path)
     right = f", {trained.accuracy(held_out):.1%} of {len(held_out):,} held-out pictures right" if len(held_out) else ""
     print(f"{path}{right}; next: reverie evaluate RUN --judge {path}")
+    return 0

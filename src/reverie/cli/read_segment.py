@@ -86,7 +86,8 @@ def _labelled(data: "ImageSet", masks: Path | None, count: int, seed: int) -> "t
         if data.labels is None:
             raise InputError(f"{data.name} has no labels: give --masks, a folder with a class number a pixel")
         rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
-        images, labels = data.batch(rows)
+        some = data.batch(rows)
+        images, labels = some.x, some.label
         assert labels is not None
         return images, torch.where(images.mean(1) > 0.0, labels[:, None, None] + 1, 0)
     if "path" not in data.columns:
@@ -96,7 +97,7 @@ def _labelled(data: "ImageSet", masks: Path | None, count: int, seed: int) -> "t
     if not there:
         raise InputError(f"no mask in {masks} for the {data.split} pictures of {data.name}, such as {files[0][1].name}")
     order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    images, _ = data.batch([there[i][0] for i in order])
+    images = data.batch([there[i][0] for i in order]).x
     return images, torch.stack([_mask(there[i][1], data.size) for i in order])
 
 

@@ -64,17 +64,16 @@ def main(arguments: list[str]) -> None:
 
     from reverie.guide import restore
     from reverie.learn import grid
-    from reverie.recipes.building import guided
     from reverie.recipes.runs import Run
 
     run = Run(given.run)
     labels = choose(given.label, run.recipe) if run.recipe.data.classes or given.label != "none" else None
     if labels is None and given.scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
-    denoise = run.denoiser()
+    denoise = run.guided(1.0 if labels is None else given.scale)
     operator, y = measurement(given, run.recipe)
     restored = restore(
-        denoise if labels is None else guided(denoise, run.recipe, given.scale),
+        denoise,
         operator,
         y.expand(given.n, *y.shape[1:]),
         given.method,

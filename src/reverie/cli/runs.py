@@ -12,7 +12,7 @@ from reverie.core.errors import InputError, RunError
 if TYPE_CHECKING:
     from reverie.recipes.runs import Run
 
-COLUMNS = ("name", "data", "net", "weights", "images", "loss", "measures", "age")
+COLUMNS = ("name", "data", "task", "weights", "images", "loss", "measures", "age")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _row(run: "Run") -> list[str]:
-    from reverie.recipes import reading
+    from reverie.recipes.reading import describe
 
     try:
         recipe = run.recipe
@@ -56,7 +56,7 @@ def _row(run: "Run") -> list[str]:
         losses = [entry["loss"] for entry in run.log if "loss" in entry]
         return [
             recipe.data.name if "/" not in recipe.data.name else Path(recipe.data.name).name,
-            reading.net_name(recipe),
+            describe(recipe.task),
             "" if latest is None else _short(latest.parameters("model")),
             f"{_short(seen)}/{_short(recipe.train.images)}",
             f"{losses[-1]:.4f}" if losses else "",

@@ -2,19 +2,21 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.evaluate import drawn_with
 from reverie.core.errors import InputError, nearest
-from reverie.recipes.recipe import GridName, SampleConfig
+from reverie.diffusion.config import GridName, SampleConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reverie.core.condition import Cond
+    from reverie.core.denoiser import Denoiser
     from reverie.recipes.recipe import Recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -27,7 +29,7 @@ class Arguments:
 
     Attributes:
         run: folder of a run, or of one of its checkpoints.
-        label: what to draw: a class or several (7 or 0,1,2, by number or name), all, or none; dealt out in turn.
+        label: what to draw: a class or several (7 or 0,1,2, by number or name), all, or none; dealt out in turn. All without.
         n: how many pictures; without it 16, or the next multiple of the number of labels.
         out: a picture file, which gets all in a grid, or a folder, which gets a file each.
         steps: of the solver.
@@ -66,12 +68,9 @@ def main(arguments: list[str]) -> None:
     if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
 
-    import torch
-
-    from reverie.recipes.building import guided, sampling
-    from reverie.recipes.guiding import scaled, steer
+    from reverie.recipes.guiding import scaled
     from reverie.recipes.runs import Run
-    from reverie.solve import auto, sample
+    from reverie.solve import Sampler, sample
 
     run = Run(given.run)
     recipe = run.recipe
@@ -79,43 +78,44 @@ def main(arguments: list[str]) -> None:
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
     if n < 1:
         raise InputError(f"--n is how many pictures to draw, at least 1: got {n}")
-    settings = sampling(configure(given, recipe.sample))
-    denoise = run.denoiser()
-    scale = (recipe.sample.scale if recipe.denoising.drop else 1.0) if given.scale is None else given.scale
-    if labels is None and given.scale is not None and scale != 1.0:
+    if labels is None and given.scale is not None and given.scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
     if scaled(given.guide) and (labels is None or given.scale is not None):
         raise InputError(
             "--guide cfg:3 and apg:3 guide towards a label, in place of --scale: give --label and no --scale"
         )
-    by_scale = labels is not None and not scaled(given.guide)
-    target = None if given.target is None else picture(given.target, recipe, "--target")
-    mask = None if given.mask is None else known(given.mask, given.target, recipe)
-    source = None if given.image is None else picture(given.image, recipe, "--image").expand(n, -1, -1, -1)
-    start = None if source is None else START if given.start is None else given.start
-    steered = steer(guided(denoise, recipe, scale) if by_scale else denoise, given.guide, target, mask)
-    if steered.correctors:
-        solver, settings["grid"] = auto.choose(steered.denoise, **settings, whole=source is None)
-        settings["solver"] = steered.correct(solver)
-    with torch.inference_mode(not steered.correctors):
-        images = sample(
-            steered.denoise,
-            n,
-            condition(labels, n),
-            seed=given.seed,
-            x=source,
-            start=start,
-            progress="sampling",
-            **settings,
-        )
+    asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
+    if (labels is None or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
+        asked["scale"] = 1.0
+    config = drawn_with(recipe, asked)
+    generator = run.generator(config)
+    if given.guide or given.image is not None:
+        if not isinstance(generator, Sampler):
+            raise InputError(f"--guide and --image are for diffusion models: this is a run of {recipe.task.name}")
+        images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
+    else:
+        images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
     for path in write(images, given.out, len(labels or [0])):
         print(path)
 
 
-def configure(given: Arguments, config: SampleConfig) -> SampleConfig:
-    """The run's settings with those that were given on top."""
-    chosen = {key: getattr(given, key) for key in ("steps", "solver", "grid")}
-    return replace(config, **{key: value for key, value in chosen.items() if value is not None})
+def steered(
+    given: Arguments, denoise: "Denoiser", config: SampleConfig, recipe: "Recipe", cond: "Cond | None", n: int
+) -> "Tensor":
+    """Pictures drawn under ``--guide``, from ``--image``, or both."""
+    from reverie.diffusion.building import solving
+    from reverie.recipes.guiding import steer
+    from reverie.solve import auto, sample
+
+    target = None if given.target is None else picture(given.target, recipe, "--target")
+    mask = None if given.mask is None else known(given.mask, given.target, recipe)
+    source = None if given.image is None else picture(given.image, recipe, "--image").expand(n, -1, -1, -1)
+    start = None if source is None else START if given.start is None else given.start
+    guided = steer(denoise, given.guide, target, mask)
+    how = solving(config)
+    solver, how["grid"] = auto.choose(guided.denoise, **how, whole=source is None)
+    how["solver"] = guided.correct(solver)
+    return sample(guided.denoise, n, cond, seed=given.seed, x=source, start=start, progress="sampling", **how)
 
 
 def choose(given: str | None, recipe: "Recipe") -> list[int] | None:
@@ -132,17 +132,13 @@ def choose(given: str | None, recipe: "Recipe") -> list[int] | None:
     count = len(classes)
     numbered = all(name == str(i) for i, name in enumerate(classes))
     there_is = f"0 to {count - 1}" if numbered else f"0 to {count - 1}: {_listed(classes)}"
-    can_drop = recipe.denoising.drop > 0.0
-    if given is None:
-        without = "; --label none draws without a label" if can_drop else ""
-        raise InputError(f"this model draws by label: give --label with one or more of {there_is}, or all{without}")
     if given == "none":
-        if not can_drop:
+        if not recipe.task.unlabelled:
             raise InputError(
-                "this model was trained with denoising.drop 0 and cannot draw without a label: give --label"
+                f"this model cannot draw without a label: give --label with one or more of {there_is}, or all"
             )
         return None
-    if given == "all":
+    if given in (None, "all"):
         return list(range(count))
     return [_number(word.strip(), classes, there_is) for word in given.split(",")]
 

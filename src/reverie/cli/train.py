@@ -1,4 +1,4 @@
-"""``reverie train [RECIPE]``."""
+"""``reverie train [WHAT]``."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -8,24 +8,27 @@ from typing import Annotated
 import tyro
 
 from reverie.core.errors import InputError
-from reverie.nets.config import CONFIGS
-from reverie.recipes import reading
+from reverie.core.task import TaskConfig
+from reverie.recipes import reading, tasks
 from reverie.recipes.recipe import Recipe
 
-SHORT = {"--data": "--data.name", "--net": "--net.name"}
+SHORT = {"--data": "--data.name", "--net": "--net.name", "--space": "--space.name"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train a recipe, or go on with it where it stopped. Any key of a recipe is a flag; --data X is short for --data.name X.
+    """Train a recipe or a task, or go on with it where it stopped. Any key of a recipe is a flag, those of its task without a prefix.
+
+    Short: --data X for --data.name X, --net unet for --net.name unet, --space RUN for --space.name RUN.
 
     Attributes:
-        spec: a recipe that comes along (demo, emoji, mnist5k), a YAML file, or a run's folder; it comes first.
+        spec: a recipe that comes along (demo, emoji, mnist5k, autoencoder, judge, …), a task (denoising, classifier, diffae, …), a YAML
+            file, or a run's folder; it comes first. Without it, a diffusion model.
         out: folder of the run, runs/NAME by default.
         fresh: start anew; the old run is renamed, not removed.
     """
 
-    spec: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RECIPE]")] = None
+    spec: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[WHAT]")] = None
     out: Path | None = None
     fresh: bool = False
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -40,31 +43,29 @@ def main(arguments: list[str]) -> int:
     if seen < total:
         print(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {run.folder}", file=sys.stderr)
         return 130
-    classifier = reading.net_name(run.recipe) == "encoder"
-    then = "reverie.guide.classifier" if classifier else f"reverie sample {run.folder}, reverie report {run.folder}"
-    print(f"{run.folder}: {seen:,} images; next: {then}")
+    print(f"{run.folder}: {seen:,} images; next: {run.recipe.task.next(str(run.folder))}")
     return 0
 
 
 def parse(arguments: list[str]) -> Arguments:
-    """The recipe first, then the flags on top of it; ``--net.name`` decides which flags the network has."""
+    """The recipe first, then the flags on top of it; ``--net.name`` decides which flags a network has."""
     arguments = [
         f"{SHORT[a.split('=')[0]]}{a[len(a.split('=')[0]) :]}" if a.split("=")[0] in SHORT else a for a in arguments
     ]
     spec = arguments[0] if arguments and not arguments[0].startswith("-") else None
     recipe, out = Recipe(), None
-    if spec is not None:
+    if spec is not None and spec in tasks.names() and spec not in reading.named():
+        recipe = Recipe(task=tasks.config(spec)())
+    elif spec is not None:
         path = reading.find(spec)
         recipe = reading.read(path)
         if Path(spec).is_dir():
             out = Path(spec)
-        elif not recipe.name:
+        elif not recipe.name and path.parent != reading.NAMED:
             recipe = replace(recipe, name=path.stem)
     name, arguments = _take("--net.name", arguments)
     if name is not None:
-        if name not in CONFIGS:
-            raise reading.unknown_net(name, "--net.name")
-        recipe = recipe if name == reading.net_name(recipe) else replace(recipe, net=CONFIGS[name]())
+        recipe = replace(recipe, task=with_network(recipe.task, name))
     given = tyro.cli(
         Arguments,
         args=arguments,
@@ -73,8 +74,20 @@ def parse(arguments: list[str]) -> Arguments:
         config=(tyro.conf.AvoidSubcommands,),
     )
     if given.spec != spec:
-        raise InputError(f"the recipe comes first: reverie train {given.spec} …")
+        raise InputError(f"what to train comes first: reverie train {given.spec} …")
     return given
+
+
+def with_network(task: TaskConfig, name: str) -> TaskConfig:
+    """The settings with another network at its defaults, unless it is the one they have.
+
+    Raises:
+        InputError: for an unknown network, or a task whose network is not chosen.
+    """
+    if type(getattr(task, "net", None)) not in reading.NAMES:
+        raise InputError(f"the task {task.name} has no network to choose: leave --net out")
+    chosen = reading.network(name, "--net")
+    return task if type(task.net) is chosen else replace(task, net=chosen())  # pyright: ignore
 
 
 def _take(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -31,6 +31,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def label(self) -> Tensor | None:
+        """The condition "label", (B,), if there is one."""
+        return None if self.cond is None or "label" not in self.cond else self.cond["label"].value
+
     def index(self, rows: Any) -> Batch:
         """Some of the samples: a slice or an index tensor."""
         cond = None if self.cond is None else self.cond.index(rows)
@@ -51,12 +56,14 @@ class DataSpec:
         shape: of one sample; (C, H, W) for pictures.
         conditions: what its batches hold, by name, such as ``{"label": Label(10)}``.
         classes: names of the classes, if it has any.
+        name: of the data set.
         range: least and greatest value.
     """
 
     shape: tuple[int, ...]
     conditions: Conditions = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    name: str = ""
     range: tuple[float, float] = (-1.0, 1.0)
 
 

@@ -22,6 +22,7 @@ class Frame:
     """A moment of drawing, as ``on_step`` is told of it. What is not looked at is not computed.
 
     Args:
+        count: samples that are drawn together.
         done: steps made so far, of ``total``.
         total: steps in all.
         state: gives what there is so far, as data (B, …): a noisy state, a picture as far as it is drawn.
@@ -29,6 +30,7 @@ class Frame:
         logsnr: of the state; None for a model without noise levels.
     """
 
+    count: int
     done: int
     total: int
     state: Callable[[], Tensor]
@@ -39,16 +41,15 @@ class Frame:
 class Generator(ABC):
     """A model with everything bound that says how it draws.
 
-    A generator with an exact or bounded density also has ``log_prob(x, cond=None) -> (B,)``, in nats; who wants it asks with
-    :func:`has_log_prob`.
-
     Attributes:
         shape: of one sample of data, of any rank.
         conditions: what it may be told.
+        log_prob: ``(x, cond=None) -> (B,)``, the log-density of data in nats, of a generator that knows it; else None.
     """
 
     shape: tuple[int, ...]
     conditions: Conditions
+    log_prob: Callable[..., Tensor] | None = None
 
     @abstractmethod
     def sample(
@@ -88,8 +89,3 @@ class Generator(ABC):
         for module in self.modules().values():
             module.to(device=device, dtype=dtype)
         return self
-
-
-def has_log_prob(generator: Generator) -> bool:
-    """Whether it knows the density of what it draws."""
-    return callable(getattr(generator, "log_prob", None))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.errors import InputError
-from reverie.core.schedules import VP, Cosine, Schedule, lifted
+from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule, lifted
 
 
 @dataclass(frozen=True)
@@ -370,3 +370,16 @@ class Custom(Schedule):
 
 def _derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
+
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "flow": Flow,
+    "cosine": Cosine,
+    "vp": VP,
+    "subvp": SubVP,
+    "ve": VE,
+    "edm": EDM,
+    "trigonometric": Trigonometric,
+    "ddpm": Table.linear,
+}
+"""Paths by the names that recipes and the command line use."""

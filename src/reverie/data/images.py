@@ -6,8 +6,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
+
+from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.condition import Cond, Conditions, Label
 
 
 class Skipped(NamedTuple):
@@ -18,7 +21,7 @@ class Skipped(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(Dataset):
     """Pictures of one split of a data set.
 
     `store` holds all pictures of the data set (perhaps on disk, memory-mapped), `rows` says which belong to this split.
@@ -67,8 +70,14 @@ class ImageSet:
         """All pictures of the split as uint8 in memory; for a set too big for that use `batch`."""
         return self.store[self.rows]
 
-    def batch(self, indices: Tensor | Sequence[int]) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"] | None]:
-        """The pictures at `indices` (0 … len − 1) as float32 in [-1, 1], and their labels if there are any."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+    @property
+    def spec(self) -> DataSpec:
+        """What models have to know of the pictures."""
+        conditions: Conditions = {} if self.labels is None else {"label": Label(len(self.classes))}
+        return DataSpec(self.shape, conditions, tuple(self.classes), self.name)
+
+    def batch(self, positions: Tensor | Sequence[int]) -> Batch:
+        """The pictures at ``positions`` (0 … len − 1), float32 in [-1, 1], with their labels if there are any."""
+        chosen = torch.as_tensor(positions, dtype=torch.int64)
         images = self.store[self.rows[chosen]].float().div_(127.5).sub_(1)
-        return images, None if self.labels is None else self.labels[chosen]
+        return Batch(images, None if self.labels is None else Cond(label=self.labels[chosen]))

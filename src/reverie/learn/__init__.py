@@ -1,4 +1,4 @@
-"""Training: one loop that knows no method, tasks that are methods, checkpoints that resume exactly.
+"""Training: one loop that knows no method, and checkpoints that resume exactly. The protocol of what it trains is :mod:`reverie.core.task`.
 
 Everything is imported on first use, so that reading a recipe needs no torch.
 """
@@ -7,29 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.core.batch import Batch
+    from reverie.core.draws import Draws
+    from reverie.core.task import Moment, Optim, Player, Task
     from reverie.learn.checkpoint import Checkpoints
     from reverie.learn.config import TrainConfig
-    from reverie.learn.denoising import Denoising
-    from reverie.learn.draws import Draws
     from reverie.learn.loop import train
-    from reverie.learn.task import Batch, Moment, Player, Task
 
 _HOME = {
-    "Batch": "task",
-    "Checkpoints": "checkpoint",
-    "Denoising": "denoising",
-    "Draws": "draws",
-    "Moment": "task",
-    "Player": "task",
-    "Task": "task",
-    "TrainConfig": "config",
-    "train": "loop",
+    "Batch": "reverie.core.batch",
+    "Checkpoints": "reverie.learn.checkpoint",
+    "Draws": "reverie.core.draws",
+    "Moment": "reverie.core.task",
+    "Optim": "reverie.core.task",
+    "Player": "reverie.core.task",
+    "Task": "reverie.core.task",
+    "TrainConfig": "reverie.learn.config",
+    "train": "reverie.learn.loop",
 }
 
-__all__ = ["Batch", "Checkpoints", "Denoising", "Draws", "Moment", "Player", "Task", "TrainConfig", "train"]
+__all__ = ["Batch", "Checkpoints", "Draws", "Moment", "Optim", "Player", "Task", "TrainConfig", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"reverie.learn.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

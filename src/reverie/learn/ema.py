@@ -1,6 +1,6 @@
 """A moving average of weights whose memory is a function of the images seen."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,16 +26,28 @@ def power(std: float) -> Decay:
 
 
 class Ema:
-    """The average of a module's parameters; buffers are the module's own."""
+    """The average of a module's parameters and of the statistics of its batch normalisations; what is frozen and other buffers are its own.
 
-    def __init__(self, module: nn.Module, decay: Decay) -> None:
+    Args:
+        module: what is averaged.
+        decay: how fast it forgets.
+        names: of the parameters that are stepped; all by default.
+    """
+
+    def __init__(self, module: nn.Module, decay: Decay, names: Sequence[str] | None = None) -> None:
         self.module, self.decay = module, decay
-        self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
+        names = [name for name, _ in module.named_parameters()] if names is None else names
+        self.weights: dict[str, Tensor] = {name: module.get_parameter(name) for name in names}
+        for path, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
+                prefix = f"{path}." if path else ""
+                self.weights |= {f"{prefix}{name}": getattr(part, name) for name in ("running_mean", "running_var")}
+        self.average = {name: p.detach().clone() for name, p in self.weights.items()}
 
     @torch.no_grad()
     def update(self, before: int, after: int) -> None:
         """Take in the weights after the step that saw images ``before … after``."""
-        weights = [p.detach() for p in self.module.parameters()]
+        weights = [p.detach() for p in self.weights.values()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1.0 - self.decay(before, after))  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
@@ -55,10 +67,10 @@ class Ema:
         return {**self.module.state_dict(), **self.average}
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in self.average.items():
             value.copy_(state[name])
 
     def _swap(self) -> None:
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self.weights.items():
             parameter.data, self.average[name] = self.average[name], parameter.data

@@ -2,33 +2,42 @@
 
 A run that is killed at any moment and started again ends with bitwise the same weights as one left alone (same machine kind, threads
 and number of processes): data, noise and learning rate are functions of the images seen, everything else is in the checkpoint.
+
+No step waits for the device: losses and norms stay where they are computed until they are read back, all at once, at the cadence of the log
+(or after a second), and always before weights are used or saved.
 """
 
+import hashlib
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError, RunError
 from reverie.core.progress import Progress
+from reverie.core.task import Moment, Task
 from reverie.learn import grid, optim
 from reverie.learn.checkpoint import Checkpoint, Checkpoints
 from reverie.learn.config import TrainConfig
-from reverie.learn.draws import Draws
-from reverie.learn.ema import Ema, half_life, power
+from reverie.learn.ema import half_life, power
 from reverie.learn.feed import Feed
 from reverie.learn.journal import Journal
 from reverie.learn.runtime import Runtime
-from reverie.learn.task import Batch, Moment, Player, Task
+from reverie.learn.side import Side, sides
+
+PATIENCE = 1.0
+"""Seconds after which figures are read back although the log is not due."""
 
 
 def train(
@@ -63,11 +72,25 @@ def train(
     with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, _interrupts() as interrupted:
         try:
             trainer.run(interrupted)
+            trainer.only(trainer.sides.values())
         except OSError as error:
             raise RunError(
                 f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}"
             ) from error
     return trainer.images
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What one turn of a player gave, on the device: the parts of its loss, their values by micro-batch, the norm of its gradient."""
+
+    player: str
+    number: int
+    now: Moment
+    rate: float
+    sums: dict[str, Tensor]
+    values: list[tuple[int, int, dict[str, Tensor]]]
+    norm: Tensor
 
 
 class _Trainer:
@@ -76,12 +99,8 @@ class _Trainer:
     ) -> None:
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
         self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
-        self.modules = nn.ModuleDict({name: player.module for name, player in task.players.items()}).to(
-            self.runtime.device
-        )
         decay = power(config.ema_std) if config.ema_half_life is None else half_life(config.ema_half_life)
-        averaged = {name: p.module for name, p in task.players.items() if p.optimizer is not None and p.average}
-        self.emas = {name: Ema(module, decay) for name, module in averaged.items()}
+        self.sides = sides(task, config, decay, self.runtime.device)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
         self.step, self.images, self.seconds = 0, 0, 0.0
         latest = self.checkpoints.latest()
@@ -93,28 +112,39 @@ class _Trainer:
             self.journal = Journal(folder / "log.jsonl", self.images)
         self.bar = Progress("training", config.images, "images")
         self.bar.resume(self.images)
+        self.pending: list[_Turn] = []
+        self.read_at = time.perf_counter()
         self.recent: dict[str, list[float]] = {}
 
     def run(self, interrupted: threading.Event) -> None:
         config = self.config
-        self.modules.train()
+        for side in self.sides.values():
+            side.player.module.train(side.player.train)
         while self.images < config.images:
             begun = time.perf_counter()
             before = self.images
             count = min(config.batch, config.images - before)
             now = Moment(self.step, before, config.images)
+            first, mine = self.runtime.share(before, count)
+            size = config.micro_batch or mine
+            starts = range(first, first + mine, size)
+            batches = [(s, self.runtime.place(self.feed(s, min(size, first + mine - s)))) for s in starts]
             stop = False
-            for name, player in self.task.players.items():
-                if player.optimizer is not None and self.step % player.every == 0:
-                    stop |= self.move(name, player, count, now, interrupted)
+            for number, name in enumerate(self.task.turns(now)):
+                stop |= self.move(name, number, batches, count, now, interrupted)
             self.step, self.images = self.step + 1, before + count
             self.task.after_step(Moment(self.step, self.images, config.images))
-            for ema in self.emas.values():
-                ema.update(before, self.images)
+            for side in self.sides.values():
+                if side.ema is not None:
+                    side.ema.update(before, self.images)
             self.seconds += time.perf_counter() - begun
+            if time.perf_counter() - self.read_at > PATIENCE:
+                self.read()
             if self.runtime.main:
                 self.bar.advance(count, note=self.summary())
                 self.write(before, stop)
+            elif self.crossed(before, config.log_every):
+                self.read()
             if stop:
                 return
 
@@ -133,46 +163,77 @@ class _Trainer:
         if last or stop or self.crossed(before, config.save_every):
             self.save()
 
-    def move(self, name: str, player: Player, count: int, now: Moment, interrupted: threading.Event) -> bool:
-        """One step of one player: gradients of the batch, part by part, then the optimizer. Returns whether to stop after it.
+    def move(
+        self,
+        name: str,
+        number: int,
+        batches: Sequence[tuple[int, Batch]],
+        count: int,
+        now: Moment,
+        interrupted: threading.Event,
+    ) -> bool:
+        """One turn of one player: gradients of the batch, part by part, then the optimizers. Returns whether to stop after the step.
 
         Processes add up their gradients and losses, and stop together when one of them is interrupted.
         """
-        assert player.optimizer is not None
-        player.optimizer.zero_grad(set_to_none=True)
-        rate = optim.set_rate(player.optimizer, optim.factor(self.config, now.images))
-        first, mine = self.runtime.share(now.images, count)
-        torch.manual_seed((self.seed << 40) + first)  # for layers that draw by themselves, such as dropout
-        size = self.config.micro_batch or mine
-        sums: dict[str, float] = {}
-        for start in range(first, first + mine, size):
-            some = min(size, first + mine - start)
-            batch, rng = self.runtime.place(self.feed(start, some)), Draws(self.seed, start, some)
+        side = self.sides[name]
+        moved = [side, *(self.sides[other] for other in side.along)]
+        self.only(moved)
+        factor = optim.factor(self.config, now.images)
+        rate, *_ = [s.begin(factor) for s in moved]
+        trained = [p for s in moved for p in s.trained]
+        self.reseed(batches[0][0], number)
+        sums: dict[str, Tensor] = {}
+        values = []
+        for start, batch in batches:
+            rng = Draws(self.seed, start, len(batch), number)
             with self.runtime.autocast():
                 parts = self.task.loss(name, batch, rng, now)
-            shares = {
-                part: value.sum() / count if value.ndim else value * (some / count) for part, value in parts.items()
-            }
-            for part, share in shares.items():
-                sums[part] = sums.get(part, 0.0) + share.item()
-                if not math.isfinite(sums[part]):
-                    raise self.diverged(
-                        f"the loss of {name}, part {part!r}, is {sums[part]}", rate, parts[part], batch, rng, now
-                    )
+            shares = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
             torch.stack(list(shares.values())).sum().backward()
-        trained = [p for group in player.optimizer.param_groups for p in group["params"]]
-        total = self.runtime.add_up(trained, {**sums, "interrupted": float(interrupted.is_set())})
-        stop, sums = bool(total.pop("interrupted")), total
-        norm = nn.utils.clip_grad_norm_(trained, self.config.clip).item()
-        if not math.isfinite(norm):
-            raise self.diverged(
-                f"the gradient norm of {name} is {norm} at loss {sum(sums.values()):.4g}", rate, None, batch, rng, now
-            )
-        player.optimizer.step()
-        prefix = "" if len(self.task.players) == 1 else f"{name}."
-        for key, value in {"loss": sum(sums.values()), **sums, "grad_norm": norm, "lr": rate}.items():
-            self.recent.setdefault(prefix + key, []).append(value)
+            sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in shares.items()}
+            values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
+        stop, sums = self.runtime.add_up(trained, sums, interrupted.is_set())
+        norm = nn.utils.clip_grad_norm_(trained, side.clip)
+        for s in moved:
+            s.step()
+        self.pending.append(_Turn(name, number, now, rate, sums, values, norm))
         return stop
+
+    def only(self, moved: Iterable[Side]) -> None:
+        """Let gradients reach the weights that move in this turn, and no others."""
+        wanted = {id(p) for side in moved for p in side.trained}
+        for side in self.sides.values():
+            for p in side.trained:
+                p.requires_grad_(id(p) in wanted)
+
+    def reseed(self, start: int, number: int) -> None:
+        """Layers that draw by themselves, such as dropout, draw by (seed, image, turn)."""
+        digest = hashlib.blake2b(f"layers/{self.seed}/{start}/{number}".encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest[:4], "little"))
+
+    def read(self) -> None:
+        """Read back what the turns since the last time gave.
+
+        Raises:
+            RunError: when a loss or a gradient was not finite.
+        """
+        self.read_at = time.perf_counter()
+        if not self.pending:
+            return
+        turns, self.pending = self.pending, []
+        numbers = iter(torch.stack([v.float() for t in turns for v in (*t.sums.values(), t.norm)]).tolist())
+        for turn in turns:
+            sums = {part: next(numbers) for part in turn.sums}
+            norm, loss = next(numbers), sum(sums.values())
+            for part, value in sums.items():
+                if not math.isfinite(value):
+                    raise self.diverged(f"the loss of {turn.player}, part {part!r}, is {value}", turn, part)
+            if not math.isfinite(norm):
+                raise self.diverged(f"the gradient norm of {turn.player} is {norm} at loss {loss:.4g}", turn)
+            prefix = "" if len(self.task.players) == 1 else f"{turn.player}."
+            for key, value in {"loss": loss, **sums, "grad_norm": norm, "lr": turn.rate}.items():
+                self.recent.setdefault(prefix + key, []).append(value)
 
     def crossed(self, before: int, every: int) -> bool:
         """Whether the step passed a multiple of ``every`` images."""
@@ -183,6 +244,7 @@ class _Trainer:
 
     def write_log(self) -> None:
         """The mean of what happened since the last line."""
+        self.read()
         if self.recent:
             means = {key: sum(values) / len(values) for key, values in self.recent.items()}
             self.journal.add(self.images, step=self.step, seconds=round(self.seconds, 3), **means)
@@ -190,10 +252,11 @@ class _Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the weights, without gradients."""
+        """The averaged weights in place of the weights, without gradients, every player in evaluation mode."""
+        self.read()
         with torch.no_grad(), ExitStack() as stack:
-            for ema in self.emas.values():
-                stack.enter_context(ema.applied())
+            for side in self.sides.values():
+                stack.enter_context(side.resting())
             yield
 
     def show(self) -> None:
@@ -209,11 +272,15 @@ class _Trainer:
         if self.saved == self.images:
             return
         self.write_log()
-        averages = {name: self.emas.get(name, p.module).state_dict() for name, p in self.task.players.items()}
-        tensors, scalars = optim.state(self.optimizers())
+        with torch.no_grad():
+            self.task.before_save()
+        model, ema = (
+            {k: v for s in self.sides.values() for k, v in s.state(average).items()} for average in (False, True)
+        )
+        tensors, scalars = optim.state({name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None})
         self.checkpoints.save(
             self.step,
-            {"model": self.modules.state_dict(), "ema": _joined(averages), "optimizer": tensors},
+            {"model": model, "ema": ema, "optimizer": tensors},
             {
                 "images": self.images,
                 "step": self.step,
@@ -235,40 +302,40 @@ class _Trainer:
                 f"to end with the very same bits, set OMP_NUM_THREADS={state['threads']}",
                 file=sys.stderr,
             )
+        weights, averages = checkpoint.tensors("model"), checkpoint.tensors("ema")
         try:
-            self.modules.load_state_dict(checkpoint.tensors("model"))
-        except RuntimeError as error:
-            what = str(error).splitlines()[1].strip()
+            for name, side in self.sides.items():
+                side.load_state(_part(weights, name), _part(averages, name))
+            optimizers = {name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None}
+            optim.load_state(optimizers, checkpoint.tensors("optimizer"), state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            what = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise InputError(f"{checkpoint.folder} holds the weights of another network: {what}") from error
-        averages = checkpoint.tensors("ema")
-        for name, ema in self.emas.items():
-            ema.load_state_dict(_part(averages, name))
-        optim.load_state(self.optimizers(), checkpoint.tensors("optimizer"), state["optimizer"])
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        return {name: player.optimizer for name, player in self.task.players.items() if player.optimizer is not None}
-
-    def diverged(
-        self, what: str, rate: float, values: Tensor | None, batch: Batch, rng: Draws, now: Moment
-    ) -> RunError:
+    def diverged(self, what: str, turn: _Turn, part: str | None = None) -> RunError:
         """Why training cannot go on: what is not finite, where in the run, and which samples it came from."""
-        facts = {key: value.cpu() for key, value in self.task.describe(batch, rng, now).items()}
-        bad = torch.ones(len(batch.images), dtype=torch.bool)
-        if values is not None and values.ndim:
-            bad = ~values.detach().isfinite().cpu()
-        where = "".join(f", {key} {f[bad].min():.3g} to {f[bad].max():.3g}" for key, f in facts.items() if bad.any())
+        facts: dict[str, list[Tensor]] = {}
+        bad = []
+        for start, count, values in turn.values:
+            rng = Draws(self.seed, start, count, turn.number)
+            for key, fact in self.task.describe(self.runtime.place(self.feed(start, count)), rng, turn.now).items():
+                facts.setdefault(key, []).append(fact.cpu())
+            value = torch.zeros(()) if part is None else values[part]
+            bad.append(~value.isfinite().cpu() if value.ndim else torch.ones(count, dtype=torch.bool))
+        wrong = torch.cat(bad)
+        where = "".join(
+            f", {key} {f[wrong].min():.3g} to {f[wrong].max():.3g}"
+            for key, f in ((key, torch.cat(each)) for key, each in facts.items())
+            if wrong.any()
+        )
         latest = self.checkpoints.latest()
         good = "There is no checkpoint yet" if latest is None else f"The last good checkpoint is {latest.folder}"
         return RunError(
-            f"training stopped at step {self.step}, image {now.images:,}: {what}, in {int(bad.sum())} of {len(bad)} samples{where}; "
-            f"the learning rate was {rate:.3g}. {good}. Try a lower train.lr, a longer train.warmup, a smaller train.clip"
+            f"training stopped at step {turn.now.step}, image {turn.now.images:,}: {what}, in {int(wrong.sum())} of {len(wrong)} samples"
+            f"{where}; the learning rate was {turn.rate:.3g}. {good}. Try a lower train.lr, a longer train.warmup, a smaller train.clip"
             f"{', or train.bf16 off' if self.config.bf16 else ''}."
         )
-
-
-def _joined(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

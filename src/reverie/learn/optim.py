@@ -2,21 +2,41 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from reverie.core.task import Optim
 from reverie.learn.config import TrainConfig
 from reverie.learn.muon import Muon
 
 
-def build(module: nn.Module, config: TrainConfig) -> Optimizer:
-    """The optimizer of a player's weights."""
-    if config.optimizer == "muon":
-        return Muon(module, config.lr, config.adam_lr, betas=config.betas, weight_decay=config.weight_decay)
+@dataclass(frozen=True)
+class Settings:
+    """:class:`~reverie.core.task.Optim` with nothing left open."""
+
+    optimizer: str
+    lr: float
+    adam_lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float
+
+
+def settings(config: TrainConfig, own: Optim = Optim()) -> Settings:
+    """A player's own settings, and those of the recipe for what it leaves open."""
+    names = [field.name for field in fields(Settings)]
+    return Settings(**{n: getattr(config, n) if getattr(own, n) is None else getattr(own, n) for n in names})
+
+
+def build(module: nn.Module, settings: Settings) -> Optimizer:
+    """The optimizer of a module's weights that require a gradient."""
+    if settings.optimizer == "muon":
+        return Muon(module, settings.lr, settings.adam_lr, betas=settings.betas, weight_decay=settings.weight_decay)
     trained = [p for p in module.parameters() if p.requires_grad]
-    return AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    return AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
 
 
 def factor(config: TrainConfig, images: int) -> float:

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reverie.core.batch import Batch
 from reverie.core.errors import InputError, RunError
-from reverie.learn.task import Batch
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,24 @@ class Runtime:
         first, last = count * self.rank // self.world, count * (self.rank + 1) // self.world
         return start + first, last - first
 
-    def add_up(self, trained: Sequence[Tensor], numbers: Mapping[str, float]) -> dict[str, float]:
-        """Add up the gradients of the ``trained`` weights and ``numbers`` over the processes, in one message.
+    def add_up(
+        self, trained: Sequence[Tensor], sums: Mapping[str, Tensor], stop: bool
+    ) -> tuple[bool, dict[str, Tensor]]:
+        """Add up the gradients of the ``trained`` weights and ``sums``, each (), over the processes, in one message.
+
+        Returns:
+            Whether any process wants to stop, and the sums.
 
         Raises:
             RunError: when another process has gone.
         """
         if self.world == 1:
-            return dict(numbers)
+            return stop, dict(sums)
         for p in trained:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         gradients: list[Tensor] = [p.grad for p in trained if p.grad is not None]
-        message = torch.cat([torch.tensor(list(numbers.values())).to(gradients[0]), *(g.flatten() for g in gradients)])
+        numbers = torch.stack([*sums.values(), torch.tensor(float(stop), device=self.device)]).to(gradients[0])
+        message = torch.cat([numbers, *(g.flatten() for g in gradients)])
         try:
             dist.all_reduce(message)
         except RuntimeError as error:
@@ -97,7 +103,7 @@ class Runtime:
         head, *parts = message.split([len(numbers), *(g.numel() for g in gradients)])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-        return dict(zip(numbers, head.tolist(), strict=True))
+        return bool(head[-1] > 0), dict(zip(sums, head[:-1].unbind(), strict=True))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes in bfloat16 if asked for."""
@@ -105,4 +111,4 @@ class Runtime:
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device."""
-        return Batch(batch.images.to(self.device), None if batch.cond is None else batch.cond.to(self.device))
+        return batch.to(self.device)

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError, RunError
+from reverie.core.generator import Generator
 from reverie.core.noise import normals
 from reverie.core.progress import Progress
 from reverie.data import ImageSet
@@ -28,9 +28,6 @@ from reverie.measure.judge import Judge
 from reverie.measure.kernel import kernel_distance
 from reverie.measure.neighbours import Neighbours, memorisation, nearest
 from reverie.measure.pictures import from_bytes
-from reverie.solve import Solver, sample
-from reverie.solve.auto import choose
-from reverie.solve.grids import Grid
 
 K = 3
 CLOSEST = 12
@@ -48,7 +45,7 @@ class Drawn:
 
 @torch.no_grad()
 def evaluate(
-    denoise: Denoiser,
+    generator: Generator,
     train: ImageSet,
     held_out: ImageSet,
     extractor: FeatureExtractor,
@@ -56,9 +53,6 @@ def evaluate(
     judge: Judge | None = None,
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
-    solver: Solver | str | None = None,
-    steps: int = 30,
-    grid: Grid | None = None,
     batch_size: int = 250,
 ) -> tuple[Evaluation, Drawn]:
     """Every measure of a model's samples and of the controls.
@@ -67,14 +61,13 @@ def evaluate(
     controls, as many as there are samples (or as the training split has).
 
     Args:
-        denoise: the model, guided as it is to be measured; its ``guidance`` is recorded.
+        generator: what draws, as it is to be measured, such as a :class:`reverie.solve.Sampler`; its ``settings`` are recorded.
         train: what it was trained on.
         held_out: what it is compared with.
         extractor: the features of Fréchet and kernel distance, precision and recall.
         judge: says which class a sample shows; the extractor, if that is a judge. No accuracy without labels or judge.
         n: samples per seed.
         seeds: figures are means over them.
-        solver, steps, grid: as :func:`reverie.solve.sample`.
         batch_size: samples drawn at a time.
 
     Raises:
@@ -82,7 +75,6 @@ def evaluate(
         RunError: if a sample is not a number.
     """
     started = time.perf_counter()
-    solver, grid = choose(denoise, solver, grid, steps)
     if min(n, len(held_out), len(train)) <= K:
         raise InputError(
             f"measuring takes more than {K} pictures of each kind: got n = {n} samples, {len(train)} training and "
@@ -91,14 +83,14 @@ def evaluate(
     if not seeds:
         raise InputError("measuring takes at least one seed")
     labels = (
-        _proportional(held_out.labels, n) if held_out.labels is not None and "label" in denoise.conditions else None
+        _proportional(held_out.labels, n) if held_out.labels is not None and "label" in generator.conditions else None
     )
     judge = _judge(judge, extractor, held_out) if labels is not None else None
-    reference = extractor(held_out.batch(range(len(held_out)))[0])
+    reference = extractor(held_out.batch(range(len(held_out))).x)
 
-    samples = _draw(denoise, labels, n, seeds, solver, steps, grid, batch_size)
+    samples = _draw(generator, labels, n, seeds, batch_size)
     chosen = [_subset(train, held_out.labels, n, seed) for seed in seeds]
-    real = [train.batch(rows) for rows in chosen]
+    real = [(some.x, some.label) for some in map(train.batch, chosen)]
     subjects = {
         "samples": [(from_bytes(images), labels) for images in samples],
         "training": real,
@@ -109,9 +101,6 @@ def evaluate(
     }
     unit = _mean([score["frechet"] for score in scores["training"]])
 
-    how = {"solver": repr(solver), "grid": repr(grid), "steps": steps, "guidance": denoise.guidance}
-    if (interval := getattr(denoise, "interval", None)) is not None:
-        how["interval"] = "{:g} to {:g}".format(*interval)
     figures = []
     for of, each_seed in scores.items():
         for score in each_seed:
@@ -131,11 +120,11 @@ def evaluate(
                     split=held_out.split,
                     reference=len(held_out),
                     extractor=by.name,
-                    **(how if of == "samples" else {}),
+                    settings=generator.settings() if of == "samples" else {},
                 )
             )
 
-    unseen = nearest(held_out.batch(range(len(held_out)))[0], train)
+    unseen = nearest(held_out.batch(range(len(held_out))).x, train)
     near = nearest(from_bytes(samples[0]), train)
     closest, drawn = _closest(near, samples[0], labels, train)
     evaluation = Evaluation(
@@ -162,13 +151,10 @@ def blur(images: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h
 
 
 def _draw(
-    denoise: Denoiser,
+    generator: Generator,
     labels: Tensor | None,
     n: int,
     seeds: Sequence[int],
-    solver: Solver,
-    steps: int,
-    grid: Grid,
     batch: int,
 ) -> list[Tensor]:
     """8-bit samples, (n, C, H, W) for each seed."""
@@ -179,7 +165,7 @@ def _draw(
             for rows in torch.arange(n).split(batch):
                 cond = None if labels is None else Cond(label=labels[rows])
                 addresses = [(seed, int(row)) for row in rows]
-                images = sample(denoise, len(rows), cond, solver, steps, grid, addresses)
+                images = generator.sample(len(rows), cond, seed=addresses)
                 if images.isnan().any():
                     raise RunError("the samples contain NaN: the model has diverged; use an earlier checkpoint")
                 parts.append(to_bytes(images))
@@ -246,7 +232,7 @@ def _closest(
         )
         for row in rows
     )
-    return closest, Drawn(images, labels, images[rows], to_bytes(train.batch(near.index[rows])[0]))
+    return closest, Drawn(images, labels, images[rows], to_bytes(train.batch(near.index[rows]).x))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,7 +1,8 @@
 """What a measurement says, and everything needed to take it again: JSON in ``evaluation.json`` of a run."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ TITLES = {
 }
 SUBJECTS = {"samples": "samples", "training": "training pictures", "blurred": "the same, blurred"}
 FRACTIONS = {"accuracy", "precision", "recall"}
-VERSION = 1
+VERSION = 2
 
 
 def percent(value: float) -> str:
@@ -39,8 +40,7 @@ class Figure:
         count: pictures measured per seed.
         data, split, reference: what they are compared with: data set, split and how many pictures.
         extractor: whose features, or whose judgement; None where neither matters.
-        solver, grid, steps, guidance: how the samples were drawn; None for controls.
-        interval: the logsnr at which guidance acted; None for all.
+        settings: how the samples were drawn, as the generator says; empty for controls.
     """
 
     measure: str
@@ -53,11 +53,7 @@ class Figure:
     split: str
     reference: int
     extractor: str
-    solver: str | None = None
-    grid: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    interval: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -117,13 +113,14 @@ class Evaluation:
     def how(self) -> str:
         """How the figures were taken, in words."""
         f = self.figures[0]
+        drawn = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in f.settings.items()
+        )
         how = [
             f"{f.count:,} samples for each of the seeds {', '.join(map(str, f.seeds))}",
-            f"drawn with {f.solver} in {f.steps} steps at guidance scale {f.guidance:g}",
+            f"drawn with {drawn}" if drawn else "drawn",
             f"against the {f.reference:,} pictures of the {f.split} split of {f.data}",
         ]
-        if f.interval is not None:
-            how[1] += f" at logsnr {f.interval}"
         judged = self.figure("accuracy")
         by = "" if judged is None else f"; classes are judged by {judged.extractor}"
         features = next(f.extractor for f in self.figures if f.measure == "frechet")
@@ -149,16 +146,24 @@ class Evaluation:
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if content["version"] != VERSION:
+            if content["version"] not in (1, VERSION):
                 raise ValueError(f"it has version {content['version']}, this Reverie reads {VERSION}")
+            figures = map(_settings, content["figures"]) if content["version"] == 1 else content["figures"]
             return cls(
-                figures=tuple(Figure(**_tuples(f)) for f in content["figures"]),
+                figures=tuple(Figure(**_tuples(f)) for f in figures),
                 memorisation={of: Memorisation(**_tuples(m)) for of, m in content["memorisation"].items()},
                 closest=tuple(Closest(**c) for c in content["closest"]),
                 seconds=content["seconds"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot read {path}: {error}. Run reverie evaluate again.") from error
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """A figure of version 1, which knew denoisers only."""
+    known = ("solver", "grid", "steps", "guidance", "interval")
+    settings = {name: record.pop(name) for name in known if name in record}
+    return {**record, "settings": {name: value for name, value in settings.items() if value is not None}}
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:

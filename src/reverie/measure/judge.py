@@ -7,7 +7,6 @@ convolutional neural networks applied to visual document analysis", ICDAR 2003).
 
 import json
 import math
-import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from reverie.core import files
+from reverie.core.batch import Batch, Dataset
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError, nearest
-from reverie.core.progress import track
-from reverie.data import order
-from reverie.data.images import ImageSet
+from reverie.core.task import Moment, Player, Task
 
 FOLDER = Path(__file__).parent / "judges"
 WIDTHS = (16, 32, 64, 96, 128)
@@ -38,18 +38,19 @@ class Judge(nn.Module):
 
     dim = 64
 
-    def __init__(self, name: str, classes: list[str], channels: int, size: int):
+    def __init__(self, name: str, classes: list[str], channels: int, size: int | tuple[int, ...]):
         super().__init__()
         self.name = f"judge-{name}"
-        self.data, self.classes, self.channels, self.size = name, list(classes), channels, size
-        levels = max(1, math.ceil(math.log2(size / 8)))
+        self.data, self.classes, self.channels = name, list(classes), channels
+        self.size: tuple[int, ...] = (size, size) if isinstance(size, int) else tuple(size)
+        levels = max(1, math.ceil(math.log2(max(self.size) / 8)))
         widths = [WIDTHS[min(level, len(WIDTHS) - 1)] for level in range(levels + 1)]
-        layers, side = [*_convolution(channels, widths[0])], size
+        layers, sides = [*_convolution(channels, widths[0])], self.size
         for before, width in pairwise(widths):
             layers += [*_convolution(before, width, stride=2), *_convolution(width, width)]
-            side = (side + 1) // 2
+            sides = tuple((side + 1) // 2 for side in sides)
         self.trunk = nn.Sequential(*layers)
-        self.pool = nn.Conv2d(widths[-1], widths[-1], side, groups=widths[-1])
+        self.pool = nn.Conv2d(widths[-1], widths[-1], sides, groups=widths[-1])  # pyright: ignore[reportArgumentType]
         self.project = nn.Sequential(nn.Linear(widths[-1], self.dim, bias=False), nn.BatchNorm1d(self.dim))
         self.head = nn.Linear(self.dim, len(classes))
 
@@ -71,31 +72,22 @@ class Judge(nn.Module):
         return self.head(F.relu(self(images)))
 
     @torch.no_grad()
-    def accuracy(self, images: ImageSet) -> float:
+    def accuracy(self, images: Dataset) -> float:
         """Fraction of a labelled set that is classified correctly."""
-        pictures, labels = images.batch(range(len(images)))
+        some = images.batch(range(len(images)))
+        pictures, labels = some.x, some.label
         if labels is None:
             raise InputError(f"{images.name} has no labels to compare with; use a folder with one sub-folder a class.")
         return (self.logits(pictures).argmax(1) == labels).double().mean().item()
 
     def save(self, path: str | Path) -> None:
         """Write weights and metadata (data set, classes, channels, size, value range) to one safetensors file."""
-        about = {"data": self.data, "classes": self.classes, "channels": self.channels, "size": self.size}
+        about = {"data": self.data, "classes": self.classes, "channels": self.channels, "size": list(self.size)}
         tensors = {key: value.contiguous() for key, value in self.state_dict().items() if value.is_floating_point()}
-        content = save(tensors, {"judge": json.dumps({**about, "range": [-1, 1]})})
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        files.write(Path(path), save(tensors, {"judge": json.dumps({**about, "range": [-1, 1]})}))
 
     def _check(self, images: Tensor) -> None:
-        expected = (self.channels, self.size, self.size)
+        expected = (self.channels, *self.size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
             raise InputError(
                 f"{self.name} judges floating-point pictures (N, {', '.join(map(str, expected))}) in [-1, 1]; "
@@ -113,13 +105,18 @@ def load(name_or_path: str | Path) -> Judge:
     if not path.is_file():
         raise InputError(
             f"no judge {str(name_or_path)!r}: bundled are {', '.join(bundled)}, and there is no file {path.absolute()}."
-            f"{nearest(str(name_or_path), bundled)} Train one for your data with reverie.measure.judge.train."
+            f"{nearest(str(name_or_path), bundled)} Train one for your data with `reverie judge`."
         )
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["judge"])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        judge = Judge(about["data"], about["classes"], about["channels"], about["size"])
+        judge = Judge(
+            about["data"],
+            about["classes"],
+            about["channels"],
+            about["size"] if isinstance(about["size"], int) else tuple(about["size"]),
+        )
         missing, unexpected = judge.load_state_dict(weights, strict=False)
         if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
             raise KeyError("weights of another architecture")
@@ -128,70 +125,53 @@ def load(name_or_path: str | Path) -> Judge:
     return judge.eval().requires_grad_(False)
 
 
-def train(data: ImageSet, *, images: int = 240_000, batch: int = 100, seed: int = 0) -> Judge:
-    """Train a judge on labelled pictures.
-
-    AdamW under one cosine cycle, label smoothing 0.1, random distortions; the weights are averaged (EMA) over about the
-    last tenth of the run.
+class Judging(Task):
+    """Cross-entropy with label smoothing on pictures that are distorted at random.
 
     Args:
-        data: the training split; labels are needed.
-        images: how many distorted pictures it sees in all.
-        batch: pictures per step.
-        seed: of weights, order and distortions; the result is the same on the same machine kind and threads.
-
-    Raises:
-        InputError: if the data has no labels, or fewer than two classes.
+        judge: what is trained; its moving average is what judges.
+        held_out: pictures to validate on.
+        smoothing: share of the label that is spread over all classes.
+        distorted: whether pictures are distorted.
     """
-    if data.labels is None or len(data.classes) < 2:
-        raise InputError(f"a judge learns to tell classes apart; {data.name} has {len(data.classes)}. Use sub-folders.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        judge = Judge(data.name, data.classes, data.channels, data.size).train()
-    rng = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-3, weight_decay=0.02)
-    steps = max(1, images // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1, pct_start=0.1)
-    decay = 1 - min(1.0, 20 / steps)
-    average = torch.optim.swa_utils.AveragedModel(
-        judge, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
-    )
-    for step in track(range(steps), "training the judge", steps, "steps"):
-        chosen = order.indices(seed, step * batch, batch, len(data))
-        pictures = distort(data.batch(chosen)[0], rng)
-        loss = F.cross_entropy(judge.logits(pictures), data.labels[chosen], label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(judge)
-    judge.load_state_dict(average.module.state_dict())
-    return judge.eval().requires_grad_(False)
+
+    def __init__(self, judge: Judge, held_out: Dataset, *, smoothing: float = 0.1, distorted: bool = True) -> None:
+        self.judge, self.held_out, self.smoothing, self.distorted = judge, held_out, smoothing, distorted
+        self.players = {"judge": Player(judge)}
+
+    def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        assert batch.label is not None
+        x = distort(batch.x, rng) if self.distorted else batch.x
+        logits = self.judge.logits(x)
+        return {"entropy": F.cross_entropy(logits, batch.label, label_smoothing=self.smoothing, reduction="none")}
+
+    def validate(self) -> dict[str, float | list[float]]:
+        """Share of held-out pictures that are classified correctly."""
+        return {"accuracy": self.judge.accuracy(self.held_out)} if len(self.held_out) else {}
 
 
-def distort(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
+def distort(images: Float[Tensor, "n c h w"], rng: Draws) -> Float[Tensor, "n c h w"]:
     """Each picture rotated (±15°), scaled (±15 % a side), sheared (±0.2), shifted (±8 %) and bent (an elastic field of
     4x4 random displacements, interpolated, standard deviation 4 % of the picture), border pixels repeated."""
-    n, device = len(images), images.device
 
-    def uniform(limit: float) -> Tensor:
-        return (torch.rand(n, generator=rng) * 2 - 1) * limit
+    def uniform(stream: str, limit: float) -> Tensor:
+        return ((rng.uniform(stream) * 2 - 1) * limit).to(images)
 
-    angle, shear = uniform(math.pi / 12), uniform(0.2)
-    wide, high = 1 + uniform(0.15), 1 + uniform(0.15)
+    angle, shear = uniform("angle", math.pi / 12), uniform("shear", 0.2)
+    wide, high = 1 + uniform("wide", 0.15), 1 + uniform("high", 0.15)
     cos, sin = angle.cos(), angle.sin()
     rows = [
         wide * cos,
         wide * (shear * cos - sin),
-        uniform(0.16),
+        uniform("right", 0.16),
         high * sin,
         high * (shear * sin + cos),
-        uniform(0.16),
+        uniform("down", 0.16),
     ]
-    matrix = torch.stack(rows, 1).view(n, 2, 3)
-    bend = F.interpolate(torch.randn(n, 2, 4, 4, generator=rng) * 0.08, images.shape[2:], mode="bicubic")
+    matrix = torch.stack(rows, 1).view(-1, 2, 3)
+    bend = F.interpolate(rng.normal("bend", (2, 4, 4)).to(images) * 0.08, images.shape[2:], mode="bicubic")
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False) + bend.permute(0, 2, 3, 1)
-    return F.grid_sample(images, grid.to(device), mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _convolution(before: int, after: int, stride: int = 1) -> list[nn.Module]:

@@ -65,7 +65,7 @@ def nearest(images: Float[Tensor, "n c h w"], train: ImageSet) -> Neighbours:
     distance, index = _search(images.double().flatten(1), train, 0.0)
     chosen, position = index.unique(return_inverse=True)
     # pixels are multiples of 1/127.5, so half of that in one of them separates equal pictures from different ones
-    spacing, _ = _search(train.batch(chosen)[0].double().flatten(1), train, 0.5 / 127.5)
+    spacing, _ = _search(train.batch(chosen).x.double().flatten(1), train, 0.5 / 127.5)
     if not spacing.isfinite().all():
         raise InputError(f"the {len(train)} training pictures of {train.name} are all the same")
     scale = math.prod(train.shape) ** -0.5
@@ -77,7 +77,7 @@ def _search(points: Tensor, train: ImageSet, beyond: float) -> tuple[Tensor, Ten
     distance = points.new_full((len(points),), math.inf)
     index = torch.zeros(len(points), dtype=torch.int64)
     for start in range(0, len(train), COLUMNS):
-        block = train.batch(torch.arange(start, min(start + COLUMNS, len(train))))[0].double().flatten(1)
+        block = train.batch(torch.arange(start, min(start + COLUMNS, len(train)))).x.double().flatten(1)
         norms = block.square().sum(1)
         for row in range(0, len(points), ROWS):
             rows = slice(row, row + ROWS)

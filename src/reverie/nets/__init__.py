@@ -7,7 +7,7 @@ understands.
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from reverie.nets.config import (
@@ -49,11 +49,12 @@ __all__ = [
 
 
 def build(
-    config: NetConfig | str,
+    config: NetConfig | EncoderConfig | str,
     *,
     channels: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, ...] | None = None,
     classes: int | None = None,
+    image: int = 0,
 ) -> Network:
     """The network that a configuration describes, or a published one by name.
 
@@ -62,6 +63,7 @@ def build(
         channels: channels of the picture.
         size: its height and width in pixels (one number if square).
         classes: number of classes, or None for a network without labels.
+        image: channels of a picture that it is shown as the condition "image", in place of the configuration's.
 
     Raises:
         InputError: for an unknown name, for a configuration without channels and size, or if the network cannot take that size.
@@ -77,6 +79,11 @@ def build(
     if channels is None or size is None:
         raise InputError("a network is built for pictures of some channels and size: give channels= and size=")
     module, name = NETWORKS[type(config)]
+    if image:
+        if not hasattr(config, "image"):
+            able = " or ".join(name for name, kind in CONFIGS.items() if hasattr(kind, "image"))
+            raise InputError(f"a prior or a picture to see needs a network that takes one: use {able}, not {name}")
+        config = replace(config, image=image)
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
     built = network(channels=channels, size=size, classes=classes, **asdict(config))
     built.config = config

@@ -194,13 +194,13 @@ class EncoderConfig:
     heads: int = 4
 
 
-NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig | EncoderConfig
-
+NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig
+"""The networks of denoisers."""
 CONFIGS: dict[str, type[NetConfig]] = {
     "dit": DiTConfig,
     "unet": UNetConfig,
     "uvit": UViTConfig,
     "mmdit": MMDiTConfig,
     "jit": JiTConfig,
-    "encoder": EncoderConfig,
 }
+"""The same by name."""

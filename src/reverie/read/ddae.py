@@ -66,7 +66,7 @@ def probe(
     if train.labels is None or test.labels is None:
         raise InputError(f"{train.name} has no labels to probe for: give pictures in one folder a class")
     at, classes = list(sites(denoise) if at is None else at), len(train.classes) or int(train.labels.max()) + 1
-    width = {site: value.shape[1] for site, value in _look(denoise, test.batch([0])[0], at, t[:1], [(seed, 0)]).items()}
+    width = {site: value.shape[1] for site, value in _look(denoise, test.batch([0]).x, at, t[:1], [(seed, 0)]).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probes: dict[Cell, nn.Module] = {(s, each): nn.Linear(width[s, t[0]], classes) for s in at for each in t}
@@ -74,7 +74,8 @@ def probe(
     def batches() -> Iterator[heads.Batch]:
         start = 0
         while True:
-            images, labels = train.batch(order.indices(seed, start, batch, len(train)))
+            some = train.batch(order.indices(seed, start, batch, len(train)))
+            images, labels = some.x, some.label
             images = augmented(images, seed, start, flip, crop)
             assert labels is not None
             yield _look(denoise, images, at, t, [(seed, start + i) for i in range(batch)]), labels
@@ -85,7 +86,8 @@ def probe(
     with torch.no_grad():
         for start in range(0, len(test), batch):
             rows = range(start, min(start + batch, len(test)))
-            images, labels = test.batch(rows)
+            some = test.batch(rows)
+            images, labels = some.x, some.label
             assert labels is not None
             found = _look(denoise, images, at, t, [(seed + STREAM_SEED, i) for i in rows])
             for cell, head in probes.items():

@@ -6,24 +6,32 @@ code x_T is x0 taken along the deterministic solver under z (section 3.2), so th
 z (section 3.4), and the normal of a linear classifier of z is a direction in which a picture changes by that attribute (section 4.1).
 """
 
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
+from reverie import nets
+from reverie.core.batch import DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP
 from reverie.core.tensors import combine
-from reverie.learn.denoising import Denoising
-from reverie.learn.draws import Draws
-from reverie.learn.times import TimeSampler, Uniform
+from reverie.core.times import TimeSampler, Uniform
+from reverie.diffusion import building
+from reverie.diffusion.denoising import Denoising
 from reverie.nets.embeddings import TimeEmbedding
 from reverie.nets.encoder import Encoder
+from reverie.read.config import DiffAEConfig
 from reverie.solve import invert, sample
+
+COLUMNS = 8
+"""Pictures that training shows."""
 
 
 class SemanticEncoder(Encoder):
@@ -67,15 +75,46 @@ class SemanticDenoising(Denoising):
 
     Args:
         denoise: its network is an :class:`AutoEncoder`.
-        others: as :class:`~reverie.learn.Denoising`.
+        others: as :class:`~reverie.diffusion.Denoising`.
     """
 
-    def __init__(self, denoise: NetDenoiser, optimizer: Optimizer | None, times: TimeSampler, **others: Any) -> None:
-        super().__init__(denoise, optimizer, times, drop=0.0, **others)
+    def __init__(self, denoise: NetDenoiser, times: TimeSampler, **others: Any) -> None:
+        super().__init__(denoise, times, drop=0.0, **others)
         _encoder(denoise)
+        self.shown = None if self.held_out is None else self.held_out.x[:COLUMNS]
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         return super().errors(images, t, rng, Cond(vector=_encoder(self.denoise)(images)))
+
+    def preview(self) -> tuple[Tensor, int] | None:
+        """Held-out pictures, and below each two that its code draws with other noise."""
+        if self.shown is None:
+            return None
+        semantic = _encoder(self.denoise)(self.shown.to(self.denoise.device))
+        drawn = [decode(self.denoise, semantic, steps=10, seed=seed).cpu() for seed in range(2)]
+        return torch.cat([self.shown, *drawn]), len(self.shown)
+
+
+def build(config: DiffAEConfig, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
+    """The denoiser of an :class:`AutoEncoder`, freshly initialised.
+
+    Raises:
+        InputError: when the network takes no vector, or cannot take the size of the data.
+    """
+    space = building.space_of(config.space, spec, folder)
+    shape = building.coded(space, spec.shape)
+    if not hasattr(config.net, "vector"):
+        raise InputError(
+            f"a diffusion auto-encoder needs a network that takes a vector: use unet or dit, not {type(config.net).__name__}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nets.build(replace(config.net, vector=config.dim), channels=shape[0], size=shape[1:])
+        encoder = SemanticEncoder(
+            channels=spec.shape[0], size=(spec.shape[1], spec.shape[2]), classes=config.dim, **asdict(config.encoder)
+        )
+    schedule = building.schedule_of(config)
+    return NetDenoiser(AutoEncoder(net, encoder), schedule, config.kind, shape=shape, time=config.time, space=space)
 
 
 class Code(NamedTuple):
@@ -215,6 +254,6 @@ def prior(codes: Tensor, width: int = 2048, depth: int = 10) -> NetDenoiser:
     return NetDenoiser(net, VP(8.0, 8.0), "eps", shape=(codes.shape[1],), space=Standard(codes.detach()))
 
 
-def prior_task(denoise: NetDenoiser, optimizer: Optimizer | None) -> PriorDenoising:
+def prior_task(denoise: NetDenoiser) -> PriorDenoising:
     """The training of :func:`prior`; its batches hold codes (B, dim) for images."""
-    return PriorDenoising(denoise, optimizer, Uniform(), drop=0.0)
+    return PriorDenoising(denoise, Uniform(), drop=0.0)

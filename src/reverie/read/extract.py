@@ -131,7 +131,7 @@ def _batches(
     for start in range(part.start, part.stop, size):
         rows = range(start, min(start + size, part.stop))
         some = slice(rows.start, rows.stop)
-        pictures = images[some] if isinstance(images, Tensor) else images.batch(rows)[0]
+        pictures = images[some] if isinstance(images, Tensor) else images.batch(rows).x
         yield rows, reader(pictures, rows, None if cond is None else cond.expand(reader.n).index(some))
         bar.advance(len(rows))
 
@@ -185,5 +185,5 @@ def _fingerprint_of(images: Tensor | ImageSet) -> str:
     from hashlib import blake2b
 
     some = range(0, len(images), max(1, len(images) // 16))
-    pictures = images[list(some)] if isinstance(images, Tensor) else images.batch(some)[0]
+    pictures = images[list(some)] if isinstance(images, Tensor) else images.batch(some).x
     return blake2b(pictures.detach().float().cpu().numpy().tobytes(), digest_size=8).hexdigest()

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, unknown
@@ -191,9 +192,9 @@ def run(
         return _grid(asked, found, next(iter(levels)))
 
     trained, control = grid(denoise), grid(untrained(denoise))
-    asked, truth, pixels = test.batch(held)[0], test.labels[held], []
+    asked, truth, pixels = test.batch(held).x, test.labels[held], []
     for rows in known:
-        pixels.append(_pixels(train.batch(rows)[0], train.labels[rows], asked, truth, classes, head))
+        pixels.append(_pixels(train.batch(rows).x, train.labels[rows], asked, truth, classes, head))
     return Probed(train.name, labels, head, seeds, classes, len(held), trained, control, pixels, pool)
 
 
@@ -268,8 +269,8 @@ class _Some:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        return self.images.batch(self.rows[list(indices)])
+    def batch(self, positions: Tensor | Sequence[int]) -> Batch:
+        return self.images.batch(self.rows[torch.as_tensor(positions, dtype=torch.int64)])
 
 
 def _square(value: Tensor) -> Tensor:

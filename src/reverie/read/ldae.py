@@ -10,7 +10,7 @@ scale of z: here it has one standard deviation, 1, over all components together 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from reverie import nets
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP, Schedule, lifted
 from reverie.core.tensors import combine
-from reverie.learn.denoising import Denoising, Weight, one
-from reverie.learn.draws import Draws
-from reverie.learn.times import TimeSampler, Uniform
-from reverie.nets.config import DiTConfig
+from reverie.core.times import TimeSampler, Uniform
+from reverie.diffusion.denoising import Denoising, Weight, one
+from reverie.nets.config import NetConfig
 from reverie.spaces.latent import Latent
 from reverie.spaces.pca import PatchPCA
 
@@ -168,10 +168,8 @@ class Deconstructed(Denoising):
         others: as :class:`~reverie.learn.Denoising`.
     """
 
-    def __init__(
-        self, denoise: NetDenoiser, optimizer: Any, times: TimeSampler, settings: Settings, **others: Any
-    ) -> None:
-        super().__init__(denoise, optimizer, times, **others)
+    def __init__(self, denoise: NetDenoiser, times: TimeSampler, settings: Settings, **others: Any) -> None:
+        super().__init__(denoise, times, **others)
         space = denoise.space
         if not isinstance(space, PatchPCA) or settings.says != "picture":
             raise InputError(
@@ -195,7 +193,7 @@ class Deconstructed(Denoising):
 
 
 def build(
-    settings: Settings, space: Latent, picture: tuple[int, int, int], net: DiTConfig, classes: int | None = None
+    settings: Settings, space: Latent, picture: tuple[int, int, int], net: NetConfig, classes: int | None = None
 ) -> NetDenoiser:
     """The denoiser of a line in its space; weights are drawn from torch's global generator.
 
@@ -211,23 +209,22 @@ def build(
     """
     number = classes if settings.labels else None
     shape = space.shape(picture)
-    arguments = {key: value for key, value in vars(net).items() if key != "patch"}
     if settings.sees == "codes":
         if settings.says == "picture":
             raise InputError("a network that says pictures sees pictures: set sees=picture")
-        network: nn.Module = nets.DiT(channels=shape[0], size=shape[1:], patch=1, classes=number, **arguments)
+        network: nn.Module = nets.build(replace(net, patch=1), channels=shape[0], size=shape[1:], classes=number)
     else:
         if not isinstance(space, PatchPCA):
             raise InputError(f"codes are put back into pictures by principal components: got the space {space.name}")
-        inner = nets.DiT(channels=picture[0], size=picture[1:], patch=space.patch, classes=number, **arguments)
+        inner = nets.build(replace(net, patch=space.patch), channels=picture[0], size=picture[1:], classes=number)
         network = InPicture(inner, space)
     return NetDenoiser(network, PATHS[settings.path], settings.kind, shape=shape, space=space)
 
 
-def task(settings: Settings, denoise: NetDenoiser, optimizer: Any, **others: Any) -> Denoising:
+def task(settings: Settings, denoise: NetDenoiser, **others: Any) -> Denoising:
     """The training of a line."""
     times: TimeSampler = Uniform() if settings.level is None else At(settings.level)
     others = {"weight": WEIGHTS[settings.weight], **others}
     if settings.says == "picture":
-        return Deconstructed(denoise, optimizer, times, settings, **others)
-    return Denoising(denoise, optimizer, times, **others)
+        return Deconstructed(denoise, times, settings, **others)
+    return Denoising(denoise, times, **others)

@@ -1,6 +1,6 @@
 """Parts: further losses of a denoising task on what its network says inside, in the same pass.
 
-task = With(Denoising(denoise, optimizer, times), REPA("blocks.3", width, extractor, dim), Dispersive("blocks.1"))
+task = With(Denoising(denoise, times), REPA("blocks.3", width, extractor, dim), Dispersive("blocks.1"))
 """
 
 from abc import ABC, abstractmethod
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.learn.denoising import Denoising
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment, Player, Task
+from reverie.core.task import Moment, Player, Task
+from reverie.diffusion.denoising import Denoising
 from reverie.nets import taps
 from reverie.read.maps import as_map
 
@@ -72,7 +73,7 @@ class Part(ABC):
 class With(Task):
     """A denoising task with parts.
 
-    What a part trains joins the network's optimizer, in a group with the settings of its last one.
+    What a part trains is stepped along with the network.
 
     Args:
         base: the denoising task.
@@ -91,23 +92,17 @@ class With(Task):
         with taps.record(self.denoise, self.sites):
             pass
         self.players = dict(base.players)
-        optimizer = base.players["denoiser"].optimizer
         for part in parts:
             if part.trained is not None:
-                self.players[part.name] = Player(part.trained, average=False)
-                if optimizer is not None:
-                    settings = {
-                        k: v for k, v in optimizer.param_groups[-1].items() if k not in ("params", "initial_lr")
-                    }
-                    optimizer.add_param_group({**settings, "params": list(part.trained.parameters())})
+                self.players[part.name] = Player(part.trained, along="denoiser", average=False)
             for name, module in part.kept.items():
-                self.players[f"{part.name}-{name}"] = Player(module, average=False)
+                self.players[f"{part.name}-{name}"] = Player(module, optim=None, average=False, train=False)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         with taps.record(self.denoise, self.sites) as values:
             losses = self.base.loss(player, batch, rng, progress)
         t = self.base.times(rng.even("time"))
-        scene = Scene(self.denoise, batch.images, self.base.condition(batch, rng), t, rng, values)
+        scene = Scene(self.denoise, batch.x, self.base.condition(batch, rng), t, rng, values)
         return {**losses, **{part.name: part.weight * part.loss(scene) for part in self.parts}}
 
     def after_step(self, progress: Moment) -> None:

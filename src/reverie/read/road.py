@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reverie.nets.config import DiTConfig
+from reverie.nets.config import CONFIGS
 from reverie.read.ldae import Settings
 
 
@@ -48,6 +48,9 @@ DIMS = {
 """The paper's accuracy by tokenizer and numbers per code, out of 768 in a patch (their figure 5), on the fifth to eighth line."""
 
 
+DIT: Any = CONFIGS["dit"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """A size to walk the road at.
@@ -68,7 +71,7 @@ class Scale:
     patch: int = 4
     dims: int = 4
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16)
-    net: DiTConfig = field(default_factory=DiTConfig)
+    net: Any = field(default_factory=DIT)
     images: int = 12_000
     batch: int = 64
     lr: float = 2e-3
@@ -81,11 +84,11 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(
-        net=DiTConfig(width=16, depth=2, heads=2), images=256, tokenizer_images=128, train=200, test=200,
+        net=DIT(width=16, depth=2, heads=2), images=256, tokenizer_images=128, train=200, test=200,
     ),
-    "small": Scale(net=DiTConfig(width=64, depth=6, heads=4, activation="relu")),
+    "small": Scale(net=DIT(width=64, depth=6, heads=4, activation="relu")),
     "paper": Scale(
-        data="imagenet", size=256, patch=16, dims=32, sweep=(8, 16, 32, 64, 128), net=DiTConfig(width=1024, depth=24, heads=16),
+        data="imagenet", size=256, patch=16, dims=32, sweep=(8, 16, 32, 64, 128), net=DIT(width=1024, depth=24, heads=16),
         images=400 * 1_281_167, batch=2048, lr=8e-4, warmup=100 * 1_281_167, tokenizer_images=10 * 1_281_167,
         tokenizer_width=128, train=1_281_167, test=50_000,
     ),

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.task import Moment
 from reverie.core.tensors import combine
-from reverie.learn.task import Moment
 from reverie.nets import taps
 from reverie.read.parts import Part, Scene
 
@@ -63,7 +63,6 @@ class SRA(Part):
         x0 = scene.denoise.space.encode(scene.images)
         noise = scene.rng.normal("noise", x0.shape[1:]).to(x0)
         point = scene.denoise.schedule.point(t).align(x0)
-        self.teacher.net.eval()  # the loop sets all players to training
         with taps.record(self.teacher, [self.target], stop=True) as read:
             self.teacher(combine((point.alpha, point.sigma), (x0, noise)), point, scene.cond)
         return Scene(self.teacher, scene.images, scene.cond, t, scene.rng, read).map(self.target)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.recipes.recipe import Recipe
     from reverie.recipes.runs import Run, load
+    from reverie.recipes.tasks import register
     from reverie.recipes.training import train
 
-__all__ = ["Recipe", "Run", "load", "train"]
+__all__ = ["Recipe", "Run", "load", "register", "train"]
 
-_HOME = {"Recipe": "recipe", "Run": "runs", "load": "runs", "train": "training"}
+_HOME = {"Recipe": "recipe", "Run": "runs", "load": "runs", "register": "tasks", "train": "training"}
 
 
 def __getattr__(name: str) -> Any:

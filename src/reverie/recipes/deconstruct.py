@@ -19,16 +19,21 @@ from reverie.core import files
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.data import ImageSet
-from reverie.learn import Checkpoints, TrainConfig, optim
+from reverie.diffusion.building import learn_space
+from reverie.learn import Checkpoints, TrainConfig
 from reverie.learn.feed import feed
-from reverie.learn.loop import train
-from reverie.learn.tokenizing import Critic
+from reverie.learn.loop import train as loop
 from reverie.measure import judge
+from reverie.measure.config import JudgeConfig
 from reverie.read import ldae
 from reverie.read.ldae import Settings
 from reverie.read.probe import linear
 from reverie.read.road import Line, Scale
-from reverie.recipes import tokenizer
+from reverie.recipes.reading import find
+from reverie.recipes.reading import read as read_recipe
+from reverie.recipes.recipe import DataConfig, Recipe
+from reverie.recipes.training import train
+from reverie.spaces.tokenizing import Critic, Tokenizing
 
 CLEAN = 0.01
 """Time at which a network reads clean pictures: the paper's step 10 of 1,000."""
@@ -81,7 +86,7 @@ def walk(
     last: NetDenoiser | None = None
     for line, settings in lines:
         print(f"{line.name}:", file=sys.stderr)
-        space = tokenize(settings, scale, images, test, out / "spaces", seed)
+        space = tokenize(settings, scale, source or scale.data, images, test, out / "spaces", seed)
         last = network(settings, scale, space, images, seed)
         learn(last, settings, scale, images, out / slug(line.name), seed)
         figures.append(Figure(line.name, *probe(last, settings, scale, images, test), line.accuracy, line.fid))
@@ -97,7 +102,7 @@ def slug(name: str) -> str:
 
 
 def tokenize(
-    settings: Settings, scale: Scale, images: ImageSet, test: ImageSet, folder: Path, seed: int
+    settings: Settings, scale: Scale, source: str, images: ImageSet, test: ImageSet, folder: Path, seed: int
 ) -> spaces.Latent:
     """The tokenizer of a line, made once for all lines that share it."""
     path = folder / f"{settings.tokenizer}-{settings.dims}.safetensors"
@@ -108,26 +113,25 @@ def tokenize(
     else:
         kind = settings.tokenizer if settings.tokenizer.startswith("patch") else "conv-vae"
         config = spaces.SpaceConfig(name=kind, patch=scale.patch, dims=settings.dims, width=scale.tokenizer_width)  # pyright: ignore[reportArgumentType]
-        torch.manual_seed(seed)
-        space = spaces.build(config, images.channels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            space = spaces.build(config, images.channels)
         perceptual = None
         if settings.tokenizer == "vqgan":
-            perceptual = stages(_judge(scale, images, folder, seed))
+            perceptual = stages(_judge(scale, source, folder, seed))
         critic = Critic(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
-        tokenizer.fit(
-            space, images, test, scale.tokenizer_images, folder / path.stem, seed, perceptual=perceptual, critic=critic
-        )  # fmt: skip
+        task = Tokenizing(space, images, test, perceptual=perceptual, critic=critic)
+        learn_space(task, images, scale.tokenizer_images, folder / path.stem, seed)
     spaces.save(space, path)
     return spaces.load(path)
 
 
-def _judge(scale: Scale, images: ImageSet, folder: Path, seed: int) -> judge.Judge:
+def _judge(scale: Scale, source: str, folder: Path, seed: int) -> judge.Judge:
     """The classifier in whose features the first tokenizer compares: trained on the labels, as the paper's VGG was."""
-    path = folder / "judge.safetensors"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        judge.train(images, images=scale.tokenizer_images, seed=seed).save(path)
-    return judge.load(path)
+    count, data = scale.tokenizer_images, DataConfig(name=source, size=scale.size)
+    config = replace(read_recipe(find("judge")).train, images=count, warmup=count // 10, save_every=count)
+    run, _ = train(Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), folder / "judge")
+    return run.open()
 
 
 def stages(classifier: judge.Judge):
@@ -163,8 +167,8 @@ def learn(denoise: NetDenoiser, settings: Settings, scale: Scale, images: ImageS
         sample_every=scale.images,
         save_every=max(1, scale.images // 4),
     )
-    task = ldae.task(settings, denoise, optim.build(denoise.net, config))
-    seen = train(task, feed(images, seed, labels=settings.labels), config, folder, seed=seed)
+    task = ldae.task(settings, denoise)
+    seen = loop(task, feed(images, seed, labels=settings.labels), config, folder, seed=seed)
     if seen < scale.images:
         raise RunError(f"interrupted after {seen:,} of {scale.images:,} images; the same command goes on")
     latest = Checkpoints(folder / "checkpoints").latest()
@@ -187,7 +191,8 @@ def probe(
 
 
 def some(images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
-    x, y = images.batch(range(min(count, len(images))))
+    some = images.batch(range(min(count, len(images))))
+    x, y = some.x, some.label
     assert y is not None
     return x, y
 

@@ -1,8 +1,8 @@
 """Measure the samples of a run and keep the result in it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +15,7 @@ from reverie.measure.evaluation import evaluate
 from reverie.measure.extract import EfficientNetLite0, FeatureExtractor
 from reverie.measure.figures import Evaluation
 from reverie.measure.pictures import sheet
-from reverie.recipes import building
-from reverie.recipes.recipe import Recipe, SampleConfig
+from reverie.recipes import sources
 from reverie.recipes.runs import Run
 
 EVALUATION = "evaluation.json"
@@ -24,14 +23,9 @@ CLOSEST = "samples/closest.png"
 COLUMNS = 40
 
 
-def settings(recipe: Recipe) -> SampleConfig:
-    """How a recipe's samples are drawn; without guidance if labels were never dropped in training."""
-    return replace(recipe.sample, scale=1.0) if recipe.denoising.drop == 0.0 else recipe.sample
-
-
 def measure(
     run: Run,
-    config: SampleConfig | None = None,
+    sample: Any = None,
     *,
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
@@ -45,26 +39,23 @@ def measure(
 
     Args:
         run: what to measure; the averaged weights of its checkpoint.
-        config: how samples are drawn; as its recipe says by default.
+        sample: how samples are drawn, an instance of the task's ``Sample``; as its recipe says by default.
         n: samples per seed.
         seeds: figures are means over them.
-        judge: a bundled judge or the file of one; the bundled judge of the data by default. Without one, features are EfficientNet-Lite0's
-            and no accuracy is measured.
+        judge: a bundled judge, the file of one or the folder of a run that trained one; the bundled judge of the data by default. Without
+            one, features are EfficientNet-Lite0's and no accuracy is measured.
         batch_size: samples drawn at a time.
 
     Raises:
         InputError: if the data has no held-out pictures, or there is neither a judge nor EfficientNet-Lite0.
     """
     recipe = run.recipe
-    config = config or settings(recipe)
-    train, held_out = (building.load_data(recipe, split) for split in ("train", "test"))
+    train, held_out = (sources.load(recipe, split) for split in ("train", "test"))
     if not len(held_out):
         raise InputError(f"{train.name} holds out no pictures to compare samples with: add pictures")
     extractor = _extractor(recipe.data.name, train, judge)
-    denoise = building.guided(run.denoiser(), recipe, config.scale)
-    evaluation, drawn = evaluate(
-        denoise, train, held_out, extractor, n=n, seeds=seeds, batch_size=batch_size, **building.sampling(config)
-    )
+    generator = run.generator(sample)
+    evaluation, drawn = evaluate(generator, train, held_out, extractor, n=n, seeds=seeds, batch_size=batch_size)
     grid.save(sheet(drawn.images, COLUMNS), run.folder / "samples" / "evaluation.png")
     grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), run.folder / CLOSEST)
     write(run.folder / EVALUATION, evaluation.to_json())
@@ -73,10 +64,10 @@ def measure(
 
 def _extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExtractor:
     if judge is not None:
-        return judges.load(judge)
+        return Run(judge).open() if (Path(judge) / "recipe.yaml").is_file() else judges.load(judge)
     if (judges.FOLDER / f"{name}.safetensors").is_file():
         bundled = judges.load(name)
-        if (bundled.channels, bundled.size, bundled.size) == data.shape:
+        if (bundled.channels, *bundled.size) == data.shape:
             return bundled
     try:
         return EfficientNetLite0()

@@ -11,12 +11,17 @@ import yaml
 
 from reverie.core import files
 from reverie.core.errors import InputError, nearest
-from reverie.nets.config import CONFIGS, DiTConfig
+from reverie.core.task import TaskConfig
+from reverie.diffusion.config import DenoisingConfig
+from reverie.nets.config import CONFIGS, NetConfig
+from reverie.recipes import tasks
 from reverie.recipes.recipe import Recipe
 
+NAMES: dict[Any, str] = {config: name for name, config in CONFIGS.items()}
+"""The names of networks by their configurations."""
 NAMED = Path(__file__).parent / "named"
 BOUNDS: dict[str, tuple[float, float]] = {
-    "denoising.drop": (0, 1),
+    "drop": (0, 1),
     "train.lr": (0, math.inf),
     "train.adam_lr": (0, math.inf),
     "train.weight_decay": (0, math.inf),
@@ -26,9 +31,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "train.ema_std": (0.001, 0.28),
     "seed": (0, 2**40),
     "space.kl": (0, math.inf),
+    "kl": (0, math.inf),
+    "adversarial": (0, math.inf),
+    "smoothing": (0, 1),
 }
 """Smallest and largest value of what is not simply at least 1."""
-FREE = {"denoising.data_std", "denoising.times_mean", "denoising.times_std", "sample.scale", "sample.guide_below"}
+FREE = {"data_std", "times_mean", "times_std", "sample.scale", "sample.guide_below"}
 
 
 def named() -> list[str]:
@@ -74,12 +82,39 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
     Raises:
         InputError: as :func:`read`.
     """
-    return _convert(values, Recipe, "", source)
+    if not isinstance(values, dict):
+        return _section(values, Recipe, "", source)
+    rest = _present(values)
+    given = rest.get("task", {})
+    given = {"name": given} if isinstance(given, str) else given
+    if not isinstance(given, dict):
+        return _section(given, TaskConfig, "task", source)
+    keys = {key: value for key, value in given.items() if key != "name"}
+    chosen = tasks.config(given.get("name", DenoisingConfig.name), f"{source}: task.name")
+    task = _section(keys, chosen, "task", source)
+    sample = _section(rest.pop("sample", {}), chosen.Sample, "sample", source)
+    recipe = _section({key: value for key, value in rest.items() if key != "task"}, Recipe, "", source)
+    return dataclasses.replace(recipe, task=task, sample=sample)
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of the layout before tasks, in which a denoiser's settings had sections of their own, as one of today's."""
+    if "task" in values or not {"net", "space", "denoising"} & set(values):
+        return dict(values)
+    rest = {key: value for key, value in values.items() if key not in ("net", "space", "denoising")}
+    net, space = ({key: values[key]} if key in values else {} for key in ("net", "space"))
+    task = {**(values.get("denoising") or {}), **net, **space}
+    if isinstance(values.get("net"), dict) and values["net"].get("name") == "encoder":
+        names = {field.name for field in dataclasses.fields(tasks.config("classifier"))}
+        own = {key: value for key, value in values["net"].items() if key != "name"}
+        rest.pop("sample", None)
+        return {**rest, "task": {"name": "classifier", **{k: v for k, v in task.items() if k in names}, "net": own}}
+    return {**rest, "task": {"name": "denoising", **task}}
 
 
 def check(recipe: Recipe) -> None:
     """Raise an :class:`InputError` for a number out of range: sizes, counts and durations are at least 1, or as by default."""
-    usual = dict(_flat(to_dict(Recipe(net=type(recipe.net)()))))
+    usual = dict(_flat(to_dict(Recipe(task=type(recipe.task)()))))
     for key, value in _flat(to_dict(recipe)):
         if value == usual.get(key):
             continue
@@ -92,17 +127,20 @@ def check(recipe: Recipe) -> None:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested mappings of YAML values; ``net`` begins with its ``name``."""
-    values = _plain(recipe)
-    return {**values, "net": {"name": net_name(recipe), **values["net"]}}
+    """The recipe as nested mappings of YAML values; ``task`` begins with its ``name``, and so does a network."""
+    return _plain(recipe)
 
 
 def write(recipe: Recipe, path: Path) -> None:
     files.write(path, yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True))
 
 
-def net_name(recipe: Recipe) -> str:
-    return next(name for name, config in CONFIGS.items() if type(recipe.net) is config)
+def describe(task: TaskConfig) -> str:
+    """A task in a word or two: its network if it has one to choose, its name."""
+    network = NAMES.get(type(getattr(task, "net", None)))
+    return (
+        task.name if network is None else network if task.name == DenoisingConfig.name else f"{task.name} ({network})"
+    )
 
 
 def difference(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
@@ -112,8 +150,12 @@ def difference(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys as flags have them: those of the task without a prefix, its name as "task"."""
     for key, value in values.items():
-        if isinstance(value, dict):
+        if key == "task" and isinstance(value, dict):
+            yield "task", value["name"]
+            yield from _flat({k: v for k, v in value.items() if k != "name"})
+        elif isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -121,7 +163,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        name = type(value).name if isinstance(value, TaskConfig) else NAMES.get(type(value))
+        return fields if name is None else {"name": name, **fields}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -133,7 +177,7 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
         return _section(value, expected, key, source)
     if get_origin(expected) in (Union, UnionType):
         options = get_args(expected)
-        if key == "net":
+        if all(dataclasses.is_dataclass(option) for option in options):
             return _net(value, key, source)
         if value is None and NoneType in options:
             return None
@@ -164,33 +208,39 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
 
 
 def _section(values: Any, expected: Any, key: str, source: str) -> Any:
+    hints = get_type_hints(expected, include_extras=True)
+    hints = {field.name: hints[field.name] for field in dataclasses.fields(expected)}
+    if isinstance(values, str) and key and "name" in hints:
+        values = {"name": values}
     if not isinstance(values, dict):
         what = f"{key} is a section" if key else "a recipe is a mapping"
         raise InputError(f"{source}: {what} of keys and values; got {values!r} ({type(values).__name__})")
-    hints = get_type_hints(expected, include_extras=True)
     prefix = f"{key}." if key else ""
     for name in values:
         if name not in hints:
-            known = [*hints, "name"] if key == "net" else list(hints)
-            raise InputError(
-                f"{source}: unknown key {prefix}{name}; there is: {', '.join(known)}.{nearest(str(name), known)}"
-            )
+            there = f"there is: {', '.join(hints)}" if hints else "there is nothing to choose"
+            raise InputError(f"{source}: unknown key {prefix}{name}; {there}.{nearest(str(name), hints)}")
     return expected(**{name: _convert(value, hints[name], prefix + name, source) for name, value in values.items()})
 
 
 def _net(values: Any, key: str, source: str) -> Any:
-    """The section ``net``: its ``name`` chooses which keys there are."""
-    if not isinstance(values, dict):
-        return _section(values, DiTConfig, key, source)
-    rest = dict(values)
+    """The section of a network: its ``name`` chooses which keys there are."""
+    rest = {"name": values} if isinstance(values, str) else dict(values) if isinstance(values, dict) else values
+    if not isinstance(rest, dict):
+        return _section(values, CONFIGS["dit"], key, source)
     name = rest.pop("name", "dit")
+    return _section(rest, network(name, f"{source}: {key}.name"), key, source)
+
+
+def network(name: Any, where: str) -> type[NetConfig]:
+    """The configuration of a network by its name.
+
+    Raises:
+        InputError: for an unknown one, with the nearest.
+    """
     if not isinstance(name, str) or name not in CONFIGS:
-        raise unknown_net(name, f"{source}: net.name")
-    return _section(rest, CONFIGS[name], key, source)
-
-
-def unknown_net(name: Any, where: str) -> InputError:
-    return InputError(f"{where} is one of {', '.join(CONFIGS)}; got {name!r}.{nearest(str(name), CONFIGS)}")
+        raise InputError(f"{where} is one of {', '.join(CONFIGS)}; got {name!r}.{nearest(str(name), CONFIGS)}")
+    return CONFIGS[name]
 
 
 def _number(value: Any) -> float | None:

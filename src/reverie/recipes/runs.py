@@ -1,5 +1,6 @@
 """Runs: folders with ``recipe.yaml``, ``log.jsonl``, ``checkpoints/``, ``samples/`` and ``report.html``."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from reverie import bridge
-from reverie.core.conditioner import Conditioner
-from reverie.core.denoiser import NetDenoiser
+from reverie.core.batch import DataSpec
+from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
-from reverie.guide.classifier import NetClassifier
+from reverie.core.generator import Generator
 from reverie.learn import journal
 from reverie.learn.checkpoint import Checkpoint, Checkpoints
-from reverie.recipes import reading, tokenizer
-from reverie.recipes.building import build, build_denoiser
+from reverie.recipes import reading, sources
 from reverie.recipes.recipe import Recipe
 from reverie.solve.calibrate import Calibrated
 
@@ -67,38 +67,62 @@ class Run:
             raise RunError(f"{self.folder} has no checkpoint yet: train it with `reverie train {self.folder}`")
         return found
 
-    def denoiser(self, ema: bool = True) -> NetDenoiser:
-        """See :func:`load`."""
-        denoise = build_denoiser(self.recipe, tokenizer.read(self.recipe, self.folder))
-        self._fill(denoise, "denoiser.", ema)
-        calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
-        denoise.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
-        denoise.conditioner = Conditioner(denoise.conditions, self.recipe.data.classes or ())
-        return denoise
+    @property
+    def spec(self) -> DataSpec:
+        """What the run's model knows of its data."""
+        return sources.spec(self.recipe.data)
 
-    def classifier(self, ema: bool = True) -> NetClassifier:
-        """The classifier of noisy pictures that the run trained, frozen and in evaluation mode, for :func:`reverie.guide.classifier`.
+    def open(self, ema: bool = True) -> Any:
+        """What the run has trained, frozen and in evaluation mode: see :func:`load`."""
+        config, checkpoint, spec = self.recipe.task, self.checkpoint, self.spec
+        model = config.build(spec, self.recipe.seed, self.folder)
+        file = "ema" if ema else "model"
+        weights, header = checkpoint.tensors(file), checkpoint.metadata(file)
+        for key, value in config.describe(model, spec).items():
+            if (said := header.get(key, value)) != value:
+                raise self._other(f"its {key} is {said}, the recipe's {value}")
+        for player, module in config.modules(model).items():
+            prefix = f"{player}."
+            state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            self._check(module.state_dict(), state)
+            module.load_state_dict(state)
+            module.eval().requires_grad_(False)
+        opened = config.open(model, spec)
+        if isinstance(opened, NetDenoiser):
+            calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
+            opened.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
+        return opened
+
+    def denoiser(self, ema: bool = True) -> NetDenoiser:
+        """The diffusion model that the run trained.
 
         Raises:
-            InputError: when the run trained no classifier; RunError as :func:`load`.
+            InputError: when it trained something else.
         """
-        built = build(self.recipe, tokenizer.read(self.recipe, self.folder))
-        if not isinstance(built, NetClassifier):
-            raise InputError(f"{self.folder} is no classifier: train one with `reverie train --net encoder`")
-        self._fill(built, "classifier.", ema)
-        return built
+        opened = self.open(ema)
+        if not isinstance(opened, NetDenoiser):
+            raise InputError(
+                f"{self.folder} is a run of the task {self.recipe.task.name}: this needs a diffusion model"
+            )
+        return opened
 
-    def _fill(self, model: NetDenoiser | NetClassifier, player: str, ema: bool) -> None:
-        """Give a model the weights of the checkpoint, checked."""
-        file = "ema" if ema else "model"
-        weights = self.checkpoint.tensors(file)
-        state = {key.removeprefix(player): value for key, value in weights.items() if key.startswith(player)}
-        self._check(model.net.state_dict(), state)
-        for key, value in describe(model).items():
-            if (said := self.checkpoint.metadata(file)[key]) != value:
-                raise self._other(f"its {key} is {said}, the recipe's {value}")
-        model.net.load_state_dict(state)
-        model.net.eval().requires_grad_(False)
+    def guided(self, scale: float | None = None) -> Denoiser:
+        """The diffusion model at a guidance scale, the recipe's own by default.
+
+        Raises:
+            InputError: when the run trained something else, or its model cannot be guided.
+        """
+        denoise = self.denoiser()
+        sample = self.recipe.usual if scale is None else replace(self.recipe.usual, scale=scale)
+        return self.recipe.task.generator(denoise, sample).denoise  # pyright: ignore[reportAttributeAccessIssue]
+
+    def generator(self, sample: Any = None, ema: bool = True) -> Generator:
+        """What draws by the settings ``sample``, by the recipe's own by default.
+
+        Raises:
+            InputError: when the run trained nothing that draws.
+        """
+        return self.recipe.task.generator(self.open(ema), self.recipe.usual if sample is None else sample)
 
     def _check(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         """Whether the weights are those of the recipe's network."""
@@ -115,14 +139,8 @@ class Run:
         )
 
 
-def describe(model: NetDenoiser | NetClassifier) -> dict[str, str]:
-    """What the header of a weight file says, and loading checks: the shape and range of the data, and what the network predicts."""
-    kind = model.kind.name if isinstance(model, NetDenoiser) else f"{model.classes} classes"
-    return {"shape": "x".join(map(str, model.shape)), "range": "-1 to 1", "kind": kind}
-
-
 def load(folder: str | Path, ema: bool = True) -> Any:
-    """The trained denoiser in a folder, frozen and in evaluation mode.
+    """What a run has made, frozen and in evaluation mode.
 
     Args:
         folder: of a run (its latest checkpoint is taken) or of one checkpoint; or of a pipeline or model in diffusers' format, see
@@ -130,7 +148,9 @@ def load(folder: str | Path, ema: bool = True) -> Any:
         ema: of a run, the averaged weights, or those of the last step.
 
     Returns:
-        A :class:`~reverie.core.denoiser.NetDenoiser`; for the folder of an auto-encoder in diffusers' format, the space.
+        What its task trains: a :class:`~reverie.core.denoiser.NetDenoiser` (unguided), another
+        :class:`~reverie.core.generator.Generator`, a classifier, a space …; for the folder of an auto-encoder in diffusers' format, the
+        space.
 
     Raises:
         InputError: when there is neither, or a checkpoint is of another network than its recipe.
@@ -138,4 +158,4 @@ def load(folder: str | Path, ema: bool = True) -> Any:
     """
     if bridge.is_folder(folder) and not (Path(folder).expanduser() / "recipe.yaml").is_file():
         return bridge.load(folder)
-    return Run(folder).denoiser(ema)
+    return Run(folder).open(ema)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,12 +18,14 @@ except ImportError:  # Windows
 
 from reverie.core.errors import InputError, RunError
 from reverie.core.memory import keep_freed_memory
-from reverie.learn.feed import feed
+from reverie.core.task import Given, Task
+from reverie.data import ImageSet
+from reverie.learn.feed import Feed, feed
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime
-from reverie.recipes import building, reading, tokenizer
+from reverie.recipes import reading, sources
 from reverie.recipes.recipe import Recipe
-from reverie.recipes.runs import Run, describe
+from reverie.recipes.runs import Run, load
 
 
 def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) -> tuple[Run, int]:
@@ -41,28 +44,42 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         RunError: when training fails; what was saved stays.
     """
     reading.check(recipe)
-    building.sampling(recipe.sample)
     Runtime.choose(recipe.train.device)
-    images = building.load_data(recipe)
-    for note in images.notes:
+    data = sources.load(recipe)
+    for note in data.notes:
         print(note, file=sys.stderr)
-    recipe = building.resolve(recipe, images)
-    held_out = building.load_data(recipe, "test")
-    model = building.build(recipe, tokenizer.blank(recipe))
+    recipe = sources.resolve(recipe, data)
+    held_out, spec = sources.load(recipe, "test"), data.spec
+    recipe.task.check(spec)
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
     with _alone(run.folder):
-        model.space = tokenizer.prepare(recipe, images, held_out, run.folder)
-        task = building.build_task(recipe, model, images, held_out)
+        recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
+        made = make(recipe, data, held_out, run.folder)
         with _companions(recipe, run.folder):
             seen = loop(
-                task,
-                feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
+                made.task,
+                made.feed,
                 recipe.train,
                 run.folder,
                 seed=recipe.seed,
-                metadata=describe(model),
+                metadata=recipe.task.describe(made.model, spec),
             )
     return run, seen
+
+
+class Made(NamedTuple):
+    """What a resolved recipe trains, how, and on what."""
+
+    model: Any
+    task: Task
+    feed: Feed
+
+
+def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Made:
+    """The model of a resolved recipe, freshly initialised by its seed, its task and its data in order."""
+    model = recipe.task.build(data.spec, recipe.seed, folder)
+    task = recipe.task.task(model, data, held_out, recipe.usual, recipe.seed)
+    return Made(model, task, feed(data, recipe.seed, recipe.data.flip))
 
 
 @contextmanager
@@ -127,17 +144,9 @@ def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
     os.environ["RANK"] = str(rank)
     keep_freed_memory()
     torch.set_num_threads(threads)
-    images = building.load_data(recipe)
-    model = building.build(recipe, tokenizer.read(recipe, folder))
-    task = building.build_task(recipe, model, images, building.load_data(recipe, "test"))
+    made = make(recipe, sources.load(recipe), sources.load(recipe, "test"), folder)
     with suppress(RunError):
-        loop(
-            task,
-            feed(images, recipe.seed, recipe.data.flip, recipe.data.classes is not None),
-            recipe.train,
-            folder,
-            seed=recipe.seed,
-        )
+        loop(made.task, made.feed, recipe.train, folder, seed=recipe.seed)
 
 
 def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:

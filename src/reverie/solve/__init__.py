@@ -11,10 +11,12 @@ from reverie.solve.invert import RoundTrip, ShiftedDDIM, invert, round_trip
 from reverie.solve.langevin import Langevin
 from reverie.solve.latent import initial, slerp
 from reverie.solve.likelihood import bits_per_dimension, dequantise, log_prob
+from reverie.solve.maps import DDIMStep
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Plan, Row, Solver, State, TableSolver, Walk, plain
 from reverie.solve.rungekutta import Churn, DPMpp2S, Euler, Heun
+from reverie.solve.sampler import Sampler
 from reverie.solve.sampling import Report, Step, iterate, sample
 from reverie.solve.stochastic import EulerMaruyama, SDEDPMpp, Stochastic
 
@@ -28,6 +30,7 @@ __all__ = [
     "Calibrated",
     "Churn",
     "Corrector",
+    "DDIMStep",
     "DPMpp",
     "DPMpp2S",
     "Euler",
@@ -40,6 +43,7 @@ __all__ = [
     "RoundTrip",
     "Row",
     "SDEDPMpp",
+    "Sampler",
     "ShiftedDDIM",
     "Solver",
     "State",

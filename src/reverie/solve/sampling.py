@@ -1,7 +1,6 @@
 """``sample`` and ``iterate``: run a solver's plan on a denoiser."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -14,13 +13,16 @@ from reverie.core.condition import Cond
 from reverie.core.count import counting
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
+from reverie.core.flow_map import FlowMap
+from reverie.core.generator import Frame, Generator
 from reverie.core.noise import NoiseTape, SampleSeed, Tape, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.solve import grids
 from reverie.solve.auto import choose
-from reverie.solve.fast import fast, fitting
+from reverie.solve.fast import LARGEST, fast, fitting
 from reverie.solve.grids import Grid
+from reverie.solve.maps import leap
 from reverie.solve.plan import Plan, Solver, Walk, plain
 
 Seeds = int | Sequence[int] | Sequence[SampleSeed]
@@ -136,7 +138,7 @@ def iterate(
 
 @overload
 def sample(
-    denoise: Denoiser,
+    denoise: Denoiser | Generator | FlowMap,
     n: int | None = None,
     cond: Cond | None = None,
     solver: Solver | str | None = None,
@@ -147,6 +149,7 @@ def sample(
     start: float | None = None,
     batch_size: int | None = None,
     progress: str | None = None,
+    on_step: Callable[[Frame], None] | None = None,
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
@@ -154,7 +157,7 @@ def sample(
 ) -> Tensor: ...
 @overload
 def sample(
-    denoise: Denoiser,
+    denoise: Denoiser | Generator | FlowMap,
     n: int | None = None,
     cond: Cond | None = None,
     solver: Solver | str | None = None,
@@ -165,13 +168,14 @@ def sample(
     start: float | None = None,
     batch_size: int | None = None,
     progress: str | None = None,
+    on_step: Callable[[Frame], None] | None = None,
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
     report: Literal[True],
 ) -> tuple[Tensor, Report]: ...
 def sample(
-    denoise: Denoiser,
+    denoise: Denoiser | Generator | FlowMap,
     n: int | None = None,
     cond: Cond | None = None,
     solver: Solver | str | None = None,
@@ -182,6 +186,7 @@ def sample(
     start: float | None = None,
     batch_size: int | None = None,
     progress: str | None = None,
+    on_step: Callable[[Frame], None] | None = None,
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
@@ -193,7 +198,8 @@ def sample(
     and device. Nothing here turns gradients off: the result is differentiable in whatever requires a gradient.
 
     Args:
-        denoise: the model, guided or not.
+        denoise: the model, guided or not; a :class:`~reverie.core.generator.Generator` draws in its own way, and takes neither solver nor
+            what follows from one; a :class:`~reverie.core.flow_map.FlowMap` takes ``steps`` leaps over the grid.
         n: how many; by default one for each condition, seed or row of ``x``, else 1.
         cond: one condition for all, or one a sample.
         solver: a solver, or the name of one in :data:`reverie.solve.auto.NAMED`. By default ("auto") the model's calibration for this
@@ -206,6 +212,7 @@ def sample(
         start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
         batch_size: evaluate at most so many at a time; by default what fits into memory (see :mod:`reverie.solve.fast`).
         progress: label of a progress bar over the steps; none without.
+        on_step: told of each step of each batch.
         walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
         tape: makes the noise tape of a batch from its seeds, for example a :class:`~reverie.core.brownian.BrownianTape`.
         report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
@@ -217,27 +224,36 @@ def sample(
     Raises:
         InputError: for steps < 1, an unknown or out-of-range condition, or lengths that do not fit.
     """
+    if isinstance(denoise, Generator):
+        bound = {"solver": solver, "grid": grid, "x": x, "start": start, "walk": walk, "report": report or None}
+        if given := [name for name, value in bound.items() if value is not None]:
+            raise InputError(f"a {type(denoise).__name__} draws in its own way: leave {', '.join(given)} out")
+        with Progress(progress or "", total=_count(n, cond, None, seed), unit="steps") as bar:
+            told = _telling(bar, on_step) if progress else on_step
+            return denoise.sample(n, cond, seed=seed, batch_size=batch_size, on_step=told)
+    if isinstance(denoise, FlowMap):
+        bound = {"solver": solver, "start": start, "walk": walk, "report": report or None}
+        if given := [name for name, value in bound.items() if value is not None]:
+            raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
+        return _leaps(denoise, n, cond, steps, grid, seed, x, batch_size, on_step)
     grids.check(steps)
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
     seeds = sample_seeds(seed, count)
     size = fitting(denoise, cond, count) if batch_size is None else batch_size
-    if size < 1:
-        raise InputError(f"batch_size is at least 1: got {size}")
-    outs = []
+    parts, outs = list(batched(count, size)), []
     total = count * (steps if walk is None else len(walk))
     with (
-        fast(denoise, min(size, count), cond, math.ceil(count / size) * steps),
+        fast(denoise, min(size, count), cond, len(parts) * steps),
         Progress(progress or "", total=total, unit="steps") as bar,
         counting() if report else nullcontext() as cost,
     ):
-        for i in range(0, count, size):
-            part = slice(i, min(i + size, count))
+        for part in parts:
             some = None if cond is None else cond.index(part)
             last = None
-            for last in iterate(  # noqa: B007
+            for last in iterate(
                 denoise,
-                part.stop - i,
+                part.stop - part.start,
                 some,
                 solver,
                 steps,
@@ -249,11 +265,72 @@ def sample(
                 tape(seeds[part]),
             ):
                 if progress:
-                    bar.advance(part.stop - i)
+                    bar.advance(part.stop - part.start)
+                if on_step is not None:
+                    on_step(_frame(denoise, last, len(walk) if walk is not None else steps))
             assert last is not None
             outs.append(denoise.space.decode(last.x))
     x = torch.cat(outs) if len(outs) > 1 else outs[0]
     return x if cost is None else (x, Report(cost.evaluations / count, cost.backwards / count))
+
+
+def _leaps(
+    flow_map: FlowMap,
+    n: int | None,
+    cond: Cond | None,
+    steps: int,
+    grid: Grid | None,
+    seed: Seeds,
+    x: Tensor | None,
+    batch_size: int | None,
+    on_step: Callable[[Frame], None] | None,
+) -> Tensor:
+    grids.check(steps)
+    count = _count(n, cond, x, seed)
+    cond, seeds, outs = _condition(flow_map, cond, count), sample_seeds(seed, count), []
+    for part in batched(count, batch_size or min(count, LARGEST)):
+        some, start = None if cond is None else cond.index(part), None if x is None else x[part].to(flow_map.device)
+        outs.append(flow_map.space.decode(leap(flow_map, some, steps, grid, seeds[part], start, on_step)))
+    return torch.cat(outs)
+
+
+def batched(n: int, size: int) -> Iterator[slice]:
+    """Slices of ``n`` samples, at most ``size`` at a time.
+
+    Raises:
+        InputError: for a size below 1.
+    """
+    if size < 1:
+        raise InputError(f"batch_size is at least 1: got {size}")
+    for i in range(0, n, size):
+        yield slice(i, min(i + size, n))
+
+
+def _telling(bar: Progress, on_step: Callable[[Frame], None] | None) -> Callable[[Frame], None]:
+    """``on_step`` that moves a bar, made for as many units as there are samples, too."""
+    n = bar.total
+
+    def told(frame: Frame) -> None:
+        bar.total = n * frame.total
+        bar.advance(frame.count)
+        if on_step is not None:
+            on_step(frame)
+
+    return told
+
+
+def _frame(denoise: Denoiser, step: Step, total: int) -> Frame:
+    """The state that a step started from, scaled as data is, and what the model expected there."""
+    estimate, space = step.estimate, denoise.space
+    size = (step.at.alpha**2 + step.at.sigma**2) ** 0.5
+    return Frame(
+        len(step.x),
+        step.index,
+        total,
+        lambda: space.decode(estimate.x_t / size),
+        lambda: space.decode(estimate.x0),
+        2.0 * float(step.at.lam),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -299,7 +376,7 @@ def _count(n: int | None, cond: Cond | None, x: Tensor | None, seed: Seeds) -> i
     return n
 
 
-def _condition(denoise: Denoiser, cond: Cond | None, n: int) -> Cond | None:
+def _condition(denoise: Denoiser | FlowMap, cond: Cond | None, n: int) -> Cond | None:
     if cond is None:
         return None
     cond.check(denoise.conditions)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.spaces.config import SpaceConfig
+    from reverie.spaces.config import AutoencoderConfig, SpaceConfig
     from reverie.spaces.files import build, load, save
     from reverie.spaces.latent import Latent
     from reverie.spaces.patchwise import PatchAE, PatchVAE
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reverie.spaces.vae import ConvVAE
 
 _HOME = {
+    "AutoencoderConfig": "config",
     "ConvVAE": "vae",
     "Latent": "latent",
     "PatchAE": "patchwise",
@@ -27,7 +28,18 @@ _HOME = {
     "save": "files",
 }
 
-__all__ = ["ConvVAE", "Latent", "PatchAE", "PatchPCA", "PatchVAE", "SpaceConfig", "build", "load", "save"]
+__all__ = [
+    "AutoencoderConfig",
+    "ConvVAE",
+    "Latent",
+    "PatchAE",
+    "PatchPCA",
+    "PatchVAE",
+    "SpaceConfig",
+    "build",
+    "load",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,18 +1,31 @@
-"""The settings of a space. Cheap to import: the command line makes its flags from them."""
+"""The settings of spaces. Cheap to import: the command line makes its flags from them."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-Name = Literal["pixels", "pca", "patch-ae", "patch-vae", "conv-vae"]
+from reverie.core.task import TaskConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.core.batch import Dataset, DataSpec
+    from reverie.spaces.latent import Latent
+    from reverie.spaces.tokenizing import Tokenizing
+
+FILE = "space.safetensors"
+"""Where a run keeps the space that it works in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceConfig:
-    """What is diffused: the pixels, or the codes of a tokenizer made from the same data.
+    """What is diffused: the pixels, or the codes of a tokenizer.
 
     Attributes:
-        name: pixels; patch-wise principal components; a linear auto-encoder or variational one of each patch; or a convolutional
-            variational auto-encoder.
+        name: pixels; pca, patch-wise principal components; patch-ae or patch-vae, a linear auto-encoder or variational one of each patch;
+            conv-vae, a convolutional variational auto-encoder; or the folder of a run that trained one (`reverie train autoencoder`).
         patch: side in pixels of the square that one code stands for; a power of two for the convolutional one.
         dims: numbers per code.
         kl: weight of the divergence of a variational code from N(0, 1), in units of the squared error of one pixel.
@@ -20,9 +33,62 @@ class SpaceConfig:
         images: images that a trained tokenizer sees.
     """
 
-    name: Name = "pixels"
+    name: str = "pixels"
     patch: int = 4
     dims: int = 16
     kl: float = 1e-3
     width: int = 32
     images: int = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(TaskConfig):
+    """A tokenizer on its own, for other runs to work in (`--space RUN`).
+
+    Attributes:
+        kind: a linear auto-encoder or variational one of each patch, or a convolutional variational auto-encoder.
+        patch: side in pixels of the square that one code stands for; a power of two for the convolutional one.
+        dims: numbers per code.
+        kl: weight of the divergence of a variational code from N(0, 1), in units of the squared error of one pixel.
+        width: channels of the convolutional one.
+        adversarial: weight of a discriminator of patches; 0 for none.
+    """
+
+    name: ClassVar[str] = "autoencoder"
+
+    kind: Literal["patch-ae", "patch-vae", "conv-vae"] = "conv-vae"
+    patch: int = 4
+    dims: int = 4
+    kl: float = 1e-3
+    width: int = 32
+    adversarial: float = 0.0
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Latent:
+        import torch
+
+        from reverie.spaces.files import build
+
+        config = SpaceConfig(name=self.kind, patch=self.patch, dims=self.dims, kl=self.kl, width=self.width)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            space = build(config, spec.shape[0])
+        space.shape(spec.shape)
+        return space
+
+    def next(self, run: str) -> str:
+        return f"reverie train --space {run}"
+
+    def modules(self, model: Latent) -> dict[str, nn.Module]:
+        return {"space": model}
+
+    def task(self, model: Latent, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Tokenizing:
+        import torch
+
+        from reverie.spaces.tokenizing import Critic, Tokenizing
+
+        critic = None
+        if self.adversarial:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed + 1)
+                critic = Critic(data.spec.shape[0])
+        return Tokenizing(model, data, held_out, critic=critic, adversarial=self.adversarial)

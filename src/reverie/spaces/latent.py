@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.batch import Dataset
 from reverie.core.errors import InputError
-from reverie.data import ImageSet
 
 CHUNK = 500
 
@@ -105,7 +105,7 @@ class Latent(nn.Module, ABC):
         return self.channels, codes[1] * self.patch, codes[2] * self.patch
 
     @torch.no_grad()
-    def normalise(self, images: Tensor | ImageSet) -> Self:
+    def normalise(self, images: Tensor | Dataset) -> Self:
         """Set mean and standard deviation of the codes from data."""
         count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for x in batches(images):
@@ -121,11 +121,11 @@ class Latent(nn.Module, ABC):
             self.to(x.device)
 
 
-def batches(images: Tensor | ImageSet) -> Iterator[Tensor]:
+def batches(images: Tensor | Dataset) -> Iterator[Tensor]:
     """Pictures (N, C, H, W) in [−1, 1], some hundreds at a time."""
     for start in range(0, len(images), CHUNK):
         stop = min(start + CHUNK, len(images))
-        yield images[start:stop] if isinstance(images, Tensor) else images.batch(range(start, stop))[0]
+        yield images[start:stop] if isinstance(images, Tensor) else images.batch(range(start, stop)).x
 
 
 def cut(x: Tensor, patch: int) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from reverie.core.batch import Dataset
 from reverie.core.errors import InputError
-from reverie.data import ImageSet
 from reverie.spaces.latent import Latent, batches, cut, linear, paste
 
 
@@ -40,13 +40,13 @@ class PatchPCA(Latent):
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, images: Tensor | ImageSet, patch: int = 4, dims: int = 16) -> Self:
+    def fit(cls, images: Tensor | Dataset, patch: int = 4, dims: int = 16) -> Self:
         """From pictures (N, C, H, W) in [−1, 1]; the covariance is summed in float64, the scale follows from the eigenvalues.
 
         Raises:
             InputError: when the patch does not divide the sides, has fewer pixels than ``dims``, or the pictures are all alike.
         """
-        channels = images.shape[1] if isinstance(images, Tensor) else images.channels
+        channels = images.shape[1] if isinstance(images, Tensor) else images.spec.shape[0]
         space = cls(channels, patch, dims)
         count, total = 0, torch.zeros(space.full, dtype=torch.float64)
         products = torch.zeros(space.full, space.full, dtype=torch.float64)

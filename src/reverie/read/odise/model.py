@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.noise import Tape
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment, Player, Task
+from reverie.core.task import Moment, Player, Task
 from reverie.read.maps import maps, noisy
 from reverie.read.odise.captioner import Captioner
 from reverie.read.odise.criterion import Criterion, Segments
@@ -204,20 +204,19 @@ class ODISE(nn.Module):
 class Segmenting(Task):
     """The training of an :class:`ODISE` on labelled segments.
 
-    Batches carry them as conditions: "masks" (B, S, H, W) and "categories" (B, S), −1 where a picture has fewer.
+    Batches carry them as extras: "masks" (B, S, H, W) bool and "categories" (B, S), −1 where a picture has fewer.
 
     Args:
         model: what is trained; its denoiser is not.
-        optimizer: steps it.
         vocabulary: the categories of training.
     """
 
-    def __init__(self, model: ODISE, optimizer: Optimizer | None, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: ODISE, vocabulary: Vocabulary) -> None:
         self.model, self.vocabulary = model, vocabulary
-        self.players = {"odise": Player(model, optimizer)}
+        self.players = {"odise": Player(model)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        return self.model.losses(batch.images, unpack(batch), self.vocabulary)
+        return self.model.losses(batch.x, unpack(batch), self.vocabulary)
 
 
 def unpack(batch: Batch) -> list[Segments]:
@@ -226,7 +225,7 @@ def unpack(batch: Batch) -> list[Segments]:
     Raises:
         InputError: when it carries none.
     """
-    if batch.cond is None or "masks" not in batch.cond or "categories" not in batch.cond:
-        raise InputError("a batch for segmentation carries Cond(masks=…, categories=…)")
-    masks, labels = batch.cond["masks"].value, batch.cond["categories"].value
-    return [Segments(label[label >= 0], mask[label >= 0] > 0.5) for label, mask in zip(labels, masks, strict=True)]
+    if "masks" not in batch.extra or "categories" not in batch.extra:
+        raise InputError('a batch for segmentation carries extra={"masks": …, "categories": …}')
+    masks, labels = batch.extra["masks"], batch.extra["categories"]
+    return [Segments(label[label >= 0], mask[label >= 0]) for label, mask in zip(labels, masks, strict=True)]

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from reverie.core.condition import Cond
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch
+from reverie.core.batch import Batch
+from reverie.core.draws import Draws
 from reverie.read.odise.naming import Vocabulary
 from reverie.read.odise.panoptics import Panoptic
 
@@ -63,13 +62,13 @@ def scenes(start: int, count: int, size: int = 16, new: bool = False, seed: int 
         images = torch.where(masks[:, i, None], colours[kinds[:, i]][:, :, None, None], images)
     masks[:, 2] = ~masks[:, :2].any(1)
     images = (images + 0.1 * rng.normal("grain", images.shape[1:])).clamp(-1.0, 1.0)
-    return Batch(images, Cond(masks=masks.float(), categories=torch.cat([kinds, torch.full((count, 1), GROUND)], 1)))
+    categories = torch.cat([kinds, torch.full((count, 1), GROUND)], 1)
+    return Batch(images, extra={"masks": masks, "categories": categories})
 
 
 def truth(batch: Batch) -> list[Panoptic]:
     """The panoptic maps of scenes."""
-    assert batch.cond is not None
-    masks, labels = batch.cond["masks"].value > 0.5, batch.cond["categories"].value
+    masks, labels = batch.extra["masks"], batch.extra["categories"]
     numbers = torch.arange(1, masks.shape[1] + 1)[:, None, None]
     return [
         Panoptic((m * numbers).amax(0), {i + 1: int(label) for i, label in enumerate(row)})

@@ -3,6 +3,7 @@
 import base64
 import io
 import platform
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def report(run: Run) -> Path:
 
 def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[str, Any]:
     recipe, state = run.recipe, run.checkpoint.state
-    data, net = recipe.data, {"dit": "diffusion transformer", "unet": "U-Net"}[reading.net_name(recipe)]
+    data, model = recipe.data, reading.describe(recipe.task)
     colour = "grey" if data.channels == 1 else "colour"
     classes = f" in {len(data.classes)} classes" if data.classes else ""
     numbers = []
@@ -87,7 +88,7 @@ def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[
         )
     numbers.append((_duration(state["seconds"]), f"of training, {state['images']:,} pictures seen"))
     return {
-        "lead": f"A {net} with {_count(drawn.parameters)} parameters that has learned {Path(data.name).name}: "
+        "lead": f"{model} with {_count(drawn.parameters)} parameters, trained on {Path(data.name).name}: "
         f"{colour} pictures of {data.size} × {data.size} pixels{classes}.",
         "numbers": numbers,
         "unfinished": None
@@ -97,39 +98,40 @@ def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[
 
 
 def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
-    names = run.recipe.data.classes or ()
+    names, drawn_with = run.recipe.data.classes or (), run.recipe.usual
     columns = len(drawn.classes) or 10
     heads = [names[c] for c in drawn.classes]
     labels = [f"class {head}" for head in heads] or ["unconditional"] * columns
     samples = [_tile(image, f"sample, {labels[i % columns]}") for i, image in enumerate(drawn.samples)]
     sweep = []
     if drawn.sweep is not None:
-        for row, scale in enumerate(drawn.scales):
+        for row, name in enumerate(drawn.scales):
             images = drawn.sweep[row * columns : (row + 1) * columns]
-            sweep.append(
-                (
-                    f"{scale:g}",
-                    [_tile(im, f"{label} at scale {scale:g}") for im, label in zip(images, labels, strict=True)],
-                )
-            )
-    film = []
-    for i in range(2 * FILMS):
-        what = ("noisy state", "estimate of the clean picture")[i % 2]
+            tiles = [
+                _tile(im, f"{label}, {drawn.sweep_title} {name}") for im, label in zip(images, labels, strict=True)
+            ]
+            sweep.append((name, tiles))
+    film, rows = [], 0 if drawn.film is None else len(drawn.film) // (MOMENTS * FILMS)
+    for i in range(rows * FILMS):
+        assert drawn.film is not None
+        what = ("state", "what the model expects")[i % rows]
         images = drawn.film[i * MOMENTS : (i + 1) * MOMENTS]
-        film.append(
-            [_tile(image, f"{what}, log SNR {_logsnr(at)}") for image, at in zip(images, drawn.logsnr, strict=True)]
-        )
+        film.append([_tile(image, f"{what}{_at(at)}") for image, at in zip(images, drawn.logsnr, strict=True)])
     return {
         "pixelated": (run.recipe.data.size or 0) <= PIXELATED,
         "heads": heads,
         "long_heads": max(map(len, heads), default=0) > 3,
         "columns": columns,
         "samples": samples,
-        "scale": f"{run.recipe.sample.scale:g}" if drawn.sweep is not None else None,
-        "how_drawn": f"{run.recipe.sample.solver}, {run.recipe.sample.steps} steps",
+        "how_drawn": ", ".join(
+            f"{f.name} {value}" for f in fields(drawn_with) if (value := getattr(drawn_with, f.name)) is not None
+        ),
         "sweep": sweep,
+        "sweep_title": drawn.sweep_title,
+        "sweep_text": drawn.sweep_text,
         "film": film,
-        "moments": [_logsnr(at) for at in drawn.logsnr],
+        "film_rows": rows,
+        "moments": [_logsnr(at) for at in drawn.logsnr if at is not None],
     }
 
 
@@ -255,6 +257,10 @@ def _text(evaluation: Evaluation, measure: str, of: str) -> str:
 
 def _logsnr(value: float) -> str:
     return f"{value:.1f}".replace("-", "−").replace("inf", "∞")
+
+
+def _at(logsnr: float | None) -> str:
+    return "" if logsnr is None else f", log SNR {_logsnr(logsnr)}"
 
 
 def _duration(seconds: float) -> str:

@@ -11,22 +11,19 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser
 from reverie.core.files import write
+from reverie.core.generator import Frame, Generator
 from reverie.core.progress import Progress
 from reverie.learn import grid
 from reverie.measure.pictures import cut, sheet
-from reverie.recipes import building
 from reverie.recipes.runs import Run
-from reverie.solve import iterate, sample
 
 FOLDER = "samples/report"
 COLUMNS = 10
 ROWS = 6
-SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 MOMENTS = 8
 FILMS = 2
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -36,18 +33,23 @@ class Pictures:
     Attributes:
         samples: :data:`ROWS` rows; a class a column if there are classes.
         classes: index of each column's class; empty without classes.
-        sweep: a row of one sample a column for each of ``scales``; None for a model that cannot be guided.
-        film: for each of :data:`FILMS` samples a row of noisy states and a row of estimates of the clean picture.
-        logsnr: of the film's columns, infinite at pure noise and for the finished picture.
-        parameters: of the network.
+        sweep: a row of one sample a column for each of ``scales``; None for a model with no setting to show.
+        sweep_title, sweep_text: what the sweep shows.
+        scales: the names of its settings.
+        film: for each of :data:`FILMS` samples a row of states and, where the model expects something, a row of what it expects; None for a
+            model that draws in one go.
+        logsnr: of the film's columns, infinite at pure noise and for the finished picture; None for states without a noise level.
+        parameters: of the networks.
     """
 
     samples: UInt8[Tensor, "n c h w"]
     classes: tuple[int, ...]
     sweep: UInt8[Tensor, "m c h w"] | None
-    scales: tuple[float, ...]
-    film: UInt8[Tensor, "k c h w"]
-    logsnr: tuple[float, ...]
+    sweep_title: str
+    sweep_text: str
+    scales: tuple[str, ...]
+    film: UInt8[Tensor, "k c h w"] | None
+    logsnr: tuple[float | None, ...]
     parameters: int
 
 
@@ -69,7 +71,10 @@ def pictures(run: Run) -> Pictures:
         images = getattr(drawn, name)
         if images is not None:
             grid.save(sheet(images, _columns(drawn, name)), folder / f"{name}.png")
-    facts = {name: getattr(drawn, name) for name in ("classes", "scales", "logsnr", "parameters")}
+    facts = {
+        name: getattr(drawn, name)
+        for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters")
+    }
     write(folder / "pictures.json", json.dumps({"key": key, "size": list(drawn.samples.shape[2:]), **facts}))
     return drawn
 
@@ -89,7 +94,9 @@ def _kept(folder: Path, key: object) -> Pictures | None:
             classes=tuple(facts["classes"]),
             sweep=cut(folder / "sweep.png", size) if facts["scales"] else None,
             scales=tuple(facts["scales"]),
-            film=cut(folder / "film.png", size),
+            sweep_title=facts["sweep_title"],
+            sweep_text=facts["sweep_text"],
+            film=cut(folder / "film.png", size) if facts["logsnr"] else None,
             logsnr=tuple(facts["logsnr"]),
             parameters=facts["parameters"],
         )
@@ -99,62 +106,63 @@ def _kept(folder: Path, key: object) -> Pictures | None:
 
 @torch.no_grad()
 def _draw(run: Run) -> Pictures:
-    recipe, denoise = run.recipe, run.denoiser()
-    how = building.sampling(recipe.sample)
+    recipe, opened = run.recipe, run.open()
+    generator = recipe.task.generator(opened, recipe.usual)
     names = recipe.data.classes or ()
-    guidable = bool(names) and recipe.denoising.drop > 0.0
-    guided = building.guided(denoise, recipe, recipe.sample.scale if guidable else 1.0)
-    classes = _spread(len(names), COLUMNS)
+    classes = _spread(len(names), COLUMNS) if "label" in generator.conditions else ()
     columns = len(classes) or COLUMNS
     labels = torch.tensor(classes * ROWS) if classes else None
-    scales = tuple(sorted({*SCALES, recipe.sample.scale})) if guidable else ()
-    total = columns * (ROWS + len(scales)) + FILMS
+    sweep = recipe.task.sweep(recipe.usual) if classes else None
+    settings = {} if sweep is None else sweep.settings
+    total = columns * (ROWS + len(settings)) + FILMS
     with Progress("drawing the report's pictures", total, "pictures") as bar:
         parts = []
         for row in range(ROWS):
             rows = slice(row * columns, (row + 1) * columns)
             addresses = [(recipe.seed, i) for i in range(rows.start, rows.stop)]
             cond = None if labels is None else Cond(label=labels[rows])
-            parts.append(grid.to_bytes(sample(guided, columns, cond, seed=addresses, **how)))
+            parts.append(grid.to_bytes(generator.sample(columns, cond, seed=addresses)))
             bar.advance(columns)
-        sweep = []
-        for scale in scales:
+        swept = []
+        for other in settings.values():
             cond = Cond(label=list(classes))
-            sweep.append(
-                grid.to_bytes(sample(building.guided(denoise, recipe, scale), columns, cond, seed=recipe.seed, **how))
-            )
+            swept.append(grid.to_bytes(recipe.task.generator(opened, other).sample(columns, cond, seed=recipe.seed)))
             bar.advance(columns)
-        film, logsnr = _film(guided, classes, recipe.seed, how)
+        film, logsnr = _film(generator, classes, recipe.seed)
         bar.advance(FILMS)
     return Pictures(
         samples=torch.cat(parts),
         classes=classes,
-        sweep=torch.cat(sweep) if sweep else None,
-        scales=scales,
+        sweep=torch.cat(swept) if swept else None,
+        sweep_title="" if sweep is None else sweep.title,
+        sweep_text="" if sweep is None else sweep.text,
+        scales=tuple(settings),
         film=film,
         logsnr=logsnr,
-        parameters=sum(p.numel() for p in denoise.net.parameters()),
+        parameters=sum(p.numel() for module in generator.modules().values() for p in module.parameters()),
     )
 
 
-def _film(denoise: Denoiser, classes: Sequence[int], seed: int, how: dict) -> tuple[Tensor, tuple[float, ...]]:
-    """Noisy states and estimates at :data:`MOMENTS` − 1 moments, and the finished pictures last."""
+def _film(generator: Generator, classes: Sequence[int], seed: int) -> tuple[Tensor | None, tuple[float | None, ...]]:
+    """States and what the model expected at :data:`MOMENTS` − 1 moments, and the finished pictures last; None if it shows no steps."""
     cond = Cond(label=[classes[i] for i in _spread(len(classes), FILMS + 1)[1:]]) if classes else None
-    states, estimates, logsnr = [], [], []
-    step = None
-    for step in iterate(denoise, FILMS, cond, seed=seed, **how):
-        at = step.estimate.point
-        size = (float(at.alpha) ** 2 + float(at.sigma) ** 2) ** 0.5
-        states.append(grid.to_bytes(denoise.space.decode(step.estimate.x_t / size)))
-        estimates.append(grid.to_bytes(denoise.space.decode(step.estimate.x0)))
-        logsnr.append(2.0 * float(at.lam))
-    assert step is not None
-    final = grid.to_bytes(denoise.space.decode(step.x))
-    chosen = [round(i * (len(states) - 1) / (MOMENTS - 2)) for i in range(MOMENTS - 1)]
+    moments: list[tuple[Tensor, Tensor | None, float | None]] = []
+
+    def keep(frame: Frame) -> None:
+        expected = None if frame.estimate is None else grid.to_bytes(frame.estimate())
+        moments.append((grid.to_bytes(frame.state()), expected, frame.logsnr))
+
+    final = grid.to_bytes(generator.sample(FILMS, cond, seed=seed, on_step=keep))
+    if not moments:
+        return None, ()
+    chosen = [moments[round(i * (len(moments) - 1) / (MOMENTS - 2))] for i in range(MOMENTS - 1)]
     rows = []
     for i in range(FILMS):
-        rows += [states[m][i] for m in chosen] + [final[i]] + [estimates[m][i] for m in chosen] + [final[i]]
-    return torch.stack(rows), (*(logsnr[m] for m in chosen), math.inf)
+        rows += [state[i] for state, _, _ in chosen] + [final[i]]
+        if all(expected is not None for _, expected, _ in chosen):
+            rows += [expected[i] for _, expected, _ in chosen if expected is not None] + [final[i]]
+    noisy = chosen[0][2] is not None
+    return torch.stack(rows), (*(at for _, _, at in chosen), math.inf if noisy else None)
 
 
 def _spread(n: int, most: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from reverie.core.schedules import VE, VP, Cosine, Flow
-from reverie.learn.times import LogitNormal, LogSNR, Uniform
+from reverie.core.times import LogitNormal, LogSNR, Uniform
 
 U = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
 

@@ -23,10 +23,11 @@ class Draws:
         seed: of the run.
         start: position of the first image.
         count: number of images.
+        turn: of the players of a step, which draw apart from each other.
     """
 
-    def __init__(self, seed: int, start: int, count: int) -> None:
-        self.seed, self.start, self.count = seed, start, count
+    def __init__(self, seed: int, start: int, count: int, turn: int = 0) -> None:
+        self.seed, self.start, self.count, self.turn = seed, start, count, turn
 
     def uniform(self, stream: str) -> Tensor:
         """Independent uniforms in (0, 1), float64 of shape (count,)."""
@@ -52,7 +53,8 @@ class Draws:
         return pairs.reshape(self.count, -1)[:, :n].reshape(self.count, *shape)
 
     def _key(self, stream: str) -> int:
-        return int.from_bytes(blake2b(f"train/{self.seed}/{stream}".encode(), digest_size=16).digest(), "little")
+        turn = f"/{self.turn}" if self.turn else ""
+        return int.from_bytes(blake2b(f"train/{self.seed}/{stream}{turn}".encode(), digest_size=16).digest(), "little")
 
     def _words(self, stream: str, blocks: int) -> np.ndarray:
         """``blocks`` counts of the generator an image, (count, 4·blocks) uint64."""

@@ -5,16 +5,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
+from reverie.core.task import Moment, Player
 from reverie.core.tensors import combine
+from reverie.core.times import TimeSampler
+from reverie.diffusion.denoising import Denoising
 from reverie.guide.online import Prototypes, pooled, sinkhorn
-from reverie.learn.denoising import Denoising
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment, Player
-from reverie.learn.times import TimeSampler
 from reverie.nets import taps
 
 
@@ -27,21 +27,19 @@ class Online(Denoising):
     Args:
         denoise: with as many labels as there are prototypes.
         prototypes: on the features at ``site``.
-        optimizer: steps both, see :meth:`parameters`.
         times: the density of t in denoising.
         site: the tap whose feature is clustered.
         view: the noise level of the views, in t.
         clustering: weight of the clustering.
         temperature: of p.
         balanced: off, codes are the softmax itself: the control that collapses.
-        others: as of :class:`~reverie.learn.Denoising`.
+        others: as of :class:`~reverie.diffusion.Denoising`.
     """
 
     def __init__(
         self,
         denoise: NetDenoiser,
         prototypes: Prototypes,
-        optimizer: Optimizer | None,
         times: TimeSampler,
         *,
         site: str,
@@ -51,18 +49,18 @@ class Online(Denoising):
         balanced: bool = True,
         **others: Any,
     ) -> None:
-        super().__init__(denoise, optimizer, times, **others)
+        super().__init__(denoise, times, **others)
         self.prototypes, self.site, self.view = prototypes, site, view
         self.clustering, self.temperature, self.balanced = clustering, temperature, balanced
         whole = nn.ModuleDict({"net": denoise.net, "prototypes": prototypes})
-        self.players = {"denoiser": Player(whole, optimizer)}
+        self.players = {"denoiser": Player(whole)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        scores = [self.scores(batch.images, rng, f"view {i}") for i in range(2)]
+        scores = [self.scores(batch.x, rng, f"view {i}") for i in range(2)]
         codes = [self.codes(each) for each in scores]
         log_p = [F.log_softmax(each / self.temperature, dim=1) for each in scores]
         crossed = -0.5 * ((codes[0] * log_p[1]).sum(1) + (codes[1] * log_p[0]).sum(1))
-        conditioned = Batch(batch.images, Cond(label=codes[0].argmax(1)))
+        conditioned = Batch(batch.x, Cond(label=codes[0].argmax(1)))
         return {**super().loss(player, conditioned, rng, progress), "codes": self.clustering * crossed}
 
     def codes(self, scores: Tensor) -> Tensor:

@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.predictions import Kind, kind
+from reverie.core.task import Moment, Player, Task
 from reverie.core.tensors import combine
+from reverie.core.times import TimeSampler
 from reverie.data import order
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment, Player, Task
-from reverie.learn.times import TimeSampler
 
 Weight = Callable[[Tensor], Tensor]
 """λ (B,) -> the weight of the squared error, (B,)."""
@@ -41,7 +41,6 @@ class Denoising(Task):
 
     Args:
         denoise: the network on its path; its condition is dropped at random so that it can be guided.
-        optimizer: steps the network.
         times: the density of t.
         drop: share of the images whose condition is dropped (Ho & Salimans 2022).
         loss_kind: the kind in which the error is measured; the network's own by default.
@@ -56,7 +55,6 @@ class Denoising(Task):
     def __init__(
         self,
         denoise: NetDenoiser,
-        optimizer: Optimizer | None,
         times: TimeSampler,
         *,
         drop: float = 0.1,
@@ -69,16 +67,16 @@ class Denoising(Task):
         self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
         self.kind = denoise.kind if loss_kind is None else kind(loss_kind)
         self.held_out, self.show = held_out, show
-        self.players = {"denoiser": Player(denoise.net, optimizer)}
+        self.players = {"denoiser": Player(denoise.net)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        return {"mse": self.errors(batch.images, self.times(rng.even("time")), rng, self.condition(batch, rng))}
+        return {"mse": self.errors(batch.x, self.times(rng.even("time")), rng, self.condition(batch, rng))}
 
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:
         """The conditions of a batch, some dropped."""
         if batch.cond is None or self.drop == 0.0:
             return batch.cond
-        return batch.cond.drop((rng.uniform("drop") >= self.drop).to(batch.images.device))
+        return batch.cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """The weighted squared error of each image at its time, mean over pixels: (B, C, H, W) and float64 (B,) -> (B,)."""
@@ -99,16 +97,14 @@ class Denoising(Task):
         """Loss on held-out images: ``loss``, and ``bins`` of it, of equal weight under the density of t, centred on ``logsnr``."""
         if self.held_out is None:
             return {}
-        images, cond = self.held_out
-        device = self.denoise.device
-        n = len(images)
+        device, n = self.denoise.device, len(self.held_out)
         u = (order.indices(0, 0, n, n).double() + 0.5) / n
         parts: list[Tensor] = []
         for i in range(0, n, 256):
             part = slice(i, min(i + 256, n))
             rng = Draws(0, part.start, part.stop - part.start)
-            some = None if cond is None else cond.index(part).to(device)
-            parts.append(self.errors(images[part].to(device), self.times(u[part]), rng, some))
+            some = self.held_out.index(part).to(device)
+            parts.append(self.errors(some.x, self.times(u[part]), rng, some.cond))
         errors = torch.cat(parts).double().cpu()
         bins = [float(errors[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]
         centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)

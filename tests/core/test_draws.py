@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from reverie.learn.draws import Draws
+from reverie.core.draws import Draws
 
 KINDS = {
     "uniform": lambda rng: rng.uniform("s"),

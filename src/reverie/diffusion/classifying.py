@@ -3,15 +3,15 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
+from reverie.core.task import Moment, Player, Task
 from reverie.core.tensors import combine
+from reverie.core.times import TimeSampler
 from reverie.data import order
 from reverie.guide.classifier import NetClassifier
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment, Player, Task
-from reverie.learn.times import TimeSampler
 
 
 class Classifying(Task):
@@ -19,7 +19,6 @@ class Classifying(Task):
 
     Args:
         classifier: the network on its path.
-        optimizer: steps the network.
         times: the density of t; uniform in the paper.
         held_out: images to validate on, each at a fixed time and noise.
     """
@@ -29,13 +28,12 @@ class Classifying(Task):
     def __init__(
         self,
         classifier: NetClassifier,
-        optimizer: Optimizer | None,
         times: TimeSampler,
         *,
         held_out: Batch | None = None,
     ) -> None:
         self.classifier, self.times, self.held_out = classifier, times, held_out
-        self.players = {"classifier": Player(classifier.net, optimizer)}
+        self.players = {"classifier": Player(classifier.net)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         log_p, label = self.judged(batch, self.times(rng.even("time")), rng)
@@ -45,7 +43,7 @@ class Classifying(Task):
         """``log p(c | x_t)`` (B, classes) of each image at its time, and the label (B,)."""
         if batch.cond is None or "label" not in batch.cond:
             raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
-        x0 = self.classifier.space.encode(batch.images)
+        x0 = self.classifier.space.encode(batch.x)
         point = self.classifier.schedule.point(t).align(x0)
         noise = rng.normal("noise", x0.shape[1:]).to(x0)
         return self.classifier(combine((point.alpha, point.sigma), (x0, noise)), point), batch.cond["label"].value
@@ -57,15 +55,13 @@ class Classifying(Task):
         """On held-out images: ``loss``, ``accuracy``, and ``bins`` of the accuracy, of equal weight under the density of t."""
         if self.held_out is None:
             return {}
-        images, cond = self.held_out
-        n = len(images)
+        n = len(self.held_out)
         u = (order.indices(0, 0, n, n).double() + 0.5) / n
         device = next(self.classifier.net.parameters()).device
         losses, right = [], []
         for i in range(0, n, 256):
             part = slice(i, min(i + 256, n))
-            some = None if cond is None else cond.index(part).to(device)
-            batch = Batch(images[part].to(device), some)
+            batch = self.held_out.index(part).to(device)
             log_p, label = self.judged(batch, self.times(u[part]), Draws(0, part.start, part.stop - part.start))
             losses.append(F.nll_loss(log_p, label, reduction="none").double().cpu())
             right.append((log_p.argmax(1) == label).double().cpu())

@@ -6,14 +6,19 @@ a trained network (Zhang et al. 2018, LPIPS) and a critic of overlapping patches
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from reverie.learn.draws import Draws
-from reverie.learn.task import Batch, Moment, Player, Task
+from reverie.core.batch import Batch, Dataset
+from reverie.core.draws import Draws
+from reverie.core.task import Moment, Player, Task
 from reverie.spaces.latent import Latent
 
+HELD_OUT, SCALED, COLUMNS = 256, 5_000, 10
+"""Held-out pictures that are restored, pictures whose codes set the scale, and pictures shown."""
+PERCEPTUAL = 0.1
+"""Weight of the perceptual loss."""
 Stages = Callable[[Tensor], Sequence[Tensor]]
 """Pictures (B, C, H, W) -> feature maps of several depths of a trained network, each (B, C', H', W')."""
 
@@ -28,34 +33,35 @@ class Critic(nn.Sequential):
 
 
 class Tokenizing(Task):
-    """The task of a space that is trained by descent.
+    """The task of a space that is trained by descent; the scale of its codes is measured whenever it is saved.
 
     Args:
         space: a tokenizer, see :class:`reverie.spaces.Latent`.
-        optimizer: steps it.
-        held_out: pictures (N, C, H, W) to validate the reconstruction on.
-        perceptual: features in which pictures and reconstructions are compared as well.
-        critic: tells them apart, with the optimizer that steps it.
-        weights: of the perceptual and of the adversarial loss.
+        data: pictures to train on, whose codes set the scale.
+        held_out: pictures to validate the reconstruction on, and to show.
+        perceptual: features in which pictures and reconstructions are compared as well, at weight 0.1.
+        critic: tells pictures and reconstructions apart.
+        adversarial: weight of its loss.
     """
 
     def __init__(
         self,
         space: Latent,
-        optimizer: Optimizer | None,
-        held_out: Tensor | None = None,
+        data: Dataset,
+        held_out: Dataset,
         *,
         perceptual: Stages | None = None,
-        critic: tuple[nn.Module, Optimizer] | None = None,
-        weights: tuple[float, float] = (0.1, 0.01),
+        critic: nn.Module | None = None,
+        adversarial: float = 0.01,
     ) -> None:
-        self.space, self.held_out, self.perceptual, self.weights = space, held_out, perceptual, weights
-        self.players = {"space": Player(space, optimizer, average=False)}
+        self.space, self.data, self.perceptual, self.adversarial = space, data, perceptual, adversarial
+        self.held_out = held_out.batch(range(min(HELD_OUT, len(held_out)))).x if len(held_out) else None
+        self.players = {"space": Player(space, average=False)}
         if critic is not None:
-            self.players["critic"] = Player(*critic, average=False)
+            self.players["critic"] = Player(critic, average=False)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        x = batch.images
+        x = batch.x
         noise = rng.normal("code", self.space.shape(tuple(x.shape[1:]))).to(x)
         restored, others = self.space.reconstruct(x, noise)
         critic = self.players["critic"].module if "critic" in self.players else None
@@ -64,10 +70,15 @@ class Tokenizing(Task):
             return {"hinge": F.relu(1.0 - critic(x)).mean() + F.relu(1.0 + critic(restored.detach())).mean()}
         parts = {"mse": (x - restored).square().flatten(1).mean(1), **others}
         if self.perceptual is not None:
-            parts["perceptual"] = self.weights[0] * distance(self.perceptual(x), self.perceptual(restored))
+            parts["perceptual"] = PERCEPTUAL * distance(self.perceptual(x), self.perceptual(restored))
         if critic is not None:
-            parts["adversarial"] = -self.weights[1] * critic(restored).mean()
+            parts["adversarial"] = -self.adversarial * critic(restored).mean()
         return parts
+
+    def before_save(self) -> None:
+        self.space.eval()
+        self.space.normalise(self.data.batch(range(min(SCALED, len(self.data)))).x)
+        self.space.train()
 
     def validate(self) -> dict[str, float | list[float]]:
         """Mean squared error per pixel of what is coded and restored."""
@@ -75,6 +86,13 @@ class Tokenizing(Task):
             return {}
         x = self.held_out.to(self.space.scale.device)
         return {"mse": (x - self.space.restore(self.space.code(x))).square().mean().item()}
+
+    def preview(self) -> tuple[Tensor, int] | None:
+        """Pictures, and below each what is left of it."""
+        if self.held_out is None:
+            return None
+        x = self.held_out[:COLUMNS].to(self.space.scale.device)
+        return torch.cat([x, self.space.restore(self.space.code(x))]).cpu(), len(x)
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,276 @@
+"""From the settings of diffusion's tasks to what they describe: space, network, denoiser, objective, sampler."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from reverie import guide, nets, spaces
+from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, NetDenoiser
+from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.paths import SCHEDULES
+from reverie.core.schedules import Schedule
+from reverie.core.space import Identity, Space
+from reverie.core.task import Given
+from reverie.core.times import LogitNormal, LogSNR, TimeSampler, Uniform
+from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, GridName, OnPath, SampleConfig
+from reverie.diffusion.denoising import Denoising
+from reverie.guide.classifier import NetClassifier
+from reverie.learn.config import TrainConfig
+from reverie.learn.feed import feed
+from reverie.learn.loop import train
+from reverie.nets.prior import Prior
+from reverie.solve import Sampler, auto, grids
+from reverie.spaces.config import FILE, AutoencoderConfig, SpaceConfig
+from reverie.spaces.files import SPACES
+from reverie.spaces.latent import Latent
+from reverie.spaces.tokenizing import Tokenizing
+
+HELD_OUT = 512
+"""Held-out samples that training validates on."""
+FITTED = 20_000
+"""Training samples that a prior is fitted to."""
+
+
+def prepare_space(config: SpaceConfig, given: Given) -> None:
+    """Leave the space in the run's folder: fitted or trained on its data, or taken from the run that trained it.
+
+    Raises:
+        InputError: when there is no such space or run, or it does not fit the data.
+        RunError: when its training was interrupted; the same command goes on with it.
+    """
+    path = given.folder / FILE
+    if config.name == "pixels" or path.exists():
+        return
+    if config.name == "pca":
+        space: Latent = spaces.PatchPCA.fit(given.data, config.patch, config.dims)
+    elif config.name in SPACES:
+        space = _trained_space(config, given)
+    elif Path(config.name).expanduser().exists():
+        space = given.load(config.name)
+        if not isinstance(space, Latent):
+            raise InputError(
+                f"{config.name} gives a {type(space).__name__}, no space: train one with `reverie train autoencoder`"
+            )
+    else:
+        raise unknown("space", config.name, ["pixels", *SPACES])
+    space.shape(given.spec.shape)
+    spaces.save(space, path)
+
+
+def _trained_space(config: SpaceConfig, given: Given) -> Latent:
+    """The tokenizer's own task, trained in a folder of the run."""
+    names = {f.name for f in fields(AutoencoderConfig)}
+    chosen = {f.name: getattr(config, f.name) for f in fields(config) if f.name in names}
+    own = AutoencoderConfig(kind=config.name, **chosen)  # pyright: ignore[reportArgumentType]
+    space = own.build(given.spec, given.seed)
+    task = own.task(space, given.data, given.held_out, None, given.seed)
+    learn_space(task, given.data, config.images, given.folder / "space", given.seed, given.device)
+    return space
+
+
+def learn_space(task: Tokenizing, data: Dataset, images: int, folder: Path, seed: int, device: str = "auto") -> None:
+    """Train a space on so many images, or go on with it.
+
+    Raises:
+        RunError: when it was interrupted.
+    """
+    config = TrainConfig(
+        images=images,
+        batch=64,
+        lr=3e-3,
+        weight_decay=0.0,
+        warmup=min(3_200, images),
+        log_every=max(1, images // 50),
+        validate_every=images,
+        sample_every=images,
+        save_every=max(1, images // 4),
+        device=device,
+    )
+    print(f"learning the space {task.space.name}: {images:,} images", file=sys.stderr)
+    seen = train(task, feed(data, seed, labels=False), config, folder, seed=seed)
+    if seen < images:
+        raise RunError(f"the space was interrupted after {seen:,} of {images:,} images; the same command goes on")
+    task.space.eval().requires_grad_(False)
+
+
+def space_of(config: SpaceConfig, spec: DataSpec, folder: Path | None) -> Space:
+    """The space that was prepared in a run's folder; without, one of the same shape. Pixels need none.
+
+    Raises:
+        InputError: for an unknown space, or sizes that do not fit.
+    """
+    if config.name == "pixels":
+        return Identity()
+    return spaces.build(config, spec.shape[0]) if folder is None else spaces.load(folder / FILE)
+
+
+def schedule_of(config: OnPath) -> Schedule:
+    """The path of the settings.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if config.schedule not in SCHEDULES:
+        raise unknown("schedule", config.schedule, SCHEDULES)
+    return SCHEDULES[config.schedule]()
+
+
+def times(config: OnPath, schedule: Schedule) -> TimeSampler:
+    """The density of the training times."""
+    if config.times == "logit-normal":
+        return LogitNormal(config.times_mean, config.times_std)
+    return Uniform() if config.times == "uniform" else LogSNR(schedule)
+
+
+def _classes(spec: DataSpec) -> int | None:
+    return len(spec.classes) if "label" in spec.conditions else None
+
+
+def _net(seed: int, config: object, shape: tuple[int, ...], **given: int | None) -> nn.Module:
+    """A network for pictures or codes of a shape, freshly initialised by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nets.build(config, channels=shape[0], size=shape[1:], **given)  # pyright: ignore[reportArgumentType]
+
+
+def coded(space: Space, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the code of a sample."""
+    return space.shape(shape) if isinstance(space, Latent) else shape  # pyright: ignore[reportArgumentType]
+
+
+def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | None) -> NetDenoiser:
+    """The model, its network freshly initialised.
+
+    Raises:
+        InputError: when the network cannot take the size of the data.
+    """
+    space, classes = space_of(config.space, spec, folder), _classes(spec)
+    shape, schedule = coded(space, spec.shape), schedule_of(config)
+    net = _net(seed, config.net, shape, classes=classes, image=shape[0] if config.prior else 0)
+    if config.prior:
+        net.prior = Prior(classes or 1, shape, config.prior)
+    return NetDenoiser(net, schedule, config.kind, shape=shape, time=config.time, data_std=config.data_std, space=space)
+
+
+def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path | None) -> NetClassifier:
+    """The classifier, freshly initialised.
+
+    Raises:
+        InputError: when the data has no classes, or the network cannot take its size.
+    """
+    space, classes = space_of(config.space, spec, folder), _classes(spec)
+    if classes is None:
+        raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
+    shape = coded(space, spec.shape)
+    net = _net(seed, config.net, shape, classes=classes)
+    return NetClassifier(net, schedule_of(config), classes, shape=shape, time=config.time, space=space)
+
+
+def check_fed(model: NetDenoiser | NetClassifier, spec: DataSpec) -> None:
+    """Raise an :class:`InputError` when the network listens to conditions that the data does not give."""
+    if unfed := [name for name in getattr(model, "conditions", ()) if name not in spec.conditions]:
+        given = ", ".join(spec.conditions) or "none"
+        raise InputError(
+            f"the network listens to the conditions {', '.join(unfed)}, and the data gives {given}: leave the settings of net that ask for "
+            "more (context, vector, image) at 0"
+        )
+
+
+def unseen(held_out: Dataset) -> Batch | None:
+    """What training validates on."""
+    return held_out.batch(range(min(HELD_OUT, len(held_out)))) if len(held_out) else None
+
+
+def denoising(
+    config: DenoisingConfig, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int
+) -> Denoising:
+    """The objective; a prior is fitted to the data."""
+    if model.prior is not None:
+        _fit_prior(model, data)
+    return Denoising(
+        model,
+        times(config, model.schedule),
+        drop=config.drop,
+        loss_kind=config.loss_kind,
+        held_out=unseen(held_out),
+        show=_show(config, data, sample, seed) if len(data.spec.shape) == 3 else None,
+    )
+
+
+def _fit_prior(model: NetDenoiser, data: Dataset) -> None:
+    """Fit the network's prior to the codes of at most :data:`FITTED` samples."""
+    rows = torch.arange(0, len(data), -(-len(data) // FITTED))
+    batches = [data.batch(part) for part in rows.split(500)]
+    labels = [label for batch in batches if (label := batch.label) is not None]
+    model.prior.fit(
+        torch.cat([model.space.encode(batch.x) for batch in batches]), torch.cat(labels) if labels else None
+    )
+
+
+def sampler(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) -> Sampler:
+    """What draws by the settings, guided by label where the model takes one.
+
+    Raises:
+        InputError: for an unknown solver or grid, or a model that cannot be guided.
+    """
+    return Sampler(guided(config, denoise, sample), **solving(sample))
+
+
+def solving(sample: SampleConfig) -> dict:
+    """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample`.
+
+    Raises:
+        InputError: for an unknown solver or grid.
+    """
+    if sample.solver not in auto.CHOICES:
+        raise unknown("solver", sample.solver, auto.CHOICES)
+    if sample.grid is not None and sample.grid not in get_args(GridName):
+        raise unknown("grid", sample.grid, get_args(GridName))
+    grids.check(sample.steps)
+    grid = None if sample.grid is None else getattr(grids, sample.grid)()
+    return {"solver": sample.solver, "steps": sample.steps, "grid": grid}
+
+
+def guided(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) -> Denoiser:
+    """The denoiser at the settings' guidance scale; as it is at scale 1 or without classes.
+
+    Raises:
+        InputError: when the model cannot be guided, because its labels were never dropped in training.
+    """
+    if sample.scale == 1.0 or not denoise.conditions:
+        return denoise
+    if config.drop == 0.0:
+        raise InputError(
+            "this model was trained with drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
+        )
+    below = sample.guide_below
+    return guide.cfg(denoise, sample.scale, None if below is None else (-math.inf, below))
+
+
+def _show(
+    config: DenoisingConfig, data: Dataset, sample: SampleConfig, seed: int
+) -> Callable[[NetDenoiser], tuple[Tensor, int]]:
+    """A row of real pictures and three of samples on fixed noise, a class a column if there are classes."""
+    labels: Tensor | None = getattr(data, "labels", None) if "label" in data.spec.conditions else None
+    if labels is None:
+        columns, cond, rows = 8, None, torch.arange(min(8, len(data)))
+    else:
+        present = labels.unique()[:10]
+        columns, cond = len(present), Cond(label=present.repeat(3))
+        rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
+    real = data.batch(rows).x
+
+    def show(denoise: NetDenoiser) -> tuple[Tensor, int]:
+        drawn = sampler(config, denoise, sample).sample(3 * columns, cond, seed=seed)
+        blank = torch.ones(columns - len(real), *real.shape[1:])
+        return torch.cat([real, blank, drawn.cpu()]), columns
+
+    return show

@@ -1,0 +1,183 @@
+"""The tasks of diffusion as recipes name them. Cheap to import: the command line makes its flags from these classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from reverie.core.task import Given, Sweep, TaskConfig
+from reverie.nets.config import DiTConfig, EncoderConfig, NetConfig
+from reverie.spaces.config import SpaceConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.denoiser import Denoiser, NetDenoiser
+    from reverie.diffusion.classifying import Classifying
+    from reverie.diffusion.denoising import Denoising
+    from reverie.guide.classifier import NetClassifier
+    from reverie.solve import Sampler
+
+GridName = Literal["time", "logsnr", "karras", "quadratic", "arctan", "logistic"]
+SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
+"""Guidance scales that a report shows side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How pictures are drawn unless told otherwise.
+
+    Attributes:
+        solver: auto (the run's calibration for so many steps, or the measured best), stochastic, or one by name: ddim, ddpm, churn, deis2,
+            deis3, dpmpp2, dpmpp3, dpmpp2s, euler, eulermaruyama, heun, sdedpmpp2, unipc2, unipc3.
+        steps: of the solver.
+        grid: where the steps are taken; as suits the solver without.
+        scale: guidance for models of classes; 1 is the model as it is.
+        guide_below: guide only where the logsnr is below this, where the picture is decided (Kynkäänniemi et al. 2024); everywhere without.
+    """
+
+    solver: str = "auto"
+    steps: int = 20
+    grid: GridName | None = None
+    scale: float = 2.0
+    guide_below: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPath(TaskConfig):
+    """What all tasks on a path of noise choose.
+
+    Attributes:
+        space: what is diffused.
+        schedule: the path from data to noise: flow, cosine, vp, subvp, ve, edm, trigonometric; ddpm is the table of Ho et al. 2020.
+        time: what the network is told of the time: t, or ¼·log(σ/α).
+        times: density of the training times.
+        times_mean: mean of logit(t), for logit-normal times.
+        times_std: standard deviation of logit(t), for logit-normal times.
+    """
+
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    schedule: str = "flow"
+    time: Literal["t", "log_sigma"] = "t"
+    times: Literal["logit-normal", "uniform", "logsnr"] = "logit-normal"
+    times_mean: float = 0.0
+    times_std: float = 1.0
+
+    def check(self, spec: DataSpec) -> None:
+        from reverie.diffusion.building import check_fed
+
+        if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
+            check_fed(self.build(spec, 0), spec)
+
+    def prepare(self, given: Given) -> None:
+        from reverie.diffusion.building import prepare_space
+
+        prepare_space(self.space, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingConfig(OnPath):
+    """A diffusion model: the path, what the network predicts on it, and where training looks.
+
+    Attributes:
+        net: the network.
+        kind: what the network predicts.
+        data_std: scale the network's input to unit variance for data of this standard deviation; as it is without.
+        loss_kind: the kind in which the error is measured; the network's own without.
+        drop: share of the images whose label is dropped, so that guidance works.
+        prior: correct the exact denoiser of one Gaussian a class with this many axes, fitted to the data, in place of learning all of it;
+            needs a network that takes a picture as condition (dit, unet).
+    """
+
+    name: ClassVar[str] = "denoising"
+    Sample: ClassVar[type] = SampleConfig
+
+    net: NetConfig = field(default_factory=DiTConfig)
+    kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
+    data_std: float | None = None
+    loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
+    drop: float = 0.1
+    prior: int | None = None
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
+        from reverie.diffusion.building import denoiser
+
+        return denoiser(self, spec, seed, folder)
+
+    def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
+        return {"denoiser": model.net}
+
+    def task(self, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Denoising:
+        from reverie.diffusion.building import denoising
+
+        return denoising(self, model, data, held_out, sample, seed)
+
+    def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
+        return {**super().describe(model, spec), "shape": "x".join(map(str, model.shape)), "kind": model.kind.name}
+
+    def open(self, model: NetDenoiser, spec: DataSpec) -> NetDenoiser:
+        from reverie.core.conditioner import Conditioner
+
+        model.conditioner = Conditioner(model.conditions, spec.classes)
+        return model
+
+    def generator(self, opened: Denoiser, sample: SampleConfig) -> Sampler:
+        from reverie.diffusion.building import sampler
+
+        return sampler(self, opened, sample)
+
+    def next(self, run: str) -> str:
+        return f"reverie sample {run}, reverie report {run}"
+
+    @property
+    def unlabelled(self) -> bool:
+        return self.drop > 0.0
+
+    def usual(self, sample: SampleConfig) -> SampleConfig:
+        return replace(sample, scale=1.0) if self.drop == 0.0 else sample
+
+    def sweep(self, sample: SampleConfig) -> Sweep | None:
+        if self.drop == 0.0:
+            return None
+        scales = sorted({*SCALES, sample.scale})
+        text = (
+            "The same noise at growing guidance scales. Scale 1 is the model as it is; larger scales are more typical of their class and "
+            "less varied."
+        )
+        return Sweep("Guidance", text, {f"{scale:g}": replace(sample, scale=scale) for scale in scales})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(OnPath):
+    """A classifier of noisy pictures, which guides a diffusion model on any path (Dhariwal & Nichol 2021).
+
+    Attributes:
+        net: the network.
+    """
+
+    name: ClassVar[str] = "classifier"
+
+    net: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetClassifier:
+        from reverie.diffusion.building import classifier
+
+        return classifier(self, spec, seed, folder)
+
+    def modules(self, model: NetClassifier) -> dict[str, nn.Module]:
+        return {"classifier": model.net}
+
+    def task(self, model: NetClassifier, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Classifying:
+        from reverie.diffusion.building import times, unseen
+        from reverie.diffusion.classifying import Classifying
+
+        return Classifying(model, times(self, model.schedule), held_out=unseen(held_out))
+
+    def next(self, run: str) -> str:
+        return f"reverie.guide.classifier(denoise, rv.load({run!r})) guides by it"
+
+    def describe(self, model: NetClassifier, spec: DataSpec) -> dict[str, str]:
+        shape = "x".join(map(str, model.shape))
+        return {**super().describe(model, spec), "shape": shape, "kind": f"{model.classes} classes"}

@@ -1,0 +1,75 @@
+"""The registry of tasks: what recipes name and `reverie train NAME` starts.
+
+A task of one's own joins by :func:`register`, called by a module that is listed in the environment variable ``REVERIE_PLUGINS`` (names
+with commas between) or declared by an installed package as an entry point of the group ``reverie.plugins``.
+"""
+
+import os
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from reverie.core.errors import InputError, unknown
+from reverie.core.task import TaskConfig
+
+C = TypeVar("C", bound=type[TaskConfig])
+
+TASKS: dict[str, str | type[TaskConfig]] = {
+    "denoising": "reverie.diffusion.config:DenoisingConfig",
+    "classifier": "reverie.diffusion.config:ClassifierConfig",
+    "autoencoder": "reverie.spaces.config:AutoencoderConfig",
+    "judge": "reverie.measure.config:JudgeConfig",
+    "diffae": "reverie.read.config:DiffAEConfig",
+}
+"""The class of a task's settings by its name, or where it lives."""
+
+
+def register(config: C) -> C:
+    """Add a task's settings under their ``name``; serves as a decorator.
+
+    Raises:
+        InputError: when another task has that name.
+    """
+    known = TASKS.setdefault(config.name, config)
+    if known is not config and f"{config.__module__}:{config.__qualname__}" != known:
+        raise InputError(f"there is a task {config.name!r} already: give {config.__name__} another name")
+    return config
+
+
+@cache
+def plugins() -> None:
+    """Import what registers further tasks.
+
+    Raises:
+        InputError: when a module cannot be imported.
+    """
+    modules = [name.strip() for name in os.environ.get("REVERIE_PLUGINS", "").split(",") if name.strip()]
+    modules += [point.value for point in entry_points(group="reverie.plugins")]
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise InputError(f"the plugin {name!r} cannot be imported: {error}") from error
+
+
+def names() -> list[str]:
+    """The tasks there are."""
+    plugins()
+    return list(TASKS)
+
+
+def config(name: str, where: str = "task") -> type[TaskConfig]:
+    """The class of a task's settings.
+
+    Raises:
+        InputError: for an unknown name, with the nearest.
+    """
+    plugins()
+    if name not in TASKS:
+        raise unknown(where, name, TASKS)
+    found = TASKS[name]
+    if isinstance(found, str):
+        module, _, attribute = found.partition(":")
+        found = TASKS[name] = getattr(import_module(module), attribute)
+    return found
