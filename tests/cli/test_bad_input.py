@@ -58,7 +58,7 @@ def test_training_flags(reverie, tmp_path, flags, parts):
     [
         ({"trian": {}}, ["unknown key trian", "Did you mean 'train'?"]),
         ({"train": {"imagse": 5}}, ["unknown key train.imagse", "Did you mean 'images'?"]),
-        ({"net": {"name": "unet", "depth": 4}}, ["unknown key net.depth", "multipliers"]),
+        ({"net": {"name": "unet", "depth": 4}}, ["unknown key task.net.depth", "multipliers"]),
         ({"net": {"name": "unett"}}, ["net.name", "Did you mean 'unet'?"]),
         ({"net": 5}, ["net is a section", "got 5"]),
         ({"net": {"name": ["dit"]}}, ["net.name is one of", "['dit']"]),
@@ -90,7 +90,6 @@ def test_an_empty_or_missing_folder_of_pictures(reverie, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        ("", ["--label", "0 to 9", "--label none"]),
         ("--label 10", ["label 10 is out of range", "0 to 9"]),
         ("--label -1", ["label -1 is out of range"]),
         ("--label seven", ["unknown label 'seven'", "0 to 9"]),

@@ -123,7 +123,7 @@ def test_training_writes_a_run(trained):
         and recipe["data"]["channels"] == 1
         and recipe["data"]["classes"] == list("0123456789")
     )
-    assert recipe["net"].items() >= {"name": "dit", "patch": 14, "width": 16, "depth": 1, "heads": 2}.items()
+    assert recipe["task"]["net"].items() >= {"name": "dit", "patch": 14, "width": 16, "depth": 1, "heads": 2}.items()
     with Image.open(trained / "samples" / "step-00000020.png") as sheet:
         assert sheet.size == (10 * 86 - 2, 4 * 86 - 2)
 
@@ -240,7 +240,7 @@ def test_a_folder_of_pictures_without_classes(reverie, tmp_path):
     assert said.code == 0 and "size 16" in said.err
     recipe = yaml.safe_load((tmp_path / "runs" / "cats" / "recipe.yaml").read_text())
     data = {"name": str(tmp_path / "cats"), "classes": None, "channels": 3, "size": 16}
-    assert data.items() <= recipe["data"].items() and recipe["net"]["multipliers"] == [1, 2]
+    assert data.items() <= recipe["data"].items() and recipe["task"]["net"]["multipliers"] == [1, 2]
     assert reverie("sample runs/cats").code == 0
     assert reverie("sample runs/cats --label 3").code == 2
     assert reverie("train --data ./cats", small).code == 0

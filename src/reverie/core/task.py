@@ -158,8 +158,9 @@ class TaskConfig(ABC):
     name: ClassVar[str]
     Sample: ClassVar[type] = NoSample
 
-    def check(self, spec: DataSpec) -> None:
-        """Raise an :class:`~reverie.core.errors.InputError` unless this can be trained on such data, before anything is made."""
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        """Raise an :class:`~reverie.core.errors.InputError` unless this can be trained on such data and drawn from by the settings
+        ``sample``, before anything is made."""
         self.build(spec, 0)
 
     def prepare(self, given: Given) -> None:  # noqa: B027 - most tasks need nothing here

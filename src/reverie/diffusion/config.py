@@ -65,7 +65,7 @@ class OnPath(TaskConfig):
     times_mean: float = 0.0
     times_std: float = 1.0
 
-    def check(self, spec: DataSpec) -> None:
+    def check(self, spec: DataSpec, sample: Any) -> None:
         from reverie.diffusion.building import check_fed
 
         if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
@@ -100,6 +100,12 @@ class DenoisingConfig(OnPath):
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
     drop: float = 0.1
     prior: int | None = None
+
+    def check(self, spec: DataSpec, sample: SampleConfig) -> None:
+        from reverie.diffusion.building import solving
+
+        solving(sample)
+        super().check(spec, sample)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
         from reverie.diffusion.building import denoiser

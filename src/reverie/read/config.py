@@ -37,7 +37,7 @@ class DiffAEConfig(OnPath):
     dim: int = 32
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
 
-    def check(self, spec: DataSpec) -> None:
+    def check(self, spec: DataSpec, sample: Any) -> None:
         self.build(spec, 0)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:

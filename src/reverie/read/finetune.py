@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.noise import Tape
-from reverie.core.progress import Progress
 from reverie.core.space import data_shape
 from reverie.data import order
+from reverie.learn.descend import descend
 from reverie.read.extract import pooled
 from reverie.read.maps import STREAM, check_images, level, maps, noisy
 from reverie.read.probe import check
@@ -83,17 +83,12 @@ def finetune(
         torch.manual_seed(seed)
         model = Classifier(denoise, site, t, int(labels.max()) + 1)
     groups = [{"params": model.head.parameters(), "lr": lr}, {"params": model.net.parameters(), "lr": network_lr}]
-    solver, batch = torch.optim.AdamW(groups), min(batch, len(labels))
-    steps = max(1, epochs * len(labels) // batch)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(solver, steps)
-    with torch.enable_grad(), Progress("fine-tuning", steps, "steps") as bar:
-        for step in range(steps):
-            rows = order.indices(seed, step * batch, batch, len(labels))
-            noise = Tape([(seed, step * batch + i) for i in range(batch)]).draw(STREAM, 0, model.shape)
-            loss = F.cross_entropy(model(images[rows], noise), labels[rows])
-            solver.zero_grad()
-            loss.backward()
-            solver.step()
-            decay.step()
-            bar.advance()
+    batch = min(batch, len(labels))
+
+    def loss(step: int) -> Tensor:
+        rows = order.indices(seed, step * batch, batch, len(labels))
+        noise = Tape([(seed, step * batch + i) for i in range(batch)]).draw(STREAM, 0, model.shape)
+        return F.cross_entropy(model(images[rows], noise), labels[rows])
+
+    descend(torch.optim.AdamW(groups), loss, max(1, epochs * len(labels) // batch), label="fine-tuning")
     return model.eval().requires_grad_(False)

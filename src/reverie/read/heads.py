@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import unknown
-from reverie.core.progress import Progress
+from reverie.learn.descend import descend
 
 K = TypeVar("K")
 
@@ -113,18 +113,15 @@ def fit(
         label: of the progress bar.
     """
     parameters = [p for head in heads.values() for p in head.parameters() if p.requires_grad]
-    solver = optimizer(parameters, lr=lr)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(solver, steps)
     for head in heads.values():
         head.train()
-    with torch.enable_grad(), Progress(label, steps, "steps") as bar:
-        for _, (features, labels) in zip(range(steps), batches, strict=False):
-            loss = torch.stack([F.cross_entropy(head(features[cell]), labels) for cell, head in heads.items()]).sum()
-            solver.zero_grad()
-            loss.backward()
-            solver.step()
-            decay.step()
-            bar.advance()
+    following = iter(batches)
+
+    def loss(step: int) -> Tensor:
+        features, labels = next(following)
+        return torch.stack([F.cross_entropy(head(features[cell]), labels) for cell, head in heads.items()]).sum()
+
+    descend(optimizer(parameters, lr=lr), loss, steps, label=label)
     for head in heads.values():
         head.eval()
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
-from reverie.core.progress import track
 from reverie.data import order
+from reverie.learn.descend import descend
 from reverie.read.extract import features
 
 IGNORE = -1
@@ -99,11 +99,8 @@ class Ensemble(nn.Module):
         """
         x, y = self._labelled(features, masks)
         steps = max(1, epochs * len(y) // batch)
-        with torch.enable_grad():
-            for number, member in enumerate(
-                track(self.members, "training pixel classifiers", len(self.members), "members")
-            ):
-                _train(member, x, y, 1000 * self.seed + number, batch, steps, lr)
+        for number, member in enumerate(self.members):
+            _train(member, x, y, 1000 * self.seed + number, batch, steps, lr)
         self.eval()
 
     @torch.no_grad()
@@ -154,16 +151,17 @@ def _perceptron(dim: int, hidden: tuple[int, int], classes: int) -> nn.Sequentia
 
 def _train(member: nn.Module, x: Tensor, y: Tensor, seed: int, batch: int, steps: int, lr: float) -> None:
     """Train one member."""
-    solver = torch.optim.Adam(member.parameters(), lr=lr)
     member.train()
     best, since, epoch = float("inf"), 0, len(y) // batch
-    for step in range(steps):
+
+    def loss(step: int) -> Tensor:
         rows = order.indices(seed, step * batch, min(batch, len(y)), len(y))
-        loss = F.cross_entropy(member(x[rows]), y[rows])
-        solver.zero_grad()
-        loss.backward()
-        solver.step()
-        value = loss.item()
+        return F.cross_entropy(member(x[rows]), y[rows])
+
+    def stop(step: int, value: float) -> bool:
+        nonlocal best, since
         best, since = (value, 0) if value < best else (best, since + 1)
-        if step > max(CHECK * epoch, LEAST) and since > PATIENCE:
-            break
+        return step > max(CHECK * epoch, LEAST) and since > PATIENCE
+
+    optimizer = torch.optim.Adam(member.parameters(), lr=lr)
+    descend(optimizer, loss, steps, label="training a pixel classifier", cosine=False, stop=stop)

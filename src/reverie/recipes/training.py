@@ -50,7 +50,7 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         print(note, file=sys.stderr)
     recipe = sources.resolve(recipe, data)
     held_out, spec = sources.load(recipe, "test"), data.spec
-    recipe.task.check(spec)
+    recipe.task.check(spec, recipe.sample)
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
     with _alone(run.folder):
         recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
