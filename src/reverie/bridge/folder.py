@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,31 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises:
         RunError: when it is missing or damaged.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with readable(path):
         return load_file(path)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors.
+
+    Raises:
+        RunError: when it is missing or damaged.
+    """
+    from safetensors import safe_open
+
+    with readable(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Where a safetensors file is read: what is wrong with it becomes a RunError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error
 
