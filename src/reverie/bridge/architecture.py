@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reverie.bridge.foreign import Labels
+from reverie.core.condition import Label
 from reverie.nets.dit import DiT
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
@@ -108,7 +110,7 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
     channels, out = config["in_channels"], config["out_channels"]
     if out not in (channels, 2 * channels):
         return None
-    return UNet(
+    net = UNet(
         channels=channels,
         size=config["sample_size"] or 2 ** (levels + 2),
         width=widths[0],
@@ -127,8 +129,11 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         corner=config["downsample_padding"] == 0,
         groups=config["norm_num_groups"],
         eps=config["norm_eps"],
-        classes=config["num_class_embeds"],
     )
+    if config["num_class_embeds"] is not None:
+        net.conditions["label"] = Label(config["num_class_embeds"])
+        net.conditioning.label = Labels(config["num_class_embeds"], 4 * widths[0])  # pyright: ignore[reportAttributeAccessIssue]
+    return net
 
 
 def _normalised(config: Mapping[str, Any]) -> bool:

@@ -123,7 +123,4 @@ def _unet(net: UNet, config: UNetConfig) -> tuple[str, dict[str, Any], dict[str,
         "freq_shift": int(config.endpoint),
         "num_class_embeds": None if table is None else len(table),
     }
-    state = weights.to_theirs(net, theirs)
-    if table is not None:
-        state["class_embedding.weight"] = table
-    return "UNet2DModel", theirs, state
+    return "UNet2DModel", theirs, weights.to_theirs(net, theirs)

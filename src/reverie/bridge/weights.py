@@ -31,7 +31,7 @@ class Part:
         theirs: the name of theirs, or several.
         form: "same"; "joined", theirs one after the other; "tied", theirs are all equal; "swapped" and "waves", the halves change places
             in the rows or in the columns; "pointwise", ours is a linear layer and theirs a 1x1 convolution; "grid", ours has rows and
-            columns of positions and theirs one list; "padded", ours has one more row, the null, which starts at zero.
+            columns of positions and theirs one list.
     """
 
     ours: str
@@ -84,8 +84,6 @@ def _ours(part: Part, values: list[Tensor]) -> Tensor:
         case "grid":
             side = round(value.shape[1] ** 0.5)
             return value[0].unflatten(0, (side, side))
-        case "padded":
-            return torch.cat([value, torch.zeros_like(value[:1])])
         case "tied":
             other = next((name for name, v in zip(part.theirs, values, strict=True) if not torch.equal(v, value)), None)
             if other:
@@ -107,8 +105,6 @@ def _theirs(part: Part, value: Tensor) -> list[Tensor]:
             return [value[:, :, None, None]]
         case "grid":
             return [value.flatten(0, 1)[None]]
-        case "padded":
-            return [value[:-1]]
     return [value]
 
 
@@ -191,7 +187,7 @@ def _unet_parts(net: UNet, config: Mapping[str, Any]) -> Iterator[Part]:
     form = "same" if config.get("use_linear_projection", False) else "pointwise"
     yield from _time("conditioning.time", "time_embedding", config["flip_sin_to_cos"])
     if net.conditioning.label is not None:
-        yield Part("conditioning.label.table.weight", ("class_embedding.weight",), "padded")
+        yield Part("conditioning.label.table.weight", ("class_embedding.weight",))
     if net.conditioning.vector is not None:
         yield from _layer("conditioning.vector.0", "add_embedding.linear_1")
         yield from _layer("conditioning.vector.2", "add_embedding.linear_2")
