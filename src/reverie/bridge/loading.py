@@ -49,6 +49,7 @@ class Pretrained(NetDenoiser):
         conditioner: Conditioner,
         time: str | Callable[[Point], Scalar],
         space: Space | None,
+        data_std: float | None = None,
     ) -> None:
         config = model[1]
         size = config["sample_size"] or 64
@@ -56,8 +57,8 @@ class Pretrained(NetDenoiser):
         channels = int(getattr(net, "channels", config["in_channels"]))
         learned = (config["out_channels"] or config["in_channels"]) == 2 * config["in_channels"]
         super().__init__(
-            net, schedule, kind, shape=(channels, height, width), time=time, space=space, learned_variance=learned
-        )
+            net, schedule, kind, shape=(channels, height, width), time=time, data_std=data_std, learned_variance=learned, space=space
+        )  # fmt: skip
         self.model, self.scheduler, self.conditioner = model, scheduler, conditioner
 
 
@@ -104,6 +105,7 @@ def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | 
         if isinstance(trained, Table)
         else "t",
         space=vae,
+        data_std=found.data_std if schedule is None and kind is None and found else None,
     )
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from reverie.bridge.building import alike, told
 from reverie.core.errors import InputError, unknown
-from reverie.core.paths import Table
+from reverie.core.paths import EDM, Table
+from reverie.core.predictions import edm
 from reverie.core.schedules import Flow, HostPoint, Point, Schedule
 from reverie.core.tensors import Scalar
 from reverie.solve.grids import check
@@ -29,6 +30,7 @@ from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Solver
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler",)
+EDMS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 TABLES = tuple(
     f"{name}Scheduler"
     for name in (
@@ -92,6 +94,11 @@ class Listed:
         return first, *(point for point in self.points if point.lam > first.lam)
 
 
+def quarter(point: Point) -> Scalar:
+    """What a network of Karras et al. 2022 reads as time, ¼·log σ, in thousands."""
+    return point.lam * (-0.25 / 1000.0)
+
+
 class Scheduler:
     """What a folder says of the noise.
 
@@ -105,16 +112,17 @@ class Scheduler:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.name = str(config.get("_class_name"))
         self.config = DEFAULTS.get(self.name, {}) | dict(config)
-        if self.name not in (*TABLES, *FLOWS):
-            raise unknown("scheduler", self.name, (*TABLES, *FLOWS))
-        self.flow = self.name in FLOWS
+        if self.name not in (*TABLES, *FLOWS, *EDMS):
+            raise unknown("scheduler", self.name, (*TABLES, *FLOWS, *EDMS))
+        self.flow, self.edm = self.name in FLOWS, self.name in EDMS
         self.count: int = self.get("num_train_timesteps", 1000)
         if not isinstance(self.count, int) or not 1 <= self.count <= COUNT:
             raise self.refused("num_train_timesteps", f"expected a whole number from 1 to {COUNT}")
-        kind = "flow_prediction" if self.flow else self.get("prediction_type", "epsilon")
-        if kind not in KINDS or (kind == "flow_prediction") != self.flow:
+        said = "flow_prediction" if self.flow else self.get("prediction_type", "epsilon")
+        if said not in KINDS or (said == "flow_prediction") != self.flow or (self.edm and said != "epsilon"):
             raise self.refused("prediction_type", "use another scheduler's folder")
-        self.kind = KINDS[kind]
+        self.data_std: float | None = self.get("sigma_data", 0.5) if self.edm else None
+        self.kind = KINDS[said] if self.data_std is None else edm(self.data_std)
 
     def get(self, name: str, default: Any) -> Any:
         """An option, or its default.
@@ -137,6 +145,8 @@ class Scheduler:
         """The path it was trained on."""
         if self.flow:
             return Flow()
+        if self.edm:
+            return EDM(self.get("sigma_min", 0.002), self.get("sigma_max", 80.0), self.get("rho", 7.0))
         betas, start, end = self.get("trained_betas", None), self.get("beta_start", 1e-4), self.get("beta_end", 0.02)
         form = self.get("beta_schedule", "linear")
         if betas is not None:
@@ -156,7 +166,9 @@ class Scheduler:
 
     @property
     def time(self) -> str | Callable[[Point], Scalar]:
-        """What the network reads as time: σ of a flow, else the step of the table, in thousands."""
+        """What the network reads as time: σ of a flow, the step of a table, or ¼·log σ, in thousands."""
+        if self.edm:
+            return quarter
         if not self.flow:
             return Index(self.count)
         return "t" if self.count == 1000 else Sigma(self.count)

@@ -62,9 +62,9 @@ def to_ours(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]
     return result
 
 
-def to_theirs(net: Network, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of ``net`` under their names, for a model of ``config`` (see :func:`describe`)."""
-    state, result = net.state_dict(), {}
+def to_theirs(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights of ``net``, or ``state`` in place of them, under their names, for a model of ``config`` (see :func:`describe`)."""
+    state, result = net.state_dict() if state is None else state, {}
     for part in parts(net, config):
         result |= dict(zip(part.theirs, _theirs(part, state[part.ours]), strict=True))
     return result
@@ -201,12 +201,14 @@ def _unet_parts(net: UNet, config: Mapping[str, Any]) -> Iterator[Part]:
     for ours, theirs, stages in places:
         residuals = attentions = 0
         for i, block in enumerate(stages):
-            if not isinstance(
-                block, Stage
-            ):  # before the level's stages in ours on the way down, behind the last one's in theirs
+            if not isinstance(block, Stage):
+                # before the level's stages in ours on the way down, behind the last one's in theirs
                 direction, level = ours.split(".")
-                at = f"{direction}_blocks.{int(level) - (direction == 'down')}.{direction}samplers.0.conv"
-                yield from _layer(f"{ours}.{i}.conv", at)
+                at = f"{direction}_blocks.{int(level) - (direction == 'down')}.{direction}samplers.0"
+                if isinstance(block, ResidualBlock):
+                    yield from _residual(f"{ours}.{i}", at, block)
+                else:
+                    yield from _layer(f"{ours}.{i}.conv", f"{at}.conv")
                 continue
             yield from _residual(f"{ours}.{i}.residual", f"{theirs}.resnets.{residuals}", block.residual)
             residuals += 1
