@@ -218,25 +218,25 @@ def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
 
 
 UNWRITTEN = {
-    "the default DiT": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), {}, "net.endpoint true"),
+    "the default DiT": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), {}, "--net.endpoint"),
     "no classes": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), {"classes": None}, "classes"),
-    "no pooled text": (nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), {"classes": None}, "net.vector, the pooled text"),
-    "folded pixels": (replace(UNET, patch=2), {}, "net.patch 1"),
-    "DDPM++": (replace(UNET, rescale=0.5**0.5, fourier=16.0), {}, "net.rescale 1.0, net.fourier null"),
-    "heads": (replace(UNET, attention=(1, 2)), {}, "net.head_width 8"),
-    "groups": (replace(UNET, groups=32), {}, "net.groups 16"),
-    "clean pictures on a flow": (UNET, {"kind": "x0"}, "denoising.kind flow"),
-    "the time": (UNET, {"time": "log_sigma"}, "denoising.time t"),
-    "scaled input": (UNET, {"data_std": 0.5}, "denoising.data_std null"),
-    "sub-vp": (UNET, {"schedule": SubVP()}, "denoising.schedule flow, cosine, vp, trigonometric, ddpm or edm"),
-    "ε at pure noise": (UNET, {"schedule": Cosine(), "kind": "eps"}, "denoising.kind v"),
-    "the default kind on a table": (UNET, {"schedule": Table.linear(), "kind": "flow"}, "denoising.kind v"),
-    "a short table": (UNET, {"schedule": Table.linear(100), "kind": "eps"}, "net.time_scale 100"),
+    "no pooled text": (nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), {"classes": None}, "--net.vector, the pooled text"),
+    "folded pixels": (replace(UNET, patch=2), {}, "--net.patch 1"),
+    "DDPM++": (replace(UNET, rescale=0.5**0.5, fourier=16.0), {}, "--net.rescale 1.0, --net.fourier None"),
+    "heads": (replace(UNET, attention=(1, 2)), {}, "--net.head-width 8"),
+    "groups": (replace(UNET, groups=32), {}, "--net.groups 16"),
+    "clean pictures on a flow": (UNET, {"kind": "x0"}, "--kind flow"),
+    "the time": (UNET, {"time": "log_sigma"}, "--time t"),
+    "scaled input": (UNET, {"data_std": 0.5}, "--data-std None"),
+    "sub-vp": (UNET, {"schedule": SubVP()}, "--schedule flow, cosine, vp, trigonometric, ddpm or edm"),
+    "ε at pure noise": (UNET, {"schedule": Cosine(), "kind": "eps"}, "--kind v"),
+    "the default kind on a table": (UNET, {"schedule": Table.linear(), "kind": "flow"}, "--kind v"),
+    "a short table": (UNET, {"schedule": Table.linear(100), "kind": "eps"}, "--net.time-scale 100"),
     "edm by default": (
-        UNET, {"schedule": EDM()}, "denoising.time log_sigma, net unet, net.time_scale 1, denoising.kind edm, denoising.data_std 0.5"
+        UNET, {"schedule": EDM()}, "--time log_sigma, --net unet, --net.time-scale 1, --kind edm, --data-std 0.5"
     ),
     "a variance beside a factor": (
-        replace(DIT, variance=True), {"schedule": Trigonometric(), "learned_variance": True}, "net.variance false"
+        replace(DIT, variance=True), {"schedule": Trigonometric(), "learned_variance": True}, "--net.no-variance"
     ),
 }  # fmt: skip
 
@@ -256,7 +256,7 @@ def test_every_reason_at_once(tmp_path):
     """A prior, folded pixels: as the demo is."""
     net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1, patch=2), channels=1, size=16)
     net.prior = Prior(1, (1, 16, 16), 4)
-    with pytest.raises(InputError, match=r"train with denoising\.prior null, net\.patch 1, net\.groups 8$"):
+    with pytest.raises(InputError, match=r"train with --prior None, --net\.patch 1, --net\.groups 8$"):
         bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
     net = nets.build(nets.UViTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
     with pytest.raises(InputError, match="no network like UViT: train a net unet, dit or mmdit"):

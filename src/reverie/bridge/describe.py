@@ -37,24 +37,28 @@ def needs(net: Network) -> list[str]:
             changed = _otherwise(config, UNET)
             sizes = _head_sizes(config)
             if len(sizes) > 1:
-                changed.append(f"net.head_width {min(sizes)}")
+                changed.append(f"--net.head-width {min(sizes)}")
             norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
             if len({norm.num_groups for norm in norms}) > 1:
-                changed.append(f"net.groups {math.gcd(*(norm.num_groups for norm in norms))}")
+                changed.append(f"--net.groups {math.gcd(*(norm.num_groups for norm in norms))}")
             return changed
         case DiT(), DiTConfig() as config:
             return _otherwise(config, DIT) + _square(net) + ([] if net.conditioning.label else ["classes"])
         case MMDiT(), MMDiTConfig() as config:
-            return _square(net) + ([] if config.vector else ["net.vector, the pooled text"])
+            return _square(net) + ([] if config.vector else ["--net.vector, the pooled text"])
     raise InputError(f"diffusers has no network like {type(net).__name__}: train a net unet, dit or mmdit")
 
 
 def _otherwise(config: Any, wanted: Mapping[str, Any]) -> list[str]:
-    return [f"net.{name} {_said(value)}" for name, value in wanted.items() if getattr(config, name) != value]
+    return [flag(f"net.{name}", value) for name, value in wanted.items() if getattr(config, name) != value]
 
 
-def _said(value: Any) -> str:
-    return "null" if value is None else str(value).lower()
+def flag(name: str, value: Any) -> str:
+    """A setting in words of the command line."""
+    *path, last = name.replace("_", "-").split(".")
+    if isinstance(value, bool):
+        return f"--{'.'.join((*path, last if value else f'no-{last}'))}"
+    return f"--{'.'.join((*path, last))} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _square(net: DiT | MMDiT) -> list[str]:

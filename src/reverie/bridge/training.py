@@ -68,18 +68,18 @@ def training(denoise: NetDenoiser) -> Training | list[str]:
         return _edm(denoise, points, scale)
     if all(abs(p.alpha**2 + p.sigma**2 - 1.0) < 1e-9 for p in points):
         return _table(denoise, points, scale)
-    return ["denoising.schedule flow, cosine, vp, trigonometric, ddpm or edm"]
+    return ["--schedule flow, cosine, vp, trigonometric, ddpm or edm"]
 
 
 def _flow(denoise: NetDenoiser, points: list[HostPoint], scale: float) -> Training | list[str]:
     """Rectified flow: the network is told σ times a count of steps."""
-    changed = [] if denoise.time == "t" else ["denoising.time t"]
-    changed += [] if scale == int(scale) else ["net.time_scale 1000"]
+    changed = [] if denoise.time == "t" else ["--time t"]
+    changed += [] if scale == int(scale) else ["--net.time-scale 1000"]
     inward, outward = _inward(denoise, points), _outward(denoise, points, KINDS["straight"])
     if inward is None:
-        changed.append("denoising.data_std null")
+        changed.append("--data-std None")
     if outward is None:
-        changed.append("denoising.kind flow")
+        changed.append("--kind flow")
     if changed or inward is None or outward is None:
         return changed
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": int(scale), "shift": 1.0}
@@ -89,16 +89,16 @@ def _flow(denoise: NetDenoiser, points: list[HostPoint], scale: float) -> Traini
 def _table(denoise: NetDenoiser, points: list[HostPoint], scale: float) -> Training | list[str]:
     """α² + σ² = 1: the table of the path at as many steps as ours counts, whose entry i it knows as i + 1."""
     count, schedule = int(scale), denoise.schedule
-    changed = [] if denoise.time == "t" else ["denoising.time t"]
+    changed = [] if denoise.time == "t" else ["--time t"]
     if count != scale or (isinstance(schedule, Table) and len(schedule.betas) != count):
-        changed.append(f"net.time_scale {len(schedule.betas) if isinstance(schedule, Table) else 1000}")
+        changed.append(f"--net.time-scale {len(schedule.betas) if isinstance(schedule, Table) else 1000}")
     inward = _inward(denoise, points)
     if inward is None:
-        changed.append("denoising.data_std null")
+        changed.append("--data-std None")
     kinds = {name: _outward(denoise, points, KINDS[name]) for name in NAMES}
     name = next((name for name, factor in kinds.items() if factor is not None), None)
     if name is None or (name == "eps" and schedule.alpha(1.0) == 0.0):
-        changed.append("denoising.kind v")
+        changed.append("--kind v")
     if changed or inward is None or name is None:
         return changed
     log_alpha = schedule.log_alpha(torch.linspace(0, 1, count + 1, dtype=torch.float64))
@@ -114,11 +114,11 @@ def _edm(denoise: NetDenoiser, points: list[HostPoint], scale: float) -> Trainin
     """Karras et al. 2022: the network is told ¼·log σ."""
     path, std = denoise.schedule, denoise.data_std
     assert isinstance(path, EDM)
-    changed = [] if denoise.time == "log_sigma" else ["denoising.time log_sigma"]
-    changed += [] if scale == 1.0 else ["net unet", "net.time_scale 1"]
+    changed = [] if denoise.time == "log_sigma" else ["--time log_sigma"]
+    changed += [] if scale == 1.0 else ["--net unet", "--net.time-scale 1"]
     outward = None if std is None else _outward(denoise, points, edm(std))
     if std is None or outward is None:
-        changed += ["denoising.kind edm", "denoising.data_std 0.5"]
+        changed += ["--kind edm", "--data-std 0.5"]
     if changed or outward is None:
         return changed
     config = {"sigma_min": path.sigma_min, "sigma_max": path.sigma_max, "sigma_data": std, "rho": path.rho}

@@ -131,13 +131,13 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
     if not isinstance(trained, Training):
         changed += trained
     elif trained.outward != 1.0 and getattr(net.config, "variance", False):
-        changed.append("net.variance false")
+        changed.append("--net.no-variance")
     elif isinstance(net, MMDiT) and not isinstance(denoise.schedule, Flow):
-        changed.append("denoising.schedule flow")
+        changed.append("--schedule flow")
     if denoise.prior is not None:
-        changed = ["denoising.prior null", *(each for each in changed if each != "net.image 0")]
+        changed = ["--prior None", *(each for each in changed if each != "--net.image 0")]
     if not isinstance(denoise.space, Identity | KL):
-        changed.append("space.name pixels")
+        changed.append("--space pixels")
     if changed or not isinstance(trained, Training):
         raise InputError(f"diffusers has nothing like this {type(net).__name__} run: train with {', '.join(changed)}")
     return trained.scheduler, describe(net, trained.folded(denoise))
