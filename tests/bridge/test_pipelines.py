@@ -67,6 +67,19 @@ def test_the_auto_encoder_is_the_space(sd):
     assert isinstance(alone, bridge.KL) and close(alone.encode(pictures), z, 1e-5)
 
 
+def test_features_of_a_latent_model_are_read_off_pictures(sd):
+    _, folder = sd
+    model, pictures, cond = rv.load(folder), noise(2, 3, 16, 16).clamp(-1, 1), rv.Cond(text=noise(1, 3, 12))
+    assert rv.core.space.data_shape(model.space, model.shape) == (3, 16, 16)
+    read = rv.read.features(model, pictures, sites="middle.0", t=0.5, noise=None, cond=cond, pool=None)
+    point = model.schedule.point(0.5)
+    with torch.no_grad():
+        expected = taps.read(model, ["middle.0"], point.alpha * model.space.encode(pictures), point, cond)["middle.0"]
+    assert read.shape == (2, 32, 4, 4) and close(read, expected, 1e-5)
+    with pytest.raises(InputError, match=r"N, 3, 16, 16"):
+        rv.read.features(model, noise(2, 4, 8, 8), sites="middle.0", logsnr=4.0, cond=cond)
+
+
 def test_words_know_their_tokens(sd):
     pipeline, folder = sd
     words = rv.load(folder).conditioner.words("a red fox, red qed")

@@ -1,7 +1,8 @@
-"""What is written back diffusers loads, with equal outputs; adapters fit as peft and diffusers make them fit."""
+"""What is written back diffusers loads, with equal outputs."""
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 import reverie as rv
 from reverie import bridge, nets
 from reverie.bridge.foreign import Foreign
-from reverie.cli import main
 from reverie.core.denoiser import NetDenoiser
-from reverie.core.errors import InputError, RunError
-from reverie.core.schedules import Cosine, Flow
+from reverie.core.errors import InputError
+from reverie.core.paths import EDM, SubVP, Table, Trigonometric
+from reverie.core.predictions import edm
+from reverie.core.schedules import VP, Cosine, Flow
 from reverie.nets.prior import Prior
 
 
@@ -43,25 +45,138 @@ def test_a_pipeline_comes_back(which, request, tiny, tmp_path):
         bridge.write(model, tmp_path / "out")
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("scaled", [False, True])
-def test_a_network_of_ours_becomes_theirs(tiny, tmp_path, labelled, scaled):
+ADM = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "heads": 2, "groups": 8}
+UNET = nets.UNetConfig(**ADM)
+DIT = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True)
+RUNS = {
+    "flow": (UNET, Flow(), "flow", {}),
+    "flow, shifts alone": (replace(UNET, scaled=False), Flow(), "straight", {}),
+    "flow, another count": (replace(UNET, time_scale=250.0), Flow(), "flow", {}),
+    "flow, ADM": (replace(UNET, resample="residual"), Flow(), "flow", {}),
+    "ddpm": (UNET, Table.linear(), "eps", {}),
+    "ddpm, ADM": (
+        replace(UNET, resample="residual", endpoint=True, multipliers=(1, 2, 2), attention=(2, 4), head_width=8), Table.linear(), "eps", {},
+    ),
+    "ddpm, a learned variance": (replace(UNET, resample="residual", variance=True), Table.linear(), "eps", {"learned_variance": True}),
+    "ddpm, DiT": (DIT, Table.scaled_linear(), "eps", {}),
+    "zero terminal": (DIT, Table.linear().zero_terminal(), "v", {}),
+    "cosine": (UNET, Cosine(), "v", {}),
+    "cosine, clean pictures": (UNET, Cosine(), "x0", {}),
+    "vp": (UNET, VP(), "eps", {}),
+    "vp of unit variance": (UNET, VP(), edm(1.0), {"data_std": 1.0}),
+    "trigonometric": (DIT, Trigonometric(), "flow", {}),
+    "edm": (replace(UNET, time_scale=1.0), EDM(), "edm", {"time": "log_sigma", "data_std": 0.5}),
+    "edm, other numbers": (replace(UNET, time_scale=1.0), EDM(0.01, 50.0, 5.0), edm(0.3), {"time": "log_sigma", "data_std": 0.3}),
+}  # fmt: skip
+
+
+def run(tiny, config, schedule, kind, classes=3, channels=1, **options):
+    """What a run gives: a denoiser of ours with random weights."""
+    torch.manual_seed(0)
+    net = tiny.shaken(nets.build(config, channels=channels, size=8, classes=classes))
+    return NetDenoiser(net, schedule, kind, shape=(channels, 8, 8), **options)
+
+
+def theirs_of(folder):
+    """The network and the scheduler that diffusers makes of a folder."""
     import diffusers
 
-    config = nets.UNetConfig(width=16, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, scaled=scaled, groups=8)
-    torch.manual_seed(0)
-    net = tiny.shaken(nets.build(config, channels=1, size=8, classes=3 if labelled else None))
-    denoise = NetDenoiser(net, Flow(), "flow", shape=(1, 8, 8))
+    index = json.loads((folder / "model_index.json").read_text())
+    name = "unet" if "unet" in index else "transformer"
+    net, scheduler = (getattr(diffusers, index[part][1]).from_pretrained(folder / part) for part in (name, "scheduler"))
+    return net.eval(), scheduler
+
+
+def answers(net, scheduler, x, place, labels):
+    """A point of the path, and what diffusers says of x there: its x0 for EDM, else the network's output."""
+    if hasattr(scheduler, "precondition_inputs"):
+        sigma = torch.tensor(30.0**place)
+        out = net(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma), labels).sample
+        return {"lam": -float(sigma.log())}, "x0", scheduler.precondition_outputs(x, out, sigma)
+    if hasattr(scheduler, "alphas_cumprod"):
+        step = int(place * 1000)
+        kinds = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+        out = net(x, torch.tensor([step, step]), labels).sample[:, : x.shape[1]]
+        return (
+            {"alpha": float(scheduler.alphas_cumprod[step]) ** 0.5, "t": (step + 1) / 1000},
+            kinds[scheduler.config.prediction_type],
+            out,
+        )
+    count = scheduler.config.num_train_timesteps
+    return {"t": place}, "flow", net(x, torch.tensor([count * place] * 2), labels).sample
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_run_becomes_theirs(tiny, tmp_path, case):
+    """Diffusers' network and scheduler say of a state what ours says; the null is one more class, the last."""
+    denoise = run(tiny, *RUNS[case][:3], **RUNS[case][3])
     bridge.write(denoise, tmp_path / "out")
-    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
-    x = noise(2, 1, 8, 8)
-    cond = rv.Cond(label=[2, 0]).drop(torch.tensor([True, False])) if labelled else None
+    net, scheduler = theirs_of(tmp_path / "out")
+    again, x = rv.load(tmp_path / "out"), noise(2, 1, 8, 8)
+    assert not isinstance(again.net, Foreign)
+    cond = rv.Cond(label=[2, 0]).drop(torch.tensor([True, False]))
     with torch.no_grad():
-        labels = torch.tensor([2, 3]) if labelled else None  # the null is the last class
-        assert close(denoise(x, 0.4, cond).out, theirs(x, 400.0, labels).sample)
-        again = rv.load(tmp_path / "out")
-        assert again.kind.name == "straight" and isinstance(again.schedule, Flow)
-        assert close(again(x, 0.4, rv.Cond(label=[2, 3]) if labelled else None).out, denoise(x, 0.4, cond).out)
+        for place in (0.1, 0.4, 0.95):
+            at, kind, expected = answers(net, scheduler, x, place, torch.tensor([2, 3]))
+            point = denoise.schedule.at(at["lam"]) if "lam" in at else denoise.schedule.point(at["t"])
+            assert abs(point.alpha - at.get("alpha", point.alpha)) < 1e-4
+            mine = denoise(x, point, cond)
+            said = mine.eps - mine.x0 if kind == "flow" else getattr(mine, kind)
+            assert close(said, expected, 1e-4), place
+            assert not close(
+                said, answers(net, scheduler, x, place + 0.002, torch.tensor([2, 3]))[2], 1e-4
+            )  # the time is read
+            assert not close(said.flip(0), expected, 1e-2)
+            whole = again(
+                x,
+                point,
+                rv.Cond(label=[2, 0 if net.config.get("num_embeds_ada_norm") else 3]).drop(
+                    torch.tensor([True, isinstance(denoise.net, nets.UNet)])
+                ),
+            )
+            assert close(whole.eps - whole.x0 if kind == "flow" else getattr(whole, kind), expected, 1e-4)
+            if mine.variance is not None:
+                assert close(
+                    2.0 * mine.variance - 1.0, net(x, int(place * 1000), torch.tensor([2, 3])).sample[:, 1:], 1e-4
+                )
+
+
+@pytest.mark.parametrize("case", ["edm", "ddpm"])
+def test_whole_pipelines_draw_by_class(tiny, tmp_path, case):
+    import diffusers
+
+    config, schedule, kind, options = RUNS[case]
+    denoise = run(tiny, config, schedule, kind, channels=3, **options)
+    bridge.write(denoise, tmp_path / "out")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    if case == "ddpm":  # the steps of one that draws no noise
+        pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    x, labels = noise(2, 3, 8, 8), [2, 0]
+    theirs = pipeline(2, class_labels=labels, num_inference_steps=5, latents=x, output_type="pt").images
+    if case == "edm":
+        x, steps = (
+            x * float(pipeline.scheduler.init_noise_sigma),
+            {"solver": rv.solve.DDIM(), "steps": 5, "grid": rv.grids.karras()},
+        )
+    else:
+        steps = bridge.Scheduler(dict(pipeline.scheduler.config) | {"_class_name": "DDIMScheduler"})(5)
+    with torch.no_grad():
+        ours = rv.sample(denoise, cond=rv.Cond(label=labels), x=x, **steps)
+    assert close((ours / 2 + 0.5).clamp(0, 1), theirs, 1e-4) and theirs.std() > 0.05
+
+
+def test_a_run_without_classes_becomes_theirs(tiny, tmp_path):
+    denoise = run(tiny, UNET, Table.linear(), "eps", classes=None)
+    bridge.write(denoise, tmp_path / "out")
+    import diffusers
+
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")
+    x = noise(2, 1, 8, 8)
+    with torch.no_grad():
+        assert close(pipeline.unet(x, 400).sample, denoise(x, denoise.schedule.point(401 / 1000)).eps, 1e-4)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 8, 8, 1)
 
 
 @pytest.mark.parametrize("variance", [False, True])
@@ -102,240 +217,51 @@ def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
         assert close(rv.load(tmp_path / "out").net(x, torch.tensor(0.4), cond), expected)
 
 
-def test_a_network_that_corrects_a_closed_form_is_refused(tmp_path):
-    net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1), channels=1, size=16)
-    net.prior = Prior(1, (1, 16, 16), 4)
-    with pytest.raises(InputError, match=r"denoising\.prior"):
-        bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+UNWRITTEN = {
+    "the default DiT": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), {}, "--net.endpoint"),
+    "no classes": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), {"classes": None}, "classes"),
+    "no pooled text": (nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), {"classes": None}, "--net.vector, the pooled text"),
+    "folded pixels": (replace(UNET, patch=2), {}, "--net.patch 1"),
+    "DDPM++": (replace(UNET, rescale=0.5**0.5, fourier=16.0), {}, "--net.rescale 1.0, --net.fourier None"),
+    "heads": (replace(UNET, attention=(1, 2)), {}, "--net.head-width 8"),
+    "groups": (replace(UNET, groups=32), {}, "--net.groups 16"),
+    "clean pictures on a flow": (UNET, {"kind": "x0"}, "--kind flow"),
+    "the time": (UNET, {"time": "log_sigma"}, "--time t"),
+    "scaled input": (UNET, {"data_std": 0.5}, "--data-std None"),
+    "sub-vp": (UNET, {"schedule": SubVP()}, "--schedule flow, cosine, vp, trigonometric, ddpm or edm"),
+    "ε at pure noise": (UNET, {"schedule": Cosine(), "kind": "eps"}, "--kind v"),
+    "the default kind on a table": (UNET, {"schedule": Table.linear(), "kind": "flow"}, "--kind v"),
+    "a short table": (UNET, {"schedule": Table.linear(100), "kind": "eps"}, "--net.time-scale 100"),
+    "edm by default": (
+        UNET, {"schedule": EDM()}, "--time log_sigma, --net unet, --net.time-scale 1, --kind edm, --data-std 0.5"
+    ),
+    "a variance beside a factor": (
+        replace(DIT, variance=True), {"schedule": Trigonometric(), "learned_variance": True}, "--net.no-variance"
+    ),
+}  # fmt: skip
 
 
-def test_what_diffusers_lacks_is_named(tiny, tmp_path):
-    unet = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "groups": 8}
-    for config, message in [
-        (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), "this DiT: endpoint is False, not True"),
-        (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), "this DiT: it has no classes"),
-        (nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), "this MMDiT: it has no vector"),
-        (nets.UViTConfig(patch=2, width=16, depth=1, heads=2), "this UViT: U-Nets, DiT and MM-DiT"),
-        (nets.UNetConfig(**unet, patch=2), "patch is 2, not 1"),
-        (nets.UNetConfig(**unet, resample="residual"), "resample"),
-        (nets.UNetConfig(**unet | {"attention": (1, 2)}), r"heads have features of different numbers, \[4, 8\]"),
-        (nets.UNetConfig(**unet | {"groups": 32}), "groups"),
-    ]:
-        net = nets.build(config, channels=1, size=8)
-        with pytest.raises(InputError, match=message):
-            bridge.write(NetDenoiser(net, Flow(), "flow", shape=(1, 8, 8)), tmp_path / "out")
-    net = nets.build(nets.UNetConfig(**unet), channels=1, size=8)
-    for schedule, kind in ((Cosine(), "flow"), (Flow(), "x0")):
-        with pytest.raises(InputError, match="no scheduler for"):
-            bridge.write(NetDenoiser(net, schedule, kind, shape=(1, 8, 8)), tmp_path / "out")
+@pytest.mark.parametrize("case", UNWRITTEN)
+def test_what_diffusers_lacks_is_said_in_a_line(tiny, tmp_path, case):
+    config, options, remedy = UNWRITTEN[case]
+    denoise = run(tiny, config, **{"schedule": Flow(), "kind": "flow"} | options)
+    with pytest.raises(InputError) as refused:
+        bridge.write(denoise, tmp_path / "out")
+    name = type(denoise.net).__name__
+    assert str(refused.value) == f"diffusers has nothing like this {name} run: train with {remedy}"
     assert not list(tmp_path.iterdir())
 
 
-def adapted(pipeline, folder, targets, text=False):
-    """Random adapters put on by peft and saved by diffusers; the output of the adapted network."""
-    from peft import LoraConfig, get_peft_model_state_dict
-    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: F401  - peft patches the modules that diffusers saves
-
-    net = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
-    net.add_adapter(LoraConfig(r=3, lora_alpha=6, init_lora_weights=False, target_modules=targets))
-    generator = torch.Generator().manual_seed(8)
-    layers = {}
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    layers["unet_lora_layers" if hasattr(pipeline, "unet") else "transformer_lora_layers"] = get_peft_model_state_dict(
-        net
-    )
-    if text:
-        pipeline.text_encoder.add_adapter(
-            LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
-        )
-        with torch.no_grad():
-            for name, parameter in pipeline.text_encoder.named_parameters():
-                if "lora_" in name:
-                    parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-        layers["text_encoder_lora_layers"] = get_peft_model_state_dict(pipeline.text_encoder)
-    pipeline.save_lora_weights(folder, **{**layers, **alphas(pipeline, net, text)})
-
-
-def alphas(pipeline, net, text):
-    """What diffusers notes in the file's header, without which α counts as r."""
-    name = "unet_lora_adapter_metadata" if hasattr(pipeline, "unet") else "transformer_lora_adapter_metadata"
-    noted = {name: {"lora_alpha": 6, "r": 3}}
-    return noted | ({"text_encoder_lora_adapter_metadata": {"lora_alpha": 2, "r": 2}} if text else {})
-
-
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "proj_in"]
-
-
-@pytest.fixture(scope="module")
-def adapters(tiny, tmp_path_factory):
-    """A folder with adapters of diffusers', and what its pipeline gives with them."""
-    folder = tmp_path_factory.mktemp("lora")
-    pipeline = tiny.build_sd(folder)
-    pipeline.save_pretrained(folder / "pipeline")
-    adapted(pipeline, folder / "lora", TARGETS, text=True)
-    x = noise(2, 4, 8, 8)
-    with torch.no_grad():
-        told = pipeline.encode_prompt(tiny.texts, "cpu", 1, False)[0]
-        out = pipeline.unet(x, 500, told).sample
-    return folder, x, told, out
-
-
-def test_adapters_of_diffusers(adapters, tiny):
-    folder, x, told, out = adapters
-    model = rv.load(folder / "pipeline")
-    point, plain = model.schedule.point(501 / 1000), model.conditioner(tiny.texts)
-    with torch.no_grad():
-        before = model(x, point, plain).eps
-        assert not close(before, out, 1e-2)
-        assert bridge.merge(model, folder / "lora") is model
-        cond = model.conditioner(tiny.texts)
-        assert close(cond["text"].value, told) and not close(plain["text"].value, told, 1e-2)
-        assert close(model(x, point, cond).eps, out)
-        bridge.merge(model, folder / "lora" / "pytorch_lora_weights.safetensors", scale=-1.0)
-        assert close(model(x, point, plain).eps, before)
-
-
-def test_adapters_reach_wrapped_networks_and_files(adapters, tiny, tmp_path, monkeypatch):
-    import diffusers
-
-    from reverie.bridge import architecture
-
-    folder, x, told, out = adapters
-    with monkeypatch.context() as patch:
-        patch.setattr(architecture, "network", lambda kind, config: None)
-        model = rv.load(folder / "pipeline")
-    assert isinstance(model.net, Foreign)
-    bridge.merge(model, folder / "lora")
-    with torch.no_grad():
-        assert close(model(x, model.schedule.point(501 / 1000), rv.Cond(text=told)).eps, out)
-    command = ["convert", str(folder / "pipeline"), str(tmp_path / "merged"), "--lora", str(folder / "lora")]
-    assert main(command) == 0
-    merged = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "merged" / "unet")
-    with torch.no_grad():
-        assert close(merged(x, 500, told).sample, out)
-
-
-def test_adapters_of_a_joint_transformer(tiny, tmp_path):
-    """SD3: ours joins q, k and v of each stream; the file, put on and saved by diffusers, names them apart."""
-    pipeline = tiny.build_sd3(tmp_path, third=False)
-    pipeline.save_pretrained(tmp_path / "pipeline")
-    adapted(pipeline, tmp_path / "lora", ["to_q", "to_v", "add_k_proj", "to_out.0", "ff.net.2"])
-    x, text, vector = noise(2, 4, 8, 8), noise(2, 5, 40, seed=3), noise(2, 20, seed=4)
-    model = rv.load(tmp_path / "pipeline")
-    assert isinstance(model.net, nets.MMDiT)
-    cond = rv.Cond(text=text, vector=vector)
-    with torch.no_grad():
-        out = pipeline.transformer(x, text, vector, torch.tensor([400.0, 400.0])).sample
-        before = model.net(x, torch.tensor(0.4), cond)
-        assert not close(before, out, 1e-2)
-        bridge.merge(model, tmp_path / "lora")
-        assert close(model.net(x, torch.tensor(0.4), cond), out)
-        bridge.merge(model, tmp_path / "lora", -1.0)
-        assert close(model.net(x, torch.tensor(0.4), cond), before)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_adapters_of_a_dit(tiny, tmp_path, tied):
-    """Diffusers puts none on a DiT, so the truth is its own weight with the product added; ours and wrapped."""
-    from diffusers import DDIMScheduler, DiTPipeline
-    from safetensors.torch import save_file
-
-    net = tiny.build_dit(tied)
-    DiTPipeline(net, tiny.vae(), DDIMScheduler(clip_sample=False)).save_pretrained(tmp_path / "pipeline")
-    model = rv.load(tmp_path / "pipeline")
-    assert isinstance(model.net, nets.DiT if tied else Foreign)
-    tensors = {}
-    for i, module in enumerate(("transformer_blocks.0.attn1.to_k", "transformer_blocks.1.ff.net.2")):
-        weight = net.get_submodule(module).weight
-        down, up = noise(3, weight.shape[1], seed=i), noise(weight.shape[0], 3, seed=i + 7)
-        tensors |= {f"transformer.{module}.lora_A.weight": down, f"transformer.{module}.lora_B.weight": up}
-        with torch.no_grad():
-            weight += 0.5 * up @ down
-    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors")
-    x, label = noise(2, 4, 8, 8), torch.tensor([2, 0])
-    point, cond = model.schedule.point(401 / 1000), rv.Cond(label=label)
-    with torch.no_grad():
-        expected = net(x, torch.tensor([400.0, 400.0]), label).sample[:, :4]
-        assert not close(model(x, point, cond).eps, expected, 1e-2)
-        bridge.merge(model, tmp_path, 0.5)
-        assert close(model(x, point, cond).eps, expected)
-
-
-def test_other_formats(sd, adapters, tmp_path):
-    """The same product under the names of peft and of early diffusers, with its own way to say α."""
-    from safetensors.torch import save_file
-
-    model, x = rv.load(sd[1]), noise(1, 4, 8, 8)
-    module = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k"
-    down, up = noise(2, 16, seed=1), noise(16, 2, seed=2)
-    old = module.replace("attn1.to_k", "attn1.processor.to_k_lora")
-    forms = {
-        "peft": {f"base_model.model.{module}.lora_A.weight": down, f"base_model.model.{module}.lora_B.weight": up},
-        "plain": {f"unet.{module}.lora.down.weight": down, f"unet.{module}.lora.up.weight": up, f"unet.{module}.alpha": torch.tensor(8.0)},
-        "processor": {f"unet.{old}.down.weight": down, f"unet.{old}.up.weight": up},
-    }  # fmt: skip
-    for name, tensors in forms.items():
-        (tmp_path / name).mkdir()
-        file = "adapter_model.safetensors" if name == "peft" else "pytorch_lora_weights.safetensors"
-        save_file(tensors, tmp_path / name / file)
-    (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 2}))
-    outs = {}
-    cond, point = rv.Cond(text=noise(1, 3, 12)), model.schedule.point(0.5)
-    with torch.no_grad():
-        outs["none"] = model(x, point, cond).eps
-        for name in forms:
-            scale = 4.0 if name == "processor" else 1.0  # the only form that cannot say α = 4r
-            bridge.merge(model, tmp_path / name, scale)
-            outs[name] = model(x, point, cond).eps
-            bridge.merge(model, tmp_path / name, -scale)
-    assert close(outs["peft"], outs["plain"], 1e-4) and close(outs["peft"], outs["processor"], 1e-4)
-    assert not close(outs["peft"], outs["none"], 1e-3)
-    weight = rv.load(sd[1]).net.get_submodule("down.0.0.attention.blocks.0.attention").qkv.weight
-    bridge.merge(model, tmp_path / "peft")
-    merged = model.net.get_submodule("down.0.0.attention.blocks.0.attention").qkv.weight
-    assert close(merged[16:32] - weight[16:32], 4.0 * up @ down, 1e-4)  # k alone
-    assert torch.allclose(merged[:16], weight[:16], atol=1e-4) and torch.allclose(merged[32:], weight[32:], atol=1e-4)
-
-
-def test_adapters_that_do_not_fit(sd, adapters, tmp_path):
-    from safetensors.torch import save_file
-
-    model = rv.load(sd[1])
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    one, two = noise(2, 16), noise(16, 2)
-    for tensors, error, message in [
-        (
-            {"unet.nowhere.lora_A.weight": one, "unet.nowhere.lora_B.weight": two},
-            RunError,
-            "nowhere.weight, which the model does not have",
-        ),
-        ({"unet.conv_in.lora_A.weight": one, "unet.conv_in.lora_B.weight": two}, RunError, "of another model"),
-        ({"unet.conv_in.lora_A.weight": one}, RunError, "lacks one of its two matrices"),
-        (
-            {"transformer.x.lora_A.weight": one, "transformer.x.lora_B.weight": two},
-            InputError,
-            "adapts a transformer, the model has a unet",
-        ),
-        ({"unet.conv_in.hada_w1_a": one}, InputError, "no plain low-rank product"),
-        ({"text_encoder_3.x.lora_A.weight": one, "text_encoder_3.x.lora_B.weight": two}, InputError, "text_encoder_3"),
-    ]:
-        save_file(tensors, tmp_path / "lora.safetensors")
-        with pytest.raises(error, match=message):
-            bridge.merge(model, tmp_path / "lora.safetensors")
-    (tmp_path / "lora.safetensors").write_bytes(b"x" * 30)
-    with pytest.raises(RunError, match="damaged"):
-        bridge.merge(model, tmp_path / "lora.safetensors")
-    with pytest.raises(InputError, match="no adapter in"):
-        bridge.merge(model, tmp_path)
-    (tmp_path / "lora.bin").write_bytes(b"x")
-    with pytest.raises(InputError, match="pickles are not opened"):
-        bridge.merge(model, tmp_path / "lora.bin")
-    after = model.net.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+def test_every_reason_at_once(tmp_path):
+    """A prior, folded pixels: as the demo is."""
+    net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1, patch=2), channels=1, size=16)
+    net.prior = Prior(1, (1, 16, 16), 4)
+    with pytest.raises(InputError, match=r"train with --prior None, --net\.patch 1, --net\.groups 8$"):
+        bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
+    net = nets.build(nets.UViTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
+    with pytest.raises(InputError, match="no network like UViT: train a net unet, dit or mmdit"):
+        bridge.write(NetDenoiser(net, Flow(), shape=(1, 8, 8)), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_runs(tmp_path, monkeypatch):

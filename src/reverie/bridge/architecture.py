@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reverie.bridge.foreign import Labels
+from reverie.core.condition import Label
 from reverie.nets.dit import DiT
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
@@ -40,8 +42,6 @@ PLAIN = {
     "time_embedding_type": "positional",
     "time_embedding_dim": None,
     "class_embed_type": None,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
     "add_attention": True,
     "only_cross_attention": False,
     "dual_cross_attention": False,
@@ -69,6 +69,7 @@ SCALED = {"default": False, "scale_shift": True}
 ATTENTIVE = {"AttnDownBlock2D", "CrossAttnDownBlock2D"}
 DOWN_TO_UP = {
     "DownBlock2D": "UpBlock2D",
+    "ResnetDownsampleBlock2D": "ResnetUpsampleBlock2D",
     "AttnDownBlock2D": "AttnUpBlock2D",
     "CrossAttnDownBlock2D": "CrossAttnUpBlock2D",
 }
@@ -78,11 +79,15 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
     conditional = "cross_attention_dim" in config
     down, widths, blocks = tuple(config["down_block_types"]), config["block_out_channels"], config["layers_per_block"]
     mid = "UNetMidBlock2DCrossAttn" if conditional else "UNetMidBlock2D"
-    foreign = "AttnDownBlock2D" if conditional else "CrossAttnDownBlock2D"
+    residual = not conditional and config["downsample_type"] == "resnet"
+    usable = {"CrossAttnDownBlock2D"} if conditional else {"AttnDownBlock2D"}
+    usable.add("ResnetDownsampleBlock2D" if residual else "DownBlock2D")
     extra, per_level = config.get("addition_embed_type"), config.get("transformer_layers_per_block", 1)
     if (
         any(config.get(name, value) != value for name, value in PLAIN.items())
-        or any(kind not in DOWN_TO_UP or kind == foreign for kind in down)
+        or not set(down) <= usable
+        or config.get("downsample_type", "conv") not in ("conv", "resnet")
+        or config.get("upsample_type", "conv") != config.get("downsample_type", "conv")
         or tuple(config["up_block_types"]) != tuple(DOWN_TO_UP[kind] for kind in reversed(down))
         or config["mid_block_type"] != mid
         or any(width % widths[0] for width in widths)
@@ -108,7 +113,7 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
     channels, out = config["in_channels"], config["out_channels"]
     if out not in (channels, 2 * channels):
         return None
-    return UNet(
+    net = UNet(
         channels=channels,
         size=config["sample_size"] or 2 ** (levels + 2),
         width=widths[0],
@@ -117,6 +122,7 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         attention=tuple(2**level for level, kind in enumerate(down) if kind in ATTENTIVE),
         heads=count,
         head_width=size,
+        resample="residual" if residual else "conv",
         scaled=SCALED[config["resnet_time_scale_shift"]],
         dropout=config["dropout"],
         context=config.get("cross_attention_dim", 0),
@@ -127,8 +133,11 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         corner=config["downsample_padding"] == 0,
         groups=config["norm_num_groups"],
         eps=config["norm_eps"],
-        classes=config["num_class_embeds"],
     )
+    if config["num_class_embeds"] is not None:
+        net.conditions["label"] = Label(config["num_class_embeds"])
+        net.conditioning.label = Labels(config["num_class_embeds"], 4 * widths[0])  # pyright: ignore[reportAttributeAccessIssue]
+    return net
 
 
 def _normalised(config: Mapping[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,70 +16,102 @@ from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.unet import UNet
 
-PLAIN = UNetConfig()
-SAME = (
-    "patch", "resample", "rescale", "attend_last", "project", "filter", "pyramid", "context", "vector", "image", "variance", "time_scale",
-    "fourier", "frequencies",
-)  # fmt: skip
-"""What must be as the configuration's default."""
+UNET = {
+    "patch": 1, "rescale": 1.0, "attend_last": False, "project": False, "filter": (1, 1), "pyramid": False, "context": 0, "vector": 0,
+    "image": 0, "fourier": None, "frequencies": 1,
+}  # fmt: skip
+DIT = {"activation": "gelu", "local": False, "vector": 0, "image": 0, "endpoint": True}
+"""Settings that diffusers' models do not have, as they must be."""
+
+Description = tuple[str, dict[str, Any], dict[str, Tensor]]
 
 
-def describe(net: Network) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """The class of diffusers' model like ``net``, its configuration, and the weights under its names.
-
-    Where a U-Net has labels, the null is one more class, the last.
+def needs(net: Network) -> list[str]:
+    """What would have to be otherwise for diffusers to have a model like ``net``, in words of the command line; nothing if it has.
 
     Raises:
-        InputError: when diffusers has no such model, with the setting that it lacks.
+        InputError: for a kind of network that it has not.
     """
     match net, net.config:
         case UNet(), UNetConfig() as config:
-            return _unet(net, config)
+            changed = _otherwise(config, UNET)
+            sizes = _head_sizes(config)
+            if len(sizes) > 1:
+                changed.append(f"--net.head-width {min(sizes)}")
+            norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
+            if len({norm.num_groups for norm in norms}) > 1:
+                changed.append(f"--net.groups {math.gcd(*(norm.num_groups for norm in norms))}")
+            return changed
         case DiT(), DiTConfig() as config:
-            return _dit(net, config)
+            return _otherwise(config, DIT) + _square(net) + ([] if net.conditioning.label else ["classes"])
         case MMDiT(), MMDiTConfig() as config:
-            return _mmdit(net, config)
-    raise InputError(f"diffusers has no network like this {type(net).__name__}: U-Nets, DiT and MM-DiT are written")
+            return _square(net) + ([] if config.vector else ["--net.vector, the pooled text"])
+    raise InputError(f"diffusers has no network like {type(net).__name__}: train a net unet, dit or mmdit")
 
 
-def _lacking(net: Network, reason: str) -> InputError:
-    return InputError(f"diffusers has no network like this {type(net).__name__}: {reason}")
+def _otherwise(config: Any, wanted: Mapping[str, Any]) -> list[str]:
+    return [flag(f"net.{name}", value) for name, value in wanted.items() if getattr(config, name) != value]
+
+
+def flag(name: str, value: Any) -> str:
+    """A setting in words of the command line."""
+    *path, last = name.replace("_", "-").split(".")
+    if isinstance(value, bool):
+        return f"--{'.'.join((*path, last if value else f'no-{last}'))}"
+    return f"--{'.'.join((*path, last))} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def _square(net: DiT | MMDiT) -> list[str]:
+    return [] if net.size[0] == net.size[1] else ["square pictures"]
+
+
+def _head_sizes(config: UNetConfig) -> set[int]:
+    """The features of a head at each level that attends."""
+    widths = [config.width * multiplier for multiplier in config.multipliers]
+    attending = {width for level, width in enumerate(widths) if 2**level in config.attention} | {widths[-1]}
+    return {config.head_width or width // config.heads for width in attending}
+
+
+def describe(net: Network, state: Mapping[str, Tensor]) -> Description:
+    """The class of diffusers' model like ``net``, its configuration, and the weights ``state`` under its names.
+
+    Where a U-Net has labels, the null is one more class, the last. Nothing may be left that ``net`` :func:`needs`.
+    """
+    match net, net.config:
+        case UNet(), UNetConfig() as config:
+            kind, theirs = "UNet2DModel", _unet(net, config)
+        case DiT(), DiTConfig() as config:
+            kind, theirs = "DiTTransformer2DModel", _dit(net, config)
+        case MMDiT(), MMDiTConfig() as config:
+            kind, theirs = "SD3Transformer2DModel", _mmdit(net, config)
+        case _:
+            raise AssertionError(net)
+    return kind, theirs, weights.to_theirs(net, theirs, state)
 
 
 def _transformer(net: DiT | MMDiT, heads: int) -> dict[str, Any]:
     """What both transformers say alike."""
-    if net.size[0] != net.size[1]:
-        raise _lacking(net, f"pictures of {net.size[0]}x{net.size[1]} are not square")
-    width = net.embed.out_channels
     return {
         "sample_size": net.size[0],
         "patch_size": net.patch,
         "in_channels": net.channels,
         "num_layers": len(net.blocks),
         "num_attention_heads": heads,
-        "attention_head_dim": width // heads,
+        "attention_head_dim": net.embed.out_channels // heads,
     }
 
 
-def _dit(net: DiT, config: DiTConfig) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    table = net.conditioning.label
-    for name, value in (("activation", "gelu"), ("local", False), ("vector", 0), ("image", 0), ("endpoint", True)):
-        if getattr(config, name) != value:
-            raise _lacking(net, f"{name} is {getattr(config, name)!r}, not {value!r}")
-    if table is None:
-        raise _lacking(net, "it has no classes")
-    theirs = _transformer(net, config.heads) | {
+def _dit(net: DiT, config: DiTConfig) -> dict[str, Any]:
+    assert net.conditioning.label is not None
+    return _transformer(net, config.heads) | {
         "out_channels": net.channels * (2 if config.variance else 1),
-        "num_embeds_ada_norm": table.null,
+        "num_embeds_ada_norm": net.conditioning.label.null,
         "norm_eps": 1e-6,
     }
-    return "DiTTransformer2DModel", theirs, weights.to_theirs(net, theirs)
 
 
-def _mmdit(net: MMDiT, config: MMDiTConfig) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    if not config.vector:
-        raise _lacking(net, "it has no vector, the pooled text")
-    theirs = _transformer(net, config.heads) | {
+def _mmdit(net: MMDiT, config: MMDiTConfig) -> dict[str, Any]:
+    return _transformer(net, config.heads) | {
         "out_channels": net.channels,
         "joint_attention_dim": config.context,
         "caption_projection_dim": config.width,
@@ -85,45 +119,34 @@ def _mmdit(net: MMDiT, config: MMDiTConfig) -> tuple[str, dict[str, Any], dict[s
         "pos_embed_max_size": config.reach,
         "qk_norm": "rms_norm" if config.norm else None,
     }
-    return "SD3Transformer2DModel", theirs, weights.to_theirs(net, theirs)
 
 
-def _unet(net: UNet, config: UNetConfig) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    for name in SAME:
-        if getattr(config, name) != getattr(PLAIN, name):
-            raise _lacking(net, f"{name} is {getattr(config, name)!r}, not {getattr(PLAIN, name)!r}")
-    widths = [config.width * multiplier for multiplier in config.multipliers]
-    attends = [2**level in config.attention for level in range(len(widths))]
-    sizes = {config.head_width or width // config.heads for width, here in zip(widths, attends, strict=True) if here}
-    sizes.add(config.head_width or widths[-1] // config.heads)
-    groups = {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
-    if len(sizes) > 1 or len(groups) > 1:
-        what, each = ("heads have features", sizes) if len(sizes) > 1 else ("normalisations have groups", groups)
-        raise _lacking(net, f"its {what} of different numbers, {sorted(each)}")
-    down = ["AttnDownBlock2D" if here else "DownBlock2D" for here in attends]
-    count = groups.pop()
-    table = None if net.conditioning.label is None else net.conditioning.label.table.weight
-    theirs: dict[str, Any] = {
+def _unet(net: UNet, config: UNetConfig) -> dict[str, Any]:
+    residual = config.resample == "residual"
+    plain = "ResnetDownsampleBlock2D" if residual else "DownBlock2D"
+    attends = [2**level in config.attention for level in range(len(config.multipliers))]
+    down = ["AttnDownBlock2D" if here else plain for here in attends]
+    groups = next(module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm))
+    table = net.conditioning.label
+    return {
         "sample_size": net.size[0] if net.size[0] == net.size[1] else list(net.size),
         "in_channels": net.channels,
-        "out_channels": net.channels,
-        "block_out_channels": widths,
+        "out_channels": net.channels * (2 if config.variance else 1),
+        "block_out_channels": [config.width * multiplier for multiplier in config.multipliers],
         "layers_per_block": config.blocks,
         "down_block_types": down,
         "mid_block_type": "UNetMidBlock2D",
         "up_block_types": [architecture.DOWN_TO_UP[kind] for kind in reversed(down)],
-        "attention_head_dim": sizes.pop(),
-        "norm_num_groups": count,
-        "attn_norm_num_groups": count,
+        "downsample_type": "resnet" if residual else "conv",
+        "upsample_type": "resnet" if residual else "conv",
+        "attention_head_dim": next(iter(_head_sizes(config))),
+        "norm_num_groups": groups,
+        "attn_norm_num_groups": groups,
         "norm_eps": config.eps,
         "dropout": config.dropout,
         "resnet_time_scale_shift": "scale_shift" if config.scaled else "default",
         "downsample_padding": 0 if config.corner else 1,
         "flip_sin_to_cos": True,
         "freq_shift": int(config.endpoint),
-        "num_class_embeds": None if table is None else len(table),
+        "num_class_embeds": None if table is None else len(table.table.weight),
     }
-    state = weights.to_theirs(net, theirs)
-    if table is not None:
-        state["class_embedding.weight"] = table
-    return "UNet2DModel", theirs, state

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reverie.core.errors import InputError, RunError, unknown
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+FILES = (
+    re.compile(r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?\.safetensors"),
+    re.compile(r"(diffusion_pytorch_model|model)\.safetensors\.index(\.(?P<variant>\w+))?\.json"),
+)
+"""Weights, and the index of their shards, as diffusers and transformers name them."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -42,11 +53,31 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises:
         RunError: when it is missing or damaged.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with readable(path):
         return load_file(path)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors.
+
+    Raises:
+        RunError: when it is missing or damaged.
+    """
+    from safetensors import safe_open
+
+    with readable(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Where a safetensors file is read: what is wrong with it becomes a RunError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error
 
@@ -75,32 +106,61 @@ class Component:
         return name
 
     @cached_property
+    def variant(self) -> str | None:
+        """Which of its weights are taken: None for the plain ones, else the only variant, such as "fp16".
+
+        Raises:
+            InputError: when there are none, only pickles, or several variants and none plain.
+            RunError: when there are only shards, without the index that lists them.
+        """
+        if not self._found:
+            raise self._nothing()
+        if None in self._found:
+            return None
+        if len(self._found) > 1:
+            several = ", ".join(sorted(map(str, self._found)))
+            raise InputError(f"{self.folder} holds its weights in several variants, {several}: leave one of them there")
+        return next(iter(self._found))
+
+    @cached_property
+    def _found(self) -> dict[str | None, Path]:
+        """The file of each variant, the index where there are shards."""
+        paths = sorted(self.folder.iterdir(), key=lambda path: path.suffix == ".json")
+        return {match["variant"]: path for path in paths for form in FILES if (match := form.fullmatch(path.name))}
+
+    def _nothing(self) -> InputError | RunError:
+        """Why there are no weights."""
+        if shard := next(self.folder.glob("*-of-*.safetensors"), None):
+            return RunError(f"{self.folder} lacks the index of its shards ({shard.name}): copy or download it too")
+        pickles = [path.name for pattern in PICKLES for path in sorted(self.folder.glob(pattern))]
+        if pickles:
+            return InputError(
+                f"{self.folder} holds its weights only as a pickle ({pickles[0]}), which can run code and is not opened: "
+                "get the safetensors version, or convert it where you trust it"
+            )
+        return InputError(
+            f"{self.folder} holds no weights: expected diffusion_pytorch_model.safetensors or model.safetensors"
+        )
+
+    @cached_property
     def files(self) -> list[Path]:
         """The weight files: one, or the shards that an index lists.
 
         Raises:
-            InputError: when there are none, or only pickles.
-            RunError: when a shard is missing.
+            InputError, RunError: as :attr:`variant`, and when a shard is missing.
         """
-        for index in sorted(self.folder.glob("*.safetensors.index.json")):
-            table = read_json(index).get("weight_map")
-            names = sorted(set(table.values())) if isinstance(table, dict) else []
-            missing = [name for name in names if not (self.folder / Path(name).name).is_file()]
-            if missing or not names:
-                raise RunError(f"{self.folder} lacks {missing[0] if missing else 'its shards'}, listed in {index.name}")
-            return [self.folder / Path(name).name for name in names]
-        found = sorted(self.folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name))
-        if found:
-            return found[:1]  # the plain file before variants such as fp16
-        pickles = [path.name for pattern in PICKLES for path in sorted(self.folder.glob(pattern))]
-        if pickles:
-            raise InputError(
-                f"{self.folder} holds its weights only as a pickle ({pickles[0]}), which can run code and is not opened: "
-                "get the safetensors version, or convert it where you trust it"
-            )
-        raise InputError(f"{self.folder} holds no weights: expected a .safetensors file")
+        path = self._found[self.variant]
+        if path.suffix != ".json":
+            return [path]
+        table = read_json(path).get("weight_map")
+        names = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
+        shards = [self.folder / Path(name).name for name in names]
+        missing = next((shard.name for shard in shards if not shard.is_file()), None)
+        if missing or not shards:
+            raise RunError(f"{self.folder} lacks {missing or 'its shards'}, listed in {path.name}")
+        return shards
 
-    def tensors(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, Tensor]:
         """All weights, in float32.
 
         Raises:
@@ -110,21 +170,21 @@ class Component:
         tensors = {name: value for path in self.files for name, value in read_tensors(path).items()}
         return {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
 
-    def check(self) -> None:
-        """Whether the weights are whole, by their headers and sizes.
+    def shapes(self) -> dict[str, Tensor]:
+        """All weights on the meta device: the headers alone are read.
 
         Raises:
             InputError: when there are none, or only pickles.
-            RunError: when a file is damaged.
+            RunError: when a file is missing or damaged.
         """
-        from safetensors import SafetensorError, safe_open
+        import torch
+        from safetensors import safe_open
 
+        shapes = {}
         for path in self.files:
-            try:
-                with safe_open(path, "pt"):
-                    pass
-            except (OSError, SafetensorError) as error:
-                raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error
+            with readable(path), safe_open(path, "pt") as file:
+                shapes |= {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+        return shapes
 
 
 class Folder:
@@ -151,8 +211,9 @@ class Folder:
         return isinstance(entry, list) and len(entry) == 2 and all(isinstance(v, str) for v in entry)
 
     def part(self, name: str, config: str = CONFIG) -> Component:
-        """A part of the pipeline."""
-        return Component(self.path / name, config)
+        """A part of the pipeline, in its own folder or, as in the first pipelines of one network, beside the index."""
+        inner = self.path / name
+        return Component(inner if inner.is_dir() else self.path, config)
 
     def class_of(self, name: str, known: tuple[str, ...], library: str = "transformers") -> str:
         """The class of a part, one of ``known``.

@@ -16,7 +16,7 @@ class KL(nn.Module):
         model: diffusers' AutoencoderKL.
 
     Raises:
-        InputError: for latents that are normalised a channel at a time.
+        InputError: for latents that are normalised a channel at a time, or scaled by nothing.
     """
 
     def __init__(self, model: Any) -> None:
@@ -25,6 +25,10 @@ class KL(nn.Module):
         for name in ("latents_mean", "latents_std"):
             if getattr(model.config, name, None) is not None:
                 raise InputError(f"the auto-encoder has {name}, which has no translation")
+        if not model.config.scaling_factor:
+            raise InputError(
+                f"the auto-encoder has scaling_factor = {model.config.scaling_factor!r}: expected a number"
+            )
         self.scale = float(model.config.scaling_factor)
         self.shift = float(getattr(model.config, "shift_factor", None) or 0.0)
 
@@ -32,6 +36,10 @@ class KL(nn.Module):
     def factor(self) -> int:
         """How many pixels a side a place of the latent stands for."""
         return 2 ** (len(self.model.config.block_out_channels) - 1)
+
+    def picture(self, codes: tuple[int, ...]) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the picture whose latents have the shape ``codes``."""
+        return self.model.config.in_channels, codes[1] * self.factor, codes[2] * self.factor
 
     def encode(self, x: Tensor) -> Tensor:
         return (self.model.encode(x).latent_dist.mode() - self.shift) * self.scale

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ import torch
 from torch import Tensor
 
 from reverie.bridge import architecture, weights
+from reverie.bridge.building import AUTOENCODER, build, check, complete, renamed, told
 from reverie.bridge.folder import SCHEDULER, Component, Folder
-from reverie.bridge.foreign import foreign, load
+from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
-from reverie.bridge.scheduler import Scheduler
+from reverie.bridge.scheduler import Index, Scheduler
 from reverie.bridge.text import Form, Texts
 from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, unknown
+from reverie.core.paths import Table
 from reverie.core.predictions import Kind
 from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Space
 from reverie.core.tensors import Scalar
 from reverie.nets.embeddings import sinusoids
 from reverie.nets.network import Network
-
-NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
-AUTOENCODER = "AutoencoderKL"
 
 
 class Pretrained(NetDenoiser):
@@ -51,6 +49,7 @@ class Pretrained(NetDenoiser):
         conditioner: Conditioner,
         time: str | Callable[[Point], Scalar],
         space: Space | None,
+        data_std: float | None = None,
     ) -> None:
         config = model[1]
         size = config["sample_size"] or 64
@@ -58,8 +57,8 @@ class Pretrained(NetDenoiser):
         channels = int(getattr(net, "channels", config["in_channels"]))
         learned = (config["out_channels"] or config["in_channels"]) == 2 * config["in_channels"]
         super().__init__(
-            net, schedule, kind, shape=(channels, height, width), time=time, space=space, learned_variance=learned
-        )
+            net, schedule, kind, shape=(channels, height, width), time=time, data_std=data_std, learned_variance=learned, space=space
+        )  # fmt: skip
         self.model, self.scheduler, self.conditioner = model, scheduler, conditioner
 
 
@@ -71,8 +70,9 @@ def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | 
 
     Args:
         path: of the folder.
-        schedule: for a network without a scheduler, the path it was trained on.
-        kind: what such a network predicts.
+        schedule: the path the network was trained on, in place of what its scheduler says. With a :class:`~reverie.core.paths.Table` it is
+            told the index of an entry, else 1000·t.
+        kind: what it predicts, likewise. With both, a scheduler's file is not read.
 
     Returns:
         A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space.
@@ -86,74 +86,38 @@ def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | 
     if component.kind == AUTOENCODER:
         return autoencoder(component)
     config = complete(component)
-    found = _scheduler(folder)
-    if found is None and (schedule is None or kind is None):
-        raise InputError(
-            f"{folder.path} holds a network but no {SCHEDULER}, so nothing says what it was trained on: "
-            "reverie.bridge.load(folder, schedule=, kind=)"
-        )
+    found = None if schedule is not None and kind is not None else _scheduler(folder)
+    trained = found.schedule if schedule is None else schedule  # pyright: ignore[reportOptionalMemberAccess]
     net = _network(component, config)
     vae = autoencoder(folder.part("vae")) if folder.has("vae") else None
     texts = _texts(folder, component.kind, config, vae)
     classes = _class_names(folder)
     return Pretrained(
         net,
-        found.schedule if schedule is None and found else schedule,  # pyright: ignore[reportArgumentType]
-        found.kind if kind is None and found else kind,  # pyright: ignore[reportArgumentType]
+        trained,
+        found.kind if kind is None else kind,  # pyright: ignore[reportOptionalMemberAccess]
         model=(component.kind, config),
         scheduler=found if schedule is None else None,
         conditioner=Conditioner(net.conditions, classes, texts),
-        time=found.time if schedule is None and found else "t",
+        time=found.time
+        if schedule is None and found
+        else Index(len(trained.betas))
+        if isinstance(trained, Table)
+        else "t",
         space=vae,
+        data_std=found.data_std if schedule is None and kind is None and found else None,
     )
 
 
 def autoencoder(component: Component) -> KL:
     """The auto-encoder of a folder."""
-    import diffusers
-
     if component.kind != AUTOENCODER:
         raise unknown(f"auto-encoder in {component.folder},", component.kind, [AUTOENCODER])
-    model: Any = diffusers.AutoencoderKL.from_config(complete(component))  # pyright: ignore[reportPrivateImportUsage]
-    load(model, renamed(component.tensors()), str(component.folder))
-    space = KL(model)
+    config = complete(component)
+    check(component, config)
+    space = KL(build(AUTOENCODER, config, renamed(component.tensors()), str(component.folder)))
     space.eval().requires_grad_(False)
     return space
-
-
-def complete(component: Component) -> dict[str, Any]:
-    """A model's configuration with the defaults of what it leaves out.
-
-    Raises:
-        InputError: for an unknown class.
-    """
-    import diffusers
-
-    if component.kind not in (*NETWORKS, AUTOENCODER):
-        raise unknown(f"model in {component.folder},", component.kind, (*NETWORKS, AUTOENCODER))
-    signature = inspect.signature(getattr(diffusers, component.kind).__init__)
-    defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
-    missing = [name for name, p in signature.parameters.items() if p.default is p.empty and name != "self"]
-    for name in missing:
-        if name not in component.config:
-            raise InputError(f"{component.folder} does not say {name}, which {component.kind} needs")
-    known = {*defaults, *missing} - {"self"}
-    return defaults | {name: value for name, value in component.config.items() if name in known}
-
-
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of old files under the names of today: what attention was made of before diffusers 0.15."""
-    result = {}
-    for name, value in state.items():
-        *path, last, which = name.split(".")
-        last = OLD_NAMES[last] if "attentions" in path and last in OLD_NAMES else last
-        if last.startswith("to_") and value.ndim == 4 and value.shape[2:] == (1, 1):
-            value = value[:, :, 0, 0]
-        result[".".join((*path, last, which)) if path else name] = value
-    return result
 
 
 def _network_of(folder: Folder) -> Component:
@@ -165,22 +129,31 @@ def _network_of(folder: Folder) -> Component:
     )
 
 
-def _scheduler(folder: Folder) -> Scheduler | None:
-    """The scheduler of a pipeline, or the one beside a model."""
-    around = [folder.path / "scheduler"] if not folder.single else [folder.path, folder.path.parent / "scheduler"]
-    for place in around:
+def _scheduler(folder: Folder) -> Scheduler:
+    """The scheduler of a pipeline, or the one beside a model.
+
+    Raises:
+        InputError: when there is none.
+    """
+    beside = [folder.path.parent / "scheduler"] if folder.single else []
+    for place in (folder.path / "scheduler", folder.path, *beside):
         if (place / SCHEDULER).is_file():
             return Scheduler(Component(place, SCHEDULER).config)
-    return None
+    raise InputError(
+        f"{folder.path} holds a network but no {SCHEDULER}, so nothing says what it was trained on: "
+        "reverie.bridge.load(folder, schedule=, kind=)"
+    )
 
 
 def _network(component: Component, config: dict[str, Any]) -> Network:
+    check(component, config)
     state = renamed(component.tensors())
-    net = architecture.network(component.kind, config)
-    if net is not None and _tied(net, config, state):
-        net.load_state_dict(weights.to_ours(net, config, state))
-    else:
-        net = foreign(component.kind, config, state)
+    with told(str(component.folder)):
+        net = architecture.network(component.kind, config)
+        if net is not None and _tied(net, config, state):
+            net.load_state_dict(weights.to_ours(net, config, state))
+        else:
+            net = Foreign(component.kind, build(component.kind, config, state, str(component.folder)))
     return net.eval().requires_grad_(False)
 
 

@@ -16,9 +16,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from reverie.bridge.building import alike, told
 from reverie.core.errors import InputError, unknown
-from reverie.core.paths import Table
+from reverie.core.paths import EDM, Table
+from reverie.core.predictions import edm
 from reverie.core.schedules import Flow, HostPoint, Point, Schedule
 from reverie.core.tensors import Scalar
 from reverie.solve.grids import check
@@ -27,25 +30,51 @@ from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Solver
 
 FLOWS = ("FlowMatchEulerDiscreteScheduler",)
+EDMS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 TABLES = tuple(
     f"{name}Scheduler"
     for name in (
-        "DDIM", "DDIMInverse", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep",
-        "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LMSDiscrete", "PNDM",
-        "SASolver", "UniPCMultistep",
+        "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep", "DPMSolverMultistepInverse",
+        "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete",
+        "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "RePaint", "SASolver", "TCD", "UniPCMultistep",
     )
 )  # fmt: skip
+LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        ("DPMSolverSDEScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler"),
+        LATENT,
+    ),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), LATENT | {"beta_schedule": "scaled_linear"}),
+}
+"""What some say of β where the file does not, unlike the others."""
+COUNT = 100_000
+"""The most steps of training that are believed."""
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "straight"}
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a network trained on ``count`` integer steps reads as time: the step, entry ``t·count − 1`` of the table, in thousands."""
+    """What a network trained on ``count`` integer steps reads as time: the step, entry ``t·count − 1`` of the table, in thousands.
+
+    Nearer to clean data than entry 0 no network was trained: there it reads 0.
+    """
 
     count: int
 
     def __call__(self, point: Point) -> Scalar:
-        return (point.t * self.count - 1.0) / 1000.0
+        step = point.t * self.count - 1.0
+        return (step.clamp(min=0.0) if isinstance(step, Tensor) else max(step, 0.0)) / 1000.0
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """What a network trained on a flow of ``count`` steps reads as time: ``t·count``, in thousands."""
+
+    count: int
+
+    def __call__(self, point: Point) -> Scalar:
+        return point.t * (self.count / 1000.0)
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,11 @@ class Listed:
         return first, *(point for point in self.points if point.lam > first.lam)
 
 
+def quarter(point: Point) -> Scalar:
+    """What a network of Karras et al. 2022 reads as time, ¼·log σ, in thousands."""
+    return point.lam * (-0.25 / 1000.0)
+
+
 class Scheduler:
     """What a folder says of the noise.
 
@@ -76,20 +110,30 @@ class Scheduler:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = dict(config)
         self.name = str(config.get("_class_name"))
-        if self.name not in (*TABLES, *FLOWS):
-            raise unknown("scheduler", self.name, (*TABLES, *FLOWS))
-        self.flow = self.name in FLOWS
-        self.count = int(self.get("num_train_timesteps", 1000))
-        kind = "flow_prediction" if self.flow else self.get("prediction_type", "epsilon")
-        if kind not in KINDS or (kind == "flow_prediction") != self.flow:
+        self.config = DEFAULTS.get(self.name, {}) | dict(config)
+        if self.name not in (*TABLES, *FLOWS, *EDMS):
+            raise unknown("scheduler", self.name, (*TABLES, *FLOWS, *EDMS))
+        self.flow, self.edm = self.name in FLOWS, self.name in EDMS
+        self.count: int = self.get("num_train_timesteps", 1000)
+        if not isinstance(self.count, int) or not 1 <= self.count <= COUNT:
+            raise self.refused("num_train_timesteps", f"expected a whole number from 1 to {COUNT}")
+        said = "flow_prediction" if self.flow else self.get("prediction_type", "epsilon")
+        if said not in KINDS or (said == "flow_prediction") != self.flow or (self.edm and said != "epsilon"):
             raise self.refused("prediction_type", "use another scheduler's folder")
-        self.kind = KINDS[kind]
+        self.data_std: float | None = self.get("sigma_data", 0.5) if self.edm else None
+        self.kind = KINDS[said] if self.data_std is None else edm(self.data_std)
 
     def get(self, name: str, default: Any) -> Any:
-        """An option, or its default."""
-        return self.config.get(name, default)
+        """An option, or its default.
+
+        Raises:
+            InputError: for a value that is not of the default's kind.
+        """
+        value = self.config.get(name, default)
+        if value != default and default is not None and not alike(value, type(default)):
+            raise self.refused(name, f"expected something like {default!r}")
+        return value
 
     def refused(self, option: str, remedy: str = "give solver= and grid= yourself") -> InputError:
         """The error for an option without translation."""
@@ -101,10 +145,15 @@ class Scheduler:
         """The path it was trained on."""
         if self.flow:
             return Flow()
+        if self.edm:
+            return EDM(self.get("sigma_min", 0.002), self.get("sigma_max", 80.0), self.get("rho", 7.0))
         betas, start, end = self.get("trained_betas", None), self.get("beta_start", 1e-4), self.get("beta_end", 0.02)
         form = self.get("beta_schedule", "linear")
         if betas is not None:
-            table = Table(tuple(betas))
+            with told(f"the folder's {self.name}"):
+                table = Table(tuple(betas))
+            if len(table.betas) != self.count:
+                raise self.refused("num_train_timesteps", f"it has {len(table.betas)} trained_betas")
         elif form == "linear":
             table = Table.linear(self.count, start, end)
         elif form == "scaled_linear":
@@ -117,8 +166,12 @@ class Scheduler:
 
     @property
     def time(self) -> str | Callable[[Point], Scalar]:
-        """What the network reads as time: σ of a flow, else the step of the table."""
-        return "t" if self.flow else Index(self.count)
+        """What the network reads as time: σ of a flow, the step of a table, or ¼·log σ, in thousands."""
+        if self.edm:
+            return quarter
+        if not self.flow:
+            return Index(self.count)
+        return "t" if self.count == 1000 else Sigma(self.count)
 
     def __call__(self, steps: int) -> dict[str, Any]:
         """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample` that take the steps of the folder's scheduler.
@@ -132,7 +185,8 @@ class Scheduler:
         translate = SAMPLERS.get(self.name)
         if translate is None:
             raise self.refused("sampling", "give solver= and grid= yourself, or neither for Reverie's own choice")
-        solver, points = translate(self, steps)
+        with told(f"the folder's {self.name}"):
+            solver, points = translate(self, steps)
         return {"solver": solver, "steps": steps, "grid": Listed(tuple(points))}
 
     # --- points ---
@@ -163,6 +217,12 @@ class Scheduler:
             raise self.refused("final_sigmas_type")
         return self.schedule.clean() if final == "zero" else self.entry(0)
 
+    def inside(self, steps: np.ndarray) -> np.ndarray:
+        """The steps, which must lie in the table: an offset can lead out of it."""
+        if steps.min() < 0 or steps.max() > self.count - 1:
+            raise self.refused("steps_offset")
+        return steps
+
     def neutral(self, **options: Any) -> None:
         """Raise an InputError unless each option is as given, or absent."""
         for name, value in options.items():
@@ -186,9 +246,9 @@ def _stride(scheduler: Scheduler, steps: int) -> list[HostPoint]:
         )
         raise scheduler.refused("timestep_spacing", f"with {steps} steps {remedy}; give solver= and grid= yourself")
     last = scheduler.schedule.clean() if scheduler.get("set_alpha_to_one", True) else scheduler.entry(0)
-    if indices[-1] >= stride or indices[0] >= count:
+    if indices[-1] >= stride:
         raise scheduler.refused("steps_offset")
-    return [*(scheduler.entry(int(i)) for i in indices), last]
+    return [*(scheduler.entry(int(i)) for i in scheduler.inside(indices)), last]
 
 
 def _ddim(scheduler: Scheduler, steps: int) -> Translation:
@@ -233,7 +293,7 @@ def _euler(scheduler: Scheduler, steps: int) -> Translation:
         indices = np.arange(count, 0, -count / steps).round() - 1
     else:
         raise scheduler.refused("timestep_spacing")
-    sigmas = np.interp(indices, np.arange(count), table)
+    sigmas = np.interp(scheduler.inside(indices), np.arange(count), table)
     if scheduler.get("use_karras_sigmas", False):
         low, high = scheduler.get("sigma_min", None), scheduler.get("sigma_max", None)
         sigmas = _karras(low or sigmas[-1], high or sigmas[0], steps)
@@ -265,7 +325,7 @@ def _dpm(scheduler: Scheduler, steps: int) -> Translation:
         raise scheduler.refused("timestep_spacing")
     if len(indices) != steps:
         raise scheduler.refused("lambda_min_clipped")
-    sigmas = table[indices.astype(int)]
+    sigmas = table[scheduler.inside(indices).astype(int)]
     if scheduler.get("use_karras_sigmas", False):
         sigmas = _karras(table[0], table[-1], steps)
         exact = scheduler.get("beta_schedule", "linear") == "squaredcos_cap_v2"

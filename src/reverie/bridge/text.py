@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from reverie.bridge.building import plausible
 from reverie.bridge.folder import Folder
 from reverie.core.condition import Entry
 from reverie.core.errors import RunError
@@ -36,7 +37,9 @@ class Encoder:
         self.folder, self.length = folder, length
         self.names = f"tokenizer{suffix}", f"text_encoder{suffix}"
         self.kinds = folder.class_of(self.names[0], TOKENIZERS), folder.class_of(self.names[1], ENCODERS)
-        folder.part(self.names[1]).check()
+        part = folder.part(self.names[1])
+        plausible(part)
+        self.variant = part.variant
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -44,7 +47,19 @@ class Encoder:
 
     @cached_property
     def model(self) -> Any:
-        return self._loaded(1, use_safetensors=True, dtype=torch.float32).eval().requires_grad_(False)
+        """The text model.
+
+        Raises:
+            RunError: when the weights are not those of its configuration.
+        """
+        model, found = self._loaded(
+            1, use_safetensors=True, variant=self.variant, dtype=torch.float32, output_loading_info=True
+        )
+        if found["missing_keys"]:
+            raise RunError(
+                f"the weights of {self.names[1]} lack {sorted(found['missing_keys'])[0]!r}: the file is incomplete or of another model"
+            )
+        return model.eval().requires_grad_(False)
 
     def _loaded(self, which: int, **options: Any) -> Any:
         import transformers
@@ -52,7 +67,7 @@ class Encoder:
         path = self.folder.path / self.names[which]
         try:
             return getattr(transformers, self.kinds[which]).from_pretrained(path, local_files_only=True, **options)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever transformers makes of a strange configuration
             raise RunError(f"{path} could not be loaded: {error}") from error
 
     def tokens(self, texts: Sequence[str]) -> Tensor:

@@ -31,7 +31,7 @@ class Part:
         theirs: the name of theirs, or several.
         form: "same"; "joined", theirs one after the other; "tied", theirs are all equal; "swapped" and "waves", the halves change places
             in the rows or in the columns; "pointwise", ours is a linear layer and theirs a 1x1 convolution; "grid", ours has rows and
-            columns of positions and theirs one list; "padded", ours has one more row, the null, which starts at zero.
+            columns of positions and theirs one list.
     """
 
     ours: str
@@ -62,9 +62,9 @@ def to_ours(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]
     return result
 
 
-def to_theirs(net: Network, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of ``net`` under their names, for a model of ``config`` (see :func:`describe`)."""
-    state, result = net.state_dict(), {}
+def to_theirs(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights of ``net``, or ``state`` in place of them, under their names, for a model of ``config`` (see :func:`describe`)."""
+    state, result = net.state_dict() if state is None else state, {}
     for part in parts(net, config):
         result |= dict(zip(part.theirs, _theirs(part, state[part.ours]), strict=True))
     return result
@@ -84,8 +84,6 @@ def _ours(part: Part, values: list[Tensor]) -> Tensor:
         case "grid":
             side = round(value.shape[1] ** 0.5)
             return value[0].unflatten(0, (side, side))
-        case "padded":
-            return torch.cat([value, torch.zeros_like(value[:1])])
         case "tied":
             other = next((name for name, v in zip(part.theirs, values, strict=True) if not torch.equal(v, value)), None)
             if other:
@@ -107,8 +105,6 @@ def _theirs(part: Part, value: Tensor) -> list[Tensor]:
             return [value[:, :, None, None]]
         case "grid":
             return [value.flatten(0, 1)[None]]
-        case "padded":
-            return [value[:-1]]
     return [value]
 
 
@@ -191,7 +187,7 @@ def _unet_parts(net: UNet, config: Mapping[str, Any]) -> Iterator[Part]:
     form = "same" if config.get("use_linear_projection", False) else "pointwise"
     yield from _time("conditioning.time", "time_embedding", config["flip_sin_to_cos"])
     if net.conditioning.label is not None:
-        yield Part("conditioning.label.table.weight", ("class_embedding.weight",), "padded")
+        yield Part("conditioning.label.table.weight", ("class_embedding.weight",))
     if net.conditioning.vector is not None:
         yield from _layer("conditioning.vector.0", "add_embedding.linear_1")
         yield from _layer("conditioning.vector.2", "add_embedding.linear_2")
@@ -205,12 +201,14 @@ def _unet_parts(net: UNet, config: Mapping[str, Any]) -> Iterator[Part]:
     for ours, theirs, stages in places:
         residuals = attentions = 0
         for i, block in enumerate(stages):
-            if not isinstance(
-                block, Stage
-            ):  # before the level's stages in ours on the way down, behind the last one's in theirs
+            if not isinstance(block, Stage):
+                # before the level's stages in ours on the way down, behind the last one's in theirs
                 direction, level = ours.split(".")
-                at = f"{direction}_blocks.{int(level) - (direction == 'down')}.{direction}samplers.0.conv"
-                yield from _layer(f"{ours}.{i}.conv", at)
+                at = f"{direction}_blocks.{int(level) - (direction == 'down')}.{direction}samplers.0"
+                if isinstance(block, ResidualBlock):
+                    yield from _residual(f"{ours}.{i}", at, block)
+                else:
+                    yield from _layer(f"{ours}.{i}.conv", f"{at}.conv")
                 continue
             yield from _residual(f"{ours}.{i}.residual", f"{theirs}.resnets.{residuals}", block.residual)
             residuals += 1

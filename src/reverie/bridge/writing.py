@@ -11,16 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from reverie.bridge import weights
-from reverie.bridge.describe import describe
+from reverie.bridge.describe import Description, describe, needs
 from reverie.bridge.folder import CONFIG, INDEX, SCHEDULER
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
 from reverie.bridge.loading import Pretrained
 from reverie.bridge.text import Texts
+from reverie.bridge.training import Training, training
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity
+from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -71,8 +73,6 @@ Part = tuple[dict[str, Any], dict[str, Tensor] | None]
 def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
     """Each part's configuration and weights, and the pipeline's index."""
     net = denoise.net
-    if denoise.prior is not None:
-        raise InputError("diffusers has no closed form that a network corrects: train with denoising.prior null")
     if isinstance(denoise, Pretrained):
         kind, config = denoise.model
         scheduler = None if denoise.scheduler is None else denoise.scheduler.config
@@ -82,13 +82,12 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
             else _foreign(net)
         )
     elif isinstance(net, Network):
-        scheduler = _scheduler(denoise)
-        kind, config, state = describe(net)
+        scheduler, (kind, config, state) = _translated(denoise, net)
     else:
         raise InputError(f"diffusers has no network like {type(net).__name__}")
     name = "transformer" if "Transformer" in kind else "unet"
     files: dict[str, Part] = {name: ({"_class_name": kind, **config}, state)}
-    index: dict[str, Any] = {"_class_name": _pipeline(denoise, kind), name: ["diffusers", kind]}
+    index: dict[str, Any] = {"_class_name": _pipeline(denoise, kind, scheduler), name: ["diffusers", kind]}
     if scheduler is not None:
         files["scheduler"] = (scheduler, None)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
@@ -96,10 +95,6 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
         model = denoise.space.model
         files["vae"] = ({"_class_name": "AutoencoderKL", **dict(model.config)}, model.state_dict())
         index["vae"] = ["diffusers", "AutoencoderKL"]
-    elif not isinstance(denoise.space, Identity):
-        raise InputError(
-            f"diffusers has no space like {type(denoise.space).__name__}: only pixels and KL latents are written"
-        )
     if isinstance(denoise.conditioner.text, Texts) and denoise.conditioner.text.form == "sdxl":
         index["force_zeros_for_empty_prompt"] = denoise.conditioner.text.zeros
     return files, index
@@ -109,7 +104,9 @@ def _foreign(net: Any) -> dict[str, Tensor]:
     return dict(net.foreign.state_dict())
 
 
-def _pipeline(denoise: NetDenoiser, kind: str) -> str:
+def _pipeline(denoise: NetDenoiser, kind: str, scheduler: dict[str, Any] | None) -> str:
+    """The pipeline that calls such a network as its scheduler asks: for pixels, only that of consistency models scales the input and gives
+    classes, to any scheduler but that of a flow."""
     texts = denoise.conditioner.text
     if isinstance(texts, Texts):
         forms = {
@@ -119,21 +116,31 @@ def _pipeline(denoise: NetDenoiser, kind: str) -> str:
         }
         return forms[texts.form]
     pipelines = {"DiTTransformer2DModel": "DiTPipeline", "SD3Transformer2DModel": "StableDiffusion3Pipeline"}
-    return pipelines.get(kind, "DDPMPipeline")
+    name = "" if scheduler is None else scheduler["_class_name"]
+    told = name.startswith("EDM") or ("label" in denoise.conditions and not name.startswith("Flow"))
+    return pipelines.get(kind, "ConsistencyModelPipeline" if told else "DDPMPipeline")
 
 
-def _scheduler(denoise: NetDenoiser) -> dict[str, Any]:
-    """The scheduler of a model that we trained.
+def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Description]:
+    """The scheduler and the network of a model that we trained.
 
     Raises:
-        InputError: when diffusers has none whose network is told the same time.
+        InputError: when diffusers has none that compute the same, with what to train instead.
     """
-    if isinstance(denoise.schedule, Flow) and denoise.kind.name in ("flow", "straight") and denoise.time == "t":
-        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
-    raise InputError(
-        f"diffusers has no scheduler for {denoise.schedule} predicting {denoise.kind.name} with the time {denoise.time!r}: "
-        "only rectified flow that predicts the flow is written"
-    )
+    changed, trained = needs(net), training(denoise)
+    if not isinstance(trained, Training):
+        changed += trained
+    elif trained.outward != 1.0 and getattr(net.config, "variance", False):
+        changed.append("--net.no-variance")
+    elif isinstance(net, MMDiT) and not isinstance(denoise.schedule, Flow):
+        changed.append("--schedule flow")
+    if denoise.prior is not None:
+        changed = ["--prior None", *(each for each in changed if each != "--net.image 0")]
+    if not isinstance(denoise.space, Identity | KL):
+        changed.append("--space pixels")
+    if changed or not isinstance(trained, Training):
+        raise InputError(f"diffusers has nothing like this {type(net).__name__} run: train with {', '.join(changed)}")
+    return trained.scheduler, describe(net, trained.folded(denoise))
 
 
 def _write_part(folder: Path, config: dict[str, Any], state: dict[str, Tensor] | None) -> None:
