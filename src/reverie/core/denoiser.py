@@ -115,6 +115,11 @@ class Denoiser(ABC):
         """The strongest guidance scale acting, 1 without any: solvers choose their order by it."""
         return 1.0
 
+    @property
+    def smooth(self) -> bool:
+        """Whether the estimate has no kinks and no jumps in x_t but those of the model's own: what a density of its flow needs."""
+        return True
+
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         """The point of a time, with per-sample fields broadcast over ``x``."""
         if isinstance(t, Point):
@@ -168,6 +173,10 @@ class Wrapper(Denoiser):
     @property
     def guidance(self) -> float:
         return self.base.guidance
+
+    @property
+    def smooth(self) -> bool:
+        return self.base.smooth
 
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         return self.base.point(t, x)

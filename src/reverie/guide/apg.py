@@ -34,6 +34,10 @@ class APG(CFG):
             raise InputError(f"radius is the largest norm of a sample's guidance, above 0: got {radius}")
         self.parallel, self.radius, self.acts_in = parallel, radius, space
 
+    @property
+    def smooth(self) -> bool:
+        return self.parallel == 1.0 and self.radius == math.inf and super().smooth  # the direction of an estimate jumps at 0
+
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         y = read(better, self.acts_in)
         delta = y - read(worse, self.acts_in)

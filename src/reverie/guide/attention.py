@@ -96,6 +96,10 @@ class Attentive(Gradient):
         self.energy, self.scale, self.features = energy, scale, tuple(features)
         self.sites = [site for site in taps.sites(base) if _attends(base, site)]
 
+    @property
+    def smooth(self) -> bool:
+        return False  # the energies are of absolute values, their gradients jump
+
     def look_at(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Seen]:
         """The base's estimate, and what its attention and features were under the condition."""
         maps: dict[str, Tensor] = {}

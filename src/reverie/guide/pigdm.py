@@ -24,6 +24,10 @@ class PiGDM(Gradient):
         super().__init__(base)
         self.operator, self.y, self.noise = operator, y, noise
 
+    @property
+    def smooth(self) -> bool:
+        return False  # the share η is cut to [0, 1]
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)
         estimate = trace(lambda x: self.base(x, point, cond), x)

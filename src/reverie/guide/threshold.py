@@ -25,6 +25,10 @@ class Threshold(Wrapper):
             raise InputError(f"quantile is in (0, 1] and limit above 0: got {quantile} and {limit}")
         self.quantile, self.limit = quantile, limit
 
+    @property
+    def smooth(self) -> bool:
+        return False
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         estimate = self.base(x, t, cond)
         x0 = estimate.x0

@@ -70,7 +70,8 @@ def log_prob(
         (B,) nats.
 
     Raises:
-        InputError: for a shape that does not fit, a stochastic solver, or a guide that clips or is not linear in the estimates.
+        InputError: for a shape that does not fit, a stochastic solver, or a guide under which the estimate is not smooth (it clips, projects
+            or rescales).
     """
     if trace not in ("hutchinson", "exact"):
         raise unknown("trace", trace, ("hutchinson", "exact"))
@@ -217,9 +218,9 @@ def _adaptive(field: _Divergence, solver: RK45, data: HostPoint, noise: HostPoin
 
 def _check_guides(denoise: Denoiser) -> None:
     for inner in reversed(chain(denoise)):
-        if getattr(inner, "clips", False) or not getattr(inner, "linear", True):
+        if not inner.smooth:
             raise InputError(
-                f"{type(inner).__name__} clips or is not linear in the estimates, and the flow under it has kinks: "
+                f"under {type(inner).__name__} the estimate has kinks or jumps, and its flow no density that an integration finds: "
                 "take it off for log_prob"
             )
     if denoise.guidance != 1.0:
