@@ -333,7 +333,6 @@ def _frame(denoise: Denoiser, step: Step, total: int) -> Frame:
     )
 
 
-@lru_cache(maxsize=256)
 def _walk(schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Walk:
     if start is not None:
         if not 0.0 < start <= 1.0:
@@ -342,9 +341,24 @@ def _walk(schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Wa
     return plain(grid(schedule, steps))
 
 
-@lru_cache(maxsize=256)
 def _plan(solver: Solver, schedule: Schedule, walk: Walk) -> Plan:
+    """The plan, remembered where only numbers make it: a solver may hold a measurement or a network, which dies with its run."""
+    return (_remembered if _numbers(solver) and _numbers(schedule) else _made)(solver, schedule, walk)
+
+
+def _made(solver: Solver, schedule: Schedule, walk: Walk) -> Plan:
     return solver.plan(schedule, walk)
+
+
+_PLAIN = {bool, int, float, str, type(None)}
+_remembered = lru_cache(maxsize=256)(_made)
+
+
+def _numbers(value: object) -> bool:
+    """Whether ``value`` is a number, a word or None, a tuple of such, or a dataclass of those."""
+    if dataclasses.is_dataclass(value):
+        return all(_numbers(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return _PLAIN.issuperset(map(type, value if isinstance(value, tuple) else (value,)))
 
 
 def _initial(denoise: Denoiser, plan: Plan, x: Tensor | None, start: float | None, n: int, tape: NoiseTape) -> Tensor:
