@@ -17,7 +17,7 @@ class Foreign(Network):
     """A module of diffusers. Its time is 1000 times ours.
 
     Args:
-        kind: its class, of :data:`CALLS`.
+        kind: the name of its class in diffusers.
         model: the module.
     """
 
