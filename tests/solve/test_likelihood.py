@@ -223,7 +223,12 @@ class Pixels(Denoiser):
 
     def __init__(self, size: int = 2, schedule: Schedule = Flow()) -> None:
         self.one = Pair([0.4, 0.7], 1.0, schedule)
-        self.schedule, self.shape, self.conditions, self.space = schedule, (1, size, size), self.one.conditions, Identity()
+        self.schedule, self.shape, self.conditions, self.space = (
+            schedule,
+            (1, size, size),
+            self.one.conditions,
+            Identity(),
+        )
 
     def __call__(self, x, t, cond=None):
         point = self.point(t, x)

@@ -111,6 +111,11 @@ class Denoiser(ABC):
         return torch.device("cpu")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of what it computes with; the state of a run is of this dtype, and at least float32."""
+        return torch.float32
+
+    @property
     def guidance(self) -> float:
         """The strongest guidance scale acting, 1 without any: solvers choose their order by it."""
         return 1.0
@@ -169,6 +174,10 @@ class Wrapper(Denoiser):
     @property
     def device(self) -> torch.device:
         return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
 
     @property
     def guidance(self) -> float:
@@ -257,8 +266,14 @@ class NetDenoiser(Denoiser):
     def device(self) -> torch.device:
         return next(self.net.parameters(), torch.empty(0)).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.net.parameters(), torch.empty(0)).dtype
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
-        point = self.point(t, x)
+        if cond is not None:
+            cond.check_names(self.conditions)
+        point, dtype = self.point(t, x), next(self.net.parameters(), x).dtype
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
         time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)
         if isinstance(time, Tensor):
@@ -272,10 +287,10 @@ class NetDenoiser(Denoiser):
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
             cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
-        out, variance = self.net(scaled, time, cond), None
+        out, variance = self.net(scaled.to(dtype), time.to(dtype), cond), None
         if out is None:  # a tap has read what it wanted and ended the call: there is no estimate
             return Estimate(x, torch.full_like(x, math.nan), self.kind(point), point)
-        out = evaluated(out)
+        out = evaluated(out.to(x.dtype))
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)

@@ -25,7 +25,9 @@ class Rescaled(CFG):
 
     @property
     def smooth(self) -> bool:
-        return self.amount == 0.0 and super().smooth  # a standard deviation has a kink at 0, and so has what is divided by it
+        return (
+            self.amount == 0.0 and super().smooth
+        )  # a standard deviation has a kink at 0, and so has what is divided by it
 
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         guided = super().mix(better, worse, scale)
