@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from reverie.core.errors import InputError
 from reverie.core.names import GridName
 
 if TYPE_CHECKING:

@@ -226,7 +226,7 @@ class NetDenoiser(Denoiser):
         shape: of one sample, (C, H, W).
         time: what the network is told of it: a name in :data:`TIME_MAPS`, or a function of the point.
         data_std: if given, the network's input is scaled to unit variance for data of this standard deviation,
-            ``c_in = 1/√(α²·data_std² + σ²)`` (Karras et al. 2022); otherwise x_t goes in as it is.
+            ``c_in = 1/√(α²·data_std² + σ²)`` (Karras et al. 2022); otherwise x_t goes in as it is. The kind "edm" is of the same.
         learned_variance: the network gives 2C channels, the second half the place v in [−1, 1] of the log variance of a reverse step
             between its bounds (Nichol & Dhariwal 2021, eq. 15); the estimate's ``variance`` is the fraction (v + 1)/2.
         conditions: what it takes; the network's own by default.
@@ -254,7 +254,7 @@ class NetDenoiser(Denoiser):
     ) -> None:
         if isinstance(time, str) and time not in TIME_MAPS:
             raise unknown("time map", time, TIME_MAPS)
-        self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind), tuple(shape)
+        self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind, data_std), tuple(shape)
         self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
         self.prior: Any = getattr(net, "prior", None)
         own = {k: v for k, v in getattr(net, "conditions", {}).items() if self.prior is None or k != "image"}
