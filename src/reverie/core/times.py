@@ -35,10 +35,10 @@ class LogitNormal:
 
 @dataclass(frozen=True)
 class LogNormalSigma:
-    """``log(σ/α) ~ N(mean, std²)`` on any path (Karras et al. 2022, table 1), on EDM's own the noise level σ. By default their values, for data
-    of standard deviation 0.5; for data of s the mean is ``log(s/0.5) − 1.2``. What a path does not reach counts at its end.
+    """``log(σ/α) ~ N(mean, std²)`` on any path, on EDM's own the noise level σ (Karras et al. 2022, table 1).
 
-    With the kind "edm" and the weight 1 it makes EDM's loss: their weight is the inverse square of the target's scale.
+    The defaults are theirs, for data of standard deviation 0.5; for data of s the mean is ``log(s/0.5) − 1.2``. What a path does not reach
+    counts at its end. With the kind "edm" and the weight 1 this is EDM's loss: their weight is the inverse square of the target's scale.
     """
 
     schedule: Schedule
