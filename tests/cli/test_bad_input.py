@@ -1,12 +1,15 @@
 """Everything that can be given wrongly: one clear message, no traceback, 2 for usage and 1 for failure, nothing lost."""
 
 import json
+import math
 import resource
 from functools import reduce
 from operator import getitem
 
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from .conftest import TINY
 
@@ -230,3 +233,25 @@ def test_a_defect_is_one_line_and_the_traceback_is_for_who_asks(reverie, digits,
     monkeypatch.setenv("REVERIE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         reverie("sample digits --label 7")
+
+
+def test_numbers_that_are_not_finite_draw_no_picture(reverie, digits):
+    clear(reverie("sample digits --label 7 --scale nan"), 2, "scale is a finite number", "nan")
+    clear(reverie("sample digits --label 7 --scale 1e30 --steps 8"), 1, "not finite", "the guidance scale is 1e+30")
+    values = load_file(weights(digits))
+    name = next(key for key in values if key.endswith("weight"))
+    values[name].flatten()[0] = math.nan
+    with safe_open(weights(digits), "pt") as file:
+        metadata = file.metadata()
+    save_file(values, weights(digits), metadata)
+    said = reverie("sample digits --label 7")
+    clear(said, 1)
+    assert "not finite from step 1 " in said.err or "damaged" in said.err  # a checksum may have seen it first
+    assert not (digits.parent / "samples.png").exists()
+
+
+def test_seeds_as_large_as_dates_train_and_sample(reverie, tmp_path):
+    words = [*TINY[:10], *["--train.images", "32", "--train.batch", "32", "--train.warmup", "0", "--sample.steps", "1"]]
+    for seed in (2**24, 20261231):
+        assert reverie("train", *words, f"--seed {seed} --out s{seed}").code == 0
+        assert reverie(f"sample s{seed} --label 7 --n 1 --steps 1 --seed {2**63} --grid beta --solver ddim").code == 0

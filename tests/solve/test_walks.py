@@ -10,13 +10,15 @@ from torch import Tensor
 
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
-from reverie.core.exact import Gaussian
+from reverie.core.exact import Gaussian, GaussianMixture
+from reverie.core.noise import Tape, sample_seeds
 from reverie.core.paths import EDM
 from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.core.space import Identity
 from reverie.solve import (
     DDIM,
     GENIE,
+    AnnealedLangevin,
     Churn,
     Corrector,
     DPMpp,
@@ -334,3 +336,44 @@ def test_quadratic_and_arctan_grids(problem) -> None:
         for grid in (grids.arctan(c), grids.time())
     ]
     assert std[0] / c == pytest.approx(math.cos(math.pi / 2 / n) ** n, rel=1e-9) and std[1] < std[0]
+
+
+@pytest.mark.parametrize("path", [VE(0.01, 1.0), VP(), Flow()], ids=lambda s: type(s).__name__)
+def test_annealed_langevin_is_algorithm_1(problem, path):
+    """Song & Ermon 2019, line by line in x/α with the score of p_σ, from the same noise."""
+    data, levels, moves, rate = problem.mixture(), 5, 7, 0.2
+    denoise, grid = data.denoiser(path), grids.logsnr(start=0.0)
+    points = grid(path, levels)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(4)).double()
+    *_, last = iterate(denoise, x=x, solver=AnnealedLangevin(moves, rate), grid=grid, steps=levels, seed=6)
+    tape, state, number = Tape(sample_seeds(6, 3)), x / points[0].alpha, 0
+    smallest = points[-2].rho
+    for point in points[:-1]:
+        a = rate * smallest**2 * point.rho**2 / smallest**2
+        for _ in range(moves):
+            state = state.detach().requires_grad_()
+            (score,) = torch.autograd.grad(data.marginal_log_prob(state, 1.0, point.rho).sum(), state)
+            z, number = tape.draw("langevin", number, (2,)).double(), number + 1
+            state = state + 0.5 * a * score + a**0.5 * z
+    assert last.evaluations == levels * moves and last.index == levels - 1
+    torch.testing.assert_close(last.x, state.detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_annealed_langevin_finds_the_weights_of_modes(problem):
+    """Far modes of unequal weight: many levels bring their share of the samples to each, one level alone does not move them."""
+    means = torch.tensor([[3.0], [-3.0]]).double()
+    data = GaussianMixture(torch.tensor([0.8, 0.2]).double(), means, torch.full((2, 1, 1), 0.01).double())
+    denoise = data.denoiser(VE(0.05, 8.0))
+    end = sample(denoise, 200, solver=AnnealedLangevin(20), steps=16, grid=grids.logsnr(), seed=2)
+    assert (end > 0).double().mean().item() == pytest.approx(0.8, abs=0.1)
+    low = grids.logsnr(start=2 * VE().at(2.0).lam)
+    alone = sample(denoise, x=torch.randn(200, 1).double(), solver=AnnealedLangevin(60), steps=1, grid=low, seed=2)
+    assert (alone > 0).double().mean().item() == pytest.approx(0.5, abs=0.12)
+
+
+def test_what_annealed_langevin_refuses(problem):
+    for settings in ((0, 0.2), (5, 0.0), (5, 4.0)):
+        with pytest.raises(InputError, match="annealed Langevin takes"):
+            AnnealedLangevin(*settings)
+    with pytest.raises(InputError, match="finite logsnr"):
+        sample(problem.mixture().denoiser(Flow()), solver=AnnealedLangevin(2), grid=grids.time(), steps=3)

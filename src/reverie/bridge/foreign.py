@@ -18,7 +18,7 @@ class Foreign(Network):
     What a U-Net embeds in place of a class (``class_embed_type``) is its condition "vector".
 
     Args:
-        kind: its class.
+        kind: the name of its class in diffusers.
         model: the module.
     """
 

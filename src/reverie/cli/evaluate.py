@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reverie.core.errors import InputError
-from reverie.diffusion.config import GridName
+from reverie.core.names import GridName
 
 if TYPE_CHECKING:
     from reverie.measure.figures import Evaluation

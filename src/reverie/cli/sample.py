@@ -10,7 +10,8 @@ import tyro
 
 from reverie.cli.evaluate import drawn_with
 from reverie.core.errors import InputError, nearest
-from reverie.diffusion.config import GridName, SampleConfig
+from reverie.core.names import GridName
+from reverie.diffusion.config import SampleConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

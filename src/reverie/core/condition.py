@@ -24,9 +24,19 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, value: Any, mask: Tensor | None = None) -> "Entry":
-        """A value (B, …), all present; a number is one sample. ``mask`` (B, L) tells tokens from padding."""
-        value = torch.as_tensor(value)
+        """A value (B, …), all present; a number is one sample, and whole numbers (B,) become int64.
+
+        ``mask`` (B, L) tells tokens from padding.
+        """
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"a condition is made of numbers, got {value!r}: words go through denoise.conditioner"
+            ) from error
         value = value.reshape(1) if value.ndim == 0 else value
+        if value.ndim == 1 and not value.is_floating_point():
+            value = value.long()
         return cls(value, mask, torch.ones(len(value), dtype=torch.bool, device=value.device))
 
     def map(self, f: Any) -> "Entry":
@@ -230,13 +240,22 @@ class Cond:
         Raises:
             InputError: for an unknown entry (with the nearest name) or a value out of range.
         """
+        self.check_names(conditions)
         for name, entry in self._entries.items():
+            conditions[name].check(name, entry)
+
+    def check_names(self, conditions: Conditions) -> None:
+        """Check that a denoiser takes all entries, without a look at their values.
+
+        Raises:
+            InputError: for an unknown entry, with the nearest name.
+        """
+        for name in self._entries:
             if name not in conditions:
                 known = ", ".join(conditions) or "nothing"
                 raise InputError(
                     f"the model is not conditioned on {name!r}, it takes: {known}.{nearest(name, conditions)}"
                 )
-            conditions[name].check(name, entry)
 
 
 def _expand(entry: Entry, n: int) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +93,8 @@ class Conditioner:
             return value
         spec = self.conditions[name]
         if isinstance(spec, Label):
-            each = [value] if isinstance(value, str | int) else list(value)
+            several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1)
+            each: list[Any] = list(value) if several else [value]
             return Entry.of(torch.tensor([self._label(v) for v in each]))
         if isinstance(spec, Image) and not isinstance(value, Tensor):
             each = value if isinstance(value, list | tuple) else [value]

@@ -111,9 +111,19 @@ class Denoiser(ABC):
         return torch.device("cpu")
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of what it computes with; the state of a run is of this dtype, and at least float32."""
+        return torch.float32
+
+    @property
     def guidance(self) -> float:
         """The strongest guidance scale acting, 1 without any: solvers choose their order by it."""
         return 1.0
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the estimate has no kinks and no jumps in x_t but those of the model's own: what a density of its flow needs."""
+        return True
 
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         """The point of a time, with per-sample fields broadcast over ``x``."""
@@ -166,8 +176,16 @@ class Wrapper(Denoiser):
         return self.base.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
     def guidance(self) -> float:
         return self.base.guidance
+
+    @property
+    def smooth(self) -> bool:
+        return self.base.smooth
 
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         return self.base.point(t, x)
@@ -208,7 +226,7 @@ class NetDenoiser(Denoiser):
         shape: of one sample, (C, H, W).
         time: what the network is told of it: a name in :data:`TIME_MAPS`, or a function of the point.
         data_std: if given, the network's input is scaled to unit variance for data of this standard deviation,
-            ``c_in = 1/√(α²·data_std² + σ²)`` (Karras et al. 2022); otherwise x_t goes in as it is.
+            ``c_in = 1/√(α²·data_std² + σ²)`` (Karras et al. 2022); otherwise x_t goes in as it is. The kind "edm" is of the same.
         learned_variance: the network gives 2C channels, the second half the place v in [−1, 1] of the log variance of a reverse step
             between its bounds (Nichol & Dhariwal 2021, eq. 15); the estimate's ``variance`` is the fraction (v + 1)/2.
         conditions: what it takes; the network's own by default.
@@ -236,7 +254,7 @@ class NetDenoiser(Denoiser):
     ) -> None:
         if isinstance(time, str) and time not in TIME_MAPS:
             raise unknown("time map", time, TIME_MAPS)
-        self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind), tuple(shape)
+        self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind, data_std), tuple(shape)
         self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
         self.prior: Any = getattr(net, "prior", None)
         own = {k: v for k, v in getattr(net, "conditions", {}).items() if self.prior is None or k != "image"}
@@ -248,8 +266,14 @@ class NetDenoiser(Denoiser):
     def device(self) -> torch.device:
         return next(self.net.parameters(), torch.empty(0)).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.net.parameters(), torch.empty(0)).dtype
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
-        point = self.point(t, x)
+        if cond is not None:
+            cond.check_names(self.conditions)
+        point, dtype = self.point(t, x), next(self.net.parameters(), x).dtype
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
         time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)
         if isinstance(time, Tensor):
@@ -263,10 +287,10 @@ class NetDenoiser(Denoiser):
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
             cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
-        out, variance = self.net(scaled, time, cond), None
+        out, variance = self.net(scaled.to(dtype), time.to(dtype), cond), None
         if out is None:  # a tap has read what it wanted and ended the call: there is no estimate
             return Estimate(x, torch.full_like(x, math.nan), self.kind(point), point)
-        out = evaluated(out)
+        out = evaluated(out.to(x.dtype))
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)

@@ -101,7 +101,13 @@ class MixtureDenoiser(Denoiser):
         self.data, self.schedule, self.shape, self.space = data, schedule, data.shape, Identity()
         self.conditions = {} if data.labels is None else {"label": Label(int(data.labels.max()) + 1)}
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.data.means.dtype
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+        if cond is not None:
+            cond.check_names(self.conditions)
         point, data = self.point(t, x), self.data
         alpha, sigma = _column(point.alpha), _column(point.sigma)
         flat = x.flatten(1).to(data.means.dtype)
@@ -151,7 +157,13 @@ class Empirical(Denoiser):
         self.labels = None if labels is None else torch.as_tensor(labels)
         self.conditions = {} if self.labels is None else {"label": Label(int(self.labels.max()) + 1)}
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.data.dtype
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+        if cond is not None:
+            cond.check_names(self.conditions)
         point = self.point(t, x)
         if isinstance(point.sigma, float) and point.sigma == 0.0:
             return Estimate(x, evaluated(x / point.alpha), KINDS["x0"](point), point)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reverie.core.condition import Cond, Conditions
-    from reverie.core.noise import SampleSeed
-
-    Seeds = int | Sequence[int] | Sequence[SampleSeed]
+    from reverie.core.noise import Seeds
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ sample at a time, and then cast and copied, so every device, dtype and batch see
 import threading
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Protocol
+from operator import index
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from reverie.core.errors import InputError
 
 SampleSeed = tuple[int, int]
 """(seed, index): sample ``index`` of the run with that seed."""
+
+Seeds = SupportsIndex | Sequence[SupportsIndex] | Sequence[SampleSeed] | np.ndarray
+"""One seed for a run, any whole number, or a list, array or tensor with one (or a :data:`SampleSeed`) a sample."""
 
 Span = tuple[float, float]
 """The interval (λ_from, λ_to) of the move that a draw belongs to; a Brownian tape reads it, the plain tape does not."""
@@ -31,17 +35,30 @@ class NoiseTape(Protocol):
         ...
 
 
-def sample_seeds(seed: int | Sequence[int] | Sequence[SampleSeed], n: int) -> list[SampleSeed]:
+def listed(seed: Seeds) -> bool:
+    """Whether there is a seed a sample, not one for all."""
+    return isinstance(seed, Sequence) or getattr(seed, "ndim", 0) > 0
+
+
+def sample_seeds(seed: Seeds, n: int) -> list[SampleSeed]:
     """The address of each of ``n`` samples: ``seed=s`` gives (s, 0) … (s, n−1); a list gives one seed (or (seed, index)) a sample.
 
     Raises:
-        InputError: when a list has another length than ``n``.
+        InputError: when a list has another length than ``n``, or a seed is no whole number.
     """
-    if isinstance(seed, int):
-        return [(seed, i) for i in range(n)]
-    if len(seed) != n:
-        raise InputError(f"a list of seeds has one a sample: got {len(seed)} seeds for {n} samples")
-    return [(s, 0) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in seed]
+    if not listed(seed):
+        return [(_whole(seed), i) for i in range(n)]
+    seeds: list[Any] = list(seed)  # pyright: ignore[reportArgumentType]
+    if len(seeds) != n:
+        raise InputError(f"a list of seeds has one a sample: got {len(seeds)} seeds for {n} samples")
+    return [(_whole(s[0]), _whole(s[1])) if listed(s) and len(s) == 2 else (_whole(s), 0) for s in seeds]
+
+
+def _whole(seed: Any) -> int:
+    try:
+        return index(seed)
+    except TypeError:
+        raise InputError(f"a seed is a whole number, or a list with one a sample: got {seed!r}") from None
 
 
 def normals(key: str, count: int, counter: int = 0) -> np.ndarray:

@@ -58,8 +58,8 @@ KINDS = {
 """x0; ε; v = αε − σx0 (Salimans & Ho 2022); score = −ε/σ; flow = dx/dt along the path; straight = ε − x0; EDM with data_std 0.5."""
 
 
-def kind(name: str | Kind) -> Kind:
-    """The kind called ``name``; a :class:`Kind` passes through.
+def kind(name: str | Kind, data_std: float | None = None) -> Kind:
+    """The kind called ``name``, for "edm" that of ``data_std`` if given; a :class:`Kind` passes through.
 
     Raises:
         InputError: for an unknown name, with the nearest one.
@@ -68,7 +68,7 @@ def kind(name: str | Kind) -> Kind:
         return name
     if name not in KINDS:
         raise unknown("prediction kind", name, KINDS)
-    return KINDS[name]
+    return edm(data_std) if name == "edm" and data_std is not None else KINDS[name]
 
 
 def convert(source: Pair, target: Pair, alpha: Scalar, sigma: Scalar) -> Pair:

@@ -8,7 +8,7 @@ differentiable in t. ``logsnr = 2λ`` everywhere.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import cached_property, wraps
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import torch
@@ -51,6 +51,9 @@ class Point(NamedTuple, Generic[S]):
 
 HostPoint = Point[float]
 """A point of a plan: host floats."""
+
+_REMEMBERED = 4096
+"""Points that a path remembers at most."""
 
 
 class _Lifted:
@@ -129,7 +132,7 @@ class Schedule:
     def point(self, t: Tensor) -> Point[Tensor]: ...
     def point(self, t: Scalar) -> Any:
         """The :class:`Point` at time ``t``: floats for a float (cached), tensors for a tensor of shape () or (B,)."""
-        return self._point(t) if isinstance(t, Tensor) else _host_point(self, float(t))
+        return self._point(t) if isinstance(t, Tensor) else self._remembered("t", float(t), self._point_at_time)
 
     @overload
     def at(self, lam: float) -> "HostPoint": ...
@@ -143,31 +146,41 @@ class Schedule:
         """
         if isinstance(lam, Tensor):
             return self._point(self.t_of_lam(lam))._replace(lam=lam)
-        return self.clean() if lam == math.inf else _host_point_at(self, float(lam))
+        return self.clean() if lam == math.inf else self._remembered("lam", float(lam), self._point_at_lam)
 
     def clean(self) -> "HostPoint":
         """Clean data: t = 0 and σ = 0. Sampling ends here by default, so the last move returns the estimate of x0."""
-        return _host_point(self, 0.0)._replace(sigma=0.0, lam=math.inf)
+        return self.point(0.0)._replace(sigma=0.0, lam=math.inf)
 
     def _point(self, t: Tensor) -> Point[Tensor]:
         return Point(t, self.alpha(t), self.sigma(t), self.lam(t), self.d_alpha(t), self.d_sigma(t))
 
+    @cached_property
+    def _points(self) -> dict[tuple[str, float], HostPoint]:
+        """Points by t and by λ. The path itself keeps them, so that what it is made of dies with it."""
+        return {}
 
-@lru_cache(maxsize=4096)
-def _host_point(schedule: Schedule, t: float) -> HostPoint:
-    if not 0.0 <= t <= 1.0:
-        raise InputError(f"a time lies in [0, 1] (0 is data, 1 is noise), got {t}")
-    point = schedule._point(torch.tensor(t, dtype=torch.float64))
-    return Point(*(field.item() for field in point))  # pyright: ignore[reportAttributeAccessIssue]
+    def _remembered(self, by: str, value: float, make: Callable[[float], HostPoint]) -> HostPoint:
+        point = self._points.get((by, value))
+        if point is None:
+            point = make(value)
+            if len(self._points) >= _REMEMBERED:
+                self._points.clear()
+            self._points[by, value] = point
+        return point
 
+    def _point_at_time(self, t: float) -> HostPoint:
+        if not 0.0 <= t <= 1.0:
+            raise InputError(f"a time lies in [0, 1] (0 is data, 1 is noise), got {t}")
+        point = self._point(torch.tensor(t, dtype=torch.float64))
+        return Point(*(field.item() for field in point))  # pyright: ignore[reportArgumentType, reportReturnType]
 
-@lru_cache(maxsize=4096)
-def _host_point_at(schedule: Schedule, lam: float) -> HostPoint:
-    t = schedule.t_of_lam(lam)
-    if not -1e-9 <= t <= 1.0 + 1e-9:
-        low, high = schedule.lam(1.0), schedule.lam(0.0)
-        raise InputError(f"{schedule} covers logsnr {2 * low:.4g} to {2 * high:.4g}, asked for {2 * lam:.4g}")
-    return _host_point(schedule, min(max(t, 0.0), 1.0))._replace(lam=lam)
+    def _point_at_lam(self, lam: float) -> HostPoint:
+        t = self.t_of_lam(lam)
+        if not -1e-9 <= t <= 1.0 + 1e-9:
+            low, high = self.lam(1.0), self.lam(0.0)
+            raise InputError(f"{self} covers logsnr {2 * low:.4g} to {2 * high:.4g}, asked for {2 * lam:.4g}")
+        return self.point(min(max(t, 0.0), 1.0))._replace(lam=lam)
 
 
 @dataclass(frozen=True)

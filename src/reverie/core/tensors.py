@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from reverie.core.errors import InputError
 
@@ -20,12 +21,22 @@ def align(value: Scalar, x: Tensor) -> Scalar:
         return value
     if value.ndim == 1 and value.shape[0] == x.shape[0]:
         return value.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-    if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value[0].numel() == 1:
+    if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value.shape[1:].numel() == 1:
         return value
     raise InputError(
         f"a time or coefficient must be a number or have one entry a sample: "
         f"got shape {tuple(value.shape)} for x of shape {tuple(x.shape)}"
     )
+
+
+def finite(x: Tensor) -> bool:
+    """Whether all numbers are finite, at one read from the device; true where numbers cannot be looked at (compiled, transformed, fake)."""
+    if torch.compiler.is_compiling() or isinstance(x, FakeTensor) or _transformed() is not None:
+        return True
+    return bool(x.detach().isfinite().all())
+
+
+_transformed = torch._C._functorch.maybe_current_level  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor:

@@ -34,6 +34,23 @@ class LogitNormal:
 
 
 @dataclass(frozen=True)
+class LogNormalSigma:
+    """``log(σ/α) ~ N(mean, std²)`` on any path, on EDM's own the noise level σ (Karras et al. 2022, table 1).
+
+    The defaults are theirs, for data of standard deviation 0.5; for data of s the mean is ``log(s/0.5) − 1.2``. What a path does not reach
+    counts at its end. With the kind "edm" and the weight 1 this is EDM's loss: their weight is the inverse square of the target's scale.
+    """
+
+    schedule: Schedule
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, u: Tensor) -> Tensor:
+        lam = -(self.mean + self.std * torch.special.ndtri(u))
+        return self.schedule.t_of_lam(lam.clamp(self.schedule.lam(1.0), self.schedule.lam(0.0))).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class LogSNR:
     """Uniform in log SNR over the schedule's default range (Kingma et al. 2021)."""
 

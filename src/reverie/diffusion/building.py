@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogSNR, TimeSampler, Uniform
-from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, GridName, OnPath, SampleConfig
+from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
@@ -232,10 +231,8 @@ def solving(sample: SampleConfig) -> dict:
     """
     if sample.solver not in auto.CHOICES:
         raise unknown("solver", sample.solver, auto.CHOICES)
-    if sample.grid is not None and sample.grid not in get_args(GridName):
-        raise unknown("grid", sample.grid, get_args(GridName))
     grids.check(sample.steps)
-    grid = None if sample.grid is None else getattr(grids, sample.grid)()
+    grid = None if sample.grid is None else grids.named(sample.grid)
     return {"solver": sample.solver, "steps": sample.steps, "grid": grid}
 
 

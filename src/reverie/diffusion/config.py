@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from reverie.core.names import GridName
 from reverie.core.task import Given, Sweep, TaskConfig
 from reverie.nets.config import DiTConfig, EncoderConfig, NetConfig
 from reverie.spaces.config import SpaceConfig
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from reverie.guide.classifier import NetClassifier
     from reverie.solve import Sampler
 
-GridName = Literal["time", "logsnr", "karras", "quadratic", "arctan", "logistic"]
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 """Guidance scales that a report shows side by side."""
 

@@ -65,7 +65,7 @@ class Denoising(Task):
         show: Callable[[NetDenoiser], tuple[Tensor, int]] | None = None,
     ) -> None:
         self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
-        self.kind = denoise.kind if loss_kind is None else kind(loss_kind)
+        self.kind = denoise.kind if loss_kind is None else kind(loss_kind, denoise.data_std)
         self.held_out, self.show = held_out, show
         self.players = {"denoiser": Player(denoise.net)}
 

@@ -6,7 +6,7 @@ correctors stack. An objective is a loss that uses a denoiser or a whole run.
 
 from reverie.guide import energies, operators
 from reverie.guide.apg import APG, apg
-from reverie.guide.attention import Attentive, attention
+from reverie.guide.attention import Attentive, appearance, attention, look, position, shape, size
 from reverie.guide.auto import Auto, auto
 from reverie.guide.cfg import CFG, cfg
 from reverie.guide.classifier import Classified, ClassifierMean, NetClassifier, classifier
@@ -50,6 +50,7 @@ __all__ = [
     "Windows",
     "Without",
     "apg",
+    "appearance",
     "attention",
     "auto",
     "boxes",
@@ -63,16 +64,20 @@ __all__ = [
     "draw",
     "energies",
     "energy",
+    "look",
     "masks",
     "operators",
     "pigdm",
+    "position",
     "rcg",
     "reddiff",
     "rescaled",
     "residual",
     "restore",
     "sds",
+    "shape",
     "sinkhorn",
+    "size",
     "standardise",
     "threshold",
     "time_travel",

@@ -14,7 +14,7 @@ from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.tensors import Scalar
 from reverie.guide.cfg import CFG
-from reverie.guide.contrast import Interval, Strength, read, shifted
+from reverie.guide.contrast import Interval, Strength, checked, read, shifted
 
 
 class APG(CFG):
@@ -30,9 +30,16 @@ class APG(CFG):
         interval: Interval | None,
     ) -> None:
         super().__init__(base, scale, interval)
-        if radius <= 0.0:
+        checked(parallel, "parallel")
+        if not radius > 0.0:
             raise InputError(f"radius is the largest norm of a sample's guidance, above 0: got {radius}")
         self.parallel, self.radius, self.acts_in = parallel, radius, space
+
+    @property
+    def smooth(self) -> bool:
+        return (
+            self.parallel == 1.0 and self.radius == math.inf and super().smooth
+        )  # the direction of an estimate jumps at 0
 
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         y = read(better, self.acts_in)

@@ -20,6 +20,7 @@ from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align
+from reverie.guide.contrast import checked
 from reverie.guide.energy import Gradient
 from reverie.guide.gradient import add_score, fit, trace
 from reverie.nets import taps
@@ -93,8 +94,12 @@ class Attentive(Gradient):
 
     def __init__(self, base: Denoiser, energy: Property, scale: Scalar, features: Sequence[str]) -> None:
         super().__init__(base)
-        self.energy, self.scale, self.features = energy, scale, tuple(features)
+        self.energy, self.scale, self.features = energy, checked(scale), tuple(features)
         self.sites = [site for site in taps.sites(base) if _attends(base, site)]
+
+    @property
+    def smooth(self) -> bool:
+        return False  # the energies are of absolute values, their gradients jump
 
     def look_at(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Seen]:
         """The base's estimate, and what its attention and features were under the condition."""

@@ -33,6 +33,10 @@ class Auto(Contrast):
             )
         self.weak = weak.under(base.schedule)
 
+    @property
+    def smooth(self) -> bool:
+        return self.base.smooth and self.weak.smooth
+
     def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
         return self.base(x, point, cond)
 

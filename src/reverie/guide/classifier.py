@@ -21,7 +21,7 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.tensors import Scalar, align
-from reverie.guide.contrast import Strength, each_alone, shifted, strongest
+from reverie.guide.contrast import Strength, checked, each_alone, shifted, strongest
 from reverie.guide.gradient import fit, need_gradients
 from reverie.solve.corrector import Corrector
 from reverie.solve.onestep import DDPM
@@ -101,7 +101,7 @@ class Classified(Wrapper):
             )
         if conditional and own is None:
             raise InputError("the model takes no label: leave conditional out, the classifier alone knows the class")
-        self.classifier, self.scale, self.conditional = classifier, scale, conditional
+        self.classifier, self.scale, self.conditional = classifier, checked(scale), conditional
         self.conditions = {**base.conditions, "label": Label(classifier.classes)}
 
     @property
@@ -165,7 +165,8 @@ class ClassifierMean(Corrector):
         if "label" not in cond:
             raise InputError("classifier guidance needs a label to guide to: pass cond=Cond(label=…)")
         cond.check({"label": Label(classifier.classes)})
-        self.classifier, self.label, self.scale, self.solver = classifier, cond["label"].value, scale, solver
+        self.classifier, self.label, self.solver = classifier, cond["label"].value, solver
+        self.scale = checked(scale)
 
     def acts(self, to: HostPoint) -> bool:
         return to.sigma > 0.0

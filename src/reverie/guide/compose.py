@@ -9,7 +9,7 @@ from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, combine
-from reverie.guide.contrast import constant
+from reverie.guide.contrast import checked, constant
 
 
 class Compose(Wrapper):
@@ -21,7 +21,7 @@ class Compose(Wrapper):
             raise InputError("compose takes at least one (condition, scale)")
         for cond, _ in parts:
             constant(cond, "a composed condition").check(base.conditions)
-        self.conds, self.scales = [cond for cond, _ in parts], [float(scale) for _, scale in parts]
+        self.conds, self.scales = [cond for cond, _ in parts], [float(checked(scale)) for _, scale in parts]
 
     @property
     def guidance(self) -> float:

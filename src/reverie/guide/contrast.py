@@ -6,6 +6,7 @@ is evaluated, where it is 0 only the worse one.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.predictions import Pair, kind
 from reverie.core.schedules import Point
-from reverie.core.tensors import Scalar, align, combine
+from reverie.core.tensors import Scalar, align, combine, finite
 
 Strength = Scalar | Callable[[Scalar], Scalar]
 """A scale: a number, one a sample (B,), or a function of logsnr that gives either (it may be asked at ±∞, the ends of a path)."""
+
+S = TypeVar("S", bound=Strength)
 
 Interval = tuple[float, float]
 """(low, high) in logsnr, both included."""
@@ -33,14 +36,14 @@ class Contrast(Wrapper):
         interval: where in logsnr the scale acts; outside of it the scale is 1.
 
     Raises:
-        InputError: for an interval whose ends are the wrong way round.
+        InputError: for an interval whose ends are the wrong way round, or a scale that is not finite.
     """
 
     def __init__(self, base: Denoiser, scale: Strength, interval: Interval | None = None) -> None:
         super().__init__(base)
         if interval is not None and not interval[0] < interval[1]:
             raise InputError(f"interval is (low, high) in logsnr, noise is low and data high: got {interval}")
-        self.scale, self.interval = scale, interval
+        self.scale, self.interval = checked(scale), interval
 
     @abstractmethod
     def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate: ...
@@ -99,6 +102,17 @@ def each_alone(
 ) -> dict[str, Estimate]:
     """The branches of an outer guide one by one: for a guide that holds something of each sample, such as a scale."""
     return {name: denoise(x, t, cond) for name, cond in conds.items()}
+
+
+def checked(scale: S, what: str = "scale") -> S:
+    """The scale itself. A function is asked only when the guide runs.
+
+    Raises:
+        InputError: for a scale that is not finite.
+    """
+    if not callable(scale) and not finite(torch.as_tensor(scale)):
+        raise InputError(f"{what} is a finite number, or one a sample: got {scale}")
+    return scale
 
 
 def strongest(scale: Strength, denoise: Denoiser) -> float:

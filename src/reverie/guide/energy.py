@@ -8,6 +8,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align
+from reverie.guide.contrast import checked
 from reverie.guide.gradient import Energy, add_score, measure, trace
 
 
@@ -23,7 +24,7 @@ class EnergyGuide(Gradient):
 
     def __init__(self, base: Denoiser, energy: Energy, scale: Scalar) -> None:
         super().__init__(base)
-        self.energy, self.scale = energy, scale
+        self.energy, self.scale = energy, checked(scale)
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)

@@ -10,6 +10,7 @@ from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint
 from reverie.core.space import Identity, Space
+from reverie.guide.contrast import checked
 from reverie.guide.gradient import Energy, Traced, measure, trace
 from reverie.solve.corrector import Corrected, Correction, Corrector
 from reverie.solve.plan import Bound, Move, Solver, Walk, plain
@@ -24,6 +25,9 @@ class Constant:
 
     rate: float
 
+    def __post_init__(self) -> None:
+        checked(self.rate, "rate")
+
     def __call__(self, at: HostPoint, to: HostPoint, estimate: Estimate, gradient: Tensor) -> Tensor:
         return gradient * (self.rate * math.hypot(at.alpha, at.sigma) * math.hypot(to.alpha, to.sigma))
 
@@ -36,6 +40,9 @@ class Relative:
     """
 
     rate: float
+
+    def __post_init__(self) -> None:
+        checked(self.rate, "rate")
 
     def __call__(self, at: HostPoint, to: HostPoint, estimate: Estimate, gradient: Tensor) -> Tensor:
         if at.alpha == 0.0:
@@ -62,6 +69,10 @@ class FreeDoM(Corrector):
     energy: Energy
     rate: float | Rate = Relative(0.02)
     space: Space = Identity()
+
+    def __post_init__(self) -> None:
+        if not callable(self.rate):
+            Constant(self.rate)
 
     def step(self, denoise: Bound, state: Corrected, row, noise: Sequence[Tensor]) -> Corrected:
         after = super().step(lambda x, point: trace(lambda x: denoise(x, point), x), state, row, noise)

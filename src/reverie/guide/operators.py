@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -223,7 +222,7 @@ class CompressedSensing(Operator):
         if not 1 <= count <= size:
             raise InputError(f"an image of {size} numbers can be measured 1 to {size} times: got {count}")
         random = torch.Generator().manual_seed(seed)
-        self.shape = tuple(shape)
+        self.shape, self.turns = tuple(shape), [cosine(n) for n in shape]
         self.signs = torch.randint(0, 2, self.shape, generator=random) * 2.0 - 1.0
         self.chosen = torch.randperm(size, generator=random)[:count]
 
@@ -237,13 +236,12 @@ class CompressedSensing(Operator):
         return self._turn(full.reshape(-1, *self.shape), "back") * self.signs.to(y)
 
     def _turn(self, x: Tensor, way: Literal["forward", "back"]) -> Tensor:
-        for dim, n in enumerate(self.shape, start=1):
-            matrix = cosine(n).to(x)
+        for dim, turn in enumerate(self.turns, start=1):
+            matrix = turn.to(x)
             x = (x.movedim(dim, -1) @ (matrix if way == "back" else matrix.T)).movedim(-1, dim)
         return x
 
 
-@lru_cache
 def cosine(n: int) -> Tensor:
     """The orthonormal cosine transform (DCT-II), (n, n) in float64."""
     k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)

@@ -1,5 +1,7 @@
 """ΠGDM: guidance by a linear measurement (Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems")."""
 
+import math
+
 from torch import Tensor
 
 from reverie.core.condition import Cond
@@ -23,6 +25,10 @@ class PiGDM(Gradient):
     def __init__(self, base: Denoiser, operator: Operator, y: Tensor, noise: float) -> None:
         super().__init__(base)
         self.operator, self.y, self.noise = operator, y, noise
+
+    @property
+    def smooth(self) -> bool:
+        return False  # the share η is cut to [0, 1]
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         point = self.point(t, x)
@@ -64,6 +70,6 @@ def pigdm(denoise: Denoiser, operator: Operator, y: Tensor, noise: float = 0.0) 
     Raises:
         InputError: for a negative noise; (when called) with gradients off, an operator without adjoint, or a ``y`` of another size.
     """
-    if noise < 0.0:
+    if not 0.0 <= noise < math.inf:
         raise InputError(f"noise is the standard deviation of the measurement's noise, at least 0: got {noise}")
     return PiGDM(denoise, operator, y, noise)

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
+from reverie.core.errors import RunError
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.schedules import Point
+from reverie.core.tensors import finite
 from reverie.guide.gradient import match, need_gradients
 from reverie.guide.operators import Operator
 from reverie.solve.sampling import Seeds
@@ -80,4 +82,6 @@ def reddiff(
         loss = reddiff_loss(denoise, operator, y, mu, point, noise, weight, cond).sum()
         (mu.grad,) = torch.autograd.grad(loss, mu)
         adam.step()
+    if not finite(mu):
+        raise RunError(f"the optimisation of reddiff left the finite numbers: take a smaller lr than {lr:g}")
     return denoise.space.decode(mu.detach())

@@ -1,5 +1,6 @@
 """RePaint: after each move, what was measured is put in its place, with the noise that belongs there (Lugmayr et al. 2022, algorithm 1)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -38,6 +39,10 @@ class RePaint(Corrector):
     stream: ClassVar[str] = "project"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.noise < math.inf:
+            raise InputError(
+                f"noise is the standard deviation of the measurement's noise, at least 0: got {self.noise}"
+            )
         if self.noise and self.operator.gram is None:
             raise InputError(
                 f"repaint takes noise only where A·A* is a number, {type(self.operator).__name__}'s is not: use pigdm, or noise 0"

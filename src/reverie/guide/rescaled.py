@@ -23,6 +23,12 @@ class Rescaled(CFG):
             raise InputError(f"amount is the share of the rescaled estimate, in [0, 1]: got {amount}")
         self.amount, self.acts_in = amount, space
 
+    @property
+    def smooth(self) -> bool:
+        return (
+            self.amount == 0.0 and super().smooth
+        )  # a standard deviation has a kink at 0, and so has what is divided by it
+
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         guided = super().mix(better, worse, scale)
         y = read(guided, self.acts_in)

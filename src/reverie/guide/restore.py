@@ -1,5 +1,6 @@
 """Restoration by any of the posterior methods, each at its measured default: what the command line and the bench call."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from reverie.core.count import counting
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError, unknown
 from reverie.core.space import Identity
+from reverie.core.tensors import finite
 from reverie.guide.dflow import dflow
 from reverie.guide.dps import dps
 from reverie.guide.operators import Operator, consistency, residual
@@ -118,6 +120,10 @@ def restore(
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    if not 0.0 <= noise < math.inf:
+        raise InputError(f"noise is the standard deviation of the measurement's noise, at least 0: got {noise}")
+    if not finite(y):
+        raise InputError("the measurement holds numbers that are not finite")
     if steps < 1:
         raise InputError(f"steps is a whole number of at least 1: got {steps}")
     with counting() as cost:

@@ -21,9 +21,13 @@ class Threshold(Wrapper):
 
     def __init__(self, base: Denoiser, quantile: float, limit: float) -> None:
         super().__init__(base)
-        if not 0.0 < quantile <= 1.0 or limit <= 0.0:
+        if not 0.0 < quantile <= 1.0 or not 0.0 < limit < math.inf:
             raise InputError(f"quantile is in (0, 1] and limit above 0: got {quantile} and {limit}")
         self.quantile, self.limit = quantile, limit
+
+    @property
+    def smooth(self) -> bool:
+        return False
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         estimate = self.base(x, t, cond)

@@ -37,8 +37,8 @@ class Windows(Wrapper):
         for weight, cond in self.regions:
             if tuple(weight.shape) != tuple(size):
                 raise InputError(f"the weights of a region cover the canvas of {size}: got {tuple(weight.shape)}")
-            if (weight < 0).any():
-                raise InputError("the weights of a region are not negative")
+            if not ((weight >= 0) & weight.isfinite()).all():
+                raise InputError("the weights of a region are finite and not negative")
             cond.check(base.conditions)
         total = sum((weight.square() for weight, _ in self.regions), torch.zeros(size, dtype=torch.float64))
         if self.regions and (total == 0).any():

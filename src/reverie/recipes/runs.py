@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ def load(folder: str | Path, ema: bool = True) -> Any:
         InputError: when there is neither, or a checkpoint is of another network than its recipe.
         RunError: when there is no checkpoint, or it is damaged; the message names the file and what to do.
     """
+    if not isinstance(folder, str | PathLike):
+        raise InputError(f"rv.load takes the path of a folder, of a run, a checkpoint or a pipeline: got {folder!r}")
     if bridge.is_folder(folder) and not (Path(folder).expanduser() / "recipe.yaml").is_file():
         return bridge.load(folder)
     return Run(folder).open(ema)

@@ -8,7 +8,7 @@ from reverie.solve.calibrate import Calibrated, calibrate
 from reverie.solve.corrector import Corrector
 from reverie.solve.genie import GENIE
 from reverie.solve.invert import RoundTrip, ShiftedDDIM, invert, round_trip
-from reverie.solve.langevin import Langevin
+from reverie.solve.langevin import AnnealedLangevin, Langevin
 from reverie.solve.latent import initial, slerp
 from reverie.solve.likelihood import bits_per_dimension, dequantise, log_prob
 from reverie.solve.maps import DDIMStep
@@ -27,6 +27,7 @@ __all__ = [
     "GENIE",
     "NAMED",
     "RK45",
+    "AnnealedLangevin",
     "Calibrated",
     "Churn",
     "Corrector",

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 
 from reverie.core.denoiser import Denoiser
-from reverie.core.errors import unknown
+from reverie.core.errors import InputError, unknown
+from reverie.solve import grids
 from reverie.solve.grids import Grid, fitted, logistic
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.onestep import DDIM, DDPM
@@ -36,15 +37,19 @@ CHOICES = ("auto", "stochastic", *NAMED)
 """What the command line and recipes take."""
 
 
-def named(name: str) -> Solver:
-    """The solver called ``name``, see :data:`NAMED`.
+def named(solver: Solver | str) -> Solver:
+    """The solver of that name, see :data:`NAMED`; a solver is itself.
 
     Raises:
-        InputError: for an unknown name, with the nearest one.
+        InputError: for an unknown name, with the nearest one, or something that is no solver.
     """
-    if name not in NAMED:
-        raise unknown("solver", name, CHOICES)
-    return NAMED[name]()
+    if isinstance(solver, str):
+        if solver not in NAMED:
+            raise unknown("solver", solver, CHOICES)
+        return NAMED[solver]()
+    if isinstance(solver, type) or not hasattr(solver, "plan"):
+        raise InputError(f"a solver is a name, such as 'heun', or made by a call, such as solve.Heun(): got {solver!r}")
+    return solver
 
 
 def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Multistep | DPMpp, logistic | fitted]:
@@ -76,14 +81,14 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
 
 
 def choose(
-    denoise: Denoiser, solver: Solver | str | None, grid: Grid | None, steps: int, whole: bool = True
+    denoise: Denoiser, solver: Solver | str | None, grid: Grid | str | None, steps: int, whole: bool = True
 ) -> tuple[Solver, Grid]:
     """The solver and grid of a run: what was given, the model's calibration for this many steps, or :func:`default`.
 
     "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
 
     Raises:
-        InputError: for an unknown name of a solver.
+        InputError: for an unknown name of a solver or grid.
     """
     usual, usual_grid = default(steps, denoise.guidance, math.prod(denoise.shape))
     if solver is None or solver == "auto":
@@ -93,6 +98,4 @@ def choose(
         solver = usual
     elif solver == "stochastic":
         solver, usual_grid = SDEDPMpp(), logistic()
-    elif isinstance(solver, str):
-        solver = named(solver)
-    return solver, usual_grid if grid is None else grid
+    return named(solver), usual_grid if grid is None else grids.named(grid)

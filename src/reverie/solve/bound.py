@@ -44,7 +44,7 @@ def variational_bound(
     x: Tensor,
     cond: Cond | None = None,
     steps: int = 1000,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     variance: Variance = "small",
     levels: int | None = 256,
     seed: Seeds = 0,
@@ -72,7 +72,7 @@ def variational_bound(
         raise unknown("variance", variance, ("small", "large", "learned"))
     if tuple(x.shape[1:]) != tuple(denoise.shape):
         raise InputError(f"x holds samples of shape {tuple(x.shape[1:])}, the model's are {tuple(denoise.shape)}")
-    points = (grids.time() if grid is None else grid)(denoise.schedule, steps)
+    points = grids.named("time" if grid is None else grid)(denoise.schedule, steps)
     if points[-1].sigma != 0.0 or len(points) < 3:
         raise InputError("the bound needs a grid of at least 2 steps that ends at clean data")
     if cond is not None:

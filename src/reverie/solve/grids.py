@@ -7,11 +7,13 @@ is infinite there) and ends at clean data, so that the last step returns the est
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from operator import index
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, unknown
+from reverie.core.names import GridName
 from reverie.core.schedules import HostPoint, Schedule
 
 
@@ -28,23 +30,167 @@ class Grid(Protocol):
 
 def check(steps: int) -> None:
     """Raise an :class:`InputError` unless ``steps`` is a whole number of at least 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or index(steps) < 1:
         raise InputError(f"steps is a whole number of at least 1: got {steps!r}")
+
+
+def named(grid: Grid | str) -> Grid:
+    """The grid of that name with its usual settings; a grid is itself.
+
+    Raises:
+        InputError: for an unknown name, with the nearest one, or something that is no grid.
+    """
+    if isinstance(grid, str):
+        if grid not in get_args(GridName):
+            raise unknown("grid", grid, get_args(GridName))
+        return globals()[grid]()
+    if isinstance(grid, type) or not callable(grid):
+        raise InputError(f"a grid is a name, such as 'karras', or made by a call, such as grids.karras(): got {grid!r}")
+    return grid
+
+
+def _ends(grid: Grid, schedule: Schedule) -> tuple[HostPoint, HostPoint]:
+    """Where a grid starts and ends: pure noise and clean data, unless it says."""
+    first = schedule.point(1.0) if grid.start is None else schedule.at(0.5 * grid.start)
+    return first, schedule.clean() if grid.end is None else schedule.at(0.5 * grid.end)
+
+
+def _times(
+    grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
+) -> tuple[HostPoint, ...]:
+    """Points uniform in ``warp(t)``."""
+    check(steps)
+    first, last = _ends(grid, schedule)
+    inner = np.linspace(warp(first.t), warp(last.t), steps + 1)[1:-1]
+    return first, *(schedule.point(unwarp(float(v))) for v in inner), last
 
 
 @dataclass(frozen=True)
 class time:
-    """Uniform in t."""
+    """Uniform in t: "trailing" times of a table (Lin et al. 2024, table 2)."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        return _times(self, schedule, steps, lambda t: t, lambda t: t)
+
+
+simple = time
+"""ComfyUI's name of :class:`time`, which it rounds to the entries of a table."""
+
+
+@dataclass(frozen=True)
+class normal:
+    """Uniform in t down to the last time of the path's default range, t = 10⁻³, then clean data: "linspace" times of a table."""
 
     start: float | None = None
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
-        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
-        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
-        inner = np.linspace(float(first.t), float(last.t), steps + 1)[1:-1]
-        return first, *(schedule.point(float(t)) for t in inner), last
+        if self.end is not None or steps == 1:
+            return time(self.start, self.end)(schedule, steps)
+        last = 2.0 * schedule.lam_range()[1]
+        return *time(self.start, last)(schedule, steps - 1), schedule.clean()
+
+
+@dataclass(frozen=True)
+class sgm_uniform:
+    """:class:`normal` with one step more, whose last point gives way to clean data (Stability AI's generative-models)."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        check(steps)
+        if self.end is not None:
+            return time(self.start, self.end)(schedule, steps)
+        last = 2.0 * schedule.lam_range()[1]
+        return *time(self.start, last)(schedule, steps)[:-1], schedule.clean()
+
+
+@dataclass(frozen=True)
+class quadratic:
+    """Uniform in √t (Song et al. 2021, DDIM, appendix D): finer towards the data."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        return _times(self, schedule, steps, math.sqrt, lambda root: root**2)
+
+
+@dataclass(frozen=True)
+class linear_quadratic:
+    """Half of the steps uniform over the first ``threshold`` of the way in t, the others on the parabola that goes on from there
+    (Genmo 2024, Mochi 1; Polyak et al. 2024, Movie Gen): ``u(i) = ci + (1 − cN)·(max(0, i − m)/(N − m))²`` with m = ⌊N/2⌋ and
+    c = threshold/m. For video flow models, which decide early."""
+
+    threshold: float = 0.025
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        check(steps)
+        first, last = _ends(self, schedule)
+        half = max(1, steps // 2)
+        slope = self.threshold / half
+        way = [slope * i + (1.0 - slope * steps) * (max(0, i - half) / (steps - half)) ** 2 for i in range(1, steps)]
+        return first, *(schedule.point(first.t + u * (last.t - first.t)) for u in way), last
+
+
+@dataclass(frozen=True)
+class beta:
+    """Quantiles of a Beta(a, b) distribution of t (Lee et al. 2024, "Beta Sampling is All You Need"): dense at both ends where a, b < 1."""
+
+    a: float = 0.6
+    b: float = 0.6
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.a < math.inf and 0.0 < self.b < math.inf):
+            raise InputError(f"a and b of a Beta distribution are positive: got {self.a} and {self.b}")
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        return _times(self, schedule, steps, self.u, self.t)
+
+    def u(self, t: float) -> float:
+        """The share of the distribution below t, the regularised incomplete beta function."""
+        return _mass(t, self.a, self.b) if t <= 0.5 else 1.0 - _mass(1.0 - t, self.b, self.a)
+
+    def t(self, u: float) -> float:
+        """The quantile."""
+        return _quantile(u, self.a, self.b) if u <= self.u(0.5) else 1.0 - _quantile(1.0 - u, self.b, self.a)
+
+
+def _quantile(u: float, a: float, b: float) -> float:
+    """Where :func:`_mass` is u, up to ½: by Newton's method in t^a, of which u is nearly a multiple."""
+    scale, root, last = _scale(a, b), 1.0 / a, 0.5**a
+    s = min(u * scale, last)
+    for _ in range(50):
+        t = s**root
+        move = (u - _mass(t, a, b)) * scale * (1.0 - t) ** (1.0 - b)
+        s = min(max(s + move, 0.0), last)
+        if abs(move) <= 1e-15 * s:
+            break
+    return s**root
+
+
+def _scale(a: float, b: float) -> float:
+    """a·B(a, b)."""
+    return a * math.exp(math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+
+
+def _mass(t: float, a: float, b: float) -> float:
+    """``∫₀ᵗ x^(a−1)(1 − x)^(b−1) dx / B(a, b)`` for t ≤ ½, by the binomial series of the second factor."""
+    term, total, k = 1.0, 1.0, 0
+    while abs(term) > 1e-17 * abs(total):
+        k += 1
+        term *= t * (k - b) / k
+        total += term * a / (a + k)
+    return t**a * total / _scale(a, b)
 
 
 @dataclass(frozen=True)
@@ -56,6 +202,22 @@ class logsnr:
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         return _warped(self, schedule, steps, lambda lam: lam, lambda lam: lam)
+
+
+exponential = logsnr
+"""The name of :class:`logsnr` in k-diffusion and diffusers, where σ/α falls as an exponential."""
+
+
+@dataclass(frozen=True)
+class polyexponential:
+    """λ = high − (high − low)·(1 − i/N)^ρ between the schedule's finite ends, then clean data (k-diffusion); ρ = 1 is :class:`logsnr`."""
+
+    rho: float = 1.0
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        return _warped(self, schedule, steps, lambda lam: lam, lambda lam: lam, self.rho)
 
 
 @dataclass(frozen=True)
@@ -100,8 +262,7 @@ class logistic:
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
-        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
-        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        first, last = _ends(self, schedule)
         high = (
             min(self.reach if first.lam < self.reach else math.inf, schedule.lam(0.0)) if self.end is None else last.lam
         )
@@ -173,8 +334,7 @@ class fitted:
         check(steps)
         if steps > _MOST:
             raise InputError(f"the fitted grid has 1 to {_MOST} steps: got {steps}; grids.logistic() has any")
-        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
-        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        first, last = _ends(self, schedule)
         below, above, share = _around(steps)
         a, b = (_curve(table, steps, 1.0 + self.earlier / (_LAST + 2.2)) for table in (below, above))
         knots = np.array([*((1.0 - share) * a + share * b), 0.0])
@@ -196,21 +356,6 @@ class fitted:
 
 
 @dataclass(frozen=True)
-class quadratic:
-    """Uniform in √t (Song et al. 2021, DDIM, appendix D): finer towards the data."""
-
-    start: float | None = None
-    end: float | None = None
-
-    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
-        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
-        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
-        inner = np.linspace(first.t**0.5, last.t**0.5, steps + 1)[1:-1] ** 2
-        return first, *(schedule.point(float(t)) for t in inner), last
-
-
-@dataclass(frozen=True)
 class arctan:
     """Uniform in the angle ``arctan(σ/(α·scale))``: for Gaussian data of standard deviation ``scale`` each step loses equally much."""
 
@@ -220,17 +365,35 @@ class arctan:
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
         check(steps)
-        first = schedule.point(1.0) if self.start is None else schedule.at(0.5 * self.start)
-        last = schedule.clean() if self.end is None else schedule.at(0.5 * self.end)
+        first, last = _ends(self, schedule)
         high, low = (math.atan2(p.sigma, p.alpha * self.scale) for p in (first, last))
         inner = np.tan(np.linspace(high, low, steps + 1)[1:-1])
         return first, *(schedule.at(-math.log(self.scale * r)) for r in inner), last
 
 
+@dataclass(frozen=True)
+class kl_optimal:
+    """Uniform in the angle ``arctan(σ/α)`` between the schedule's finite ends, then clean data (Sabour et al. 2024, theorem 3.1)."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
+        return _warped(
+            self, schedule, steps, lambda lam: math.atan(math.exp(-lam)), lambda angle: -math.log(math.tan(angle))
+        )
+
+
 def _warped(
-    grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
+    grid: Grid,
+    schedule: Schedule,
+    steps: int,
+    warp: Callable[[float], float],
+    unwarp: Callable[[float], float],
+    rho: float = 1.0,
 ) -> tuple[HostPoint, ...]:
-    """Points uniform in ``warp(λ)``: between finite ends, or from the finite start to the finite default end and then clean data."""
+    """Points uniform in ``warp(λ)`` (or as the ρ-th power of what is left): between finite ends, or from the finite start to the finite
+    default end and then clean data."""
     check(steps)
     low, high = schedule.lam_range()
     low = low if grid.start is None else 0.5 * grid.start
@@ -238,7 +401,8 @@ def _warped(
     if not math.isfinite(low) or (not math.isfinite(high) and grid.end is not None):
         raise InputError(f"{type(grid).__name__} needs a finite logsnr, got start={grid.start}, end={grid.end}")
     count = steps + 1 if grid.end is not None else steps
-    lams = [unwarp(float(v)) for v in np.linspace(warp(low), warp(high), count)]
+    left = np.linspace(1.0, 0.0, count) ** rho
+    lams = [unwarp(warp(high) + float(share) * (warp(low) - warp(high))) for share in left]
     lams[0] = low
     if count > 1:
         lams[-1] = high

@@ -4,22 +4,24 @@ It is not an algebraic inverse: encoding and decoding each make the solver's err
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Under
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Schedule
+from reverie.solve import ending
 from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
 from reverie.solve.plan import PlanStep, Solver, TableSolver, Walk, first_order, plain
 from reverie.solve.rungekutta import Heun
-from reverie.solve.sampling import iterate
+from reverie.solve.sampling import Step, iterate
 from reverie.solve.variables import STRAIGHT
 
 END = 2.0 * math.log(1000.0)
@@ -88,8 +90,8 @@ def invert(
     images: Tensor,
     steps: int = 50,
     cond: Cond | None = None,
-    solver: Solver | None = None,
-    grid: Grid | None = None,
+    solver: Solver | str | None = None,
+    grid: Grid | str | None = None,
 ) -> Tensor:
     """The noise that ``sample(denoise, x=code, grid=grid, steps=steps)`` decodes to ``images``, up to the solver's error.
 
@@ -98,7 +100,8 @@ def invert(
         images: (B, C, H, W) in [−1, 1].
         steps: intervals of the grid.
         cond: one condition for all, or one an image.
-        solver: any deterministic one; Heun's method in the straight variable by default. :class:`ShiftedDDIM` is the literature's variant.
+        solver: any deterministic one, or its name; Heun's method in the straight variable by default. :class:`ShiftedDDIM` is the
+            literature's variant.
         grid: by default the one of :func:`sample` at so many steps. If it ends at clean data, the image is taken to be the state at
             logsnr :data:`END` instead (or where the path ends, if that comes first); a grid with a finite ``end`` starts there.
 
@@ -106,7 +109,8 @@ def invert(
         ``(B, *denoise.shape)`` in the diffused space, of standard deviation about σ at the grid's start.
 
     Raises:
-        InputError: for a solver that draws noise, or a shape or condition that does not fit.
+        InputError: for a solver that draws noise, a shape or condition that does not fit, or images that are not finite.
+        RunError: when the noise is not finite, as :func:`sample`.
     """
     solver, grid = choose(denoise, Heun("straight") if solver is None else solver, grid, steps)
     if isinstance(solver, ShiftedDDIM) and any(isinstance(inner, Under) for inner in chain(denoise)):
@@ -115,12 +119,17 @@ def invert(
         )
     points = outward(denoise.schedule, grid, steps)
     walk = turned(solver, denoise.schedule, points)
-    x = points[0].alpha * denoise.space.encode(images.to(denoise.device))
-    last = None
-    for last in iterate(denoise, cond=cond, solver=solver, x=x, walk=walk):  # noqa: B007
-        pass
-    assert last is not None
-    return last.x
+    x = points[0].alpha * denoise.space.encode(
+        images.to(denoise.device, torch.promote_types(images.dtype, torch.float32))
+    )
+    return _run(denoise, images, lambda: iterate(denoise, cond=cond, solver=solver, x=x, walk=walk)).x
+
+
+def _run(denoise: Denoiser, given: Tensor, run: Callable[[], Iterable[Step]]) -> Step:
+    """The last step of a run, checked as :func:`sample` does."""
+    *_, last = run()
+    ending.check(denoise, last.x, given, run)
+    return last
 
 
 def round_trip(
@@ -128,8 +137,8 @@ def round_trip(
     images: Tensor,
     steps: int = 50,
     cond: Cond | None = None,
-    solver: Solver | None = None,
-    grid: Grid | None = None,
+    solver: Solver | str | None = None,
+    grid: Grid | str | None = None,
 ) -> RoundTrip:
     """Encode with :func:`invert`, decode with the same solver on the same grid, and report the error. Arguments as there.
 
@@ -137,10 +146,7 @@ def round_trip(
     """
     solver = Heun("straight") if solver is None else solver
     code = invert(denoise, images, steps, cond, solver, grid)
-    last = None
-    for last in iterate(denoise, cond=cond, solver=solver, steps=steps, grid=grid, x=code):  # noqa: B007
-        pass
-    assert last is not None
+    last = _run(denoise, images, lambda: iterate(denoise, cond=cond, solver=solver, steps=steps, grid=grid, x=code))
     back = denoise.space.decode(last.x / last.to.alpha)
     error = (back - images.to(back)).flatten(1).square().mean(1).sqrt()
     return RoundTrip(back, error)

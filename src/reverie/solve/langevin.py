@@ -1,17 +1,18 @@
-"""Predictor-corrector sampling: Langevin moves at constant noise repair what the predictor got wrong."""
+"""Langevin moves at constant noise: alone, level after level, or after each move of a predictor, whose errors they repair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor
 
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
-from reverie.core.schedules import HostPoint
+from reverie.core.schedules import HostPoint, Schedule
 from reverie.core.tensors import combine
 from reverie.solve.corrector import Corrector
-from reverie.solve.plan import Bound, Solver
+from reverie.solve.plan import Bound, Draw, PlanStep, Row, Solver, TableSolver, span
 from reverie.solve.rungekutta import Euler
 
 
@@ -60,3 +61,38 @@ class Langevin(Corrector):
         (z,) = noise
         # e·s = −2r²σ·ε
         return combine((1.0, -2.0 * self.snr**2 * to.sigma, 2.0 * self.snr * to.sigma), (x, denoise(x, to).eps, z))
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(TableSolver):
+    """``x ← x + ½a·s + √a·z`` with ``a = rate·σ²``, ``moves`` times at each level, without a predictor (Song & Ermon 2019, algorithm 1).
+
+    In x/α, so on any path. Each node of the grid but the last is a level; from one to the next x stays as it is, and so it does at the end:
+    on a grid to clean data the noise of the last level remains in the sample. The paper's levels are those of
+    :class:`reverie.solve.grids.logsnr`, ten from σ = 1 to 0.01.
+
+    Args:
+        moves: T, one evaluation each.
+        rate: the paper's ``ε/σ_L²``, 2·10⁻⁵/0.01².
+    """
+
+    moves: int = 100
+    rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.moves < 1 or not 0.0 < self.rate < 4.0:
+            raise InputError(
+                f"annealed Langevin takes at least 1 move, at a rate in (0, 4), beyond which it diverges: got {self.moves}, {self.rate}"
+            )
+
+    def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
+        steps = []
+        for at, to in pairwise(points):
+            if at.alpha == 0.0:
+                raise InputError("annealed Langevin starts at a finite logsnr, such as on grids.logsnr()")
+            for left in reversed(range(self.moves)):
+                c = 1.0 if left else to.alpha / at.alpha
+                # a·s/2 = −½·rate·σ·ε
+                row = Row(at, (0.0, 1.0), c, (-0.5 * c * self.rate * at.sigma,), c * self.rate**0.5 * at.sigma)
+                steps.append(PlanStep(row, (Draw("langevin", span(at, to)),), at if left else to, not left))
+        return steps

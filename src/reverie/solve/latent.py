@@ -45,7 +45,9 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def initial(denoise: Denoiser, n: int, seed: Seeds = 0, temperature: float = 1.0, grid: Grid | None = None) -> Tensor:
+def initial(
+    denoise: Denoiser, n: int, seed: Seeds = 0, temperature: float = 1.0, grid: Grid | str | None = None
+) -> Tensor:
     """The noise that :func:`sample` starts from, scaled by a temperature: pass it on as ``sample(denoise, x=…)``.
 
     For Gaussian data a deterministic solver then draws from ``N(mean, temperature²·covariance)``. In general it pulls every sample
@@ -65,6 +67,7 @@ def initial(denoise: Denoiser, n: int, seed: Seeds = 0, temperature: float = 1.0
     """
     if not temperature > 0.0 or n < 1:
         raise InputError(f"temperature is positive and n at least 1: got temperature={temperature}, n={n}")
-    start = (grids.time() if grid is None else grid)(denoise.schedule, 1)[0]
-    noise = Tape(sample_seeds(seed, n)).draw("init", 0, denoise.shape).to(denoise.device)
+    start = grids.named("time" if grid is None else grid)(denoise.schedule, 1)[0]
+    noise = Tape(sample_seeds(seed, n)).draw("init", 0, denoise.shape)
+    noise = noise.to(denoise.device, torch.promote_types(denoise.dtype, torch.float32))
     return noise * start.sigma * temperature

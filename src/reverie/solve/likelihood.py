@@ -26,6 +26,7 @@ from reverie.core.schedules import HostPoint, Point
 from reverie.core.tensors import combine
 from reverie.solve import grids
 from reverie.solve.adaptive import RK45, Tensors, integrate, straight_point
+from reverie.solve.auto import named
 from reverie.solve.grids import Grid
 from reverie.solve.invert import chain, data_point, outward, turned
 from reverie.solve.plan import Plan, Solver, TableSolver
@@ -39,9 +40,9 @@ def log_prob(
     denoise: Denoiser,
     x: Tensor,
     cond: Cond | None = None,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     steps: int = 100,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     trace: Trace = "hutchinson",
     probes: int = 1,
     seed: Seeds = 0,
@@ -70,7 +71,7 @@ def log_prob(
         (B,) nats.
 
     Raises:
-        InputError: for a shape that does not fit, a stochastic solver, or a guide that clips or is not linear in the estimates.
+        InputError: for a shape that does not fit, a stochastic solver, or a guide under which the estimate is not smooth.
     """
     if trace not in ("hutchinson", "exact"):
         raise unknown("trace", trace, ("hutchinson", "exact"))
@@ -78,14 +79,16 @@ def log_prob(
         raise InputError(
             f"x holds {x.dtype} samples of shape {tuple(x.shape[1:])}, the model's are floats of {denoise.shape}"
         )
+    if len(x) == 0:
+        raise InputError("the batch is empty: x has length 0, so there is no density to integrate")
     if probes < 1:
         raise InputError(f"probes is at least 1: got {probes}")
     _check_guides(denoise)
     if cond is not None:
         cond.check(denoise.conditions)
         cond = cond.expand(len(x)).to(denoise.device)
-    solver = RK45() if solver is None else solver
-    whole: Grid = grids.time() if grid is None else grid
+    solver = RK45() if solver is None else named(solver)
+    whole = grids.named("time" if grid is None else grid)
     if whole.end is None:
         whole = dataclasses.replace(whole, end=data_point(denoise.schedule).logsnr)  # pyright: ignore[reportArgumentType]
     points = outward(denoise.schedule, whole, steps)
@@ -217,9 +220,9 @@ def _adaptive(field: _Divergence, solver: RK45, data: HostPoint, noise: HostPoin
 
 def _check_guides(denoise: Denoiser) -> None:
     for inner in reversed(chain(denoise)):
-        if getattr(inner, "clips", False) or not getattr(inner, "linear", True):
+        if not inner.smooth:
             raise InputError(
-                f"{type(inner).__name__} clips or is not linear in the estimates, and the flow under it has kinks: "
+                f"under {type(inner).__name__} the estimate has kinks or jumps, and its flow no density that an integration finds: "
                 "take it off for log_prob"
             )
     if denoise.guidance != 1.0:

@@ -15,7 +15,7 @@ from reverie.core.generator import Frame
 from reverie.core.noise import SampleSeed, Tape
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align
-from reverie.solve.grids import Grid, time
+from reverie.solve.grids import Grid, named
 
 
 class DDIMStep(FlowMap):
@@ -53,7 +53,7 @@ def leap(
     flow_map: FlowMap,
     cond: Cond | None,
     steps: int,
-    grid: Grid | None,
+    grid: Grid | str | None,
     seeds: list[SampleSeed],
     x: Tensor | None = None,
     on_step: Callable[[Frame], None] | None = None,
@@ -69,7 +69,7 @@ def leap(
         x: start from this, noise of standard deviation σ at the grid's start.
         on_step: told of each leap.
     """
-    points = (time() if grid is None else grid)(flow_map.schedule, steps)
+    points = named("time" if grid is None else grid)(flow_map.schedule, steps)
     if x is None:
         noise = Tape(seeds).draw("init", 0, flow_map.shape).to(flow_map.device)
         x = noise * float(points[0].sigma)

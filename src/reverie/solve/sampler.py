@@ -28,7 +28,7 @@ class Sampler(Generator):
     """
 
     def __init__(
-        self, denoise: Denoiser, solver: Solver | str | None = None, steps: int = 30, grid: Grid | None = None
+        self, denoise: Denoiser, solver: Solver | str | None = None, steps: int = 30, grid: Grid | str | None = None
     ) -> None:
         self.denoise, self.steps = denoise, steps
         self.solver, self.grid = choose(denoise, solver, grid, steps)

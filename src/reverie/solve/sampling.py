@@ -1,10 +1,11 @@
 """``sample`` and ``iterate``: run a solver's plan on a denoiser."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Literal, NamedTuple, overload
+from operator import index
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -15,17 +16,19 @@ from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.flow_map import FlowMap
 from reverie.core.generator import Frame, Generator
-from reverie.core.noise import NoiseTape, SampleSeed, Tape, sample_seeds
+from reverie.core.noise import NoiseTape, SampleSeed, Seeds, Tape, listed, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
-from reverie.solve import grids
+from reverie.core.tensors import finite
+from reverie.solve import ending, grids
 from reverie.solve.auto import choose
 from reverie.solve.fast import LARGEST, fast, fitting
 from reverie.solve.grids import Grid
 from reverie.solve.maps import leap
 from reverie.solve.plan import Plan, Solver, Walk, plain
 
-Seeds = int | Sequence[int] | Sequence[SampleSeed]
+Ends = tuple[float, float]
+"""Where a run starts and where it ends, in logsnr."""
 
 
 class Report(NamedTuple):
@@ -72,12 +75,13 @@ def iterate(
     cond: Cond | None = None,
     solver: Solver | str | None = None,
     steps: int = 30,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
     start: float | None = None,
     walk: Walk | None = None,
     tape: NoiseTape | None = None,
+    ends: Ends | None = None,
 ) -> Iterator[Step]:
     """Run :func:`sample` step by step: yields a :class:`Step` at every node of the walk.
 
@@ -88,11 +92,14 @@ def iterate(
         walk: moves to make in place of a grid.
         tape: where the noise comes from, in place of the plain tape of ``seed``.
     """
+    grids.check(steps)
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
-    solver, grid = choose(denoise, solver, grid, steps, whole=start is None and walk is None)
+    if sum(given is not None for given in (start, ends, walk)) > 1:
+        raise InputError("start=, ends= and walk= each say where a run goes: give one of them")
+    solver, grid = choose(denoise, solver, grid, steps, whole=start is None and walk is None and ends is None)
     if walk is None:
-        walk = _walk(denoise.schedule, grid, steps, start)
+        walk = _walk(denoise.schedule, grid, steps, start, ends)
     plan = _plan(solver, denoise.schedule, walk)
     tape = Tape(sample_seeds(seed, count)) if tape is None else tape
     state = solver.init(_initial(denoise, plan, x, start, count, tape), plan)
@@ -143,7 +150,7 @@ def sample(
     cond: Cond | None = None,
     solver: Solver | str | None = None,
     steps: int = 30,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
     start: float | None = None,
@@ -153,6 +160,7 @@ def sample(
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
+    ends: Ends | None = None,
     report: Literal[False] = False,
 ) -> Tensor: ...
 @overload
@@ -162,7 +170,7 @@ def sample(
     cond: Cond | None = None,
     solver: Solver | str | None = None,
     steps: int = 30,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
     start: float | None = None,
@@ -172,6 +180,7 @@ def sample(
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
+    ends: Ends | None = None,
     report: Literal[True],
 ) -> tuple[Tensor, Report]: ...
 def sample(
@@ -180,7 +189,7 @@ def sample(
     cond: Cond | None = None,
     solver: Solver | str | None = None,
     steps: int = 30,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
     start: float | None = None,
@@ -190,6 +199,7 @@ def sample(
     walk: Walk | None = None,
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
+    ends: Ends | None = None,
     report: bool = False,
 ) -> Tensor | tuple[Tensor, Report]:
     """Draw samples.
@@ -202,19 +212,23 @@ def sample(
             what follows from one; a :class:`~reverie.core.flow_map.FlowMap` takes ``steps`` leaps over the grid.
         n: how many; by default one for each condition, seed or row of ``x``, else 1.
         cond: one condition for all, or one a sample.
-        solver: a solver, or the name of one in :data:`reverie.solve.auto.NAMED`. By default ("auto") the model's calibration for this
+        solver: a solver, or the name of one, in :data:`reverie.solve.auto.NAMED`. By default ("auto") the model's calibration for this
             many steps, or the measured best for the number of steps and the guidance scale.
         steps: intervals of the grid, at least 1.
-        grid: by default the one that suits the solver, see :func:`reverie.solve.auto.choose`.
-        seed: one seed for the run, or a list with one a sample.
-        x: start from this: noise of standard deviation σ at the grid's start, (n, …) in the diffused space. With ``start`` it is clean
-            data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image.
+        grid: a grid, or the name of one, in :data:`reverie.core.names.GridName`; by default the one that suits the solver, see
+            :func:`reverie.solve.auto.choose`.
+        seed: one seed for the run, any whole number, or a list with one a sample.
+        x: start from this: noise of standard deviation σ at the grid's start, (n, …) floating, in the diffused space. With ``start`` it is
+            clean data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image. The state is of the wider of its dtype and the
+            model's, and at least float32.
         start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
         batch_size: evaluate at most so many at a time; by default what fits into memory (see :mod:`reverie.solve.fast`).
         progress: label of a progress bar over the steps; none without.
         on_step: told of each step of each batch.
         walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
         tape: makes the noise tape of a batch from its seeds, for example a :class:`~reverie.core.brownian.BrownianTape`.
+        ends: (logsnr_start, logsnr_end) between which the grid runs, and of ``x`` and of what is returned; pure noise and clean data
+            without.
         report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
 
     Returns:
@@ -222,17 +236,18 @@ def sample(
         :class:`Report`.
 
     Raises:
-        InputError: for steps < 1, an unknown or out-of-range condition, or lengths that do not fit.
+        InputError: for steps < 1, an unknown or out-of-range condition, lengths that do not fit, or an ``x`` that is not finite.
+        RunError: when the samples are not finite; it names the step at which that began.
     """
     if isinstance(denoise, Generator):
-        bound = {"solver": solver, "grid": grid, "x": x, "start": start, "walk": walk, "report": report or None}
+        bound = {"solver": solver, "grid": grid, "x": x, "start": start, "walk": walk, "ends": ends, "report": report or None}
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a {type(denoise).__name__} draws in its own way: leave {', '.join(given)} out")
         with Progress(progress or "", total=_count(n, cond, None, seed), unit="steps") as bar:
             told = _telling(bar, on_step) if progress else on_step
-            return denoise.sample(n, cond, seed=seed, batch_size=batch_size, on_step=told)
+            return ending.drawn(denoise.sample(n, cond, seed=seed, batch_size=batch_size, on_step=told))
     if isinstance(denoise, FlowMap):
-        bound = {"solver": solver, "start": start, "walk": walk, "report": report or None}
+        bound = {"solver": solver, "start": start, "walk": walk, "ends": ends, "report": report or None}
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
         return _leaps(denoise, n, cond, steps, grid, seed, x, batch_size, on_step)
@@ -248,30 +263,25 @@ def sample(
         Progress(progress or "", total=total, unit="steps") as bar,
         counting() if report else nullcontext() as cost,
     ):
-        for part in parts:
+
+        def run(part: slice) -> Iterator[Step]:
             some = None if cond is None else cond.index(part)
+            begin = None if x is None else x[part]
+            n, own = part.stop - part.start, seeds[part]
+            return iterate(denoise, n, some, solver, steps, grid, own, begin, start, walk, tape(own), ends)
+
+        for part in parts:
             last = None
-            for last in iterate(
-                denoise,
-                part.stop - part.start,
-                some,
-                solver,
-                steps,
-                grid,
-                seeds[part],
-                None if x is None else x[part],
-                start,
-                walk,
-                tape(seeds[part]),
-            ):
+            for last in run(part):
                 if progress:
                     bar.advance(part.stop - part.start)
                 if on_step is not None:
                     on_step(_frame(denoise, last, len(walk) if walk is not None else steps))
             assert last is not None
             outs.append(denoise.space.decode(last.x))
-    x = torch.cat(outs) if len(outs) > 1 else outs[0]
-    return x if cost is None else (x, Report(cost.evaluations / count, cost.backwards / count))
+        out = torch.cat(outs) if len(outs) > 1 else outs[0]
+        ending.check(denoise, out, x, lambda: run(next(p for p in parts if not finite(out[p]))))
+    return out if cost is None else (out, Report(cost.evaluations / count, cost.backwards / count))
 
 
 def _leaps(
@@ -279,7 +289,7 @@ def _leaps(
     n: int | None,
     cond: Cond | None,
     steps: int,
-    grid: Grid | None,
+    grid: Grid | str | None,
     seed: Seeds,
     x: Tensor | None,
     batch_size: int | None,
@@ -291,7 +301,7 @@ def _leaps(
     for part in batched(count, batch_size or min(count, LARGEST)):
         some, start = None if cond is None else cond.index(part), None if x is None else x[part].to(flow_map.device)
         outs.append(flow_map.space.decode(leap(flow_map, some, steps, grid, seeds[part], start, on_step)))
-    return torch.cat(outs)
+    return ending.drawn(torch.cat(outs))
 
 
 def batched(n: int, size: int) -> Iterator[slice]:
@@ -300,8 +310,7 @@ def batched(n: int, size: int) -> Iterator[slice]:
     Raises:
         InputError: for a size below 1.
     """
-    if size < 1:
-        raise InputError(f"batch_size is at least 1: got {size}")
+    size = _at_least_one("batch_size", size)
     for i in range(0, n, size):
         yield slice(i, min(i + size, n))
 
@@ -333,8 +342,11 @@ def _frame(denoise: Denoiser, step: Step, total: int) -> Frame:
     )
 
 
-@lru_cache(maxsize=256)
-def _walk(schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Walk:
+def _walk(schedule: Schedule, grid: Grid, steps: int, start: float | None, ends: Ends | None) -> Walk:
+    if ends is not None:
+        if not ends[0] < ends[1]:
+            raise InputError(f"ends are (logsnr_start, logsnr_end), noise is low and data high: got {ends}")
+        grid = dataclasses.replace(grid, start=float(ends[0]), end=float(ends[1]))  # pyright: ignore[reportArgumentType]
     if start is not None:
         if not 0.0 < start <= 1.0:
             raise InputError(f"start is a time in (0, 1], 1 is pure noise: got {start}")
@@ -342,25 +354,45 @@ def _walk(schedule: Schedule, grid: Grid, steps: int, start: float | None) -> Wa
     return plain(grid(schedule, steps))
 
 
-@lru_cache(maxsize=256)
 def _plan(solver: Solver, schedule: Schedule, walk: Walk) -> Plan:
+    """The plan, remembered where only numbers make it: a solver may hold a measurement or a network, which dies with its run."""
+    return (_remembered if _numbers(solver) and _numbers(schedule) else _made)(solver, schedule, walk)
+
+
+def _made(solver: Solver, schedule: Schedule, walk: Walk) -> Plan:
     return solver.plan(schedule, walk)
+
+
+_PLAIN = {bool, int, float, str, type(None)}
+_remembered = lru_cache(maxsize=256)(_made)
+
+
+def _numbers(value: object) -> bool:
+    """Whether ``value`` is a number, a word or None, a tuple of such, or a dataclass of those."""
+    if dataclasses.is_dataclass(value):
+        return all(_numbers(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return _PLAIN.issuperset(map(type, value if isinstance(value, tuple) else (value,)))
 
 
 def _initial(denoise: Denoiser, plan: Plan, x: Tensor | None, start: float | None, n: int, tape: NoiseTape) -> Tensor:
     shape, device = tuple(denoise.shape), denoise.device
+    dtype = torch.promote_types(denoise.dtype, torch.float32)
     if start is not None and x is None:
         raise InputError("start= noises a given image part of the way: give the image as x=")
     if x is not None and tuple(x.shape) != (n, *x.shape[1:]):
         raise InputError(f"x has {len(x)} rows for {n} samples")
+    if x is not None and not x.is_floating_point():
+        raise InputError(f"x holds {x.dtype}: give floats, pictures in [-1, 1], such as x / 127.5 - 1 of bytes")
+    if x is not None:
+        x = x.to(device, torch.promote_types(x.dtype, dtype))
     if x is not None and start is None:
         if tuple(x.shape[1:]) != shape:
             raise InputError(f"x holds samples of shape {tuple(x.shape[1:])}, the model's are {shape}")
-        return x.to(device)
-    noise = tape.draw("init", 0, shape).to(device)
+        return x
+    noise = tape.draw("init", 0, shape).to(device, dtype)
     if x is None:
         return noise * float(plan.start.sigma)
-    z = denoise.space.encode(x.to(device))
+    z = denoise.space.encode(x)
     if tuple(z.shape[1:]) != shape:
         raise InputError(f"x holds images that encode to {tuple(z.shape[1:])}, the model's samples are {shape}")
     return float(plan.start.alpha) * z + float(plan.start.sigma) * noise.to(z)
@@ -368,12 +400,17 @@ def _initial(denoise: Denoiser, plan: Plan, x: Tensor | None, start: float | Non
 
 def _count(n: int | None, cond: Cond | None, x: Tensor | None, seed: Seeds) -> int:
     given = [len(v) for v in (x, cond) if v is not None]
-    if not isinstance(seed, int):
-        given.append(len(seed))
-    n = max(given, default=1) if n is None else n
-    if n < 1:
-        raise InputError(f"n is at least 1: got {n}")
-    return n
+    if listed(seed):
+        given.append(len(seed))  # pyright: ignore[reportArgumentType]
+    if n is None and 0 in given:
+        raise InputError("the batch is empty: x, cond or the list of seeds has length 0, so there is nothing to sample")
+    return max(given, default=1) if n is None else _at_least_one("n", n)
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    if not hasattr(value, "__index__") or (count := index(value)) < 1:
+        raise InputError(f"{name} is at least 1, a whole number: got {value!r}")
+    return count
 
 
 def _condition(denoise: Denoiser | FlowMap, cond: Cond | None, n: int) -> Cond | None:
