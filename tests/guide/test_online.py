@@ -95,7 +95,9 @@ def test_codes_know_the_digits(usage):
 def test_the_denoiser_listens_to_the_codes():
     """Four kinds of pictures, found without labels: a code tells nearly all of what the noise hides, and what is asked for is drawn."""
     corners = torch.tensor([[1.0, 1, -1, -1], [-1, -1, 1, 1], [1, -1, 1, -1], [-1, 1, -1, 1]]).view(4, 1, 2, 2)
-    images = corners.repeat(128, 1, 1, 1).repeat_interleave(2, 2).repeat_interleave(2, 3) + 0.1 * torch.randn(512, 1, 4, 4)
+    images = corners.repeat(128, 1, 1, 1).repeat_interleave(2, 2).repeat_interleave(2, 3) + 0.1 * torch.randn(
+        512, 1, 4, 4
+    )
     net = nets.build(DiTConfig(patch=2, width=32, depth=2, heads=2), channels=1, size=4, classes=4)
     denoise = NetDenoiser(net, Flow(), "flow", shape=(1, 4, 4))
     task = Online(denoise, Prototypes(32, 4, 16), None, LogitNormal(), site="blocks.0", clustering=2.0)

@@ -67,7 +67,9 @@ def test_the_ratio_is_that_of_the_validation_noise(fitted: Calibrated) -> None:
     )
     gains = torch.log(new + 1e-4) - torch.log(usual + 1e-4)
     assert fitted.ratio == pytest.approx(float(gains[10:].mean().exp()), rel=0.1)
-    assert fitted.ratio != pytest.approx(float(gains[:10].mean().exp()), rel=0.5)  # control: of the noise that was fitted
+    assert fitted.ratio != pytest.approx(
+        float(gains[:10].mean().exp()), rel=0.5
+    )  # control: of the noise that was fitted
 
 
 def test_most_of_the_gain_is_the_models_own(fitted: Calibrated) -> None:
