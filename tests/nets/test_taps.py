@@ -16,6 +16,8 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Flow
 from reverie.nets import DiTConfig, UNetConfig, build, taps
 
+from ..margin import apart
+
 CONFIGS = {
     "dit": DiTConfig(patch=4, width=16, depth=3, heads=2),
     "unet": UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
@@ -74,11 +76,6 @@ def foreign_transformer():
 def other(value: torch.Tensor) -> torch.Tensor:
     """A value that no normalisation turns back into ``value``."""
     return value + 0.5 * value.flip(-1).cos()
-
-
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """How far ``a`` lies from ``b``, over the length of ``b``: rounding stays below 1e-5, and what counts as a change is above 1e-2."""
-    return float((a - b).norm() / b.norm())
 
 
 def assert_clean(net: nn.Module) -> None:
