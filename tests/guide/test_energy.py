@@ -82,11 +82,11 @@ def test_freedoms_ring() -> None:
     found = {}
     for repeat in (1, 3, 10):
         solver = FreeDoM(DDPM(), line, 0.1)
-        found[repeat] = sample(denoise, 50, solver=solver, walk=time_travel(points, repeat), tape=Draws)
+        found[repeat] = sample(denoise, 400, solver=solver, walk=time_travel(points, repeat), tape=Draws)
     energy = {repeat: float(line(x).mean()) for repeat, x in found.items()}
-    assert energy[1] > energy[3] > energy[10] and energy[10] < 0.06, energy
+    assert energy[1] > 1.3 * energy[3] and energy[1] > 1.6 * energy[10] and energy[10] < 0.07, energy
     assert float(data.log_prob(found[10]).mean()) > -3.0
-    free = sample(denoise, 50, solver=DDPM(), walk=plain(points), tape=Draws)
+    free = sample(denoise, 400, solver=DDPM(), walk=plain(points), tape=Draws)
     assert float(line(free).mean()) > 1.0
     projected = free - (free @ NORMAL - 1.0)[:, None] * NORMAL
     assert float(line(projected).max()) < 1e-9 and float(data.log_prob(projected).mean()) < -5.0
