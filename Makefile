@@ -13,8 +13,9 @@ INPUTS := pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/reverie demo
 
+# The whole suite in two processes of one thread each; what ARGS choose in one.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist worksteal)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

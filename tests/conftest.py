@@ -1,8 +1,8 @@
-"""What all tests share: one thread, fixed seeds, annotated shapes checked at run time."""
+"""What all tests share: one thread unless OMP_NUM_THREADS says otherwise, fixed seeds, annotated shapes checked at run time."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CHECKED = ["reverie.data.images", "reverie.data.order", "reverie.measure.extract
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(CHECKED, TYPECHECKER)
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 settings.register_profile("reverie", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("reverie")

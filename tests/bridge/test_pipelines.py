@@ -12,6 +12,8 @@ from reverie.bridge.foreign import Foreign
 from reverie.core.errors import InputError
 from reverie.nets import DiT, MMDiT, UNet, taps
 
+from ..margin import apart
+
 
 def noise(*shape, seed=3):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -45,7 +47,7 @@ def test_a_text_pipeline_opens_whole(sd, tiny):
     cond = model.conditioner(tiny.texts, negative="blurry")
     told, away = pipeline.encode_prompt(tiny.texts, "cpu", 1, True, negative_prompt=["blurry"] * 2)
     assert torch.equal(cond["text"].value, told) and torch.equal(cond["text"].null, away)
-    assert not torch.equal(model.conditioner(tiny.texts)["text"].null, away)  # without one it is the empty text
+    assert apart(model.conditioner(tiny.texts)["text"].null, away) > 1e-2  # without one it is the empty text
 
     x, step = noise(2, 4, 8, 8), 501
     out = model(x, model.schedule.point((step + 1) / 1000), cond)

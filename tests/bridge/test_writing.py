@@ -213,7 +213,7 @@ def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
         expected = theirs(x, text, vector, torch.tensor([400.0, 400.0])).sample
         cond = rv.Cond(text=text, vector=vector)
         assert close(net(x, torch.tensor(0.4), cond), expected)
-        assert not close(net(x, torch.tensor(0.4), rv.Cond(text=text.flip(0), vector=vector)), expected, 1e-2)
+        assert not close(net(x, torch.tensor(0.4), rv.Cond(text=text.flip(0), vector=vector)), expected, 1e-3)
         assert close(rv.load(tmp_path / "out").net(x, torch.tensor(0.4), cond), expected)
 
 

@@ -26,7 +26,7 @@ LONG = [*TINY, "--train.images", "8000"]
 @contextmanager
 def started(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A process of its own, which does not outlive the block."""
-    code = "import sys, torch; torch.set_num_threads(1); from reverie.cli import main; sys.exit(main())"
+    code = "import sys; from reverie.cli import main; sys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder, stderr=subprocess.PIPE, text=True)
     try:
         yield process

@@ -15,6 +15,8 @@ from reverie.guide import FreeDoM, energies, time_travel
 from reverie.guide.freedom import Relative
 from reverie.solve import DDIM, DDPM, Heun, grids, plain, sample
 
+from ..margin import apart
+
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)
 TILT = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -80,11 +82,11 @@ def test_freedoms_ring() -> None:
     found = {}
     for repeat in (1, 3, 10):
         solver = FreeDoM(DDPM(), line, 0.1)
-        found[repeat] = sample(denoise, 50, solver=solver, walk=time_travel(points, repeat), tape=Draws)
+        found[repeat] = sample(denoise, 400, solver=solver, walk=time_travel(points, repeat), tape=Draws)
     energy = {repeat: float(line(x).mean()) for repeat, x in found.items()}
-    assert energy[1] > energy[3] > energy[10] and energy[10] < 0.06, energy
+    assert energy[1] > 1.3 * energy[3] and energy[1] > 1.6 * energy[10] and energy[10] < 0.07, energy
     assert float(data.log_prob(found[10]).mean()) > -3.0
-    free = sample(denoise, 50, solver=DDPM(), walk=plain(points), tape=Draws)
+    free = sample(denoise, 400, solver=DDPM(), walk=plain(points), tape=Draws)
     assert float(line(free).mean()) > 1.0
     projected = free - (free @ NORMAL - 1.0)[:, None] * NORMAL
     assert float(line(projected).max()) < 1e-9 and float(data.log_prob(projected).mean()) < -5.0
@@ -113,7 +115,7 @@ def test_moves_are_the_same_on_every_path() -> None:
             ends.append(last.x / last.to.alpha)
     assert all(torch.allclose(end, ends[0], atol=1e-7) for end in ends[:3])
     assert all(torch.allclose(end, ends[3], atol=1e-7) for end in ends[3:])
-    assert not torch.allclose(ends[0], ends[3], atol=1e-2)
+    assert apart(ends[0], ends[3]) > 1e-2
 
 
 def test_relative_steps_know_no_unit() -> None:
@@ -235,7 +237,7 @@ def test_corrections_stack_on_one_evaluation() -> None:
     both = FreeDoM(DDIM(), lambda x: line(x) + other(x), 0.01)
     assert torch.allclose(x, sample(denoise, 3, steps=10, solver=both, tape=Draws), atol=1e-9)
     one = FreeDoM(DDIM(), line, 0.01)
-    assert not torch.allclose(x, sample(denoise, 3, steps=10, solver=one, tape=Draws), atol=1e-4)
+    assert apart(sample(denoise, 3, steps=10, solver=one, tape=Draws), x) > 1e-3
 
 
 def test_gradient_guides_nest_around_fused_attention() -> None:

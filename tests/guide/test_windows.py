@@ -14,6 +14,7 @@ from reverie.core.schedules import Cosine, Flow
 from reverie.nets import DiTConfig, UNetConfig
 from reverie.solve import DDIM, Heun, sample
 
+from ..margin import apart
 from .closed_form import Switch, normal
 
 
@@ -33,7 +34,7 @@ def test_one_full_window_is_the_base_bit_for_bit(guided):
     cond = Cond(label=[0, 1, 2])
     alone = sample(base, 3, cond, steps=6, seed=4)
     assert torch.equal(sample(guide.windows(base, (8, 8)), 3, cond, steps=6, seed=4), alone)
-    assert not torch.equal(sample(guide.windows(base, (8, 8)), 3, cond, steps=6, seed=5), alone)
+    assert apart(sample(guide.windows(base, (8, 8)), 3, cond, steps=6, seed=5), alone) > 0.1
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4])
@@ -131,7 +132,7 @@ def test_a_network_without_a_block_is_the_network_built_without_it():
     assert torch.equal(got, whole(x, t, Cond(label=1)).out)
     whole.net.blocks = blocks
     assert torch.equal(before, whole(x, t, Cond(label=1)).out)  # nothing stays behind
-    assert not torch.equal(got, before)
+    assert apart(got, before) > 1e-2
     guided = guide.auto(whole, less, 2.0)(x, t, Cond(label=1)).out
     assert torch.allclose(guided, 2.0 * before - got, atol=1e-6)
 

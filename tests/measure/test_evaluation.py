@@ -93,8 +93,8 @@ def test_a_model_that_has_learned_the_law_is_not_flagged(sets: tuple[ImageSet, I
     assert not evaluation.memorisation["samples"].flagged
     assert evaluation.memorisation["training"].flagged  # control: training pictures beside it
     assert evaluation.figure("frechet_ratio").value < 1.6
-    assert evaluation.figure("accuracy").value > 0.8
-    assert evaluation.figure("accuracy", "training").value > 0.85
+    assert evaluation.figure("accuracy").value > 0.7
+    assert evaluation.figure("accuracy", "training").value > 0.75
     # control: the same samples, asked for the next class
     wrong = judge.logits(from_bytes(drawn.images)).argmax(1) == (drawn.labels + 1) % 10
     assert wrong.double().mean() < 0.1

@@ -13,6 +13,8 @@ from reverie.nets import UNet, taps
 from reverie.read.diffeed import DifFeed, pairs
 from reverie.read.difformer import DifFormer
 
+from ..margin import apart
+
 
 @pytest.fixture
 def fed(unet):
@@ -28,7 +30,7 @@ def test_no_feedback_is_a_single_pass_to_the_bit(unet, fed, images):
     assert torch.equal(fed.map(images), once)
     for net in fed.feedback.values():
         nn.init.ones_(net[1].bias)
-    assert not torch.equal(fed.map(images), once)
+    assert apart(fed.map(images), once) > 1e-2
 
 
 def test_feedback_goes_to_the_block_that_gave_the_skip(unet):

@@ -139,5 +139,5 @@ def test_by_default_a_probe_sees_a_little_of_where_things_are(unet):
     how = {"labels": 100, "seeds": 2, "sites": ["down.0.0"], "t": [0.05], "pictures": 200}
     usual, mean = grid.run(unet, train, test, **how), grid.run(unet, train, test, **how, pool=1)
     assert (usual.pool, mean.pool) == (2, 1)
-    assert usual.trained.score.mean > mean.trained.score.mean + 0.15
+    assert usual.trained.score.mean > mean.trained.score.mean + 0.06
     assert usual.pixels == mean.pixels

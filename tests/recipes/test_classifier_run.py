@@ -23,7 +23,7 @@ RECIPE = Recipe(
     name="judge",
     data=DataConfig(name="digits8"),
     task=ClassifierConfig(net=EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)),
-    train=TrainConfig(images=4096, batch=64, lr=3e-3, warmup=128, save_every=2048),
+    train=TrainConfig(images=4096, batch=64, lr=1e-2, warmup=128, save_every=2048),
 )
 
 

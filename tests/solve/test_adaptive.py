@@ -18,6 +18,8 @@ from reverie.guide import cfg
 from reverie.solve import RK45, grids, iterate, sample
 from reverie.solve.plan import Move
 
+from ..margin import apart
+
 PATHS = [VP(), Cosine(), Flow(), VE()]
 F64 = torch.float64
 
@@ -142,7 +144,7 @@ def test_conditions_guidance_other_paths_and_revisits():
     a, b = VP().at(-2.0), VP().at(1.0)
     walk = (Move("solve", a, b), Move("renoise", b, a), Move("solve", a, b))
     visits = list(iterate(data.denoiser(VP()), x=x, solver=RK45(), walk=walk))
-    assert len(visits) == 3 and not torch.allclose(visits[0].x, visits[2].x)
+    assert len(visits) == 3 and apart(visits[2].x, visits[0].x) > 1e-2
 
 
 def test_gradients_flow_through_accepted_steps():

@@ -1,7 +1,11 @@
 """The faster path: compiled only where it pays, the same samples either way, batches that fit, nothing left behind."""
 
+import shutil
+
 import pytest
 import torch
+from torch import nn
+from torch.profiler import profile
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
@@ -47,6 +51,43 @@ def test_samples_are_the_same_compiled_and_nothing_stays(monkeypatch):
     assert denoise.net._compiled_call_impl is None
     draw()  # with gradients: plain
     assert len(calls) == 1
+
+
+class Small(nn.Module):
+    """Two layers: soon compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(17, 32), nn.Linear(32, 16)
+
+    def forward(self, x, time, cond=None):
+        h = torch.cat([x.flatten(1), time.expand(len(x))[:, None]], dim=1)
+        return self.out(self.inner(h).sin()).view_as(x)
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("c++") is None, reason="torch.compile needs a C++ compiler"
+)
+def test_a_compiler_makes_the_code_that_a_long_run_is_drawn_with(monkeypatch):
+    """Nothing stands in for the compiler: the profile of a run shows whose code drew it."""
+    torch._dynamo.reset()
+    denoise = NetDenoiser(Small().eval(), Flow(), shape=(1, 4, 4))
+
+    def draw():
+        with profile() as seen:
+            images = sample(denoise, 2, steps=3, seed=0)
+        return images, sum(event.count for event in seen.key_averages() if "CompiledFxGraph" in event.key)
+
+    with torch.no_grad():
+        expected, calls = draw()
+        assert calls == 0  # too short to pay
+        monkeypatch.setattr(fast, "PREPARATION", 0.0)
+        for _ in range(2):
+            images, calls = draw()
+            assert calls >= 3  # a step
+            torch.testing.assert_close(images, expected)
+    assert draw()[1] == 0  # with gradients: plain
+    torch._dynamo.reset()
 
 
 def test_without_a_compiler_it_runs_plain(monkeypatch):

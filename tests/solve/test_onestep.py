@@ -12,6 +12,8 @@ from reverie.core.paths import EDM, SubVP, Table
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
 from reverie.solve import DDIM, DDPM, Euler, Heun, grids, iterate, plain, sample
 
+from ..margin import apart
+
 PATHS = [VP(), Cosine(), Flow(), VE(), EDM(), SubVP(), Table.linear()]
 paths = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 
@@ -97,7 +99,7 @@ def test_eta_one_is_ancestral_on_one_tape(problem, path: Schedule) -> None:
     x = path.prior_std() * torch.randn(4, 2, dtype=torch.float64)
     runs = [sample(denoise, x=x, solver=solver, steps=9, seed=3) for solver in (DDIM(1.0), DDPM("small"))]
     torch.testing.assert_close(*runs, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(runs[0], sample(denoise, x=x, solver=DDIM(0.9), steps=9, seed=3))
+    assert apart(sample(denoise, x=x, solver=DDIM(0.9), steps=9, seed=3), runs[0]) > 1e-2
 
 
 @paths

@@ -14,6 +14,8 @@ from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.guide import cfg
 from reverie.solve import DDIM, DDPM, DPMpp, Euler, Heun, Multistep, SDEDPMpp, UniPC, grids, iterate, plain, sample
 
+from ..margin import apart
+
 SOLVERS = [
     DDIM(), DDIM(1.0), DDPM("large"), Euler(), Heun(), DPMpp(2), DPMpp(3), SDEDPMpp(2), UniPC(3), Multistep(4, corrector=0.8),
 ]  # fmt: skip
@@ -88,7 +90,7 @@ def test_float32_is_float64_rounded(solver) -> None:
         low = sample(narrow.denoiser(path), x=x, solver=solver, steps=8)
         high = sample(wide.denoiser(path), x=x.double(), solver=solver, steps=8)
         assert low.dtype == torch.float32 and high.dtype == torch.float64
-        assert (low - high).abs().median() < 3e-6 * max(1.0, path.prior_std())
+        assert (low - high).abs().median() < 2e-5 * max(1.0, path.prior_std())
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_a_rerun_with_another_condition_is_another_step(denoise) -> None:
             if len(xs) == 2:
                 step.cond = Cond(label=1)
                 step.rerun()
-    assert len(xs) == 4 and not torch.allclose(xs[1], xs[2])
+    assert len(xs) == 4 and apart(xs[2], xs[1]) > 1e-2
 
 
 @solvers
@@ -218,7 +220,7 @@ def test_a_replaced_condition_takes_effect(denoise) -> None:
                     step.cond = Cond(label=label)
             runs.append(step.x)
         torch.testing.assert_close(runs[0], sample(denoise, n=1, steps=4, cond=Cond(label=0)))
-        assert not torch.allclose(runs[0], runs[1], atol=1e-4)
+        assert apart(runs[1], runs[0]) > 1e-2
         with pytest.raises(InputError, match="out of range"):
             for step in iterate(denoise, n=1, steps=4, cond=Cond(label=0)):
                 step.cond = Cond(label=9)
