@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.text import utf8_name
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -46,7 +47,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with utf8_name(path) as name:
+            return load_file(name)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error
 
@@ -121,7 +123,7 @@ class Component:
 
         for path in self.files:
             try:
-                with safe_open(path, "pt"):
+                with utf8_name(path) as name, safe_open(name, "pt"):
                     pass
             except (OSError, SafetensorError) as error:
                 raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error

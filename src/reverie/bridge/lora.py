@@ -22,6 +22,7 @@ from reverie.bridge.foreign import Foreign
 from reverie.bridge.loading import Pretrained
 from reverie.bridge.text import Texts
 from reverie.core.errors import InputError, RunError, nearest
+from reverie.core.text import utf8_name
 
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -148,7 +149,7 @@ def _alphas(path: Path) -> Any:
     """A function of part, module and rank that gives α, from the file's header or the adapter_config.json beside it."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
+    with utf8_name(path) as name, safe_open(name, "pt") as file:
         header = (file.metadata() or {}).get("lora_adapter_metadata")
     flat: dict[str, Any] = json.loads(header) if header else {}
     beside = path.with_name("adapter_config.json")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reverie.core.errors import InputError
+from reverie.core.text import shown
 from reverie.diffusion.config import GridName
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
     config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
     evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
     show(evaluation)
-    print(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}")
+    print(shown(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}"))
 
 
 def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Restoration by any of the posterior methods, each at its measured default: what the command line and the bench call."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -120,6 +121,8 @@ def restore(
         raise unknown("method", method, METHODS)
     if steps < 1:
         raise InputError(f"steps is a whole number of at least 1: got {steps}")
+    if not 0.0 <= noise < math.inf:
+        raise InputError(f"noise is a standard deviation, at least 0 and finite: got {noise}")
     with counting() as cost:
         images = METHODS[method](denoise, Problem(operator, y.to(denoise.device), noise, cond, steps, seed))
     n = len(y)
