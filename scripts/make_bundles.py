@@ -15,11 +15,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from reverie.data import remote
 from reverie.data.catalog import FOLDER
-from reverie.data.pixels import to_array
-from reverie.data.split import held_out
 
 
 def digest(picture: np.ndarray) -> bytes:
@@ -61,16 +59,7 @@ def mnist5k(package: Path) -> None:
 
 def emoji(package: Path) -> None:
     """Every emoji with a Twemoji picture, in the order of the Unicode chart, composited on white and halved."""
-    entries = json.loads((package / "emoji.json").read_text(encoding="utf-8"))
-    entries = sorted((e for e in entries if e["has_img_twitter"]), key=lambda e: e["sort_order"])
-    pictures = []
-    for entry in entries:
-        with Image.open(package / "img/twitter/64" / entry["image"]) as image:
-            pictures.append(to_array(image, size=32, channels=3, fit="pad"))
-    images = np.stack(pictures)
-    classes = sorted({e["category"] for e in entries})
-    labels = np.array([classes.index(e["category"]) for e in entries], np.uint8)
-    test = np.array([held_out(digest(picture)) for picture in images])
+    arrays, about = remote.emoji(package, 32)
     metadata = {
         "title": "1,911 emoji of Twemoji with names and categories",
         "source": "emoji-datasource-twitter 16.0.0 on npm, img/twitter/64 and emoji.json",
@@ -79,16 +68,9 @@ def emoji(package: Path) -> None:
         "emoji-data, (c) Cal Henderson.",
         "changes": "composited on white and reduced from 64x64 to 32x32 pixels",
         "split": "a tenth by the SHA-256 of the picture, so identical pictures are on the same side",
-        "classes": classes,
-        "columns": {
-            "name": [e["name"].lower() for e in entries],
-            "category": [e["category"] for e in entries],
-            "subcategory": [e["subcategory"] for e in entries],
-            "code": [e["unified"] for e in entries],
-        },
-        "text": "name",
+        **about,
     }
-    write("emoji", {"images": images, "labels": labels, "held_out": test}, metadata)
+    write("emoji", {**arrays, "labels": arrays["labels"].astype(np.uint8)}, metadata)
     shutil.copyfile(package / "LICENSE", FOLDER / "emoji.LICENSE")
 
 

@@ -86,7 +86,7 @@ def test_a_file_that_is_not_yaml(reverie, tmp_path):
 
 def test_an_empty_or_missing_folder_of_pictures(reverie, tmp_path):
     (tmp_path / "pictures").mkdir()
-    clear(reverie("train --data pictures"), 2, "no pictures in", "png")
+    clear(reverie("train --data pictures"), 2, "no pictures in", "PNG")
     clear(reverie("train --data picturse"), 2, "picturse", "Did you mean")
 
 

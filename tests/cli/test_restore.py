@@ -11,7 +11,7 @@ from reverie import data
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A digit with its mask, a small one, and a mask of another size."""
+    """A digit with its mask, a small one, masks that are refused, and what is no picture."""
     digit = data.load("mnist5k", "test").images[3, 0].numpy()
     mask = np.full((28, 28), 255, np.uint8)
     mask[7:21, 7:21] = 0
@@ -19,6 +19,10 @@ def pictures(tmp_path: Path) -> Path:
     Image.fromarray(digit).resize((7, 7), Image.Resampling.BOX).save(tmp_path / "small.png")
     Image.fromarray(mask).save(tmp_path / "m.png")
     Image.fromarray(mask[:20]).save(tmp_path / "other.png")
+    Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
+    Image.new("L", (28, 28), 0).save(tmp_path / "black.png")
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "huge.png")
+    (tmp_path / "ps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     return tmp_path
 
 
@@ -91,6 +95,14 @@ def test_guides_by_words(reverie, digits, pictures) -> None:
         ("restore digits --task superres --image small.png --steps 0", ["steps", "at least 1"]),
         ("restore digits --task superres --image small.png --scale 2", ["--scale", "give --label"]),
         ("restore digits --task superres --image small.png --noise -1", ["at least 0"]),
+        ("restore digits --task superres --image small.png --noise nan", ["noise", "finite: got nan"]),
+        ("restore digits --task superres --image small.png --noise inf --method dps", ["noise", "finite: got inf"]),
+        ("restore digits --task deblur --image x.png --blur inf", ["finite: got inf"]),
+        ("restore digits --task deblur --image x.png --blur nan", ["finite: got nan"]),
+        ("restore digits --task inpaint --image x.png --mask white.png", ["white.png", "of one value all over"]),
+        ("restore digits --task inpaint --image x.png --mask black.png", ["black.png", "black all over"]),
+        ("restore digits --task inpaint --image ps.png --mask m.png", ["ps.png cannot be read", "none of the formats"]),
+        ("sample digits --label 4 --image huge.png", ["huge.png cannot be read", "megapixels"]),
         ("restore digits --task superres --image small.png --label 12", ["label 12 is out of range"]),
     ],
 )  # fmt: skip

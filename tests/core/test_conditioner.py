@@ -66,6 +66,12 @@ def test_pictures_and_several_conditions_at_once(tmp_path):
     assert torch.equal(conditioner(edge=[image, image])["edge"].value[1], cond["edge"].value[0])
     grey = Conditioner({"edge": Image(1)})(edge=image)["edge"].value
     assert grey.shape == (1, 1, 4, 6)
+    Pillow.new("RGBA", (6, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (conditioner(edge=tmp_path / "clear.png")["edge"].value == 1.0).all()
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert conditioner(edge=tmp_path / "turned.png")["edge"].value.shape == (1, 3, 6, 4)
     (tmp_path / "no.png").write_text("x")
     with pytest.raises(InputError, match="cannot be read as a picture"):
         conditioner(edge=tmp_path / "no.png")

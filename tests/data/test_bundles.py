@@ -1,6 +1,7 @@
 """The bundled sets: what is in them, that nothing changed, that they may be passed on."""
 
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -30,9 +31,11 @@ def test_content_is_what_the_script_made(name):
     assert content(name) == HASHES[name]
 
 
-def test_names_are_listed_without_torch():
+def test_names_are_listed_without_torch(tmp_path):
     program = "import sys, reverie.data as d; print(d.names(), 'torch' in sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    environment = {**os.environ, "REVERIE_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert printed.strip() == "['digits8', 'emoji', 'mnist5k'] False"
 
 

@@ -1,5 +1,8 @@
 """Folders of pictures of every kind a person may have."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -217,18 +220,128 @@ def test_missing_empty_and_wrong_folders_say_so(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match=r"no folder .*photo\. Did you mean '.*photos'"):
         data.load(tmp_path / "photo")
-    with pytest.raises(InputError, match=r"no pictures in .*photos: looked in it and its sub-folders for avif"):
+    with pytest.raises(
+        InputError, match=r"no pictures in .*photos: looked in it and its sub-folders for files in the formats JPEG"
+    ):
         data.load(tmp_path / "photos")
     (tmp_path / "photos" / "a.png").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"none of the 1 pictures .* the first: a\.png: cannot identify"):
+    with pytest.raises(InputError, match=r"none of the 1 pictures .* the first: a\.png: it is damaged"):
         data.load(tmp_path / "photos")
     with pytest.raises(InputError, match="is a file"):
         data.load(tmp_path / "photos" / "a.png")
 
 
-def test_a_split_without_training_pictures_is_refused(tmp_path):
-    name = next(f"{index}.png" for index in range(1000) if held_out(f"{index}.png"))
-    Image.new("L", (8, 8)).save(tmp_path / name)
-    assert len(data.load(tmp_path, "test")) == 1
-    with pytest.raises(InputError, match=r"all 1 pictures of .* are held out"):
-        data.load(tmp_path, "train")
+def test_a_class_is_not_held_out_whole(tmp_path):
+    """One picture, or all that a class has, stays in training; what other classes hold out does not move."""
+    names = [f"{index}.png" for index in range(60)]
+    out = [name for name in names if held_out(f"a/{name}")]
+    for folder_, some in (("a", names), ("b", [n for n in names if held_out(f"b/{n}")][:1]), ("c", ["0.png"])):
+        (tmp_path / folder_).mkdir()
+        for name in some:
+            Image.new("L", (8, 8)).save(tmp_path / folder_ / name)
+    train, test = (data.load(tmp_path, split) for split in ("train", "test"))
+    assert test.columns["path"] == sorted(f"a/{name}" for name in out) and len(out) > 1
+    assert set(train.labels.tolist()) == {0, 1, 2}
+    single = next(name for name in names if held_out(name))
+    (tmp_path / "flat").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "flat" / single)
+    assert [len(data.load(tmp_path / "flat", split)) for split in ("train", "test")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("jpe", "JPEG"), ("apng", "PNG"), ("ico", "ICO"), ("j2k", "JPEG2000"), ("pcx", "PCX"), ("dds", "DDS"), ("qoi", "QOI"),
+     ("sgi", "SGI"), ("tga", "TGA"), ("icns", "ICNS"), ("dib", "DIB"), ("JFIF", "JPEG"), ("mpo", "MPO"), ("avif", "AVIF"),
+     ("webp", "WEBP"), ("pnm", "PPM")],
+)  # fmt: skip
+def test_formats_that_pillow_decodes_by_itself(tmp_path, suffix, kind):
+    Image.new("RGB", (32, 32), (200, 40, 90)).save(tmp_path / f"a.{suffix}", kind)
+    assert np.abs(one(tmp_path)[16, 16].astype(int) - (200, 40, 90)).max() <= 3
+
+
+def test_what_is_no_file_is_listed_and_the_whole_disk_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    pictures = data.load(tmp_path, "all")
+    assert len(pictures) == 1 and [item.path for item in pictures.skipped] == ["pipe.png", "zero.png"]
+    with pytest.raises(InputError, match="whole disk"):
+        data.load("/")
+    with pytest.raises(InputError, match="name of the data is empty"):
+        data.load("")
+
+
+def test_names_of_any_bytes(tmp_path):
+    """Latin-1 bytes and control characters: read and split as others, and never shown raw."""
+    for name in (b"caf\xe9", b"e\x1b[31m"):
+        os.makedirs(os.fsencode(tmp_path) + b"/" + name)
+        for index in range(12):
+            with open(os.fsencode(tmp_path) + b"/" + name + b"/%d.png" % index, "wb") as file:
+                Image.new("L", (8, 8), index).save(file, "PNG")
+    (tmp_path / "x\x1b[2J.txt").write_text("")
+    pictures = data.load(tmp_path, "all")
+    assert pictures.classes == [os.fsdecode(b"caf\xe9"), "e\x1b[31m"] and len(pictures) == 24
+    assert len(pictures.fingerprint) == 64
+    assert r"x\x1b[2J.txt" in pictures.notes[-1] and "\x1b" not in "".join(pictures.notes)
+
+
+def test_the_fingerprint_tells_what_changed(tmp_path):
+    """A copy with other times of change has the same; any picture added, removed, renamed, or changed in place another."""
+    first = tmp_path / "a"
+    for name in ("x", "y"):
+        (first / name).mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(noise(8, 8, 3 + index)[..., :3]).save(first / name / f"{index}.bmp")
+    before = data.load(first).fingerprint
+
+    def copy(change) -> str:
+        folder_ = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(first, folder_, copy_function=shutil.copy)
+        change(folder_)
+        return data.load(folder_).fingerprint
+
+    path = next(p for p in data.load(first).columns["path"] if p.startswith("x"))
+
+    def flip(folder_):
+        content = bytearray((folder_ / path).read_bytes())
+        content[-5] ^= 1
+        (folder_ / path).write_bytes(content)
+
+    assert copy(lambda folder_: os.utime(folder_ / path, (1, 1))) == before
+    changes = [
+        flip,
+        lambda folder_: (folder_ / path).unlink(),
+        lambda folder_: (folder_ / path).rename(folder_ / f"{path}.bmp"),
+        lambda folder_: (folder_ / "x").rename(folder_ / "z"),
+        lambda folder_: shutil.copy(
+            folder_ / path, folder_ / next(f"x/{i}.bmp" for i in range(20, 99) if not held_out(f"x/{i}.bmp"))
+        ),
+    ]
+    others = [copy(change) for change in changes]
+    others += [data.load(first, "test").fingerprint, data.load(first, size=4).fingerprint]
+    others += [data.load(first, fit="pad").fingerprint, data.load(first, channels=1).fingerprint]
+    assert len({before, *others}) == 1 + len(others)
+    assert (
+        data.load("mnist5k").fingerprint == data.load("mnist5k").fingerprint != data.load("mnist5k", "test").fingerprint
+    )
+
+
+def test_pictures_that_are_not_square(tmp_path):
+    """Height before width: the crop, pad and stretch of a wide picture, against slices of it."""
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, :20, 0], wide[:, 20:40, 1], wide[:, 40:, 2] = 250, 250, 250
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    assert np.array_equal(one(tmp_path, size=(20, 60)), wide)
+    assert np.array_equal(one(tmp_path, size=(20, 20)), wide[:, 20:40])
+    assert np.array_equal(one(tmp_path, size=(20, 40)), wide[:, 10:50])
+    padded = one(tmp_path, size=(40, 60), fit="pad")
+    assert np.array_equal(padded[10:30], wide) and (padded[0] == wide[0]).all() and (padded[39] == wide[19]).all()
+    assert one(tmp_path, size=(10, 60), fit="stretch").shape == (10, 60, 3)
+    pictures = data.load(tmp_path, "all", size=(8, 24))
+    assert pictures.shape == (3, 8, 24)
+    for size in ((8,), (8, 8, 8), (8, 0), (8.0, 8), "8"):
+        if size != (8,):
+            with pytest.raises(InputError, match="height and width"):
+                data.load(tmp_path, size=size)
+    assert data.load("mnist5k", "test", size=(14, 28)).shape == (1, 14, 28)

@@ -1,4 +1,4 @@
-"""The page that adds a model from nothing runs as it stands: trained, resumed bitwise, sampled, measured and reported by the ordinary verbs."""
+"""The page that adds a model from nothing runs as it stands: trained, resumed, sampled, measured and reported by the ordinary verbs."""
 
 import re
 import signal

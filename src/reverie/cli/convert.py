@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.core.text import shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -38,4 +40,4 @@ def main(arguments: list[str]) -> None:
         if not isinstance(model, bridge.Pretrained):
             raise InputError("adapters fit models in diffusers' format; this is a run")
         bridge.merge(model, path, given.scale)
-    print(bridge.write(model, given.out))
+    print(shown(bridge.write(model, given.out)))

@@ -8,6 +8,7 @@ import tyro
 
 from reverie.core.errors import InputError
 from reverie.core.names import GridName
+from reverie.core.text import shown
 
 if TYPE_CHECKING:
     from reverie.measure.figures import Evaluation
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
     config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
     evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
     show(evaluation)
-    print(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}")
+    print(shown(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}"))
 
 
 def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:

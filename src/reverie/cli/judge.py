@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reverie.core.text import shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -15,7 +17,7 @@ class Arguments:
     Attributes:
         data: a bundled set or a folder of pictures with a sub-folder a class.
         out: its file; NAME-judge.safetensors by default. It is trained in the folder runs/NAME-judge, and the same command goes on.
-        size: side of the pictures in pixels, as in the runs it is to judge; inferred without.
+        size: height and width of the pictures in pixels, or the side of squares, as in the runs it is to judge; inferred without.
         channels: 1 (grey) or 3 (RGB); inferred without.
         fit: how a picture becomes a square.
         images: how many distorted pictures it sees in training.
@@ -23,7 +25,7 @@ class Arguments:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     out: Path | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     channels: int | None = None
     fit: Literal["crop", "pad", "stretch"] = "crop"
     images: int = 240_000
@@ -49,5 +51,5 @@ def main(arguments: list[str]) -> int:
     path = given.out or Path(f"{name}.safetensors")
     trained.save(path)
     right = f", {trained.accuracy(held_out):.1%} of {len(held_out):,} held-out pictures right" if len(held_out) else ""
-    print(f"{path}{right}; next: reverie evaluate RUN --judge {path}")
+    print(shown(f"{path}{right}; next: reverie evaluate RUN --judge {path}"))
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from reverie.core.errors import InputError
+from reverie.core.text import shown
 
 if TYPE_CHECKING:
     from reverie.recipes.runs import Run
@@ -61,7 +62,8 @@ def main(arguments: list[str]) -> None:
     found, cosine = correspond.match(fields[0], fields[1], points, size)
     grid.save(lines(a[0], b[0], points, found), given.out)
     print(
-        f"{len(points)} places matched at {site}, t {given.t:g}, mean cosine {float(cosine.mean()):.2f} ({run.folder}): {given.out}"
+        f"{len(points)} places matched at {site}, t {given.t:g}, mean cosine {float(cosine.mean()):.2f} "
+        f"({shown(run.folder)}): {shown(given.out)}"
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.core.text import shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -61,5 +63,7 @@ def main(arguments: list[str]) -> None:
     folder = run.folder / "read"
     probed.save(folder / "probe.json")
     write(folder / "heatmap.svg", heatmap(probed))
-    print(f"{probed.head} probes on {probed.labels} labels of {probed.data}, {probed.seeds} seeds. {probed.sentence}")
-    print(f"{folder / 'heatmap.svg'}; next: reverie report {run.folder}")
+    print(
+        f"{probed.head} probes on {probed.labels} labels of {shown(probed.data)}, {probed.seeds} seeds. {probed.sentence}"
+    )
+    print(shown(f"{folder / 'heatmap.svg'}; next: reverie report {run.folder}"))

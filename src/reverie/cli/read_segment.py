@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reverie.data import ImageSet
+    from reverie.data.pixels import Fit
 
 SHOWN = 10
 
@@ -54,8 +55,8 @@ def main(arguments: list[str]) -> None:
 
     run = Run(given.run)
     train, test = splits(run.recipe, given.data)
-    known, known_masks = _labelled(train, given.masks, given.labels, seed=0)
-    asked, truth = _labelled(test, given.masks, given.pictures, seed=1)
+    known, known_masks = _labelled(train, given.masks, given.labels, run.recipe.data.fit, seed=0)
+    asked, truth = _labelled(test, given.masks, given.pictures, run.recipe.data.fit, seed=1)
     classes = int(known_masks.max()) + 1
     trained = run.denoiser()
     sites, shown, figures = given.sites or tuple(knowing(trained)), None, []
@@ -74,11 +75,11 @@ def main(arguments: list[str]) -> None:
     )
     print(
         f"mean IoU {figures[0]:.3f} on {len(asked)} held-out pictures, learned from {len(known)}; "
-        f"an untrained network {figures[1]:.3f}. {path}"
+        f"an untrained network {figures[1]:.3f}. {shown(path)}"
     )
 
 
-def _labelled(data: "ImageSet", masks: Path | None, count: int, seed: int) -> "tuple[Tensor, Tensor]":
+def _labelled(data: "ImageSet", masks: Path | None, count: int, fit: "Fit", seed: int) -> "tuple[Tensor, Tensor]":
     """Pictures with a class a pixel, at most ``count``."""
     import torch
 
@@ -98,19 +99,22 @@ def _labelled(data: "ImageSet", masks: Path | None, count: int, seed: int) -> "t
         raise InputError(f"no mask in {masks} for the {data.split} pictures of {data.name}, such as {files[0][1].name}")
     order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     images = data.batch([there[i][0] for i in order]).x
-    return images, torch.stack([_mask(there[i][1], data.size) for i in order])
+    return images, torch.stack([_mask(there[i][1], images.shape[-2:], fit) for i in order])
 
 
-def _mask(path: Path, size: int) -> "Tensor":
+def _mask(path: Path, size: tuple[int, ...], fit: "Fit") -> "Tensor":
+    """Class numbers (H, W), brought to ``size`` as the pictures are."""
     import numpy as np
     import torch
     from PIL import Image
 
+    from reverie.core import image_files
+    from reverie.data import pixels
     from reverie.read.segment import IGNORE
 
-    with Image.open(path) as image:
-        if image.mode not in ("L", "P", "1"):
-            raise InputError(f"{path} is no mask: its pixels are {image.mode}, class numbers are grey or a palette")
-        small = image.resize((size, size), Image.Resampling.NEAREST)
-        values = torch.from_numpy(np.array(small).astype(np.int64))
+    image = image_files.read(path)
+    if image.mode not in ("L", "P", "1"):
+        raise InputError(f"{path} is no mask: its pixels are {image.mode}, class numbers are grey or a palette")
+    small = pixels.fit_to(image, (size[0], size[1]), fit, Image.Resampling.NEAREST)
+    values = torch.from_numpy(np.array(small).astype(np.int64))
     return torch.where(values == 255, IGNORE, values)

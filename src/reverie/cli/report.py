@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.core.text import shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -23,4 +25,4 @@ def main(arguments: list[str]) -> None:
     from reverie.recipes.report import report
     from reverie.recipes.runs import Run
 
-    print(report(Run(given.run)))
+    print(shown(report(Run(given.run))))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from reverie.cli.sample import SUFFIXES, choose, condition, known, picture, write
+from reverie.cli.sample import SUFFIXES, choose, condition, write
 from reverie.core.errors import InputError
+from reverie.core.text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,8 @@ class Arguments:
         image: the picture as it is: with holes, small, blurred or grey.
         task: what happened to it.
         method: pigdm is the usual choice; dps, reddiff, repaint or dflow.
-        mask: for inpaint, a picture of the same size, white where the image is known and black where it is to be filled.
+        mask: for inpaint, a picture of the same size as the image is seen, white where it is known, and black or erased where it is to be
+            filled.
         factor: for superres, how much larger it becomes.
         blur: for deblur, the standard deviation of the blur in pixels of the model.
         noise: standard deviation of noise in the image, where black to white is 2.
@@ -84,9 +86,9 @@ def main(arguments: list[str]) -> None:
     )
     if given.out.suffix and given.n == 1:  # the restored picture itself, pixel for pixel
         grid.save(grid.to_picture(grid.to_bytes(restored.images)[0]), given.out)
-        print(given.out)
+        print(shown(given.out))
     else:
-        print(*write(restored.images, given.out, 1), sep="\n")
+        print(*map(shown, write(restored.images, given.out, 1)), sep="\n")
     print(
         f"differs from the measurement by {restored.consistency.square().mean().sqrt():.4f} rms, where black to white is 2; "
         f"{restored.evaluations:.0f} evaluations and {restored.backwards:.0f} backward passes a picture"
@@ -95,22 +97,27 @@ def main(arguments: list[str]) -> None:
 
 def measurement(given: Arguments, recipe: "Recipe") -> "tuple[Operator, Tensor]":
     """What happened to the picture, and the picture as its result, (1, …)."""
+    from reverie.data import pixels
     from reverie.guide import operators
+    from reverie.recipes.sources import known, picture
 
     size, channels = recipe.data.size, recipe.data.channels
     assert size is not None and channels is not None
     if given.task == "inpaint":
         assert given.mask is not None
-        image = picture(given.image, recipe, "--image")
+        image = picture(given.image, recipe)
         inpaint = operators.Inpaint(known(given.mask, given.image, recipe))
         return inpaint, inpaint(image)
     if given.task == "superres":
         small = operators.SuperResolution(given.factor)
-        if size % given.factor:
-            raise InputError(f"--factor {given.factor} does not divide the model's {size} pixels: use a divisor")
-        return small, picture(given.image, recipe, "--image", size=size // given.factor)
+        sides = pixels.sides(size)
+        if any(side % given.factor for side in sides):
+            raise InputError(
+                f"--factor {given.factor} does not divide the model's {' x '.join(map(str, sides))} pixels: use a divisor"
+            )
+        return small, picture(given.image, recipe, size=(sides[0] // given.factor, sides[1] // given.factor))
     if given.task == "deblur":
-        return operators.Blur.gaussian(given.blur), picture(given.image, recipe, "--image")
+        return operators.Blur.gaussian(given.blur), picture(given.image, recipe)
     if channels != 3:
         raise InputError(f"only models of colour pictures colourise: this one's have {channels} channel")
-    return operators.Colourise(), picture(given.image, recipe, "--image", channels=1)
+    return operators.Colourise(), picture(given.image, recipe, channels=1)

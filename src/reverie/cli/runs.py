@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from reverie.core.errors import InputError, RunError
+from reverie.core.text import shown
 
 if TYPE_CHECKING:
     from reverie.recipes.runs import Run
@@ -29,6 +30,7 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     folder = tyro.cli(Arguments, args=arguments, prog="reverie runs").folder
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from reverie.recipes.runs import Run
@@ -38,9 +40,9 @@ def main(arguments: list[str]) -> None:
         raise InputError(
             f"no runs in {folder.absolute()}: train one with reverie train, or name the folder that holds them"
         )
-    table = Table(*COLUMNS, title=str(folder), box=None, header_style="bold", pad_edge=False)
+    table = Table(*COLUMNS, title=escape(shown(folder)), box=None, header_style="bold", pad_edge=False)
     for path in found:
-        table.add_row(path.name, *_row(Run(path)))
+        table.add_row(*(escape(shown(cell)) for cell in (path.name, *_row(Run(path)))))
     console = Console()
     console.width = console.width if console.is_terminal else 200
     console.print(table)

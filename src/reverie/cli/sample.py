@@ -11,6 +11,7 @@ import tyro
 from reverie.cli.evaluate import drawn_with
 from reverie.core.errors import InputError, nearest
 from reverie.core.names import GridName
+from reverie.core.text import shown
 from reverie.diffusion.config import SampleConfig
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Arguments:
 
     Attributes:
         run: folder of a run, or of one of its checkpoints.
-        label: what to draw: a class or several (7 or 0,1,2, by number or name), all, or none; dealt out in turn. All without.
+        label: what to draw: a class or several (7 or 0,1,2, by name or number), all, or none; dealt out in turn. All without.
         n: how many pictures; without it 16, or the next multiple of the number of labels.
         out: a picture file, which gets all in a grid, or a folder, which gets a file each.
         steps: of the solver.
@@ -97,7 +98,7 @@ def main(arguments: list[str]) -> None:
     else:
         images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
     for path in write(images, given.out, len(labels or [0])):
-        print(path)
+        print(shown(path))
 
 
 def steered(
@@ -106,11 +107,12 @@ def steered(
     """Pictures drawn under ``--guide``, from ``--image``, or both."""
     from reverie.diffusion.building import solving
     from reverie.recipes.guiding import steer
+    from reverie.recipes.sources import known, picture
     from reverie.solve import auto, sample
 
-    target = None if given.target is None else picture(given.target, recipe, "--target")
+    target = None if given.target is None else picture(given.target, recipe)
     mask = None if given.mask is None else known(given.mask, given.target, recipe)
-    source = None if given.image is None else picture(given.image, recipe, "--image").expand(n, -1, -1, -1)
+    source = None if given.image is None else picture(given.image, recipe).expand(n, -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
     guided = steer(denoise, given.guide, target, mask)
     how = solving(config)
@@ -141,7 +143,18 @@ def choose(given: str | None, recipe: "Recipe") -> list[int] | None:
         return None
     if given in (None, "all"):
         return list(range(count))
-    return [_number(word.strip(), classes, there_is) for word in given.split(",")]
+    return [_number(word, classes, there_is) for word in _words(given, classes)]
+
+
+def _words(given: str, classes: tuple[str, ...]) -> list[str]:
+    """What stands between the commas; the name of a class that has commas itself is one word."""
+    pieces, words = given.split(","), []
+    while pieces:
+        starts = [",".join(pieces[:n]) for n in range(len(pieces), 0, -1)]
+        word = next((word for start in starts for word in (start, start.strip()) if word in classes), pieces[0].strip())
+        words.append(word)
+        del pieces[: word.count(",") + 1]
+    return words
 
 
 def _number(word: str, classes: tuple[str, ...], there_is: str) -> int:
@@ -155,7 +168,8 @@ def _number(word: str, classes: tuple[str, ...], there_is: str) -> int:
 
 
 def _listed(classes: tuple[str, ...], most: int = 20) -> str:
-    return ", ".join(classes[:most]) + (f", … ({len(classes) - most} more)" if len(classes) > most else "")
+    names = (repr(name) if "," in name else name for name in classes[:most])
+    return ", ".join(names) + (f", … ({len(classes) - most} more)" if len(classes) > most else "")
 
 
 def condition(labels: list[int] | None, n: int) -> "Cond | None":
@@ -163,42 +177,6 @@ def condition(labels: list[int] | None, n: int) -> "Cond | None":
     from reverie.core.condition import Cond
 
     return None if labels is None else Cond(label=[labels[i % len(labels)] for i in range(n)])
-
-
-def picture(path: Path, recipe: "Recipe", flag: str, size: int | None = None, channels: int | None = None) -> "Tensor":
-    """A picture as the model takes it, or of another size or number of channels, (1, C, H, W) in [−1, 1].
-
-    Raises:
-        InputError: when it cannot be read.
-    """
-    import torch
-
-    from reverie.data import pixels
-
-    assert recipe.data.size is not None and recipe.data.channels is not None
-    try:
-        array = pixels.read(path, size or recipe.data.size, channels or recipe.data.channels, recipe.data.fit)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{flag} {path} cannot be read as a picture: {error}") from error
-    return torch.tensor(array)[None].float().div(127.5).sub(1.0)
-
-
-def known(path: Path, of: Path | None, recipe: "Recipe") -> "Tensor":
-    """The mask of a picture, brought to the model's size like the picture: (1, 1, H, W), 1 where it is white.
-
-    Raises:
-        InputError: when it cannot be read, or is not of the size of the picture.
-    """
-    from PIL import Image
-
-    mask = picture(path, recipe, "--mask", channels=1)
-    if of is not None:
-        with Image.open(path) as a, Image.open(of) as b:
-            if a.size != b.size:
-                raise InputError(
-                    f"--mask {path} is {a.width}x{a.height}, {of} is {b.width}x{b.height}: draw one of its size, white where it is known"
-                )
-    return (mask > 0.0).float()
 
 
 def write(images: "Tensor", out: Path, labels: int) -> list[str]:

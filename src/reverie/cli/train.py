@@ -9,6 +9,7 @@ import tyro
 
 from reverie.core.errors import InputError
 from reverie.core.task import TaskConfig
+from reverie.core.text import shown
 from reverie.recipes import reading, tasks
 from reverie.recipes.recipe import Recipe
 
@@ -41,9 +42,11 @@ def main(arguments: list[str]) -> int:
     run, seen = train(given.recipe, given.out, given.fresh)
     total = run.recipe.train.images
     if seen < total:
-        print(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {run.folder}", file=sys.stderr)
+        print(
+            shown(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {run.folder}"), file=sys.stderr
+        )
         return 130
-    print(f"{run.folder}: {seen:,} images; next: {run.recipe.task.next(str(run.folder))}")
+    print(shown(f"{run.folder}: {seen:,} images; next: {run.recipe.task.next(str(run.folder))}"))
     return 0
 
 

@@ -42,10 +42,17 @@ class Batch:
         return Batch(self.x[rows], cond, {name: value[rows] for name, value in self.extra.items()})
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device; copies of pinned memory do not wait."""
+        """The same on another device; copies of pinned memory to an accelerator do not wait."""
         cond = None if self.cond is None else self.cond.to(device)
-        extra = {name: value.to(device, non_blocking=True) for name, value in self.extra.items()}
-        return replace(self, x=self.x.to(device, non_blocking=True), cond=cond, extra=extra)
+        ahead = not str(device).startswith("cpu")
+        extra = {name: value.to(device, non_blocking=ahead) for name, value in self.extra.items()}
+        return replace(self, x=self.x.to(device, non_blocking=ahead), cond=cond, extra=extra)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that an accelerator copies from by itself."""
+        cond = None if self.cond is None else self.cond.pin_memory()
+        extra = {name: value.pin_memory() for name, value in self.extra.items()}
+        return replace(self, x=self.x.pin_memory(), cond=cond, extra=extra)
 
 
 @dataclass(frozen=True)

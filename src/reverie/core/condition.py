@@ -231,8 +231,13 @@ class Cond:
         return Cond(**{name: _cat(self[name], other[name]) for name in self})
 
     def to(self, device: torch.device | str) -> "Cond":
-        """The same on another device."""
-        return self._map(lambda entry: entry.map(lambda v: v.to(device)))
+        """The same on another device; copies of pinned memory to an accelerator do not wait."""
+        ahead = not str(device).startswith("cpu")
+        return self._map(lambda entry: entry.map(lambda v: v.to(device, non_blocking=ahead)))
+
+    def pin_memory(self) -> "Cond":
+        """The same in memory that an accelerator copies from by itself."""
+        return self._map(lambda entry: entry.map(torch.Tensor.pin_memory))
 
     def check(self, conditions: Conditions) -> None:
         """Check against what a denoiser takes.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from reverie.core import image_files
 from reverie.core.condition import Cond, Conditions, Entry, Image, Label
 from reverie.core.errors import InputError, unknown
 
@@ -118,21 +119,15 @@ def _several(value: str | Sequence[str]) -> list[str]:
 
 
 def picture(value: Any, channels: int) -> Tensor:
-    """A Pillow image or picture file as (channels, H, W) in [−1, 1]; one channel is grey, three are RGB.
+    """A Pillow image or picture file as (channels, H, W) in [−1, 1]; one channel is grey, three are RGB, on white where it is transparent.
 
     Raises:
         InputError: when there is no such file, or it is no picture, or for other numbers of channels.
     """
-    from PIL import Image as Pillow
-
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     if channels not in modes:
         raise InputError(f"a picture has 1, 3 or 4 channels, the model takes {channels}: give a tensor")
-    if isinstance(value, str | Path):
-        try:
-            value = Pillow.open(Path(value).expanduser())
-        except OSError as error:
-            raise InputError(f"{value} cannot be read as a picture: {error}") from error
-    image = value.convert(modes[channels])
+    mode = modes[channels]
+    image = image_files.read(value, mode) if isinstance(value, str | Path) else image_files.flatten(value, mode)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1).float() / 127.5 - 1.0

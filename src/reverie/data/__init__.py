@@ -1,4 +1,4 @@
-"""Real data: bundled sets, image folders, and the order in which training sees them.
+"""Real data: bundled sets, image folders, tensors, codes, and the order in which training sees them.
 
 ``names()`` lists the bundled sets without importing torch; everything else is imported on first use.
 """
@@ -10,12 +10,17 @@ from reverie.data.catalog import names
 
 if TYPE_CHECKING:
     from reverie.data import order
+    from reverie.data.codes import encoded
     from reverie.data.images import ImageSet, Skipped
+    from reverie.data.loader import Loader
     from reverie.data.loading import load
+    from reverie.data.tensors import Mirrored, TensorSet
+    from reverie.data.wrapped import Wrapped
 
-__all__ = ["ImageSet", "Skipped", "load", "names", "order"]
+__all__ = ["ImageSet", "Loader", "Mirrored", "Skipped", "TensorSet", "Wrapped", "encoded", "load", "names", "order"]
 
-_WHERE = {"ImageSet": "images", "Skipped": "images", "load": "loading"}
+_WHERE = {"ImageSet": "images", "Skipped": "images", "Loader": "loader", "load": "loading", "encoded": "codes"}
+_WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reverie.data import prefetch
+from reverie.data.remote import REMOTE
+
 FOLDER = Path(__file__).parent / "bundled"
 DIGITS8 = "digits8"
 
 
 def names() -> list[str]:
-    """Names that `reverie.data.load` knows: the bundled sets, and scikit-learn's 8x8 digits as ``digits8``."""
-    return sorted([*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8])
+    """Names that `reverie.data.load` knows: the bundled sets, scikit-learn's 8x8 digits as ``digits8``, and those that
+    ``reverie prefetch`` has fetched."""
+    return sorted([*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8, *filter(prefetch.folder, fetchable())])
+
+
+def fetchable() -> list[str]:
+    """Names of the data sets that ``reverie prefetch`` fetches."""
+    return [name for name, remote in REMOTE.items() if remote.make]
 
 
 def metadata(name: str) -> dict[str, Any]:

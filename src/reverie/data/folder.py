@@ -3,7 +3,6 @@
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -11,85 +10,105 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
+from reverie.core import files, image_files
 from reverie.core.errors import InputError, RunError
+from reverie.core.image_files import Unreadable
 from reverie.core.progress import track
+from reverie.core.text import shown
 from reverie.data import pixels
 from reverie.data.images import Skipped
-from reverie.data.split import held_out
+from reverie.data.split import hold_out
 
-FORMATS = "avif bmp gif jfif jp2 jpeg jpg pbm pgm png pnm ppm tga tif tiff webp"
-SUFFIXES = frozenset(f".{name}" for name in FORMATS.split())
-"""Endings of the files that are tried: what Pillow decodes by itself."""
 IN_MEMORY = 256 * 2**20
 """Bytes of decoded pictures up to which they stay in memory; more are memory-mapped from a file."""
 LARGEST_INFERRED = 256
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, OverflowError, EOFError)
 
 
 class Header(NamedTuple):
-    """A picture as its header describes it: path relative to the folder, sides in pixels, grey or not."""
+    """A picture as its header describes it: path relative to the folder, sides in pixels as they are stored, grey or
+    not; and the bytes and the modification time of its file."""
 
     path: str
     width: int
     height: int
     grey: bool
+    stamp: tuple[int, int]
 
 
-def read(root: Path, size: int | None, channels: int | None, fit: pixels.Fit) -> dict[str, Any]:
+class Decoded(NamedTuple):
+    """What was decoded: the store (M, channels, height, width), the path and a digest of the file of each of its rows,
+    the files that failed, whether any picture has colour, how many were enlarged."""
+
+    store: torch.Tensor
+    paths: list[str]
+    digests: list[str]
+    broken: list[Skipped]
+    coloured: bool
+    enlarged: int
+
+
+def read(root: Path, size: pixels.Size | None, channels: int | None, fit: pixels.Fit) -> dict[str, Any]:
     """Everything `ImageSet` needs to know of a folder, for all splits.
 
     Raises InputError if the folder holds no readable picture, or pictures both beside and inside class folders.
     """
-    files = sorted(_files(root))
-    candidates = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
-    skipped = [Skipped(path, "not a picture format") for path in sorted({*files} - {*candidates})]
+    if root.resolve() == root.resolve().parent:
+        raise InputError(f"{root} is the whole disk: name the folder of the pictures to learn from.")
+    every = sorted(_files(root))
+    candidates = [path for path in every if Path(path).suffix.lower() in image_files.suffixes()]
+    skipped = [Skipped(path, "not a picture format") for path in sorted({*every} - {*candidates})]
     if not candidates:
         raise InputError(
-            f"no pictures in {root.absolute()}: looked in it and its sub-folders for {FORMATS.replace(' ', ', ')}, "
-            f"and found {len(files)} other files."
+            f"no pictures in {root.absolute()}: looked in it and its sub-folders for "
+            f"files in the formats {', '.join(image_files.FORMATS)}, and found {len(every)} others."
         )
     headers = []
     for path in track(candidates, "looking at pictures", len(candidates), "pictures"):
         try:
-            with warnings.catch_warnings(action="ignore"), Image.open(root / path) as image:
-                headers.append(Header(path, *image.size, grey=pixels.grey_header(image)))
-        except UNREADABLE as error:
-            skipped.append(Skipped(path, _reason(error)))
+            with image_files.opened(root / path) as image:
+                stat = (root / path).stat()
+                headers.append(Header(path, *image.size, pixels.grey_header(image), (stat.st_size, stat.st_mtime_ns)))
+        except Unreadable as error:
+            skipped.append(Skipped(path, error.reason))
     notes = []
     if size is None and headers:
         size, note = infer_size(headers)
         notes.append(note)
     every_grey = all(header.grey for header in headers)
-    stamp = tuple((h.path, (stat := (root / h.path).stat()).st_size, stat.st_mtime_ns) for h in headers)
-    store, kept, broken, coloured = _decode(
-        root.absolute(), stamp, size or 1, channels or (1 if every_grey else 3), fit
+    decoded = _decode(
+        root.absolute(),
+        tuple((header.path, header.stamp) for header in headers),
+        pixels.sides(size or 1),
+        channels or (1 if every_grey else 3),
+        fit,
     )
-    skipped = sorted([*skipped, *broken])
+    skipped = sorted([*skipped, *decoded.broken])
+    kept, store = decoded.paths, decoded.store
     if not kept:
         raise InputError(
             f"none of the {len(candidates)} pictures in {root.absolute()} could be read; "
             f"the first: {skipped[0].path}: {skipped[0].reason}."
         )
-    if channels is None and not coloured:
+    if channels is None and not decoded.coloured:
         store = store[:, :1]
-    failed = {item.path for item in broken}
-    enlarged = sum(_scale(header, size or 1, fit) > 1 for header in headers if header.path not in failed)
-    if enlarged:
-        notes.append(f"{enlarged} of {len(kept)} pictures are smaller than {size} pixels and were enlarged.")
+    if decoded.enlarged:
+        high, wide = store.shape[2:]
+        than = f"{high}" if high == wide else f"{high} x {wide}"
+        notes.append(f"{decoded.enlarged} of {len(kept)} pictures are smaller than {than} pixels and were enlarged.")
     if skipped:
         first = "; ".join(f"{item.path}: {item.reason}" for item in skipped[:3])
-        notes.append(f"{len(skipped)} of {len(files)} files skipped ({first}{'; …' if len(skipped) > 3 else ''}).")
+        notes.append(f"{len(skipped)} of {len(every)} files skipped ({first}{'; …' if len(skipped) > 3 else ''}).")
     labels, classes = label(root, kept)
     return {
         "store": store,
         "labels": labels,
-        "held_out": np.array([held_out(path) for path in kept]),
+        "held_out": hold_out(kept, labels),
         "classes": classes,
         "columns": {"path": kept},
+        "digests": decoded.digests,
         "skipped": skipped,
-        "notes": notes,
+        "notes": [shown(note) for note in notes],
     }
 
 
@@ -126,30 +145,29 @@ def infer_size(headers: list[Header]) -> tuple[int, str]:
 
 @lru_cache(maxsize=2)
 def _decode(
-    root: Path, stamp: tuple[tuple[str, int, int], ...], size: int, channels: int, fit: pixels.Fit
-) -> tuple[torch.Tensor, list[str], list[Skipped], bool]:
-    """Decode the files of `stamp` (path, bytes, modification time: what the cache is keyed by).
-
-    Returns the store (M, channels, size, size), the paths of its rows, the files that failed, and whether any picture
-    has colour.
-    """
-    shape = (len(stamp), channels, size, size)
+    root: Path, stamps: tuple[tuple[str, tuple[int, int]], ...], size: tuple[int, int], channels: int, fit: pixels.Fit
+) -> Decoded:
+    """Decode the files of `stamps` (path, and bytes and modification time, which the cache is keyed by)."""
+    shape = (len(stamps), channels, *size)
     if math.prod(shape) <= IN_MEMORY:
         array = np.empty(shape, np.uint8)
     else:
         array = _on_disk(shape)
-    kept, broken, coloured = [], [], False
-    for path, _, _ in track(stamp, "decoding pictures", len(stamp), "pictures"):
+    kept, digests, broken, coloured, enlarged = [], [], [], False, 0
+    for path, _ in track(stamps, "decoding pictures", len(stamps), "pictures"):
         try:
-            with warnings.catch_warnings(action="ignore"):
-                picture = pixels.read(root / path, size, channels, fit)
-        except UNREADABLE as error:
-            broken.append(Skipped(path, _reason(error)))
+            image = image_files.read(root / path, "L" if channels == 1 else "RGB")
+            picture = pixels.to_array(image, size, channels, fit)
+            digest = files.sha256(root / path)
+        except (Unreadable, OSError) as error:
+            broken.append(Skipped(path, error.reason if isinstance(error, Unreadable) else str(error)))
             continue
         array[len(kept)] = picture
         coloured = coloured or (channels == 3 and bool((picture != picture[:1]).any()))
+        enlarged += pixels.enlarges(image.size, size, fit)
         kept.append(path)
-    return torch.from_numpy(array[: len(kept)]), kept, broken, coloured
+        digests.append(digest)
+    return Decoded(torch.from_numpy(array[: len(kept)]), kept, digests, broken, coloured, enlarged)
 
 
 def _on_disk(shape: tuple[int, ...]) -> np.ndarray:
@@ -169,18 +187,9 @@ def _on_disk(shape: tuple[int, ...]) -> np.ndarray:
 def _files(root: Path) -> Iterator[str]:
     """Paths of all files below `root`, relative to it with forward slashes; hidden ones apart, links followed."""
     seen = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
+    for folder, inner, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
         inner[:] = [name for name in inner if name[0] != "." and os.path.realpath(f"{folder}/{name}") not in seen]
-        for name in files:
+        for name in names:
             if name[0] != ".":
                 yield (Path(folder) / name).relative_to(root).as_posix()
-
-
-def _scale(header: Header, size: int, fit: pixels.Fit) -> float:
-    """How much the picture grows (above 1) or shrinks along the side that `fit` goes by."""
-    return size / (max if fit == "pad" else min)(header.width, header.height)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,5 +1,7 @@
 """`ImageSet`: labelled pictures as uint8, in memory or memory-mapped, handed out as floats in [-1, 1]."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +41,8 @@ class ImageSet(Dataset):
     """The column that describes the pictures in words."""
     skipped: list[Skipped] = field(default_factory=list)
     """Files of the folder that were left out (of all splits together)."""
+    source: str | None = None
+    """A hash of the files that the split was read from and how, which stands for its pixels."""
     notes: list[str] = field(default_factory=list)
     """What was inferred rather than asked for, in sentences to show the user."""
 
@@ -46,19 +50,42 @@ class ImageSet(Dataset):
         return len(self.rows)
 
     @property
+    def spec(self) -> DataSpec:
+        """Pictures (C, H, W) in [−1, 1], with a label if there are classes."""
+        count = 0 if self.labels is None else len(self.classes) or int(self.labels.max()) + 1
+        conditions: Conditions = {"label": Label(count)} if count else {}
+        return DataSpec(self.shape, conditions, tuple(self.classes), self.name)
+
+    @property
     def channels(self) -> int:
         """1 (grey) or 3 (RGB)."""
         return self.store.shape[1]
 
     @property
-    def size(self) -> int:
-        """Side of the square pictures in pixels."""
-        return self.store.shape[2]
+    def size(self) -> int | tuple[int, int]:
+        """Side of square pictures in pixels, or (height, width)."""
+        _, height, width = self.shape
+        return height if height == width else (height, width)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one picture."""
-        return self.channels, self.size, self.size
+        channels, height, width = self.store.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what the split holds, in its order: names, classes and contents, and the shape they are brought to.
+
+        It is the same for a copy of the data elsewhere, and another when a picture was added, removed, renamed or changed.
+        """
+        said = hashlib.sha256(json.dumps([self.shape, self.source, self.classes, {**self.columns}]).encode())
+        if self.labels is not None:
+            said.update(self.labels.numpy().tobytes())
+        if self.source is None:
+            for rows in self.rows.split(4096):
+                said.update(self.store[rows].numpy().tobytes())
+        return said.hexdigest()
 
     @property
     def texts(self) -> list[str] | None:
@@ -70,14 +97,8 @@ class ImageSet(Dataset):
         """All pictures of the split as uint8 in memory; for a set too big for that use `batch`."""
         return self.store[self.rows]
 
-    @property
-    def spec(self) -> DataSpec:
-        """What models have to know of the pictures."""
-        conditions: Conditions = {} if self.labels is None else {"label": Label(len(self.classes))}
-        return DataSpec(self.shape, conditions, tuple(self.classes), self.name)
-
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
-        """The pictures at ``positions`` (0 … len − 1), float32 in [-1, 1], with their labels if there are any."""
+        """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels if there are any."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
         images = self.store[self.rows[chosen]].float().div_(127.5).sub_(1)
         return Batch(images, None if self.labels is None else Cond(label=self.labels[chosen]))

@@ -1,15 +1,20 @@
 """`load`: a bundled set by name or a folder of pictures by path, as an `ImageSet`."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 
-from reverie.core.errors import InputError, nearest, unknown
-from reverie.data import catalog, folder, pixels
+from reverie.core.errors import InputError, RunError, nearest, unknown
+from reverie.core.text import utf8_name
+from reverie.data import catalog, folder, pixels, prefetch
 from reverie.data.images import ImageSet
+from reverie.data.remote import REMOTE
 from reverie.data.split import held_out
 
 Split = Literal["train", "test", "all"]
@@ -19,7 +24,7 @@ def load(
     name_or_path: str | Path,
     split: Split = "train",
     *,
-    size: int | None = None,
+    size: pixels.Size | None = None,
     channels: int | None = None,
     fit: pixels.Fit = "crop",
 ) -> ImageSet:
@@ -30,20 +35,24 @@ def load(
             folder in the current directory that has the name of a bundled set is reached as ``./name``.
         split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split; of a folder a tenth of the
             files is held out, by the hash of their relative path.
-        size: side of the square pictures in pixels; without it the bundled size, or for a folder a size inferred from
-            its pictures (and said in `ImageSet.notes`).
+        size: height and width in pixels, or the side of a square; without it the bundled size, or for a folder a
+            square inferred from its pictures (and said in `ImageSet.notes`).
         channels: 1 (grey) or 3 (RGB); without it 1 if every picture is grey and 3 otherwise.
-        fit: how a picture becomes a square, see `reverie.data.pixels.fit_square`: ``crop``, ``pad`` or ``stretch``.
+        fit: how a picture becomes one of that size, see `reverie.data.pixels.fit_to`: ``crop``, ``pad`` or ``stretch``.
 
     Raises:
-        InputError: for an unknown name, a missing or empty folder, one without a readable picture, a training split
-            without pictures, or arguments out of range.
+        InputError: for an unknown name, a missing or empty folder, one without a readable picture, or arguments out of
+            range.
     """
     if split not in get_args(Split):
         raise unknown("split", split, get_args(Split))
     pixels.check(size, channels, fit)
+    if not str(name_or_path):
+        raise InputError(
+            f"the name of the data is empty: give a folder of pictures or one of {', '.join(catalog.names())}."
+        )
     if isinstance(name_or_path, str) and name_or_path in catalog.names():
-        parts = _digits8() if name_or_path == catalog.DIGITS8 else _bundled(name_or_path)
+        parts = _named(name_or_path)
         parts["store"] = torch.from_numpy(_convert(parts["store"], size, channels, fit))
         name = name_or_path
     else:
@@ -54,12 +63,38 @@ def load(
         name = path.resolve().name
     test = parts.pop("held_out")
     rows = np.flatnonzero({"train": ~test, "test": test, "all": np.ones_like(test)}[split])
-    if split == "train" and not len(rows):
-        raise InputError(f"all {len(test)} pictures of {name_or_path} are held out; add pictures or use split='all'.")
     labels = parts.pop("labels")
     columns = {key: [column[row] for row in rows] for key, column in parts.pop("columns").items()}
+    if (digests := parts.pop("digests", None)) is not None:
+        which = [digests[row] for row in rows] if len(digests) == len(test) else [*digests, split]
+        parts["source"] = hashlib.sha256(" ".join([fit, *which]).encode()).hexdigest()
     chosen = None if labels is None else torch.from_numpy(labels[rows].astype(np.int64))
     return ImageSet(name=name, split=split, rows=torch.from_numpy(rows), labels=chosen, columns=columns, **parts)
+
+
+def _named(name: str) -> dict[str, Any]:
+    if name == catalog.DIGITS8:
+        return _digits8()
+    return _fetched(there) if name in REMOTE and (there := prefetch.folder(name)) else _bundled(name)
+
+
+def _fetched(folder: Path) -> dict[str, Any]:
+    """A data set in the cache, its pictures memory-mapped.
+
+    Raises:
+        RunError: when it is damaged.
+    """
+    try:
+        with utf8_name(folder / prefetch.DATA) as path, safe_open(path, framework="pt") as file:
+            images, labels, test = (file.get_tensor(key).numpy() for key in ("images", "labels", "held_out"))
+        about = json.loads((folder / prefetch.ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(
+            f"{folder} is damaged: {error}. Remove it and fetch it again: reverie prefetch {folder.name}"
+        ) from error
+    described = {"classes": about["classes"], "columns": about["columns"], "text": about.get("text")}
+    digests = [REMOTE[folder.name].sha256]
+    return {"store": images, "labels": labels, "held_out": test, "digests": digests, **described}
 
 
 def _bundled(name: str) -> dict[str, Any]:
@@ -83,16 +118,20 @@ def _digits8() -> dict[str, Any]:
     return {"store": images, "labels": digits.target, "held_out": test, "classes": classes, "columns": {}}
 
 
-def _convert(images: np.ndarray, size: int | None, channels: int | None, fit: pixels.Fit) -> np.ndarray:
+def _convert(images: np.ndarray, size: pixels.Size | None, channels: int | None, fit: pixels.Fit) -> np.ndarray:
     """Bundled pictures in another size or number of channels."""
-    shape = (channels or images.shape[1], size or images.shape[2])
-    if images.shape[1:3] == shape:
+    channels, size = channels or int(images.shape[1]), pixels.sides(size or images.shape[2:])
+    if images.shape[1:] == (channels, *size):
         return images
     pictures = (Image.fromarray(image.squeeze(0) if len(image) == 1 else image.transpose(1, 2, 0)) for image in images)
-    return np.stack([pixels.to_array(picture, shape[1], shape[0], fit) for picture in pictures])
+    return np.stack([pixels.to_array(picture, size, channels, fit) for picture in pictures])
 
 
 def _missing(given: str, path: Path) -> InputError:
+    if given in catalog.fetchable():
+        return InputError(
+            f"{given} is not here yet: fetch it with `reverie prefetch {given}`, or give a folder of pictures."
+        )
     if path.exists():
         return InputError(
             f"{given} is a file; a data set is a folder of pictures or one of {', '.join(catalog.names())}."

@@ -151,8 +151,8 @@ class Blur(Operator):
     @classmethod
     def gaussian(cls, std: float, cut: float = 1e-3) -> "Blur":
         """A Gaussian kernel of ``std`` pixels, out to three of them."""
-        if not std > 0.0:
-            raise InputError(f"the standard deviation of a blur is positive, in pixels: got {std}")
+        if not 0.0 < std < math.inf:
+            raise InputError(f"the standard deviation of a blur is positive, in pixels, and finite: got {std}")
         reach = math.ceil(3.0 * std)
         line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / std) ** 2)
         kernel = line[:, None] * line

@@ -68,8 +68,11 @@ def pigdm(denoise: Denoiser, operator: Operator, y: Tensor, noise: float = 0.0) 
         noise: σ_y, the standard deviation of the noise in ``y``.
 
     Raises:
-        InputError: for a negative noise; (when called) with gradients off, an operator without adjoint, or a ``y`` of another size.
+        InputError: for a noise that is negative or not finite; (when called) with gradients off, an operator without adjoint, or a ``y``
+            of another size.
     """
     if not 0.0 <= noise < math.inf:
-        raise InputError(f"noise is the standard deviation of the measurement's noise, at least 0: got {noise}")
+        raise InputError(
+            f"noise is the standard deviation of the measurement's noise, at least 0 and finite: got {noise}"
+        )
     return PiGDM(denoise, operator, y, noise)

@@ -126,6 +126,8 @@ def restore(
         raise InputError("the measurement holds numbers that are not finite")
     if steps < 1:
         raise InputError(f"steps is a whole number of at least 1: got {steps}")
+    if not 0.0 <= noise < math.inf:
+        raise InputError(f"noise is a standard deviation, at least 0 and finite: got {noise}")
     with counting() as cost:
         images = METHODS[method](denoise, Problem(operator, y.to(denoise.device), noise, cond, steps, seed))
     n = len(y)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reverie.core.errors import RunError
+from reverie.core.text import utf8_name
 
 STATE = "state.json"
 HEADER = "reverie"
@@ -56,7 +57,8 @@ class Checkpoint:
                 raise self._damaged(file, f"it has {size:,} bytes of {expected['bytes']:,}")
             if _sha256(self.folder / file) != expected["sha256"]:
                 raise self._damaged(file, "its SHA-256 is not the one that state.json records")
-            return load_file(self.folder / file)
+            with utf8_name(self.folder / file) as path:
+                return load_file(path)
         except (OSError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from error
 
@@ -85,7 +87,7 @@ class Checkpoint:
     def _open(self, name: str) -> Iterator[Any]:
         file = f"{name}.safetensors"
         try:
-            with safe_open(self.folder / file, framework="numpy") as weights:
+            with utf8_name(self.folder / file) as path, safe_open(path, framework="numpy") as weights:
                 yield weights
         except (OSError, SafetensorError) as error:
             raise self._damaged(file, str(error)) from error

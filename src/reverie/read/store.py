@@ -18,6 +18,7 @@ from torch import Tensor
 
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import write
+from reverie.core.text import utf8_name
 
 Cell = tuple[str, float]
 """A site and a noise level."""
@@ -155,7 +156,7 @@ class Stored(Features):
         key, parts = _key(self.find(cell)), []
         for start in range(rows.start // self.shard * self.shard, rows.stop, self.shard):
             try:
-                with safe_open(self._file(start), framework="pt") as file:
+                with utf8_name(self._file(start)) as name, safe_open(name, framework="pt") as file:
                     parts.append(
                         file.get_slice(key)[
                             max(rows.start - start, 0) : min(rows.stop - start, self.shard, self.n - start)

@@ -77,7 +77,9 @@ def walk(
         InputError: when the data has no labels, or does not fit the scale.
         RunError: when training was interrupted; the same call goes on.
     """
-    images, test = (data.load(source or scale.data, split, size=scale.size) for split in ("train", "test"))
+    images, test = (
+        data.load(scale.data if source is None else source, split, size=scale.size) for split in ("train", "test")
+    )
     if images.labels is None or not len(test):
         raise InputError(
             f"{images.name} is read by its classes and scored on held-out pictures: use a folder with one sub-folder a class"

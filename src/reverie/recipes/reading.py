@@ -181,7 +181,8 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
             return _net(value, key, source)
         if value is None and NoneType in options:
             return None
-        return _convert(value, next(option for option in options if option is not NoneType), key, source)
+        fitting = (option for option in options if isinstance(value, list | tuple) == (get_origin(option) is tuple))
+        return _convert(value, next((o for o in fitting if o is not NoneType), options[0]), key, source)
     if get_origin(expected) is tuple:
         if isinstance(value, list | tuple):
             kinds = get_args(expected)

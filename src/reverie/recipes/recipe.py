@@ -17,17 +17,18 @@ class DataConfig:
     """What to learn from.
 
     Attributes:
-        name: a bundled set (mnist5k, emoji, digits8) or a folder of pictures, whose sub-folders are classes.
-        size: side of the square pictures in pixels; inferred without.
+        name: a bundled set (mnist5k, emoji, digits8), one that `reverie prefetch` brought, or a folder of pictures, whose
+            sub-folders are classes.
+        size: height and width of the pictures in pixels, or the side of squares; inferred without.
         channels: 1 (grey) or 3 (RGB); inferred without.
-        fit: how a picture becomes a square.
+        fit: how a picture becomes one of that size.
         flip: mirror half of the pictures; not for digits or letters.
         labels: learn to draw by class, if the data has classes.
         classes: their names, inferred.
     """
 
     name: str = "mnist5k"
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     channels: int | None = None
     fit: Literal["crop", "pad", "stretch"] = "crop"
     flip: bool = False

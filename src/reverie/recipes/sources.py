@@ -3,13 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from reverie import data
+from reverie.core import image_files
 from reverie.core.batch import DataSpec
 from reverie.core.condition import Conditions, Label
 from reverie.core.errors import InputError
+from reverie.core.text import shown
 from reverie.data import ImageSet, pixels
 from reverie.data.loading import Split
 from reverie.recipes.recipe import DataConfig, Recipe
@@ -49,7 +53,7 @@ def spec(config: DataConfig) -> DataSpec:
         raise InputError("the recipe does not say the size and channels of its data: resolve it first")
     classes = config.classes or ()
     conditions: Conditions = {"label": Label(len(classes))} if classes else {}
-    return DataSpec((config.channels, config.size, config.size), conditions, classes, Path(config.name).name)
+    return DataSpec((config.channels, *pixels.sides(config.size)), conditions, classes, Path(config.name).name)
 
 
 def splits(recipe: Recipe, name: str | None = None) -> tuple[ImageSet, ImageSet]:
@@ -60,21 +64,45 @@ def splits(recipe: Recipe, name: str | None = None) -> tuple[ImageSet, ImageSet]
     """
     config = recipe.data
     train, test = (
-        data.load(name or config.name, split, size=config.size, channels=config.channels, fit=config.fit)
+        data.load(
+            config.name if name is None else name, split, size=config.size, channels=config.channels, fit=config.fit
+        )
         for split in ("train", "test")
     )
     return train, test
 
 
-def picture(path: Path, recipe: Recipe) -> Tensor:
-    """A file as the model takes it, (1, C, H, W) in [−1, 1].
+def picture(path: Path, recipe: Recipe, size: tuple[int, int] | None = None, channels: int | None = None) -> Tensor:
+    """A file as the model takes it, or of another size or number of channels, (1, C, H, W) in [−1, 1].
 
     Raises:
         InputError: when it cannot be read.
     """
-    assert recipe.data.size is not None and recipe.data.channels is not None
-    try:
-        array = pixels.read(path, recipe.data.size, recipe.data.channels, recipe.data.fit)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}") from error
+    config = recipe.data
+    assert config.size is not None and config.channels is not None
+    array = pixels.read(path, size or config.size, channels or config.channels, config.fit)
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
+
+
+def known(path: Path, of: Path | None, recipe: Recipe) -> Tensor:
+    """The mask of a picture as it is seen, brought to the model's size as the picture is: (1, 1, H, W), 1 where it is white.
+
+    Raises:
+        InputError: when it cannot be read, is not of the size of the picture ``of``, or leaves nothing known or nothing unknown.
+    """
+    assert recipe.data.size is not None
+    white = image_files.read_mask(path)
+    if of is not None and white.shape != (size := image_files.read(of).size[::-1]):
+        raise InputError(
+            f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {size[1]}x{size[0]} as it is seen: "
+            "draw one of its size, white where it is known"
+        )
+    size = pixels.sides(recipe.data.size)
+    fitted = pixels.fit_to(Image.fromarray(white * np.uint8(255)), size, recipe.data.fit)
+    mask = torch.from_numpy(np.array(fitted) > 127)
+    if mask.all() or not mask.any():
+        raise InputError(
+            f"of the mask {shown(path)} {'nothing black' if mask.all() else 'nothing white'} is left in the "
+            f"{size[1]}x{size[0]} pixels of the model: draw it larger, and where the picture is not cut off"
+        )
+    return mask[None, None].float()

@@ -19,6 +19,7 @@ except ImportError:  # Windows
 from reverie.core.errors import InputError, RunError
 from reverie.core.memory import keep_freed_memory
 from reverie.core.task import Given, Task
+from reverie.core.text import shown
 from reverie.data import ImageSet
 from reverie.learn.feed import Feed, feed
 from reverie.learn.loop import train as loop
@@ -156,7 +157,7 @@ def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         folder.rename(old)
-        print(f"the old run is now {old}", file=sys.stderr)
+        print(shown(f"the old run is now {old}"), file=sys.stderr)
     if (folder / "recipe.yaml").exists():
         changes = reading.difference(Run(folder).recipe, recipe)
         if changes:

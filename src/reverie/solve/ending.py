@@ -45,7 +45,9 @@ def check(denoise: Denoiser, x: Tensor, given: Tensor | None, again: Callable[[]
 def drawn(x: Tensor) -> Tensor:
     """What a model without steps drew, itself; a :class:`RunError` where it is not finite."""
     if not finite(x):
-        raise RunError("what was drawn is not finite: the model's weights hold numbers that are not, or what it was given is")
+        raise RunError(
+            "what was drawn is not finite: the model's weights hold numbers that are not, or what it was given is"
+        )
     return x
 
 

@@ -240,7 +240,15 @@ def sample(
         RunError: when the samples are not finite; it names the step at which that began.
     """
     if isinstance(denoise, Generator):
-        bound = {"solver": solver, "grid": grid, "x": x, "start": start, "walk": walk, "ends": ends, "report": report or None}
+        bound = {
+            "solver": solver,
+            "grid": grid,
+            "x": x,
+            "start": start,
+            "walk": walk,
+            "ends": ends,
+            "report": report or None,
+        }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a {type(denoise).__name__} draws in its own way: leave {', '.join(given)} out")
         with Progress(progress or "", total=_count(n, cond, None, seed), unit="steps") as bar:

@@ -9,6 +9,7 @@ from safetensors.torch import save as serialise
 
 from reverie.core import files
 from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.text import utf8_name
 from reverie.spaces.config import SpaceConfig
 from reverie.spaces.latent import Latent
 from reverie.spaces.patchwise import PatchAE, PatchVAE
@@ -54,7 +55,7 @@ def load(path: str | Path) -> Latent:
     if not path.is_file():
         raise InputError(f"no space in {path}: there is no such file")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with utf8_name(path) as valid, safe_open(valid, framework="numpy") as file:
             header = (file.metadata() or {}).get(HEADER)
         if header is None:
             raise InputError(f"{path} holds no space: reverie.spaces.save writes one")
@@ -62,7 +63,8 @@ def load(path: str | Path) -> Latent:
         name = settings.pop("name")
         settings.pop("range")
         space = SPACES[name](**settings)
-        space.load_state_dict(load_file(path))
+        with utf8_name(path) as valid:
+            space.load_state_dict(load_file(valid))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.core.files import write
+from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
 from reverie.measure.figures import SUBJECTS, Evaluation, percent
 from reverie.measure.pictures import cut
@@ -89,7 +90,7 @@ def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[
     numbers.append((_duration(state["seconds"]), f"of training, {state['images']:,} pictures seen"))
     return {
         "lead": f"{model} with {_count(drawn.parameters)} parameters, trained on {Path(data.name).name}: "
-        f"{colour} pictures of {data.size} × {data.size} pixels{classes}.",
+        f"{colour} pictures of {' × '.join(map(str, sides(data.size)))} pixels{classes}.",
         "numbers": numbers,
         "unfinished": None
         if state["images"] >= recipe.train.images
@@ -118,7 +119,7 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
         images = drawn.film[i * MOMENTS : (i + 1) * MOMENTS]
         film.append([_tile(image, f"{what}{_at(at)}") for image, at in zip(images, drawn.logsnr, strict=True)])
     return {
-        "pixelated": (run.recipe.data.size or 0) <= PIXELATED,
+        "pixelated": max(sides(run.recipe.data.size)) <= PIXELATED,
         "heads": heads,
         "long_heads": max(map(len, heads), default=0) > 3,
         "columns": columns,
@@ -202,7 +203,7 @@ def _pairs(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
     path, size = run.folder / CLOSEST, run.recipe.data.size
     if not path.exists() or size is None:
         return []
-    images = cut(path, (size, size))
+    images = cut(path, sides(size))
     count = len(evaluation.closest)
     return [
         {

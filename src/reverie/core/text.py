@@ -1,0 +1,29 @@
+"""Names as they come: what names of files and classes hold must neither end a job nor reach the terminal raw."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unicodedata import category
+
+
+def shown(text: object) -> str:
+    """The text with what is not to be printed escaped: control and format characters (``\\x1b``), bytes that are no UTF-8 (``\\udce9``).
+
+    Line ends stay.
+    """
+    return "".join(
+        c if c == "\n" or c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[Path]:
+    """A name of an existing file that is valid UTF-8, as safetensors wants it: its own, or that of its open descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
