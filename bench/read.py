@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from reverie.recipes.building import build_denoiser
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -34,6 +33,7 @@ from reverie.read.extract import features
 from reverie.read.grid import Probed
 from reverie.read.heatmap import heatmap
 from reverie.read.store import Cell
+from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
 
@@ -207,7 +207,7 @@ class Cut(nn.Module):
 
 def rival(recipe: Recipe, name: str) -> NetDenoiser:
     """The run's network anew, without prior; of the auto-encoder the skip connections are cut and the middle is narrow."""
-    model = build_denoiser(replace(recipe, denoising=replace(recipe.denoising, prior=None)))
+    model = replace(recipe.task, prior=None).build(sources.spec(recipe.data), recipe.seed)
     if name == "autoencoder":
         net: Any = model.net
         net.skip = nn.ModuleList(Cut() for _ in net.skip)
