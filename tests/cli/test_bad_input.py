@@ -117,11 +117,14 @@ def weights(folder, step: int = 20):
 def test_a_truncated_checkpoint(reverie, digits):
     whole = weights(digits).read_bytes()
     weights(digits).write_bytes(whole[: len(whole) // 2])
-    said = reverie("sample digits --label 7")
-    clear(said, 1, "ema.safetensors is damaged", f"{len(whole):,}", "step-00000020", "step-00000016, is used")
-    clear(reverie("train digits"), 1, "ema.safetensors is damaged")
-    weights(digits).write_bytes(whole)
-    assert reverie("sample digits --label 7").code == 0
+    parts = ("ema.safetensors is damaged", f"{len(whole):,}", "step-00000020", "step-00000016 is used")
+    clear(reverie("sample digits --label 7 --out a.png"), 0, *parts)
+    assert reverie("sample digits/checkpoints/step-00000016 --label 7 --out b.png").code == 0
+    assert (digits.parent / "a.png").read_bytes() == (digits.parent / "b.png").read_bytes()
+    clear(reverie("sample digits/checkpoints/step-00000020 --label 7"), 1, "ema.safetensors is damaged", "Restore it")
+    clear(reverie("train digits"), 0, *parts)
+    assert weights(digits).read_bytes() == whole, "training went on from the one before"
+    assert reverie("sample digits --label 7 --out c.png").err == ""
 
 
 def test_the_checkpoint_before_can_be_named(reverie, digits):

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     scale = settings(run.recipe).scale if given.scale is None else given.scale
     denoise = guided(run.denoiser(), run.recipe, 1.0 if labels is None else scale)
     plan = calibrate(denoise, given.steps, cond=condition(labels, TRAJECTORIES), seed=given.seed)
-    path = run.folder / f"calibrated-{plan.nfe}-{plan.guidance:g}.json"
+    path = run.path(f"calibrated-{plan.nfe}-{plan.guidance:g}.json")
     plan.save(path)
     print(
         f"{path}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "

@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> None:
 
     run = Run(given.run)
     train, test = splits(run.recipe, given.data)
+    path, drawing = run.path("read/probe.json"), run.path("read/heatmap.svg")
     probed = grid.run(
         run.denoiser(),
         train,
@@ -58,8 +59,7 @@ def main(arguments: list[str]) -> None:
         pool=given.pool,
         pictures=given.pictures,
     )
-    folder = run.folder / "read"
-    probed.save(folder / "probe.json")
-    write(folder / "heatmap.svg", heatmap(probed))
+    probed.save(path)
+    write(drawing, heatmap(probed))
     print(f"{probed.head} probes on {probed.labels} labels of {probed.data}, {probed.seeds} seeds. {probed.sentence}")
-    print(f"{folder / 'heatmap.svg'}; next: reverie report {run.folder}")
+    print(f"{drawing}; next: reverie report {run.folder}")

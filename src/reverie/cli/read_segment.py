@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     from reverie.recipes.sources import splits
 
     run = Run(given.run)
+    path = run.path("read/segment.png")
     train, test = splits(run.recipe, given.data)
     known, known_masks = _labelled(train, given.masks, given.labels, seed=0)
     asked, truth = _labelled(test, given.masks, given.pictures, seed=1)
@@ -67,7 +68,6 @@ def main(arguments: list[str]) -> None:
         figures.append(segment.miou(found.classes, truth, classes))
         shown = found if shown is None else shown
     assert shown is not None
-    path = run.folder / "read" / "segment.png"
     some = slice(None, SHOWN)
     grid.save(
         segmentation(asked[some], truth[some], shown.classes[some], shown.uncertainty[some], classes=classes), path

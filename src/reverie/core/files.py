@@ -1,25 +1,142 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and are never written through a link that somebody's folder brought along."""
 
+import hashlib
+import json
 import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from reverie.core.errors import RunError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file through a temporary one beside it, synced and renamed; text as UTF-8.
+HEADER = "reverie"
+"""The one entry of a safetensors header: JSON that says what the tensors are of (the library writes several in random order)."""
+
+
+def inside(root: str | Path, *parts: str) -> Path:
+    """``root/parts``, to be written to: nothing below ``root`` on the way is a symbolic link; ``root`` itself may be one.
+
+    Raises:
+        RunError: for a link.
+    """
+    path = Path(root)
+    for part in Path(*parts).parts:
+        path = path / part
+        if path.is_symlink():
+            raise RunError(
+                f"{path} is a link to {os.readlink(path)}, and nothing in {root} is written through a link: remove it "
+                "(the whole folder may be a link)"
+            )
+    return path
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A new empty file beside ``path`` to be filled: at the end it is synced and renamed to ``path``, after an error removed.
 
     Raises:
         RunError: if it could not be written; what was there before stays.
     """
-    partial = path.with_name(f".tmp-{path.name}")
+    from safetensors import SafetensorError
+
+    partial = path.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        partial.touch(exist_ok=False)  # never through a link
+        mode = partial.stat().st_mode
+        yield partial
+        partial.chmod(mode)  # safetensors makes it private
+        sync(partial)
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} could not be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
         partial.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8 (what it lacks, as in names of other bytes, escaped).
+
+    Raises:
+        RunError: as :func:`appearing`.
+    """
+    with appearing(path) as partial:
+        partial.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], about: Mapping[str, Any]) -> None:
+    """Write a safetensors file whose header says, as JSON, what it is ``about``.
+
+    Raises:
+        RunError: as :func:`appearing`.
+    """
+    from safetensors.torch import save_file
+
+    with appearing(path) as partial:
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()}, partial, {HEADER: json.dumps(dict(about))}
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, to read its header or some of its tensors.
+
+    Raises:
+        RunError: when it is missing or damaged; it names the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():  # a pipe would be waited for
+        raise RunError(f"{path} is damaged: No such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What the header of a safetensors file says it is about.
+
+    Raises:
+        RunError: as :func:`opened`, or when it says nothing.
+    """
+    with opened(path) as file:
+        header = file.metadata() or {}
+    try:
+        about = json.loads(header[HEADER])
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{path} is damaged: its header does not say what it is of") from error
+    if not isinstance(about, dict):
+        raise RunError(f"{path} is damaged: its header does not say what it is of")
+    return about
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        RunError: as :func:`opened`.
+    """
+    with opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

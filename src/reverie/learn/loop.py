@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from reverie.core.errors import InputError, RunError
+from reverie.core.files import inside
 from reverie.core.progress import Progress
 from reverie.learn import grid, optim
-from reverie.learn.checkpoint import Checkpoint, Checkpoints
+from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
 from reverie.learn.draws import Draws
 from reverie.learn.ema import Ema, half_life, power
@@ -84,7 +85,7 @@ class _Trainer:
         self.emas = {name: Ema(module, decay) for name, module in averaged.items()}
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
         self.step, self.images, self.seconds = 0, 0, 0.0
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints.newest_whole(warn if self.runtime.main else quiet)
         if latest is not None:
             self.restore(latest)
         self.saved = self.images
@@ -142,7 +143,9 @@ class _Trainer:
         player.optimizer.zero_grad(set_to_none=True)
         rate = optim.set_rate(player.optimizer, optim.factor(self.config, now.images))
         first, mine = self.runtime.share(now.images, count)
-        torch.manual_seed((self.seed << 40) + first)  # for layers that draw by themselves, such as dropout
+        torch.manual_seed(
+            Draws(self.seed, first, mine).key("layers")
+        )  # of layers that draw by themselves, such as dropout
         size = self.config.micro_batch or mine
         sums: dict[str, float] = {}
         for start in range(first, first + mine, size):
@@ -163,7 +166,7 @@ class _Trainer:
         trained = [p for group in player.optimizer.param_groups for p in group["params"]]
         total = self.runtime.add_up(trained, {**sums, "interrupted": float(interrupted.is_set())})
         stop, sums = bool(total.pop("interrupted")), total
-        norm = nn.utils.clip_grad_norm_(trained, self.config.clip).item()
+        norm = nn.utils.clip_grad_norm_(trained, self.config.clip or math.inf).item()
         if not math.isfinite(norm):
             raise self.diverged(
                 f"the gradient norm of {name} is {norm} at loss {sum(sums.values()):.4g}", rate, None, batch, rng, now
@@ -201,7 +204,7 @@ class _Trainer:
             preview = self.task.preview()
         if preview is not None:
             try:
-                grid.save(grid.tile(*preview), self.folder / "samples" / f"step-{self.step:08d}.png")
+                grid.save(grid.tile(*preview), inside(self.folder, "samples", f"step-{self.step:08d}.png"))
             except RunError as error:
                 raise RunError(f"{error}. {self.checkpoints.kept()}") from error
 
@@ -235,8 +238,9 @@ class _Trainer:
                 f"to end with the very same bits, set OMP_NUM_THREADS={state['threads']}",
                 file=sys.stderr,
             )
+        weights = checkpoint.tensors("model")
         try:
-            self.modules.load_state_dict(checkpoint.tensors("model"))
+            self.modules.load_state_dict(weights)
         except RuntimeError as error:
             what = str(error).splitlines()[1].strip()
             raise InputError(f"{checkpoint.folder} holds the weights of another network: {what}") from error
@@ -258,7 +262,7 @@ class _Trainer:
         if values is not None and values.ndim:
             bad = ~values.detach().isfinite().cpu()
         where = "".join(f", {key} {f[bad].min():.3g} to {f[bad].max():.3g}" for key, f in facts.items() if bad.any())
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints.newest_whole(quiet)
         good = "There is no checkpoint yet" if latest is None else f"The last good checkpoint is {latest.folder}"
         return RunError(
             f"training stopped at step {self.step}, image {now.images:,}: {what}, in {int(bad.sum())} of {len(bad)} samples{where}; "

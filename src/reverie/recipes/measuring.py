@@ -56,6 +56,7 @@ def measure(
         InputError: if the data has no held-out pictures, or there is neither a judge nor EfficientNet-Lite0.
     """
     recipe = run.recipe
+    pictures, closest, figures = (run.path(name) for name in ("samples/evaluation.png", CLOSEST, EVALUATION))
     config = config or settings(recipe)
     train, held_out = (building.load_data(recipe, split) for split in ("train", "test"))
     if not len(held_out):
@@ -65,9 +66,9 @@ def measure(
     evaluation, drawn = evaluate(
         denoise, train, held_out, extractor, n=n, seeds=seeds, batch_size=batch_size, **building.sampling(config)
     )
-    grid.save(sheet(drawn.images, COLUMNS), run.folder / "samples" / "evaluation.png")
-    grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), run.folder / CLOSEST)
-    write(run.folder / EVALUATION, evaluation.to_json())
+    grid.save(sheet(drawn.images, COLUMNS), pictures)
+    grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), closest)
+    write(figures, evaluation.to_json())
     return evaluation
 
 

@@ -10,9 +10,10 @@ from reverie import bridge
 from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
+from reverie.core.files import inside
 from reverie.guide.classifier import NetClassifier
 from reverie.learn import journal
-from reverie.learn.checkpoint import Checkpoint, Checkpoints
+from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged
 from reverie.recipes import reading, tokenizer
 from reverie.recipes.building import build, build_denoiser
 from reverie.recipes.recipe import Recipe
@@ -43,8 +44,12 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return reading.read(self.folder / "recipe.yaml")
+        """The resolved recipe.
+
+        Raises:
+            InputError: when it is not as it was written.
+        """
+        return reading.read(self.folder / "recipe.yaml", sealed=True)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -55,17 +60,23 @@ class Run:
         """The entries of the log, each with ``images`` and either the training loss or ``validation``."""
         return list(journal.read(self.folder / "log.jsonl"))
 
-    @property
+    @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The chosen checkpoint, or the latest one.
+        """The chosen checkpoint, or the newest whole one; the same one from then on.
 
         Raises:
             RunError: when there is none.
         """
-        found = self.checkpoints.latest() if self.chosen is None else self.chosen
+        if self.chosen is not None:
+            return self.chosen
+        found = self.checkpoints.newest_whole()
         if found is None:
             raise RunError(f"{self.folder} has no checkpoint yet: train it with `reverie train {self.folder}`")
         return found
+
+    def path(self, *parts: str) -> Path:
+        """A file of the run to be written, see :func:`reverie.core.files.inside`."""
+        return inside(self.folder, *parts)
 
     def denoiser(self, ema: bool = True) -> NetDenoiser:
         """See :func:`load`."""
@@ -91,14 +102,24 @@ class Run:
     def _fill(self, model: NetDenoiser | NetClassifier, player: str, ema: bool) -> None:
         """Give a model the weights of the checkpoint, checked."""
         file = "ema" if ema else "model"
-        weights = self.checkpoint.tensors(file)
+        weights, about = self._read(file)
         state = {key.removeprefix(player): value for key, value in weights.items() if key.startswith(player)}
         self._check(model.net.state_dict(), state)
         for key, value in describe(model).items():
-            if (said := self.checkpoint.metadata(file)[key]) != value:
+            if (said := about.get(key)) != value:
                 raise self._other(f"its {key} is {said}, the recipe's {value}")
         model.net.load_state_dict(state)
         model.net.eval().requires_grad_(False)
+
+    def _read(self, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of a file of the checkpoint and what its header says; of the newest one if training has removed it meanwhile."""
+        try:
+            return self.checkpoint.tensors(file), self.checkpoint.metadata(file)
+        except Damaged:
+            if self.chosen is not None or self.checkpoint.folder.exists():
+                raise
+            del self.checkpoint
+            return self._read(file)
 
     def _check(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         """Whether the weights are those of the recipe's network."""

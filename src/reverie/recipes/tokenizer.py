@@ -8,6 +8,7 @@ from torch import nn
 
 from reverie import spaces
 from reverie.core.errors import RunError
+from reverie.core.files import inside
 from reverie.core.space import Identity, Space
 from reverie.data import ImageSet
 from reverie.learn import optim
@@ -56,8 +57,8 @@ def prepare(recipe: Recipe, images: ImageSet, held_out: ImageSet, folder: Path) 
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             space = spaces.build(config, images.channels)
-        fit(space, images, held_out, config.images, folder / "space", recipe.seed, recipe.train.device)
-    spaces.save(space, folder / FILE)
+        fit(space, images, held_out, config.images, inside(folder, "space"), recipe.seed, recipe.train.device)
+    spaces.save(space, inside(folder, FILE))
     return spaces.load(folder / FILE)
 
 
