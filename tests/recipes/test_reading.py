@@ -8,7 +8,7 @@ import yaml
 from reverie.core.errors import InputError
 from reverie.nets.config import DiTConfig, UNetConfig
 from reverie.recipes import reading
-from reverie.recipes.recipe import Recipe, SampleConfig
+from reverie.recipes.recipe import Recipe
 
 
 def test_what_is_left_out_has_its_default():
@@ -47,9 +47,7 @@ def test_difference_names_every_key_that_differs_and_no_other():
 
 @pytest.mark.parametrize("name", reading.named())
 def test_the_recipes_that_come_along_are_whole(name: str):
-    recipe = reading.read(reading.find(name))
-    reading.check(recipe)
-    assert recipe.name == name
+    assert reading.read(reading.find(name)).name == name
 
 
 def test_demo_and_the_bundled_sets_have_recipes():
@@ -59,18 +57,10 @@ def test_demo_and_the_bundled_sets_have_recipes():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"train": {"keep": 0}}, "train.keep is at least 1; got 0"),
-        ({"net": {"width": -4}}, "net.width is at least 1; got -4"),
-        ({"train": {"betas": [0.9, 1.2]}}, "train.betas is at least 0 and at most 1; got 1.2"),
-        ({"train": {"lr": "nan"}}, "train.lr is at least 0; got nan"),
+        ({"train": {"keep": 0}}, "the recipe: train.keep is at least 1 .*; got 0"),
+        ({"net": {"width": -4}}, "the recipe: net.width is at least 1 .*; got -4"),
     ],
 )
 def test_numbers_out_of_range(values, says: str):
     with pytest.raises(InputError, match=says):
-        reading.check(reading.from_dict(values))
-
-
-def test_guidance_may_end_at_any_logsnr():
-    reading.check(Recipe(sample=SampleConfig(guide_below=-3.5)))
-    with pytest.raises(InputError, match=r"sample\.steps"):
-        reading.check(Recipe(sample=SampleConfig(steps=-3)))
+        reading.from_dict(values)

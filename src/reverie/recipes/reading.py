@@ -1,34 +1,22 @@
 """Recipes from YAML and back, strictly: a key or type that does not fit is an error that says what would."""
 
 import dataclasses
-import math
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from reprlib import repr as short
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
-from reverie.core import files
+from reverie.core import bounds, files
 from reverie.core.errors import InputError, nearest
 from reverie.nets.config import CONFIGS, DiTConfig
+from reverie.recipes import yaml12
 from reverie.recipes.recipe import Recipe
 
 NAMED = Path(__file__).parent / "named"
-BOUNDS: dict[str, tuple[float, float]] = {
-    "denoising.drop": (0, 1),
-    "train.lr": (0, math.inf),
-    "train.adam_lr": (0, math.inf),
-    "train.weight_decay": (0, math.inf),
-    "train.warmup": (0, math.inf),
-    "train.clip": (0, math.inf),
-    "train.betas": (0, 1),
-    "train.ema_std": (0.001, 0.28),
-    "seed": (0, 2**40),
-    "space.kl": (0, math.inf),
-}
-"""Smallest and largest value of what is not simply at least 1."""
-FREE = {"denoising.data_std", "denoising.times_mean", "denoising.times_std", "sample.scale", "sample.guide_below"}
+SEAL = "# sha256: "
+"""Begins the last line of a run's recipe: the SHA-256 of the text before it."""
 
 
 def named() -> list[str]:
@@ -55,17 +43,28 @@ def find(given: str) -> Path:
     )
 
 
-def read(path: Path) -> Recipe:
+def read(path: Path, sealed: bool = False) -> Recipe:
     """The recipe in a YAML file, with defaults for what it leaves out.
 
+    Args:
+        path: the file.
+        sealed: it is a run's own: what :func:`write` wrote must be unchanged.
+
     Raises:
-        InputError: for text that is not YAML, an unknown key (with the nearest one) or a value of the wrong type.
+        InputError: for text that is not YAML, an unknown key (with the nearest one), a value of the wrong type or out of range.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(values, str(path))
+        text = path.read_bytes().decode()
+        values = yaml12.load(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    body, seal, digest = text.rpartition(SEAL)
+    if sealed and seal and digest != f"{_digest(body)}\n":
+        raise InputError(
+            f"{path} is not as it was written: its SHA-256 is another than its last line says. Restore it, or remove that line "
+            "if you changed the recipe of a run on purpose."
+        )
+    return from_dict({} if values is None else values, str(path))
 
 
 def from_dict(values: Any, source: str = "the recipe") -> Recipe:
@@ -74,21 +73,9 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
     Raises:
         InputError: as :func:`read`.
     """
-    return _convert(values, Recipe, "", source)
-
-
-def check(recipe: Recipe) -> None:
-    """Raise an :class:`InputError` for a number out of range: sizes, counts and durations are at least 1, or as by default."""
-    usual = dict(_flat(to_dict(Recipe(net=type(recipe.net)()))))
-    for key, value in _flat(to_dict(recipe)):
-        if value == usual.get(key):
-            continue
-        low, high = BOUNDS.get(key, (1, math.inf))
-        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
-        for number in numbers:
-            if key not in FREE and not isinstance(number, bool) and not low <= number <= high:
-                most = "" if high == math.inf else f" and at most {high:g}"
-                raise InputError(f"{key} is at least {low:g}{most}; got {number}")
+    recipe = _convert(values, Recipe, "", source)
+    bounds.check(recipe, lambda key: f"{source}: {key}")
+    return recipe
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -98,7 +85,18 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def write(recipe: Recipe, path: Path) -> None:
-    files.write(path, yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True))
+    """Write a run's recipe; its last line is the SHA-256 of the others."""
+    text = dump(recipe)
+    files.write(path, f"{text}{SEAL}{_digest(text)}\n")
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML."""
+    return yaml12.dump(to_dict(recipe))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def net_name(recipe: Recipe) -> str:
@@ -152,28 +150,27 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
             return value
         choices = get_args(expected)
         raise InputError(
-            f"{source}: {key} is one of {', '.join(choices)}; got {value!r}.{nearest(str(value), choices)}"
+            f"{source}: {key} is one of {', '.join(choices)}; got {short(value)}.{nearest(short(value), choices)}"
         )
     elif expected is float:
-        number = _number(value)
-        if number is not None:
-            return number
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
     elif isinstance(value, expected) and (expected is bool or not isinstance(value, bool)):
         return value
-    raise InputError(f"{source}: {key} is {_describe(expected)}; got {value!r} ({type(value).__name__})")
+    raise InputError(f"{source}: {key} is {_describe(expected)}; got {short(value)} ({type(value).__name__})")
 
 
 def _section(values: Any, expected: Any, key: str, source: str) -> Any:
     if not isinstance(values, dict):
         what = f"{key} is a section" if key else "a recipe is a mapping"
-        raise InputError(f"{source}: {what} of keys and values; got {values!r} ({type(values).__name__})")
+        raise InputError(f"{source}: {what} of keys and values; got {short(values)} ({type(values).__name__})")
     hints = get_type_hints(expected, include_extras=True)
     prefix = f"{key}." if key else ""
     for name in values:
         if name not in hints:
             known = [*hints, "name"] if key == "net" else list(hints)
             raise InputError(
-                f"{source}: unknown key {prefix}{name}; there is: {', '.join(known)}.{nearest(str(name), known)}"
+                f"{source}: unknown key {prefix}{str(name)[:99]}; there is: {', '.join(known)}.{nearest(str(name)[:99], known)}"
             )
     return expected(**{name: _convert(value, hints[name], prefix + name, source) for name, value in values.items()})
 
@@ -190,17 +187,7 @@ def _net(values: Any, key: str, source: str) -> Any:
 
 
 def unknown_net(name: Any, where: str) -> InputError:
-    return InputError(f"{where} is one of {', '.join(CONFIGS)}; got {name!r}.{nearest(str(name), CONFIGS)}")
-
-
-def _number(value: Any) -> float | None:
-    """YAML reads 1e-3 as text; it is meant as a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
+    return InputError(f"{where} is one of {', '.join(CONFIGS)}; got {short(name)}.{nearest(short(name), CONFIGS)}")
 
 
 def _describe(expected: Any) -> str:

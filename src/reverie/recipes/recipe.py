@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Suppress
 
+from reverie.core.bounds import Bound, FolderName
 from reverie.learn.config import TrainConfig
 from reverie.nets.config import DiTConfig, NetConfig
 from reverie.spaces.config import SpaceConfig
 
+MOST_STEPS = 100_000
 GridName = Literal["time", "logsnr", "karras", "quadratic", "arctan", "logistic"]
 
 
@@ -27,8 +29,8 @@ class DataConfig:
     """
 
     name: str = "mnist5k"
-    size: int | None = None
-    channels: int | None = None
+    size: Annotated[int, Bound(ge=1, le=8192)] | None = None
+    channels: Annotated[int, Bound(ge=1, le=3)] | None = None
     fit: Literal["crop", "pad", "stretch"] = "crop"
     flip: bool = False
     labels: bool = True
@@ -56,13 +58,13 @@ class DenoisingConfig:
     schedule: Literal["flow", "cosine", "vp", "subvp", "ve", "edm", "trigonometric", "ddpm"] = "flow"
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
     time: Literal["t", "log_sigma"] = "t"
-    data_std: float | None = None
+    data_std: Annotated[float, Bound(gt=0)] | None = None
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
     times: Literal["logit-normal", "uniform", "logsnr"] = "logit-normal"
-    times_mean: float = 0.0
-    times_std: float = 1.0
-    drop: float = 0.1
-    prior: int | None = None
+    times_mean: Annotated[float, Bound()] = 0.0
+    times_std: Annotated[float, Bound(gt=0)] = 1.0
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+    prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,10 @@ class SampleConfig:
     """
 
     solver: str = "auto"
-    steps: int = 20
+    steps: Annotated[int, Bound(ge=1, le=MOST_STEPS)] = 20
     grid: GridName | None = None
-    scale: float = 2.0
-    guide_below: float | None = None
+    scale: Annotated[float, Bound()] = 2.0
+    guide_below: Annotated[float, Bound()] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,8 @@ class Recipe:
         seed: of all randomness.
     """
 
-    name: str = ""
-    seed: int = 0
+    name: Annotated[str, FolderName()] = ""
+    seed: Annotated[int, Bound(ge=0, lt=2**63)] = 0
     data: DataConfig = field(default_factory=DataConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     net: NetConfig = field(default_factory=DiTConfig)

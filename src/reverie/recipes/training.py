@@ -15,11 +15,13 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+from reverie.core import bounds
 from reverie.core.errors import InputError, RunError
+from reverie.core.files import inside
 from reverie.core.memory import keep_freed_memory
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
-from reverie.learn.runtime import Runtime
+from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import building, reading, tokenizer
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run, describe
@@ -40,13 +42,14 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         InputError: when the data or the size do not fit, or the folder holds a run of another recipe.
         RunError: when training fails; what was saved stays.
     """
-    reading.check(recipe)
+    bounds.check(recipe)
     building.sampling(recipe.sample)
     Runtime.choose(recipe.train.device)
     images = building.load_data(recipe)
     for note in images.notes:
         print(note, file=sys.stderr)
     recipe = building.resolve(recipe, images)
+    bounds.check(recipe)  # its name may now be that of the data
     held_out = building.load_data(recipe, "test")
     model = building.build(recipe, tokenizer.blank(recipe))
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
@@ -72,10 +75,10 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: when another process is training there.
     """
-    if fcntl is None or os.environ.get("RANK", "0") != "0":
+    if fcntl is None or launched()[0] > 0:
         yield
         return
-    with open(folder / ".lock", "w") as lock:
+    with inside(folder, ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -87,7 +90,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
     """The other processes of ``recipe.train.processes``, and the environment by which all find each other on this machine."""
     world = recipe.train.processes
-    if world == 1 or "RANK" in os.environ:
+    if world == 1 or launched()[1] > 1:
         yield
         return
     with socket.socket() as probe:

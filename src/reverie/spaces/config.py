@@ -1,7 +1,9 @@
 """The settings of a space. Cheap to import: the command line makes its flags from them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from reverie.core.bounds import Bound
 
 Name = Literal["pixels", "pca", "patch-ae", "patch-vae", "conv-vae"]
 
@@ -21,8 +23,8 @@ class SpaceConfig:
     """
 
     name: Name = "pixels"
-    patch: int = 4
-    dims: int = 16
-    kl: float = 1e-3
-    width: int = 32
-    images: int = 100_000
+    patch: Annotated[int, Bound(ge=1, le=1024)] = 4
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 16
+    kl: Annotated[float, Bound(ge=0)] = 1e-3
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    images: Annotated[int, Bound(ge=1, le=10**12)] = 100_000
