@@ -1,5 +1,6 @@
 """Recipes from YAML and back, and the ones that come along."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -64,3 +65,32 @@ def test_demo_and_the_bundled_sets_have_recipes():
 def test_numbers_out_of_range(values, says: str):
     with pytest.raises(InputError, match=says):
         reading.from_dict(values)
+
+
+def test_every_flipped_bit_of_a_runs_recipe_is_noticed_or_changes_nothing(tmp_path):
+    path, recipe = tmp_path / "recipe.yaml", Recipe(name="x", net=UNetConfig())
+    reading.write(recipe, path)
+    whole, rng = path.read_bytes(), random.Random(0)
+    noticed = 0
+    for place in rng.sample(range(8 * len(whole)), 500):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(data))
+        try:
+            assert reading.read(path, sealed=True) == recipe, place
+        except InputError:
+            noticed += 1
+    assert noticed > 490
+    path.write_bytes(whole)
+    assert reading.read(path, sealed=True) == recipe
+
+
+def test_a_recipe_that_was_changed_in_its_run_says_so_and_a_copy_may_be_changed(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    reading.write(Recipe(), path)
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(InputError, match=r"recipe\.yaml is not as it was written.*remove that line"):
+        reading.read(path, sealed=True)
+    assert reading.read(path).seed == 1
+    path.write_text(path.read_text().rpartition(reading.SEAL)[0])
+    assert reading.read(path, sealed=True).seed == 1, "the line is removed, or the recipe older than the line"

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with redirect_stdout(out), redirect_stderr(err):
         code = _main(list(sys.argv[1:] if arguments is None else arguments))
         out.flush()
-        if out.failure is not None and not isinstance(out.failure, BrokenPipeError):  # a reader like `head` has seen enough
+        if out.failure is not None and not isinstance(
+            out.failure, BrokenPipeError
+        ):  # a reader like `head` has seen enough
             print(f"reverie: standard output could not be written: {out.failure}; the rest is done", file=sys.stderr)
             code = code or 1
         err.flush()

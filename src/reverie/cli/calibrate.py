@@ -6,6 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -20,14 +23,14 @@ class Arguments:
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    steps: int = 10
+    steps: Annotated[int, Bound(ge=2, le=30)] = 10
     scale: float | None = None
     label: str | None = None
     seed: int = 0
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie calibrate")
+    given = parse(Arguments, arguments, "calibrate")
     from reverie.cli.sample import choose, condition
     from reverie.recipes.building import guided
     from reverie.recipes.measuring import settings

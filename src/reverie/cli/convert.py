@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -25,7 +27,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie convert")
+    given = parse(Arguments, arguments, "convert")
     from reverie import bridge
     from reverie.core.denoiser import NetDenoiser
     from reverie.core.errors import InputError

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -27,17 +30,17 @@ class Arguments:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     data: str | None = None
-    labels: int = 300
-    seeds: int = 5
+    labels: Annotated[int, Bound(ge=1, le=10**6)] = 300
+    seeds: Annotated[int, Bound(ge=1, le=10**6)] = 5
     head: str = "linear"
     sites: tuple[str, ...] = ()
     logsnr: tuple[float, ...] = ()
-    pool: int | None = None
-    pictures: int = 1000
+    pool: Annotated[int, Bound(ge=1, le=10**6)] | None = None
+    pictures: Annotated[int, Bound(ge=1, le=10**6)] = 1000
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie read probe")
+    given = parse(Arguments, arguments, "read probe")
     from reverie.core.files import write
     from reverie.read import grid
     from reverie.read.heatmap import heatmap

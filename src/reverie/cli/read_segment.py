@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,15 +37,15 @@ class Arguments:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     data: str | None = None
     masks: Path | None = None
-    labels: int = 60
-    members: int = 10
+    labels: Annotated[int, Bound(ge=1, le=10**6)] = 60
+    members: Annotated[int, Bound(ge=1, le=10**6)] = 10
     sites: tuple[str, ...] = ()
     t: tuple[float, ...] = (0.05, 0.15, 0.25)
-    pictures: int = 100
+    pictures: Annotated[int, Bound(ge=1, le=10**6)] = 100
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie read segment")
+    given = parse(Arguments, arguments, "read segment")
     from reverie.learn import grid
     from reverie.read import segment
     from reverie.read.grid import untrained

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -19,7 +21,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie report")
+    given = parse(Arguments, arguments, "report")
     from reverie.recipes.report import report
     from reverie.recipes.runs import Run
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.core.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    folder = tyro.cli(Arguments, args=arguments, prog="reverie runs").folder
+    folder = parse(Arguments, arguments, "runs").folder
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -14,7 +14,7 @@ class Steady:
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        self.stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream
+        self.stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
         self.failure: Exception | None = None
 
     def write(self, text: str) -> int:

@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> Arguments:
     recipe, out = Recipe(), None
     if spec is not None:
         path = reading.find(spec)
-        recipe = reading.read(path)
+        recipe = reading.read(path, sealed=Path(spec).is_dir())
         if Path(spec).is_dir():
             out = Path(spec)
         elif not recipe.name:

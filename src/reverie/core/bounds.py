@@ -15,7 +15,7 @@ from reverie.core.errors import InputError
 
 
 class Rule(Protocol):
-    """What a value must be; None is whatever its type allows."""
+    """What a value must be."""
 
     def broken(self, value: Any) -> str | None:
         """What is expected of a value that breaks the rule, as in "is at least 1"."""
@@ -45,6 +45,10 @@ class Bound:
         return said and before + said
 
 
+STEPS = Bound(ge=1, le=100_000)
+"""Of a solver, whose whole plan is made before it begins."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderName:
     """The name of one folder, or nothing: it leads nowhere else and can be shown on a terminal."""
@@ -60,7 +64,7 @@ def check(config: Any, spell: Callable[[str], str] = str) -> None:
     """Hold a dataclass, and those in it, to the rules of their fields.
 
     Args:
-        config: an instance; fields without a rule may be anything.
+        config: an instance. None is left to the types, and a float is finite also where no rule says so.
         spell: turns a dotted key into what the user wrote.
 
     Raises:
@@ -68,7 +72,7 @@ def check(config: Any, spell: Callable[[str], str] = str) -> None:
     """
     for key, value, rules in _leaves(config, ""):
         for rule in rules:
-            if value is not None and (expected := rule.broken(value)) is not None:
+            if (expected := rule.broken(value)) is not None:
                 raise InputError(f"{spell(key)} {expected}; got {_short(value)}")
 
 
@@ -76,10 +80,15 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[Rule, ..
     rules = rules_of(type(config))
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), prefix + field.name
+        if value is None:
+            continue
         if dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{key}.")
         else:
-            yield key, value, rules[field.name]
+            numbers = isinstance(value, float) or (
+                isinstance(value, tuple) and any(isinstance(v, float) for v in value)
+            )
+            yield key, value, rules[field.name] or ((Bound(),) if numbers else ())
 
 
 @lru_cache

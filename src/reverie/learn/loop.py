@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from reverie.core import bounds
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
 from reverie.core.progress import Progress
@@ -75,6 +76,7 @@ class _Trainer:
     def __init__(
         self, task: Task, feed: Feed, config: TrainConfig, folder: Path, seed: int, metadata: dict[str, str]
     ) -> None:
+        bounds.check(config, lambda key: f"train.{key}")
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
         self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
         self.modules = nn.ModuleDict({name: player.module for name, player in task.players.items()}).to(

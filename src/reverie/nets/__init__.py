@@ -66,7 +66,9 @@ def build(
     Raises:
         InputError: for an unknown name, for a configuration without channels and size, or if the network cannot take that size.
     """
+    from reverie.core import bounds
     from reverie.core.errors import InputError, unknown
+    from reverie.core.memory import affordable
 
     if isinstance(config, str):
         if config not in PRESETS:
@@ -78,7 +80,9 @@ def build(
         raise InputError("a network is built for pictures of some channels and size: give channels= and size=")
     module, name = NETWORKS[type(config)]
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
-    built = network(channels=channels, size=size, classes=classes, **asdict(config))
+    bounds.check(config, lambda key: f"net.{key}")
+    with affordable("this network", "choose a smaller width or depth"):
+        built = network(channels=channels, size=size, classes=classes, **asdict(config))
     built.config = config
     return built
 

@@ -92,7 +92,7 @@ class UNetConfig:
     rescale: Positive = 1.0
     attend_last: bool = False
     project: bool = False
-    filter: Annotated[tuple[int, ...], Bound()] = (1, 1)
+    filter: tuple[int, ...] = (1, 1)
     pyramid: bool = False
     context: Width0 = 0
     length: Width = 77
@@ -156,7 +156,7 @@ class MMDiTConfig:
     length: Width = 77
     vector: Width0 = 0
     norm: bool = True
-    reach: Width = 64
+    reach: Annotated[int, Bound(ge=1, le=1_024)] = 64
 
 
 @dataclass(frozen=True, kw_only=True)

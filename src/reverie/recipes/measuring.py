@@ -1,5 +1,6 @@
 """Measure the samples of a run and keep the result in it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 
 from reverie.core.errors import InputError
 from reverie.core.files import write
+from reverie.core.memory import afford
 from reverie.data import ImageSet
 from reverie.learn import grid
 from reverie.measure import judge as judges
@@ -59,6 +61,7 @@ def measure(
     pictures, closest, figures = (run.path(name) for name in ("samples/evaluation.png", CLOSEST, EVALUATION))
     config = config or settings(recipe)
     train, held_out = (building.load_data(recipe, split) for split in ("train", "test"))
+    afford(4 * n * math.prod(train.shape), f"n {n}", "choose fewer, and more seeds")
     if not len(held_out):
         raise InputError(f"{train.name} holds out no pictures to compare samples with: add pictures")
     extractor = _extractor(recipe.data.name, train, judge)

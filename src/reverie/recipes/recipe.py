@@ -5,12 +5,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Suppress
 
-from reverie.core.bounds import Bound, FolderName
+from reverie.core.bounds import STEPS, Bound, FolderName
 from reverie.learn.config import TrainConfig
 from reverie.nets.config import DiTConfig, NetConfig
 from reverie.spaces.config import SpaceConfig
 
-MOST_STEPS = 100_000
 GridName = Literal["time", "logsnr", "karras", "quadratic", "arctan", "logistic"]
 
 
@@ -61,7 +60,7 @@ class DenoisingConfig:
     data_std: Annotated[float, Bound(gt=0)] | None = None
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
     times: Literal["logit-normal", "uniform", "logsnr"] = "logit-normal"
-    times_mean: Annotated[float, Bound()] = 0.0
+    times_mean: float = 0.0
     times_std: Annotated[float, Bound(gt=0)] = 1.0
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
     prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
@@ -81,10 +80,10 @@ class SampleConfig:
     """
 
     solver: str = "auto"
-    steps: Annotated[int, Bound(ge=1, le=MOST_STEPS)] = 20
+    steps: Annotated[int, STEPS] = 20
     grid: GridName | None = None
-    scale: Annotated[float, Bound()] = 2.0
-    guide_below: Annotated[float, Bound()] | None = None
+    scale: float = 2.0
+    guide_below: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """A recipe becomes a run: a new one, or one that goes on where it stopped."""
 
+import math
 import multiprocessing
 import os
 import socket
@@ -18,7 +19,7 @@ except ImportError:  # Windows
 from reverie.core import bounds
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
-from reverie.core.memory import keep_freed_memory
+from reverie.core.memory import afford, keep_freed_memory
 from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
@@ -49,6 +50,8 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     for note in images.notes:
         print(note, file=sys.stderr)
     recipe = building.resolve(recipe, images)
+    part = recipe.train.micro_batch or recipe.train.batch
+    afford(4 * part * math.prod(images.shape), f"train.batch {part}", "choose fewer, or a train.micro_batch")
     bounds.check(recipe)  # its name may now be that of the data
     held_out = building.load_data(recipe, "test")
     model = building.build(recipe, tokenizer.blank(recipe))

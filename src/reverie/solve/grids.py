@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from reverie.core.bounds import STEPS
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Schedule
 
@@ -27,9 +28,9 @@ class Grid(Protocol):
 
 
 def check(steps: int) -> None:
-    """Raise an :class:`InputError` unless ``steps`` is a whole number of at least 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is a whole number of at least 1: got {steps!r}")
+    """Raise an :class:`InputError` unless ``steps`` is a whole number within :data:`~reverie.core.bounds.STEPS`."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or STEPS.broken(steps):
+        raise InputError(f"steps is a whole number of at least {STEPS.ge} and at most {STEPS.le:,}: got {steps!r}")
 
 
 @dataclass(frozen=True)

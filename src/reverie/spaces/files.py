@@ -7,8 +7,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
-from reverie.core import files
+from reverie.core import bounds, files
 from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.memory import affordable
 from reverie.spaces.config import SpaceConfig
 from reverie.spaces.latent import Latent
 from reverie.spaces.patchwise import PatchAE, PatchVAE
@@ -29,7 +30,9 @@ def build(config: SpaceConfig, channels: int) -> Latent:
         raise unknown("space", config.name, SPACES)
     arguments = {"kl": config.kl} if config.name in ("patch-vae", "conv-vae") else {}
     arguments |= {"width": config.width} if config.name == "conv-vae" else {}
-    return SPACES[config.name](channels, config.patch, config.dims, **arguments)
+    bounds.check(config, lambda key: f"space.{key}")
+    with affordable("this space", "choose a smaller patch, width or dims"):
+        return SPACES[config.name](channels, config.patch, config.dims, **arguments)
 
 
 def save(space: Latent, path: str | Path) -> None:
