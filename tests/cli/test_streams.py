@@ -1,4 +1,4 @@
-"""Standard output and error that are full, closed or speak ASCII only: the work is done, nothing is lost, the exit code says how it went."""
+"""Standard output and error that are full, closed or speak ASCII only: the work is done, the exit code says how it went."""
 
 import os
 import subprocess
@@ -12,7 +12,9 @@ from reverie.cli.streams import Steady
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-TINY = "train --data mnist5k --net.patch 14 --net.width 16 --net.depth 1 --net.heads 2 --train.images 64 --train.batch 32"
+TINY = (
+    "train --data mnist5k --net.patch 14 --net.width 16 --net.depth 1 --net.heads 2 --train.images 64 --train.batch 32"
+)
 
 
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +75,9 @@ def test_a_process_with_closed_or_full_streams_ends_in_no_traceback(tmp_path, co
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
     """The first file opened after ``>&-`` would be descriptor 1, and what a library prints would land in it."""
-    code = "import os, sys; from reverie.cli import main; main(['--version']); sys.exit(os.open(os.devnull, os.O_RDONLY))"
+    code = (
+        "import os, sys; from reverie.cli import main; main(['--version']); sys.exit(os.open(os.devnull, os.O_RDONLY))"
+    )
     assert shell(f"'{sys.executable}' -c \"{code}\" >&- 2>&- <&-", tmp_path).returncode > 2
 
 
@@ -94,7 +98,11 @@ def test_an_ascii_terminal(tmp_path, locale, name):
 
 
 def test_characters_that_an_encoding_lacks_are_escaped_and_the_others_stay(tmp_path):
-    for encoding, expected in {"ascii": r"\u2026 \xe9 \udcff", "latin-1": "\\u2026 é \\udcff", "utf-8": "… é \\udcff"}.items():
+    for encoding, expected in {
+        "ascii": r"\u2026 \xe9 \udcff",
+        "latin-1": "\\u2026 é \\udcff",
+        "utf-8": "… é \\udcff",
+    }.items():
         with (tmp_path / encoding).open("w", encoding=encoding) as file:
             stream = Steady(file)
             print("… é \udcff", file=stream, flush=True)  # pyright: ignore[reportArgumentType]

@@ -37,7 +37,10 @@ def test_a_bound(bound, good, bad):
         ("digits", True),
         ("Zoë 2", True),
         ("..hidden", True),
-        *((name, False) for name in ("../../x", "/etc", "a/b", "a\\b", "..", ".", "a\nb", "a\x1b[31m", "a\x00", "\udcff", "x" * 201)),
+        *(
+            (name, False)
+            for name in ("../../x", "/etc", "a/b", "a\\b", "..", ".", "a\nb", "a\x1b[31m", "a\x00", "\udcff", "x" * 201)
+        ),
     ],
 )
 def test_the_name_of_a_folder(name, good):
@@ -75,7 +78,9 @@ def test_none_and_what_has_no_rule_pass():
     bounds.check(Outer(Inner(rate=None, plain=-3.0)))
 
 
-@pytest.mark.parametrize("config", [Recipe, TrainConfig, DataConfig, DenoisingConfig, SampleConfig, SpaceConfig, *CONFIGS.values()])
+@pytest.mark.parametrize(
+    "config", [Recipe, TrainConfig, DataConfig, DenoisingConfig, SampleConfig, SpaceConfig, *CONFIGS.values()]
+)
 def test_every_whole_number_of_a_recipe_has_its_range_and_every_default_is_in_it(config):
     bounds.check(config())
     rules, hints = bounds.rules_of(config), get_type_hints(config)
@@ -86,9 +91,23 @@ def test_every_whole_number_of_a_recipe_has_its_range_and_every_default_is_in_it
 
 
 WRONG = {
-    "denoising": [("data_std", -1.0), ("data_std", 0.0), ("times_std", math.inf), ("times_std", 0.0), ("drop", 1.5), ("prior", 0)],
+    "denoising": [
+        ("data_std", -1.0),
+        ("data_std", 0.0),
+        ("times_std", math.inf),
+        ("times_std", 0.0),
+        ("drop", 1.5),
+        ("prior", 0),
+    ],
     "sample": [("scale", math.nan), ("scale", math.inf), ("guide_below", math.nan), ("steps", 10**9), ("steps", 0)],
-    "train": [("betas", (1.0, 1.0)), ("betas", (0.9, -0.1)), ("clip", -1.0), ("lr", math.inf), ("batch", 10**9), ("keep", 0)],
+    "train": [
+        ("betas", (1.0, 1.0)),
+        ("betas", (0.9, -0.1)),
+        ("clip", -1.0),
+        ("lr", math.inf),
+        ("batch", 10**9),
+        ("keep", 0),
+    ],
     "space": [("dims", 10**9), ("kl", -1.0), ("width", 0)],
     "data": [("size", 10**9), ("channels", 0)],
     "net": [("depth", 10**9), ("width", 10**9), ("width", -4)],

@@ -15,7 +15,16 @@ from reverie.recipes import reading, yaml12
         *(("1:30", "1:30"), ("no", "no"), ("yes", "yes"), ("on", "on"), ("OFF", "OFF"), ("2024-01-01", "2024-01-01")),
         *(("010", 10), ("-7", -7), ("+7", 7), ("0x1F", 31), ("0o17", 15), ("1_000", "1_000"), ("0b11", "0b11")),
         *(("1e-3", 0.001), ("1e3", 1000.0), (".5", 0.5), ("5.", 5.0), ("-.inf", -math.inf), ("1.5:30", "1.5:30")),
-        *(("true", True), ("False", False), ("TRUE", True), ("y", "y"), ("null", None), ("~", None), ("", None), ("<<", "<<")),
+        *(
+            ("true", True),
+            ("False", False),
+            ("TRUE", True),
+            ("y", "y"),
+            ("null", None),
+            ("~", None),
+            ("", None),
+            ("<<", "<<"),
+        ),
     ],
 )
 def test_plain_scalars_mean_what_they_look_like(text, value):
@@ -23,7 +32,9 @@ def test_plain_scalars_mean_what_they_look_like(text, value):
     assert read == value and type(read) is type(value)
 
 
-@pytest.mark.parametrize("text", ["no", "1:30", "1e3", "010", "09", "0o17", "2024-01-01", "true", "~", "", "=", "<<", "é…", "1_000", "x: y"])
+@pytest.mark.parametrize(
+    "text", ["no", "1:30", "1e3", "010", "09", "0o17", "2024-01-01", "true", "~", "", "=", "<<", "é…", "1_000", "x: y"]
+)
 def test_words_are_written_so_that_both_versions_read_words(text):
     written = yaml12.dump({"names": [text], text: 1})
     assert yaml12.load(written) == yaml.safe_load(written) == {"names": [text], text: 1}

@@ -69,8 +69,8 @@ def write(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], about: Mapping[str, Any]) -> None:
-    """Write a safetensors file whose header says, as JSON, what it is ``about``.
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], of: Mapping[str, Any]) -> None:
+    """Write a safetensors file whose header says, as JSON, what it is ``of``.
 
     Raises:
         RunError: as :func:`appearing`.
@@ -78,9 +78,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], about: Mapping[st
     from safetensors.torch import save_file
 
     with appearing(path) as partial:
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()}, partial, {HEADER: json.dumps(dict(about))}
-        )
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {HEADER: json.dumps(dict(of))})
 
 
 @contextmanager
@@ -101,6 +99,21 @@ def opened(path: Path) -> Iterator[Any]:
         raise RunError(f"{path} is damaged: {error}") from error
 
 
+def about(file: Any, older: str = HEADER) -> dict[str, Any]:
+    """What the header of an :func:`opened` file says it is about; nothing, if it is of another program.
+
+    Args:
+        file: the file.
+        older: the header's entry in files from before there was one for all.
+    """
+    header = file.metadata() or {}
+    try:
+        said = json.loads(header.get(HEADER) or header.get(older) or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """What the header of a safetensors file says it is about.
 
@@ -108,14 +121,9 @@ def read_about(path: Path) -> dict[str, Any]:
         RunError: as :func:`opened`, or when it says nothing.
     """
     with opened(path) as file:
-        header = file.metadata() or {}
-    try:
-        about = json.loads(header[HEADER])
-    except (KeyError, ValueError) as error:
-        raise RunError(f"{path} is damaged: its header does not say what it is of") from error
-    if not isinstance(about, dict):
-        raise RunError(f"{path} is damaged: its header does not say what it is of")
-    return about
+        if said := about(file):
+            return said
+    raise RunError(f"{path} is damaged: its header does not say what it is of")
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":

@@ -6,14 +6,19 @@ Memory that is freed stays with the process: PyTorch on a CPU allocates the same
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reverie.core.errors import InputError
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST = 1 << 30
+LARGE = 10**9
+
+if TYPE_CHECKING:
+    from torch import nn
+
+M = TypeVar("M", bound="nn.Module")
 
 
 def keep_freed_memory() -> None:
@@ -48,13 +53,13 @@ def afford(size: int, what: str, instead: str) -> None:
         )
 
 
-@contextmanager
-def affordable(what: str, instead: str) -> Iterator[None]:
-    """:func:`afford` for the parameters of modules that are made in the block, before they take the memory.
+def built(make: Callable[[], M], what: str, instead: str) -> M:
+    """The module that ``make`` makes. What has more than :data:`LARGE` bytes of parameters is first made without any, and counted.
 
     Raises:
-        InputError: as :func:`afford`.
+        InputError: as :func:`afford`, before memory is taken.
     """
+    import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     taken = 0
@@ -62,17 +67,28 @@ def affordable(what: str, instead: str) -> Iterator[None]:
     def count(module: Any, name: str, parameter: Any) -> None:
         nonlocal taken
         taken += 0 if parameter is None else parameter.nbytes
-        afford(taken, what, instead)
+        if taken > LARGE:
+            raise _Large
 
+    state = torch.get_rng_state()
     hook = register_module_parameter_registration_hook(count)
     try:
-        yield
+        return make()
+    except _Large:
+        pass
     except RuntimeError as error:
         if "allocate memory" not in str(error):
             raise
-        raise InputError(f"{what} takes more memory than this machine has: {instead}") from error
     finally:
         hook.remove()
+    with torch.device("meta"):
+        afford(sum(parameter.nbytes for parameter in make().parameters()), what, instead)
+    torch.set_rng_state(state)
+    return make()
+
+
+class _Large(Exception):
+    pass
 
 
 def _gigabytes(size: int) -> str:

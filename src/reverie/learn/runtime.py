@@ -134,7 +134,7 @@ def _variable(name: str, least: int, most: int) -> int:
     given = os.environ[name]
     if not (given.isascii() and given.isdecimal() and least <= int(given[:20]) <= most):
         raise InputError(
-            f"the environment variable {name} is a whole number from {least} to {most}; got {given!r}. "
+            f"the environment variable {name} is a whole number from {least:,} to {most:,}; got {given!r}. "
             "Start the processes with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK."
         )
     return int(given)

@@ -5,19 +5,16 @@ It shares nothing with the generator it judges: other weights, other architectur
 convolutional neural networks applied to visual document analysis", ICDAR 2003).
 """
 
-import json
 import math
-import os
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Real
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from reverie.core import files
 from reverie.core.errors import InputError, nearest
 from reverie.core.progress import track
 from reverie.data import order
@@ -80,19 +77,9 @@ class Judge(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and metadata (data set, classes, channels, size, value range) to one safetensors file."""
-        about = {"data": self.data, "classes": self.classes, "channels": self.channels, "size": self.size}
-        tensors = {key: value.contiguous() for key, value in self.state_dict().items() if value.is_floating_point()}
-        content = save(tensors, {"judge": json.dumps({**about, "range": [-1, 1]})})
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        of = {"data": self.data, "classes": self.classes, "channels": self.channels, "size": self.size}
+        tensors = {key: value for key, value in self.state_dict().items() if value.is_floating_point()}
+        files.write_tensors(Path(path), tensors, {"what": "judge", **of, "range": [-1, 1]})
 
     def _check(self, images: Tensor) -> None:
         expected = (self.channels, self.size, self.size)
@@ -116,14 +103,14 @@ def load(name_or_path: str | Path) -> Judge:
             f"{nearest(str(name_or_path), bundled)} Train one for your data with reverie.measure.judge.train."
         )
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["judge"])
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        with files.opened(path) as file:
+            about = files.about(file, older="judge")
+        weights = files.read_tensors(path)
         judge = Judge(about["data"], about["classes"], about["channels"], about["size"])
         missing, unexpected = judge.load_state_dict(weights, strict=False)
         if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
             raise KeyError("weights of another architecture")
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is not a judge that can be read: {error}.") from error
     return judge.eval().requires_grad_(False)
 

@@ -66,9 +66,8 @@ def build(
     Raises:
         InputError: for an unknown name, for a configuration without channels and size, or if the network cannot take that size.
     """
-    from reverie.core import bounds
+    from reverie.core import bounds, memory
     from reverie.core.errors import InputError, unknown
-    from reverie.core.memory import affordable
 
     if isinstance(config, str):
         if config not in PRESETS:
@@ -81,10 +80,13 @@ def build(
     module, name = NETWORKS[type(config)]
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
     bounds.check(config, lambda key: f"net.{key}")
-    with affordable("this network", "choose a smaller width or depth"):
-        built = network(channels=channels, size=size, classes=classes, **asdict(config))
-    built.config = config
-    return built
+    made = memory.built(
+        lambda: network(channels=channels, size=size, classes=classes, **asdict(config)),
+        "this network",
+        "choose a smaller width or depth",
+    )
+    made.config = config
+    return made
 
 
 def __getattr__(name: str) -> object:
