@@ -5,6 +5,7 @@ Every way in (flags, YAML, a saved run, Python) ends in the same dataclasses, an
 
 import dataclasses
 import math
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -54,8 +55,12 @@ class FolderName:
     """The name of one folder, or nothing: it leads nowhere else and can be shown on a terminal."""
 
     def broken(self, value: Any) -> str | None:
-        shown = isinstance(value, str) and not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value)
-        if shown and not {"/", "\\"} & set(value) and value not in (".", "..") and len(value.encode()) <= 200:
+        try:
+            size = len(os.fsencode(value))
+        except (TypeError, UnicodeEncodeError):
+            size = math.inf
+        plain = size <= 200 and not any(c in "/\\" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in value)
+        if plain and value not in (".", ".."):
             return None
         return "is the name of a folder, without / or \\ or control characters, at most 200 bytes"
 
