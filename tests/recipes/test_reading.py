@@ -72,7 +72,7 @@ def test_every_flipped_bit_of_a_runs_recipe_is_noticed_or_changes_nothing(tmp_pa
     reading.write(recipe, path)
     whole, rng = path.read_bytes(), random.Random(0)
     noticed = 0
-    for place in rng.sample(range(8 * len(whole)), 500):
+    for place in rng.sample(range(8 * len(whole)), 150):
         data = bytearray(whole)
         data[place // 8] ^= 1 << place % 8
         path.write_bytes(bytes(data))
@@ -80,7 +80,7 @@ def test_every_flipped_bit_of_a_runs_recipe_is_noticed_or_changes_nothing(tmp_pa
             assert reading.read(path, sealed=True) == recipe, place
         except InputError:
             noticed += 1
-    assert noticed > 490
+    assert noticed > 145
     path.write_bytes(whole)
     assert reading.read(path, sealed=True) == recipe
 
