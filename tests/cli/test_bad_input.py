@@ -98,6 +98,10 @@ def test_an_empty_or_missing_folder_of_pictures(reverie, tmp_path):
         ("--label seven", ["unknown label 'seven'", "0 to 9"]),
         ("--label 7 --steps 0", ["steps", "at least 1", "got 0"]),
         ("--label 7 --n 0", ["--n", "at least 1", "got 0"]),
+        ("--label 7 --n 1000000000", ["--n is at least 1 and at most 1,000,000", "got 1,000,000,000"]),
+        ("--label 7 --steps 1000000000", ["--steps", "at most 100,000"]),
+        ("--label 7 --scale nan", ["--scale is a finite number; got nan"]),
+        ("--label 7 --scale inf", ["--scale is a finite number; got inf"]),
         ("--label 7 --solver eular", ["eular", "Did you mean 'euler'?"]),
         ("--label 7 --step 5", ["--step", "--steps"]),
         ("--label 7 --out x.txt", [".png", "x.txt"]),
@@ -112,6 +116,42 @@ def test_sampling_flags(reverie, digits, flags, parts):
     assert not (digits.parent / "samples.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("evaluate digits --n 1000000000", "--n"),
+        ("evaluate digits --batch 0", "--batch"),
+        ("restore digits --image a.png --task superres --factor 0", "--factor"),
+        ("restore digits --image a.png --task deblur --blur nan", "--blur"),
+        ("restore digits --image a.png --task deblur --noise -1", "--noise"),
+        ("calibrate digits --steps 31", "--steps"),
+        ("judge digits8 --images 0", "--images"),
+        ("read probe digits --labels 0", "--labels"),
+        ("read segment digits --t nan", "--t"),
+        ("read match a.png b.png --noises 0", "--noises"),
+        ("convert digits out --scale nan", "--scale"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_by_every_verb(reverie, digits, command, flag):
+    clear(reverie(command), 2, f"{flag} is ", "; got ")
+
+
+def test_more_pictures_than_memory_holds(reverie, digits, monkeypatch):
+    monkeypatch.setattr("reverie.core.memory.physical", lambda: 10 * 4 * 28 * 28)
+    clear(reverie("sample digits --label 7 --n 11"), 2, "--n 11 takes", "this machine has", "fewer at a time")
+    clear(reverie("evaluate digits --n 11"), 2, "n 11 takes")
+    clear(reverie("train --out big --data mnist5k --train.batch 11"), 2, "train.batch 11 takes", "train.micro_batch")
+
+
+def test_a_name_that_leaves_its_folder(reverie, tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("../../x", "/x", "a/b", "..", "a\\b"):
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump({"name": name}))
+        clear(reverie("train r.yaml"), 2, "name is the name of a folder", repr(name))
+        clear(reverie(f"train --name {name}"), 2, "name is the name of a folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["below", "r.yaml"]
+
+
 def test_a_run_that_is_not_there(reverie, digits):
     clear(reverie("sample digist --label 7"), 2, "no run in digist", "Did you mean 'digits'?")
     clear(reverie("runs elsewhere"), 2, "no runs in")
@@ -124,11 +164,14 @@ def weights(folder, step: int = 20):
 def test_a_truncated_checkpoint(reverie, digits):
     whole = weights(digits).read_bytes()
     weights(digits).write_bytes(whole[: len(whole) // 2])
-    said = reverie("sample digits --label 7")
-    clear(said, 1, "ema.safetensors is damaged", f"{len(whole):,}", "step-00000020", "step-00000016, is used")
-    clear(reverie("train digits"), 1, "ema.safetensors is damaged")
-    weights(digits).write_bytes(whole)
-    assert reverie("sample digits --label 7").code == 0
+    parts = ("ema.safetensors is damaged", f"{len(whole):,}", "step-00000020", "step-00000016 is used")
+    clear(reverie("sample digits --label 7 --out a.png"), 0, *parts)
+    assert reverie("sample digits/checkpoints/step-00000016 --label 7 --out b.png").code == 0
+    assert (digits.parent / "a.png").read_bytes() == (digits.parent / "b.png").read_bytes()
+    clear(reverie("sample digits/checkpoints/step-00000020 --label 7"), 1, "ema.safetensors is damaged", "Restore it")
+    clear(reverie("train digits"), 0, *parts)
+    assert weights(digits).read_bytes() == whole, "training went on from the one before"
+    assert reverie("sample digits --label 7 --out c.png").err == ""
 
 
 def test_the_checkpoint_before_can_be_named(reverie, digits):

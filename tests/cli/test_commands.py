@@ -1,5 +1,7 @@
 """The commands doing their work, in this process and in one that is interrupted or killed."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +231,47 @@ def test_runs_are_listed(reverie, digits, tmp_path):
     row = next(line for line in said.out.splitlines() if line.startswith("digits"))
     assert all(word in row.split() for word in ("mnist5k", "dit", "640/640"))
     assert "unknown key nte" in said.out
+
+
+def test_strange_runs_hide_no_other(reverie, digits, tmp_path):
+    recipes = {"[red]marked": "[/blue]", "deep": "[" * 5_000, "bytes": "\xff\x00", "name": "name: ../../x"}
+    for name, text in {**recipes, **{f"many-{i}": "seed: 1" for i in range(200)}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(text, encoding="latin-1")
+    (tmp_path / "folder" / "recipe.yaml").mkdir(parents=True)
+    spoiled = {
+        "log.jsonl": "5\n",
+        "log.jsonl ": '{"images": 1, "loss": []}\n',
+        "evaluation.json": "[1]",
+        "checkpoints/step-00000020/state.json": "[]",
+        "checkpoints": "a file",
+    }
+    for i, (file, text) in enumerate(spoiled.items()):
+        shutil.copytree(digits, tmp_path / f"spoiled-{i}")
+        path = tmp_path / f"spoiled-{i}" / file.strip()
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_text(text)
+    shutil.copytree(digits, tmp_path / "pipes")
+    for file in (
+        "checkpoints/step-00000016/state.json",
+        "checkpoints/step-00000020/model.safetensors",
+        "evaluation.json",
+    ):
+        (tmp_path / "pipes" / file).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / "pipes" / file)
+    said = reverie("runs .")
+    rows = [line.split() for line in said.out.splitlines() if line.strip()]
+    expected = {
+        "digits",
+        "folder",
+        "pipes",
+        *recipes,
+        *(f"spoiled-{i}" for i in range(5)),
+        *(f"many-{i}" for i in range(200)),
+    }
+    assert said.code == 0 and expected <= {row[0] for row in rows}
+    assert "640/640" in next(row for row in rows if row[0] == "digits")
+    assert "512/640" in next(row for row in rows if row[0] == "spoiled-3"), "the checkpoint before"
 
 
 def test_a_folder_of_pictures_without_classes(reverie, tmp_path):

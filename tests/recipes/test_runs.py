@@ -1,5 +1,6 @@
 """A run from Python: train, load, sample."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ import reverie as rv
 from reverie.core.errors import InputError
 from reverie.core.paths import SCHEDULES
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
-from reverie.learn import TrainConfig
-from reverie.nets.config import DiTConfig
+from reverie.learn import Draws, TrainConfig
+from reverie.learn.checkpoint import Checkpoint
+from reverie.nets.config import DiTConfig, UNetConfig
 from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
+from reverie.recipes.runs import Run
 
 RECIPE = Recipe(
     name="tiny",
@@ -44,6 +47,57 @@ def test_a_checkpoint_by_its_folder(run):
     first = run.checkpoints.all()[0].folder
     early, late = rv.load(first), rv.load(run.folder)
     assert not all(torch.equal(p, q) for p, q in zip(early.net.parameters(), late.net.parameters(), strict=True))
+
+
+def test_what_a_run_says_and_what_it_loads_are_of_one_checkpoint(run, tmp_path):
+    """Training saves and removes while a reader is at work: its state, weights and headers never mix two checkpoints."""
+    shutil.copytree(run.folder, tmp_path / "run")
+    reader = Run(tmp_path / "run")
+    first, second = reader.checkpoints.all()
+    shutil.move(second.folder, tmp_path / "later")
+    assert reader.checkpoint.state["images"] == 160
+    early = reader.denoiser().net.state_dict()
+    shutil.move(tmp_path / "later", second.folder)
+    assert reader.checkpoint.state["images"] == 160, "a newer one has come"
+    again = reader.denoiser().net.state_dict()
+    assert all(torch.equal(early[key], again[key]) for key in early)
+    shutil.rmtree(first.folder)
+    late = reader.denoiser().net.state_dict()
+    assert reader.checkpoint.state["images"] == 320, "the one that it knew is gone"
+    assert not all(torch.equal(early[key], late[key]) for key in early)
+
+
+def test_a_checkpoint_removed_between_its_two_files_is_read_again_from_the_next(run, tmp_path, monkeypatch):
+    shutil.copytree(run.folder, tmp_path / "run")
+    reader = Run(tmp_path / "run")
+    first, second = reader.checkpoints.all()
+    shutil.move(second.folder, tmp_path / "later")
+    assert reader.checkpoint == first
+    metadata = Checkpoint.metadata
+
+    def gone(checkpoint, name):
+        if checkpoint == first:
+            shutil.rmtree(first.folder)
+            shutil.move(tmp_path / "later", second.folder)
+        return metadata(checkpoint, name)
+
+    monkeypatch.setattr(Checkpoint, "metadata", gone)
+    loaded, expected = reader.denoiser(), rv.load(run.folder)
+    assert all(torch.equal(p, q) for p, q in zip(loaded.net.parameters(), expected.net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("seed", [2**24, 20_240_101, 2**31, 2**32 + 1, 2**63 - 1])
+def test_any_seed_trains_and_layers_that_draw_by_themselves_hear_all_of_it(tmp_path, seed):
+    recipe = replace(
+        RECIPE,
+        net=UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(), heads=1, groups=4, dropout=0.5),
+        data=replace(RECIPE.data, name="digits8"),
+        train=replace(RECIPE.train, images=32, sample_every=32),
+        seed=seed,
+    )
+    run, seen = rv.recipes.train(recipe, tmp_path / "r")
+    assert seen == 32 and run.recipe.seed == seed
+    assert len({Draws(s, 0, 1).key("layers") % 2**32 for s in (0, 1, 2**24, 2**32, 2**32 + 1, seed)}) >= 5
 
 
 def test_sampling_what_was_loaded(run):

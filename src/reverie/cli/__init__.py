@@ -3,14 +3,17 @@
 A verb NAME is a module ``reverie.cli.NAME`` with ``main(arguments: list[str]) -> int | None`` (the exit code, None for 0) and a line in
 :data:`VERBS`. The module is imported when the verb is called, so help costs nothing; so are torch and friends inside it.
 An :class:`InputError` ends with exit code 2, a :class:`RunError` with 1, Ctrl-C with 130; each prints its message, no traceback.
+Work that is done but could not say so, because standard output is full, ends with 1.
 ``REVERIE_DEBUG=1`` shows the traceback.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 
+from reverie.cli.streams import Steady, fill_descriptors
 from reverie.core.errors import InputError, RunError, nearest
 from reverie.core.memory import keep_freed_memory
 from reverie.core.text import shown
@@ -34,12 +37,17 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
+    fill_descriptors()
+    out, err = Steady(sys.stdout), Steady(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
         code = _main(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        out.flush()
+        if out.failure is not None and not isinstance(
+            out.failure, BrokenPipeError
+        ):  # a reader like `head` has seen enough
+            print(f"reverie: standard output could not be written: {out.failure}; the rest is done", file=sys.stderr)
+            code = code or 1
+        err.flush()
     return code
 
 
@@ -54,8 +62,6 @@ def _main(arguments: list[str]) -> int:
         return 0
     try:
         return _run(arguments[0], arguments[1:])
-    except BrokenPipeError:
-        raise
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("REVERIE_DEBUG"):
             raise

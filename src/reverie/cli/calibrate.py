@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
 from reverie.core.text import shown
 
 
@@ -22,14 +24,14 @@ class Arguments:
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    steps: int = 10
+    steps: Annotated[int, Bound(ge=2, le=30)] = 10
     scale: float | None = None
     label: str | None = None
     seed: int = 0
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie calibrate")
+    given = parse(Arguments, arguments, "calibrate")
     from reverie.cli.sample import choose, condition
     from reverie.recipes.runs import Run
     from reverie.solve.calibrate import TRAJECTORIES, calibrate
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> None:
     scale = 1.0 if labels is None else given.scale
     denoise = run.guided(scale)
     plan = calibrate(denoise, given.steps, cond=condition(labels, TRAJECTORIES), seed=given.seed)
-    path = run.folder / f"calibrated-{plan.nfe}-{plan.guidance:g}.json"
+    path = run.path(f"calibrated-{plan.nfe}-{plan.guidance:g}.json")
     plan.save(path)
     print(
         f"{shown(path)}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "

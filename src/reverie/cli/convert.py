@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.core.text import shown
 
 
@@ -27,7 +28,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie convert")
+    given = parse(Arguments, arguments, "convert")
     from reverie import bridge
     from reverie.core.denoiser import NetDenoiser
     from reverie.core.errors import InputError

@@ -5,8 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from reverie.cli.arguments import parse
 from reverie.recipes import reading
 
 
@@ -24,7 +23,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie demo")
+    given = parse(Arguments, arguments, "demo")
     clock = Clock()
     import torch
 

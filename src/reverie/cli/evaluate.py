@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError
 from reverie.core.names import GridName
 from reverie.core.text import shown
@@ -35,18 +37,18 @@ class Arguments:
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    n: int = 1000
+    n: Annotated[int, Bound(ge=1, le=10**6)] = 1000
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT …")] = (0, 1, 2)
     solver: str | None = None
-    steps: int | None = None
+    steps: Annotated[int, STEPS] | None = None
     grid: GridName | None = None
     scale: float | None = None
     judge: Path | None = None
-    batch: int = 250
+    batch: Annotated[int, Bound(ge=1, le=10**6)] = 250
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie evaluate")
+    given = parse(Arguments, arguments, "evaluate")
     from reverie.recipes.measuring import measure
     from reverie.recipes.runs import Run
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
 from reverie.core.text import shown
 
 
@@ -25,14 +27,14 @@ class Arguments:
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     out: Path | None = None
-    size: int | tuple[int, int] | None = None
-    channels: int | None = None
+    size: Annotated[int, Bound(ge=1, le=8192)] | tuple[int, int] | None = None
+    channels: Annotated[int, Bound(ge=1, le=3)] | None = None
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    images: int = 240_000
+    images: Annotated[int, Bound(ge=1, le=10**12)] = 240_000
 
 
 def main(arguments: list[str]) -> int:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie judge")
+    given = parse(Arguments, arguments, "judge")
     from dataclasses import replace
 
     from reverie.recipes import reading, sources

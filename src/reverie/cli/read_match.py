@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 from reverie.core.text import shown
 
@@ -32,14 +34,14 @@ class Arguments:
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B.png")]
     run: Path | None = None
     out: Path = Path("matches.png")
-    points: int = 12
+    points: Annotated[int, Bound(ge=1, le=10**6)] = 12
     site: str | None = None
     t: float = 0.1
-    noises: int = 8
+    noises: Annotated[int, Bound(ge=1, le=10**6)] = 8
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie read match")
+    given = parse(Arguments, arguments, "read match")
     import torch
 
     from reverie.learn import grid

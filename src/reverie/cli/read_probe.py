@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
 from reverie.core.text import shown
 
 
@@ -29,17 +31,17 @@ class Arguments:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     data: str | None = None
-    labels: int = 300
-    seeds: int = 5
+    labels: Annotated[int, Bound(ge=1, le=10**6)] = 300
+    seeds: Annotated[int, Bound(ge=1, le=10**6)] = 5
     head: str = "linear"
     sites: tuple[str, ...] = ()
     logsnr: tuple[float, ...] = ()
-    pool: int | None = None
-    pictures: int = 1000
+    pool: Annotated[int, Bound(ge=1, le=10**6)] | None = None
+    pictures: Annotated[int, Bound(ge=1, le=10**6)] = 1000
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie read probe")
+    given = parse(Arguments, arguments, "read probe")
     from reverie.core.files import write
     from reverie.read import grid
     from reverie.read.heatmap import heatmap
@@ -48,6 +50,7 @@ def main(arguments: list[str]) -> None:
 
     run = Run(given.run)
     train, test = splits(run.recipe, given.data)
+    path, drawing = run.path("read/probe.json"), run.path("read/heatmap.svg")
     probed = grid.run(
         run.denoiser(),
         train,
@@ -60,10 +63,9 @@ def main(arguments: list[str]) -> None:
         pool=given.pool,
         pictures=given.pictures,
     )
-    folder = run.folder / "read"
-    probed.save(folder / "probe.json")
-    write(folder / "heatmap.svg", heatmap(probed))
+    probed.save(path)
+    write(drawing, heatmap(probed))
     print(
         f"{probed.head} probes on {probed.labels} labels of {shown(probed.data)}, {probed.seeds} seeds. {probed.sentence}"
     )
-    print(shown(f"{folder / 'heatmap.svg'}; next: reverie report {run.folder}"))
+    print(shown(f"{drawing}; next: reverie report {run.folder}"))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,15 +38,15 @@ class Arguments:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     data: str | None = None
     masks: Path | None = None
-    labels: int = 60
-    members: int = 10
+    labels: Annotated[int, Bound(ge=1, le=10**6)] = 60
+    members: Annotated[int, Bound(ge=1, le=10**6)] = 10
     sites: tuple[str, ...] = ()
     t: tuple[float, ...] = (0.05, 0.15, 0.25)
-    pictures: int = 100
+    pictures: Annotated[int, Bound(ge=1, le=10**6)] = 100
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie read segment")
+    given = parse(Arguments, arguments, "read segment")
     from reverie.learn import grid
     from reverie.read import segment
     from reverie.read.grid import untrained
@@ -54,6 +56,7 @@ def main(arguments: list[str]) -> None:
     from reverie.recipes.sources import splits
 
     run = Run(given.run)
+    path = run.path("read/segment.png")
     train, test = splits(run.recipe, given.data)
     known, known_masks = _labelled(train, given.masks, given.labels, run.recipe.data.fit, seed=0)
     asked, truth = _labelled(test, given.masks, given.pictures, run.recipe.data.fit, seed=1)
@@ -68,7 +71,6 @@ def main(arguments: list[str]) -> None:
         figures.append(segment.miou(found.classes, truth, classes))
         shown = found if shown is None else shown
     assert shown is not None
-    path = run.folder / "read" / "segment.png"
     some = slice(None, SHOWN)
     grid.save(
         segmentation(asked[some], truth[some], shown.classes[some], shown.uncertainty[some], classes=classes), path

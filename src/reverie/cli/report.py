@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.core.text import shown
 
 
@@ -21,7 +22,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie report")
+    given = parse(Arguments, arguments, "report")
     from reverie.recipes.report import report
     from reverie.recipes.runs import Run
 

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reverie.cli.arguments import parse
+from reverie.core.bounds import Bound
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -25,23 +28,20 @@ class Arguments:
     scale: Literal["tiny", "small", "paper"] = "small"
     data: str | None = None
     dims: bool = False
-    images: int | None = None
+    images: Annotated[int, Bound(ge=1, le=10**12)] | None = None
     out: Path | None = None
     seed: int = 0
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie reproduce")
+    given = parse(Arguments, arguments, "reproduce")
     from dataclasses import replace
 
-    from reverie.core.errors import InputError
     from reverie.read import road
     from reverie.recipes.deconstruct import walk
 
     scale = road.SCALES[given.scale]
     if given.images is not None:
-        if given.images < 1:
-            raise InputError(f"--images is at least 1: got {given.images}")
         scale = replace(scale, images=given.images, warmup=min(scale.warmup, given.images))
     lines, name = (road.sweep(scale), "dims") if given.dims else (road.lines(scale), "road")
     source = given.data or scale.data

@@ -1,13 +1,17 @@
 """``reverie restore RUN``."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.cli.sample import SUFFIXES, choose, condition, write
+from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError
+from reverie.core.memory import afford
 from reverie.core.text import shown
 
 if TYPE_CHECKING:
@@ -44,23 +48,21 @@ class Arguments:
     task: Literal["inpaint", "superres", "deblur", "colourise"]
     method: str = "pigdm"
     mask: Path | None = None
-    factor: int = 4
-    blur: float = 1.5
-    noise: float = 0.0
+    factor: Annotated[int, Bound(ge=1, le=1024)] = 4
+    blur: Annotated[float, Bound(gt=0, le=1000)] = 1.5
+    noise: Annotated[float, Bound(ge=0)] = 0.0
     label: str = "none"
     scale: float = 1.0
-    n: int = 1
-    steps: int = 100
+    n: Annotated[int, Bound(ge=1, le=10**6)] = 1
+    steps: Annotated[int, STEPS] = 100
     seed: int = 0
     out: Path = Path("restored.png")
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie restore")
+    given = parse(Arguments, arguments, "restore")
     if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
-    if given.n < 1:
-        raise InputError(f"--n is how many pictures to draw, at least 1: got {given.n}")
     if (given.mask is None) == (given.task == "inpaint"):
         raise InputError("--mask goes with --task inpaint: a picture of the image's size, white where it is known")
 
@@ -73,6 +75,9 @@ def main(arguments: list[str]) -> None:
     if labels is None and given.scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
     denoise = run.guided(1.0 if labels is None else given.scale)
+    afford(
+        4 * given.n * math.prod(denoise.shape), f"--n {given.n}", "draw fewer at a time, each time with another --seed"
+    )
     operator, y = measurement(given, run.recipe)
     restored = restore(
         denoise,

@@ -1,5 +1,6 @@
 """``reverie runs [FOLDER]``."""
 
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.core.errors import InputError, RunError
 from reverie.core.text import shown
 
@@ -28,12 +30,10 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    folder = tyro.cli(Arguments, args=arguments, prog="reverie runs").folder
+    folder = parse(Arguments, arguments, "runs").folder
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
-    from reverie.recipes.runs import Run
 
     found = sorted(path.parent for path in folder.glob("*/recipe.yaml"))
     if not found:
@@ -42,37 +42,41 @@ def main(arguments: list[str]) -> None:
         )
     table = Table(*COLUMNS, title=escape(shown(folder)), box=None, header_style="bold", pad_edge=False)
     for path in found:
-        table.add_row(*(escape(shown(cell)) for cell in (path.name, *_row(Run(path)))))
+        table.add_row(*(escape(shown(cell)) for cell in (path.name, *_row(path))))
     console = Console()
     console.width = console.width if console.is_terminal else 200
     console.print(table)
 
 
-def _row(run: "Run") -> list[str]:
+def _row(folder: Path) -> list[str]:
+    """The cells of a run; whatever is wrong with one is said in its row and hides no other."""
+    from reverie.learn.checkpoint import quiet
     from reverie.recipes.reading import describe
+    from reverie.recipes.runs import Run
 
     try:
+        run = Run(folder)
         recipe = run.recipe
-        latest = run.checkpoints.latest()
-        seen = 0 if latest is None else latest.state["images"]
-        losses = [entry["loss"] for entry in run.log if "loss" in entry]
+        seen, weights = run.checkpoints.newest(lambda c: (c.state["images"], c.parameters("model")), quiet) or (0, None)
+        losses = [float(entry["loss"]) for entry in run.log if "loss" in entry]
         return [
             recipe.data.name if "/" not in recipe.data.name else Path(recipe.data.name).name,
             describe(recipe.task),
-            "" if latest is None else _short(latest.parameters("model")),
+            "" if weights is None else _short(weights),
             f"{_short(seen)}/{_short(recipe.train.images)}",
             f"{losses[-1]:.4f}" if losses else "",
             _measures(run),
             _age(run.folder / ("log.jsonl" if losses else "recipe.yaml")),
         ]
-    except (InputError, RunError) as error:
-        return [f"unreadable: {error}", *[""] * 6]
+    except Exception as error:
+        why = str(error) if isinstance(error, InputError | RunError | OSError) else f"{type(error).__name__}: {error}"
+        return [f"unreadable: {textwrap.shorten(why, 500)}", *[""] * (len(COLUMNS) - 2)]
 
 
 def _measures(run: "Run") -> str:
     """The main figures of an evaluation, if the run has one."""
     path = run.folder / "evaluation.json"
-    if not path.exists():
+    if not path.is_file():
         return ""
     from reverie.measure import Evaluation
 

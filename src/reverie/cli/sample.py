@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
+from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
+from reverie.core.memory import afford
 from reverie.core.names import GridName
 from reverie.core.text import shown
 from reverie.diffusion.config import SampleConfig
@@ -49,9 +52,9 @@ class Arguments:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     label: str | None = None
-    n: int | None = None
+    n: Annotated[int, Bound(ge=1, le=10**6)] | None = None
     out: Path = Path("samples.png")
-    steps: int | None = None
+    steps: Annotated[int, STEPS] | None = None
     solver: str | None = None
     grid: GridName | None = None
     scale: float | None = None
@@ -64,7 +67,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    given = tyro.cli(Arguments, args=arguments, prog="reverie sample")
+    given = parse(Arguments, arguments, "sample")
     if given.start is not None and given.image is None:
         raise InputError("--start says how far a given picture is kept: give the picture with --image")
     if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
@@ -78,8 +81,7 @@ def main(arguments: list[str]) -> None:
     recipe = run.recipe
     labels = choose(given.label, recipe)
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
-    if n < 1:
-        raise InputError(f"--n is how many pictures to draw, at least 1: got {n}")
+    afford(4 * n * math.prod(run.spec.shape), f"--n {n}", "draw fewer at a time, each time with another --seed")
     if labels is None and given.scale is not None and given.scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
     if scaled(given.guide) and (labels is None or given.scale is not None):

@@ -52,6 +52,11 @@ class Draws:
         pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
         return pairs.reshape(self.count, -1)[:, :n].reshape(self.count, *shape)
 
+    def key(self, stream: str) -> int:
+        """A seed for another generator, 64 bits, of which each half serves alone."""
+        address = f"train/{self.seed}/{stream}/{self.start}"
+        return int.from_bytes(blake2b(address.encode(), digest_size=8).digest(), "little")
+
     def _key(self, stream: str) -> int:
         turn = f"/{self.turn}" if self.turn else ""
         return int.from_bytes(blake2b(f"train/{self.seed}/{stream}{turn}".encode(), digest_size=16).digest(), "little")

@@ -1,10 +1,24 @@
-"""Memory that is freed stays with the process: PyTorch on a CPU allocates the same large tensors at every step."""
+"""What memory there is, and what is done with it.
+
+Memory that is freed stays with the process: PyTorch on a CPU allocates the same large tensors at every step.
+"""
 
 import ctypes
+import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reverie.core.errors import InputError
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST = 1 << 30
+LARGE = 10**9
+
+if TYPE_CHECKING:
+    from torch import nn
+
+M = TypeVar("M", bound="nn.Module")
 
 
 def keep_freed_memory() -> None:
@@ -20,3 +34,62 @@ def keep_freed_memory() -> None:
         return
     mallopt(MMAP_THRESHOLD, LARGEST)
     mallopt(TRIM_THRESHOLD, LARGEST)
+
+
+def physical() -> int | None:
+    """Bytes of memory of this machine, if it says so."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def afford(size: int, what: str, instead: str) -> None:
+    """Raise an :class:`InputError` when ``what`` takes more bytes than this machine has; ``instead`` says what to do."""
+    total = physical()
+    if total is not None and size > total:
+        raise InputError(
+            f"{what} takes {_gigabytes(size)} of memory or more, this machine has {_gigabytes(total)}: {instead}"
+        )
+
+
+def built(make: Callable[[], M], what: str, instead: str) -> M:
+    """The module that ``make`` makes. What has more than :data:`LARGE` bytes of parameters is first made without any, and counted.
+
+    Raises:
+        InputError: as :func:`afford`, before memory is taken.
+    """
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    taken = 0
+
+    def count(module: Any, name: str, parameter: Any) -> None:
+        nonlocal taken
+        taken += 0 if parameter is None else parameter.nbytes
+        if taken > LARGE:
+            raise _Large
+
+    state = torch.get_rng_state()
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        return make()
+    except _Large:
+        pass
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+    finally:
+        hook.remove()
+    with torch.device("meta"):
+        afford(sum(parameter.nbytes for parameter in make().parameters()), what, instead)
+    torch.set_rng_state(state)
+    return make()
+
+
+class _Large(Exception):
+    pass
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"

@@ -14,6 +14,7 @@ from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.files import inside
 from reverie.core.paths import SCHEDULES
 from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
@@ -61,7 +62,7 @@ def prepare_space(config: SpaceConfig, given: Given) -> None:
     else:
         raise unknown("space", config.name, ["pixels", *SPACES])
     space.shape(given.spec.shape)
-    spaces.save(space, path)
+    spaces.save(space, inside(given.folder, FILE))
 
 
 def _trained_space(config: SpaceConfig, given: Given) -> Latent:
@@ -71,7 +72,7 @@ def _trained_space(config: SpaceConfig, given: Given) -> Latent:
     own = AutoencoderConfig(kind=config.name, **chosen)  # pyright: ignore[reportArgumentType]
     space = own.build(given.spec, given.seed)
     task = own.task(space, given.data, given.held_out, None, given.seed)
-    learn_space(task, given.data, config.images, given.folder / "space", given.seed, given.device)
+    learn_space(task, given.data, config.images, inside(given.folder, "space"), given.seed, given.device)
     return space
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from reverie.core.bounds import STEPS, Bound
 from reverie.core.names import GridName
 from reverie.core.task import Given, Sweep, TaskConfig
 from reverie.nets.config import DiTConfig, EncoderConfig, NetConfig
@@ -39,7 +40,7 @@ class SampleConfig:
     """
 
     solver: str = "auto"
-    steps: int = 20
+    steps: Annotated[int, STEPS] = 20
     grid: GridName | None = None
     scale: float = 2.0
     guide_below: float | None = None
@@ -63,7 +64,7 @@ class OnPath(TaskConfig):
     time: Literal["t", "log_sigma"] = "t"
     times: Literal["logit-normal", "uniform", "logsnr"] = "logit-normal"
     times_mean: float = 0.0
-    times_std: float = 1.0
+    times_std: Annotated[float, Bound(gt=0)] = 1.0
 
     def check(self, spec: DataSpec, sample: Any) -> None:
         from reverie.diffusion.building import check_fed
@@ -96,10 +97,10 @@ class DenoisingConfig(OnPath):
 
     net: NetConfig = field(default_factory=DiTConfig)
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
-    data_std: float | None = None
+    data_std: Annotated[float, Bound(gt=0)] | None = None
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
-    drop: float = 0.1
-    prior: int | None = None
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+    prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         from reverie.diffusion.building import solving

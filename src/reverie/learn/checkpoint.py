@@ -1,103 +1,115 @@
-"""Checkpoints: folders ``step-XXXXXXXX`` that appear complete or not at all, and never hold a pickle."""
+"""Checkpoints: folders ``step-XXXXXXXX`` that appear complete or not at all, and never hold a pickle.
 
-import hashlib
+``state.json`` records the size and SHA-256 of every other file, ``state.sha256`` its own, in the format of ``sha256sum``.
+"""
+
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reverie.core import files
 from reverie.core.errors import RunError
-from reverie.core.text import utf8_name
 
-STATE = "state.json"
-HEADER = "reverie"
+STATE, SEAL = "state.json", "state.sha256"
 Tensors = Mapping[str, Tensor]
+T = TypeVar("T")
+
+
+def warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+class Damaged(RunError):
+    """A file of a checkpoint is missing, cut short or changed; ``what`` says which and how."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Restore it, or use another checkpoint.")
+        self.what = what
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved moment of a run."""
+    """A saved moment of a run. Everything it gives is checked, or :class:`Damaged` is raised."""
 
     folder: Path
 
-    @property
+    @cached_property
     def state(self) -> dict[str, Any]:
-        """``images``, ``step``, ``seconds`` and whatever the loop needs besides the tensors; ``files`` with size and SHA-256 of each.
-
-        Raises:
-            RunError: when it is damaged.
-        """
+        """``images``, ``step``, ``seconds`` and whatever the loop needs besides the tensors; ``files`` with size and SHA-256 of each."""
+        path, seal = self.folder / STATE, self.folder / SEAL
+        if not path.is_file():  # a pipe would be waited for
+            raise self._damaged(STATE, "No such file")
         try:
-            return json.loads((self.folder / STATE).read_text())
-        except (OSError, ValueError) as error:
+            if seal.is_file() and seal.read_bytes() != _seal(path).encode():  # older checkpoints have none
+                raise self._damaged(STATE, f"its SHA-256 is not the one in {SEAL}")
+            state = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(STATE, str(error)) from error
+        if not isinstance(state, dict) or type(state.get("images")) is not int:
+            raise self._damaged(STATE, "it does not say how many images were seen")
+        return state
+
+    def check(self) -> "Checkpoint":
+        """Itself, if every file is as it was written."""
+        for file in self.state.get("files", {}):
+            self._path(file)
+        return self
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``name``.safetensors, on the CPU.
-
-        Raises:
-            RunError: when the file is missing, cut short or changed.
-        """
-        file = f"{name}.safetensors"
-        expected = self.state.get("files", {}).get(file)
-        if expected is None:
-            raise self._damaged(STATE, f"it lists no {file}")
-        try:
-            size = (self.folder / file).stat().st_size
-            if size != expected["bytes"]:
-                raise self._damaged(file, f"it has {size:,} bytes of {expected['bytes']:,}")
-            if _sha256(self.folder / file) != expected["sha256"]:
-                raise self._damaged(file, "its SHA-256 is not the one that state.json records")
-            with utf8_name(self.folder / file) as path:
-                return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise self._damaged(file, str(error)) from error
-
-    def parameters(self, name: str) -> int:
-        """How many numbers ``name``.safetensors holds, from its header.
-
-        Raises:
-            RunError: when it is damaged.
-        """
-        with self._open(name) as weights:
-            return sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118 - not a dict
+        """The tensors of ``name``.safetensors, on the CPU."""
+        return self._read(files.read_tensors, name)
 
     def metadata(self, name: str) -> dict[str, str]:
-        """What the header of ``name``.safetensors says of its contents.
+        """What the header of ``name``.safetensors says of its contents."""
+        return self._read(files.read_about, name)
 
-        Raises:
-            RunError: when it is damaged.
-        """
-        with self._open(name) as weights:
-            header = weights.metadata() or {}
-        if HEADER not in header:
-            raise self._damaged(f"{name}.safetensors", "its header does not say what data and network it is of")
-        return json.loads(header[HEADER])
-
-    @contextmanager
-    def _open(self, name: str) -> Iterator[Any]:
-        file = f"{name}.safetensors"
+    def parameters(self, name: str) -> int:
+        """How many numbers ``name``.safetensors holds, from its header alone."""
+        path = self.folder / f"{name}.safetensors"
         try:
-            with utf8_name(self.folder / file) as path, safe_open(path, framework="numpy") as weights:
-                yield weights
-        except (OSError, SafetensorError) as error:
-            raise self._damaged(file, str(error)) from error
+            with files.opened(path) as weights:
+                return sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118 - not a dict
+        except RunError as error:
+            raise Damaged(str(error)) from error
 
-    def _damaged(self, file: str, why: str) -> RunError:
-        others = [c for c in Checkpoints(self.folder.parent).all() if c != self]
-        instead = (
-            f"the one before it, {others[-1].folder.name}, is used" if others else "training starts from the beginning"
-        )
-        return RunError(f"{self.folder / file} is damaged: {why}. Restore it, or remove {self.folder}: then {instead}.")
+    def _read(self, read: Callable[[Path], T], name: str) -> T:
+        path = self._path(f"{name}.safetensors")
+        try:
+            return read(path)
+        except RunError as error:
+            raise Damaged(str(error)) from error
+
+    def _path(self, file: str) -> Path:
+        """A listed file, once its size and SHA-256 are found to be right."""
+        path = self.folder / file
+        try:
+            size, digest = (self.state["files"][file][key] for key in ("bytes", "sha256"))
+        except (KeyError, TypeError) as error:
+            raise self._damaged(STATE, f"it lists no {file}") from error
+        try:
+            if (found := path.stat().st_size) != size:
+                raise self._damaged(file, f"it has {found:,} bytes of {size:,}")
+            if files.sha256(path) != digest:
+                raise self._damaged(file, f"its SHA-256 is not the one that {STATE} records")
+        except OSError as error:
+            raise self._damaged(file, str(error)) from error
+        return path
+
+    def _damaged(self, file: str, why: str) -> Damaged:
+        return Damaged(f"{self.folder / file} is damaged: {why}")
 
 
 class Checkpoints:
@@ -113,81 +125,126 @@ class Checkpoints:
         self.folder, self.keep, self.keep_every = Path(folder), keep, keep_every
 
     def all(self) -> list[Checkpoint]:
-        """What is there, the latest last."""
-        return [Checkpoint(path) for path in sorted(self.folder.glob("step-*")) if (path / STATE).exists()]
+        """What is there, whole or not, the latest last."""
+        found = [path for path in self.folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()]
+        return [Checkpoint(path) for path in sorted(found, key=lambda path: int(path.name[5:]))]
 
     def latest(self) -> Checkpoint | None:
+        """The last one, whole or not."""
         return next(reversed(self.all()), None)
 
+    def newest(self, read: Callable[[Checkpoint], T], report: Callable[[str], None] = warn) -> T | None:
+        """What ``read`` gives of the newest checkpoint in which it meets no damage; None if there is no checkpoint.
+
+        A checkpoint that training removes meanwhile is no damage: the search begins again.
+
+        Args:
+            read: raises :class:`Damaged`.
+            report: is told of damage, and which checkpoint is used instead.
+
+        Raises:
+            RunError: when all are damaged.
+        """
+        worst: Damaged | None = None
+        for checkpoint in reversed(self.all()):
+            try:
+                found = read(checkpoint)
+            except Damaged as error:
+                if not checkpoint.folder.exists():
+                    return self.newest(read, report)
+                worst = worst or error
+                continue
+            if worst is not None:
+                report(f"{worst.what}; {checkpoint.folder.name} is used in its place")
+            return found
+        if worst is not None:
+            raise RunError(
+                f"{worst.what}, and no checkpoint before it is whole. Restore it, or remove {self.folder} to train from the beginning."
+            ) from worst
+        return None
+
+    def newest_whole(self, report: Callable[[str], None] = warn) -> Checkpoint | None:
+        """The newest checkpoint whose files are all as they were written, see :meth:`newest`."""
+        return self.newest(Checkpoint.check, report)
+
     def save(
-        self, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any], metadata: Mapping[str, str]
+        self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], metadata: Mapping[str, str]
     ) -> Checkpoint:
         """Write a checkpoint and let the retention rule remove old ones.
 
+        Training goes on from the newest whole checkpoint, so one of this step or later is damaged: it is renamed, to ``damaged-step-…``.
+
         Args:
             step: names the folder.
-            files: tensors by the name of their file.
-            state: JSON.
+            tensors: by the name of their file.
+            state: JSON, with ``images``.
             metadata: goes into the header of every file, as JSON.
 
         Raises:
             RunError: when it could not be written; what was saved before is untouched.
         """
         name = f"step-{step:08d}"
-        header = {HEADER: json.dumps(dict(metadata))}  # one entry: the library writes several in random order
-        partial = self.folder / f".tmp-{name}"
+        unfinished = self.folder / f".tmp-{name}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.inside(self.folder.parent, self.folder.name).mkdir(parents=True, exist_ok=True)
             for stale in self.folder.glob(".tmp-*"):
-                shutil.rmtree(stale)
-            partial.mkdir()
+                _remove(stale)
+            unfinished.mkdir()
             written = {}
-            for file, tensors in files.items():
-                path = partial / f"{file}.safetensors"
-                save_file({key: value.contiguous() for key, value in tensors.items()}, path, header)
-                path.chmod(0o644)  # the library makes it private
-                _sync(path)
-                written[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            (partial / STATE).write_text(json.dumps({**state, "files": written}, indent=1))
-            _sync(partial / STATE)
-            _sync(partial)
-            os.replace(partial, self.folder / name)
-            _sync(self.folder)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"checkpoint {name} could not be saved in {self.folder}: {error}. {self.kept()}") from error
+            for file, content in tensors.items():
+                path = unfinished / f"{file}.safetensors"
+                files.write_tensors(path, content, metadata)
+                written[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+            files.write(unfinished / STATE, json.dumps({**state, "files": written}, indent=1))
+            files.write(unfinished / SEAL, _seal(unfinished / STATE))
+            files.sync(unfinished)
+            for other in self.all():
+                if int(other.folder.name[5:]) >= step:
+                    _remove(aside := other.folder.with_name(f"damaged-{other.folder.name}"))
+                    os.replace(other.folder, aside)
+            os.replace(unfinished, self.folder / name)
+            files.sync(self.folder)
+        except (OSError, RunError) as error:
+            why = error.__cause__ or error
+            if not self.folder.is_symlink():
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise RunError(f"checkpoint {name} could not be saved in {self.folder}: {why}. {self.kept()}") from error
         self._retain()
         return Checkpoint(self.folder / name)
 
     def kept(self) -> str:
         """What was saved, and how to go on from it, for messages."""
-        latest = self.latest()
+        try:
+            latest = self.newest_whole(quiet)
+        except RunError as error:
+            return str(error)
         if latest is None:
             return "Nothing had been saved before. Make room and start again."
         return f"{latest.folder.name} ({latest.state['images']:,} images) is whole: make room and run the same command to go on from it."
 
     def _retain(self) -> None:
-        """Remove what neither rule keeps."""
+        """Remove what neither rule keeps; what cannot be read is left to its owner."""
         every, last = self.all(), 0
         for checkpoint in every[: -self.keep]:
-            images = checkpoint.state["images"]
+            try:
+                images = checkpoint.state["images"]
+            except Damaged:
+                continue
             if self.keep_every is not None and images // self.keep_every > last:
                 last = images // self.keep_every
                 continue
             doomed = checkpoint.folder.with_name(f".tmp-{checkpoint.folder.name}")
             os.replace(checkpoint.folder, doomed)
-            shutil.rmtree(doomed)
+            _remove(doomed)
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _seal(path: Path) -> str:
+    return f"{files.sha256(path)}  {path.name}\n"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link, whatever is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,7 +1,11 @@
 """The settings of the loop. Cheap to import: the command line makes its flags from them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from reverie.core.bounds import Bound
+
+Count = Annotated[int, Bound(ge=1, le=10**12)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,7 @@ class TrainConfig:
         betas: of Adam.
         warmup: images over which the learning rate rises from 0.
         decay: how the learning rate falls after that.
-        clip: largest norm of a player's gradient.
+        clip: largest norm of a player's gradient; 0 for no limit.
         ema_half_life: images in which the moving average forgets half of what it knew; None for the power-function average.
         ema_std: width of the power-function average relative to the training time (Karras et al. 2024), if there is no half-life.
         bf16: forward passes in bfloat16 where that is safe.
@@ -34,25 +38,25 @@ class TrainConfig:
             nearly twice as fast in two processes of one thread as in one of two.
     """
 
-    images: int = 500_000
-    batch: int = 128
-    micro_batch: int | None = None
+    images: Count = 500_000
+    batch: Annotated[int, Bound(ge=1, le=10**6)] = 128
+    micro_batch: Annotated[int, Bound(ge=1, le=10**6)] | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = 1e-3
-    adam_lr: float = 3e-3
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    warmup: int = 5_000
+    lr: Annotated[float, Bound(ge=0)] = 1e-3
+    adam_lr: Annotated[float, Bound(ge=0)] = 3e-3
+    weight_decay: Annotated[float, Bound(ge=0)] = 0.01
+    betas: Annotated[tuple[float, float], Bound(ge=0, lt=1)] = (0.9, 0.99)
+    warmup: Annotated[int, Bound(ge=0)] = 5_000
     decay: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: float = 1.0
-    ema_half_life: int | None = None
-    ema_std: float = 0.1
+    clip: Annotated[float, Bound(ge=0)] = 1.0
+    ema_half_life: Count | None = None
+    ema_std: Annotated[float, Bound(ge=0.001, le=0.28)] = 0.1
     bf16: bool = False
-    log_every: int = 2_000
-    validate_every: int = 50_000
-    sample_every: int = 50_000
-    save_every: int = 50_000
-    keep: int = 2
-    keep_every: int | None = None
+    log_every: Count = 2_000
+    validate_every: Count = 50_000
+    sample_every: Count = 50_000
+    save_every: Count = 50_000
+    keep: Count = 2
+    keep_every: Count | None = None
     device: str = "auto"
-    processes: int = 1
+    processes: Annotated[int, Bound(ge=1, le=1024)] = 1

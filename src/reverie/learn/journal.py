@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import RunError
-from reverie.core.files import write
+from reverie.core.files import inside, write
 
 
 class Journal:
     """An append-only log. Opening it at ``images`` drops what a killed process wrote after its last checkpoint."""
 
     def __init__(self, path: Path, images: int) -> None:
-        self.path = path
+        self.path = inside(path.parent, path.name)
         kept = [entry for entry in read(path) if entry["images"] <= images]
         write(path, "".join(map(_line, kept)))
 
     def add(self, images: int, **values: Any) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(_line({"images": images, **values}))
 
 
@@ -26,18 +26,21 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of a log, none if there is no file; a last line that was cut short is left out.
 
     Raises:
-        RunError: for a line that is not JSON.
+        RunError: for a line that is no such entry.
     """
-    if not path.exists():
+    if not path.is_file():
         return
-    with path.open() as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except ValueError as error:
+                entry = json.loads(line)
+                if type(entry["images"]) is not int:
+                    raise ValueError("images is not a whole number")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RunError(f"{path}, line {number} is damaged: {error}. Remove that line.") from error
+            yield entry
 
 
 def _line(entry: dict[str, Any]) -> str:

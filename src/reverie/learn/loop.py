@@ -7,7 +7,6 @@ No step waits for the device: losses and norms stay where they are computed unti
 (or after a second), and always before weights are used or saved.
 """
 
-import hashlib
 import math
 import signal
 import sys
@@ -22,13 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.core import bounds
 from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError, RunError
+from reverie.core.files import inside
 from reverie.core.progress import Progress
 from reverie.core.task import Moment, Task
 from reverie.learn import grid, optim
-from reverie.learn.checkpoint import Checkpoint, Checkpoints
+from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
 from reverie.learn.ema import half_life, power
 from reverie.learn.feed import Feed
@@ -97,13 +98,14 @@ class _Trainer:
     def __init__(
         self, task: Task, feed: Feed, config: TrainConfig, folder: Path, seed: int, metadata: dict[str, str]
     ) -> None:
+        bounds.check(config, lambda key: f"train.{key}")
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
         self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
         decay = power(config.ema_std) if config.ema_half_life is None else half_life(config.ema_half_life)
         self.sides = sides(task, config, decay, self.runtime.device)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
         self.step, self.images, self.seconds = 0, 0, 0.0
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints.newest_whole(warn if self.runtime.main else quiet)
         if latest is not None:
             self.restore(latest)
         self.saved = self.images
@@ -182,7 +184,9 @@ class _Trainer:
         factor = optim.factor(self.config, now.images)
         rate, *_ = [s.begin(factor) for s in moved]
         trained = [p for s in moved for p in s.trained]
-        self.reseed(batches[0][0], number)
+        torch.manual_seed(
+            Draws(self.seed, batches[0][0], 1, number).key("layers")
+        )  # of layers that draw by themselves, such as dropout
         sums: dict[str, Tensor] = {}
         values = []
         for start, batch in batches:
@@ -194,7 +198,7 @@ class _Trainer:
             sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in shares.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
         stop, sums = self.runtime.add_up(trained, sums, interrupted.is_set())
-        norm = nn.utils.clip_grad_norm_(trained, side.clip)
+        norm = nn.utils.clip_grad_norm_(trained, side.clip or math.inf)
         for s in moved:
             s.step()
         self.pending.append(_Turn(name, number, now, rate, sums, values, norm))
@@ -206,11 +210,6 @@ class _Trainer:
         for side in self.sides.values():
             for p in side.trained:
                 p.requires_grad_(id(p) in wanted)
-
-    def reseed(self, start: int, number: int) -> None:
-        """Layers that draw by themselves, such as dropout, draw by (seed, image, turn)."""
-        digest = hashlib.blake2b(f"layers/{self.seed}/{start}/{number}".encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(digest[:4], "little"))
 
     def read(self) -> None:
         """Read back what the turns since the last time gave.
@@ -264,7 +263,7 @@ class _Trainer:
             preview = self.task.preview()
         if preview is not None:
             try:
-                grid.save(grid.tile(*preview), self.folder / "samples" / f"step-{self.step:08d}.png")
+                grid.save(grid.tile(*preview), inside(self.folder, "samples", f"step-{self.step:08d}.png"))
             except RunError as error:
                 raise RunError(f"{error}. {self.checkpoints.kept()}") from error
 
@@ -329,7 +328,7 @@ class _Trainer:
             for key, f in ((key, torch.cat(each)) for key, each in facts.items())
             if wrong.any()
         )
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints.newest_whole(quiet)
         good = "There is no checkpoint yet" if latest is None else f"The last good checkpoint is {latest.folder}"
         return RunError(
             f"training stopped at step {turn.now.step}, image {turn.now.images:,}: {what}, in {int(wrong.sum())} of {len(wrong)} samples"

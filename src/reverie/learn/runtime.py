@@ -30,14 +30,14 @@ class Runtime:
         """A device by name; ``auto`` is the accelerator if there is one.
 
         Raises:
-            InputError: for a device that this machine does not have.
+            InputError: for a device that this machine does not have, or as :func:`launched`.
         """
-        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        rank, world, local = launched()
         if device == "auto":
             accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
             chosen = accelerator or torch.device("cpu")
             if accelerator is not None and world > 1:
-                chosen = torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
+                chosen = torch.device(accelerator.type, local)
             return cls(chosen, bf16, rank, world)
         try:
             torch.empty(0, device=device)
@@ -112,3 +112,35 @@ class Runtime:
     def place(self, batch: Batch) -> Batch:
         """The batch on the device."""
         return batch.to(self.device)
+
+
+def launched() -> tuple[int, int, int]:
+    """(rank, world, local rank) of this process as the launcher's environment says; (0, 1, 0) without a launcher.
+
+    A rank alone would wait for nobody, train all images and save nothing: the variables come together or not at all.
+
+    Raises:
+        InputError: when some of ``RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT`` are missing, or they contradict each other.
+    """
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(os.environ):
+        return 0, 1, 0
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"the environment says that a launcher started this process, but lacks {', '.join(missing)}: start it with torchrun, "
+            "or unset RANK, WORLD_SIZE and LOCAL_RANK"
+        )
+    world = _variable("WORLD_SIZE", 1, 2**20)
+    rank = _variable("RANK", 0, world - 1)
+    _variable("MASTER_PORT", 0, 65_535)
+    return rank, world, _variable("LOCAL_RANK", 0, rank) if "LOCAL_RANK" in os.environ else rank
+
+
+def _variable(name: str, least: int, most: int) -> int:
+    given = os.environ[name]
+    if not (given.isascii() and given.isdecimal() and least <= int(given[:20]) <= most):
+        raise InputError(
+            f"the environment variable {name} is a whole number from {least:,} to {most:,}; got {given!r}. "
+            "Start the processes with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK."
+        )
+    return int(given)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from reverie.core.bounds import Bound
 from reverie.core.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class JudgeConfig(TaskConfig):
 
     name: ClassVar[str] = "judge"
 
-    smoothing: float = 0.1
+    smoothing: Annotated[float, Bound(ge=0, lt=1)] = 0.1
     distort: bool = True
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Judge:

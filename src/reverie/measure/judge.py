@@ -5,7 +5,6 @@ It shares nothing with the generator it judges: other weights, other architectur
 convolutional neural networks applied to visual document analysis", ICDAR 2003).
 """
 
-import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +12,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Real
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from reverie.core import files
@@ -22,7 +19,6 @@ from reverie.core.batch import Batch, Dataset
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError, nearest
 from reverie.core.task import Moment, Player, Task
-from reverie.core.text import utf8_name
 
 FOLDER = Path(__file__).parent / "judges"
 WIDTHS = (16, 32, 64, 96, 128)
@@ -83,9 +79,9 @@ class Judge(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and metadata (data set, classes, channels, size, value range) to one safetensors file."""
-        about = {"data": self.data, "classes": self.classes, "channels": self.channels, "size": list(self.size)}
-        tensors = {key: value.contiguous() for key, value in self.state_dict().items() if value.is_floating_point()}
-        files.write(Path(path), save(tensors, {"judge": json.dumps({**about, "range": [-1, 1]})}))
+        of = {"data": self.data, "classes": self.classes, "channels": self.channels, "size": list(self.size)}
+        tensors = {key: value for key, value in self.state_dict().items() if value.is_floating_point()}
+        files.write_tensors(Path(path), tensors, {"what": "judge", **of, "range": [-1, 1]})
 
     def _check(self, images: Tensor) -> None:
         expected = (self.channels, *self.size)
@@ -109,19 +105,16 @@ def load(name_or_path: str | Path) -> Judge:
             f"{nearest(str(name_or_path), bundled)} Train one for your data with `reverie judge`."
         )
     try:
-        with utf8_name(path) as name, safe_open(name, "pt") as file:
-            about = json.loads(file.metadata()["judge"])
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        with files.opened(path) as file:
+            about = files.about(file, older="judge")
+        weights, size = files.read_tensors(path), about["size"]
         judge = Judge(
-            about["data"],
-            about["classes"],
-            about["channels"],
-            about["size"] if isinstance(about["size"], int) else tuple(about["size"]),
+            about["data"], about["classes"], about["channels"], size if isinstance(size, int) else tuple(size)
         )
         missing, unexpected = judge.load_state_dict(weights, strict=False)
         if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
             raise KeyError("weights of another architecture")
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is not a judge that can be read: {error}.") from error
     return judge.eval().requires_grad_(False)
 

@@ -68,6 +68,7 @@ def build(
     Raises:
         InputError: for an unknown name, for a configuration without channels and size, or if the network cannot take that size.
     """
+    from reverie.core import bounds, memory
     from reverie.core.errors import InputError, unknown
 
     if isinstance(config, str):
@@ -85,9 +86,14 @@ def build(
             raise InputError(f"a prior or a picture to see needs a network that takes one: use {able}, not {name}")
         config = replace(config, image=image)
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
-    built = network(channels=channels, size=size, classes=classes, **asdict(config))
-    built.config = config
-    return built
+    bounds.check(config, lambda key: f"net.{key}")
+    made = memory.built(
+        lambda: network(channels=channels, size=size, classes=classes, **asdict(config)),
+        "this network",
+        "choose a smaller width or depth",
+    )
+    made.config = config
+    return made
 
 
 def __getattr__(name: str) -> object:

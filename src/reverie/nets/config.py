@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from reverie.core.bounds import Bound
+
+Width = Annotated[int, Bound(ge=1, le=65_536)]
+Width0 = Annotated[int, Bound(ge=0, le=65_536)]
+Depth = Annotated[int, Bound(ge=1, le=1_000)]
+Positive = Annotated[float, Bound(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +31,14 @@ class DiTConfig:
         endpoint: the sinusoids' last frequency is 1/10000 itself (diffusers' DiT).
     """
 
-    patch: int = 4
-    width: int = 128
-    depth: int = 6
-    heads: int = 4
+    patch: Width = 4
+    width: Width = 128
+    depth: Depth = 6
+    heads: Width = 4
     activation: Literal["gelu", "relu"] = "gelu"
     local: bool = False
-    vector: int = 0
-    image: int = 0
+    vector: Width0 = 0
+    image: Width0 = 0
     variance: bool = False
     endpoint: bool = False
 
@@ -72,34 +79,34 @@ class UNetConfig:
         eps: of the normalisations.
     """
 
-    width: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    blocks: int = 2
-    attention: tuple[int, ...] = (4,)
-    patch: int = 1
-    heads: int = 4
-    head_width: int = 0
+    width: Width = 32
+    multipliers: Annotated[tuple[int, ...], Bound(ge=1, le=1_000)] = (1, 2, 4)
+    blocks: Depth = 2
+    attention: Annotated[tuple[int, ...], Bound(ge=1, le=65_536)] = (4,)
+    patch: Width = 1
+    heads: Width = 4
+    head_width: Width0 = 0
     scaled: bool = True
     resample: Literal["conv", "residual"] = "conv"
-    dropout: float = 0.0
-    rescale: float = 1.0
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.0
+    rescale: Positive = 1.0
     attend_last: bool = False
     project: bool = False
     filter: tuple[int, ...] = (1, 1)
     pyramid: bool = False
-    context: int = 0
-    length: int = 77
-    depths: tuple[int, ...] = ()
-    vector: int = 0
-    image: int = 0
+    context: Width0 = 0
+    length: Width = 77
+    depths: Annotated[tuple[int, ...], Bound(ge=1, le=1_000)] = ()
+    vector: Width0 = 0
+    image: Width0 = 0
     variance: bool = False
-    time_scale: float = 1000.0
+    time_scale: Positive = 1000.0
     endpoint: bool = False
-    fourier: float | None = None
-    frequencies: int = 1
+    fourier: Positive | None = None
+    frequencies: Width = 1
     corner: bool = False
-    groups: int = 32
-    eps: float = 1e-6
+    groups: Width = 32
+    eps: Positive = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +123,12 @@ class UViTConfig:
         smooth: a 3x3 convolution at the end.
     """
 
-    patch: int = 4
-    width: int = 128
-    depth: int = 7
-    heads: int = 4
-    context: int = 0
-    length: int = 77
+    patch: Width = 4
+    width: Width = 128
+    depth: Depth = 7
+    heads: Width = 4
+    context: Width0 = 0
+    length: Width = 77
     smooth: bool = True
 
 
@@ -141,15 +148,15 @@ class MMDiTConfig:
         reach: rows and columns of patches that the position code knows.
     """
 
-    patch: int = 2
-    width: int = 128
-    depth: int = 6
-    heads: int = 4
-    context: int = 64
-    length: int = 77
-    vector: int = 0
+    patch: Width = 2
+    width: Width = 128
+    depth: Depth = 6
+    heads: Width = 4
+    context: Width0 = 64
+    length: Width = 77
+    vector: Width0 = 0
     norm: bool = True
-    reach: int = 64
+    reach: Annotated[int, Bound(ge=1, le=1_024)] = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +173,13 @@ class JiTConfig:
         told_from: the block before which they join.
     """
 
-    patch: int = 4
-    width: int = 128
-    depth: int = 6
-    heads: int = 4
-    bottleneck: int = 32
-    told: int = 4
-    told_from: int = 2
+    patch: Width = 4
+    width: Width = 128
+    depth: Depth = 6
+    heads: Width = 4
+    bottleneck: Width = 32
+    told: Depth = 4
+    told_from: Depth = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +194,11 @@ class EncoderConfig:
         heads: attention heads.
     """
 
-    width: int = 32
-    multipliers: tuple[int, ...] = (1, 2, 4)
-    blocks: int = 1
-    attention: tuple[int, ...] = (4,)
-    heads: int = 4
+    width: Width = 32
+    multipliers: Annotated[tuple[int, ...], Bound(ge=1, le=1_000)] = (1, 2, 4)
+    blocks: Depth = 1
+    attention: Annotated[tuple[int, ...], Bound(ge=1, le=65_536)] = (4,)
+    heads: Width = 4
 
 
 NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from reverie.core.bounds import Bound
 from reverie.core.task import NoSample
 from reverie.diffusion.config import OnPath
 from reverie.nets.config import CONFIGS, EncoderConfig, NetConfig
@@ -34,7 +35,7 @@ class DiffAEConfig(OnPath):
 
     net: NetConfig = field(default_factory=CONFIGS["unet"])
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    dim: int = 32
+    dim: Annotated[int, Bound(ge=1, le=65_536)] = 32
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
 
     def check(self, spec: DataSpec, sample: Any) -> None:

@@ -173,7 +173,7 @@ def learn(denoise: NetDenoiser, settings: Settings, scale: Scale, images: ImageS
     seen = loop(task, feed(images, seed, labels=settings.labels), config, folder, seed=seed)
     if seen < scale.images:
         raise RunError(f"interrupted after {seen:,} of {scale.images:,} images; the same command goes on")
-    latest = Checkpoints(folder / "checkpoints").latest()
+    latest = Checkpoints(folder / "checkpoints").newest_whole()
     assert latest is not None
     denoise.net.load_state_dict({key.removeprefix("denoiser."): value for key, value in latest.tensors("ema").items()})
     denoise.net.eval().requires_grad_(False)

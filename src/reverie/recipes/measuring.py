@@ -1,5 +1,6 @@
 """Measure the samples of a run and keep the result in it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from reverie.core.errors import InputError
 from reverie.core.files import write
+from reverie.core.memory import afford
 from reverie.data import ImageSet
 from reverie.learn import grid
 from reverie.measure import judge as judges
@@ -50,15 +52,17 @@ def measure(
         InputError: if the data has no held-out pictures, or there is neither a judge nor EfficientNet-Lite0.
     """
     recipe = run.recipe
+    pictures, closest, figures = (run.path(name) for name in ("samples/evaluation.png", CLOSEST, EVALUATION))
     train, held_out = (sources.load(recipe, split) for split in ("train", "test"))
+    afford(4 * n * math.prod(train.shape), f"n {n}", "choose fewer, and more seeds")
     if not len(held_out):
         raise InputError(f"{train.name} holds out no pictures to compare samples with: add pictures")
     extractor = _extractor(recipe.data.name, train, judge)
     generator = run.generator(sample)
     evaluation, drawn = evaluate(generator, train, held_out, extractor, n=n, seeds=seeds, batch_size=batch_size)
-    grid.save(sheet(drawn.images, COLUMNS), run.folder / "samples" / "evaluation.png")
-    grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), run.folder / CLOSEST)
-    write(run.folder / EVALUATION, evaluation.to_json())
+    grid.save(sheet(drawn.images, COLUMNS), pictures)
+    grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), closest)
+    write(figures, evaluation.to_json())
     return evaluation
 
 

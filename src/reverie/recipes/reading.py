@@ -1,42 +1,26 @@
 """Recipes from YAML and back, strictly: a key or type that does not fit is an error that says what would."""
 
 import dataclasses
-import math
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from reprlib import repr as short
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
-from reverie.core import files
+from reverie.core import bounds, files
 from reverie.core.errors import InputError, nearest
 from reverie.core.task import TaskConfig
 from reverie.diffusion.config import DenoisingConfig
 from reverie.nets.config import CONFIGS, NetConfig
-from reverie.recipes import tasks
+from reverie.recipes import tasks, yaml12
 from reverie.recipes.recipe import Recipe
 
 NAMES: dict[Any, str] = {config: name for name, config in CONFIGS.items()}
 """The names of networks by their configurations."""
 NAMED = Path(__file__).parent / "named"
-BOUNDS: dict[str, tuple[float, float]] = {
-    "drop": (0, 1),
-    "train.lr": (0, math.inf),
-    "train.adam_lr": (0, math.inf),
-    "train.weight_decay": (0, math.inf),
-    "train.warmup": (0, math.inf),
-    "train.clip": (0, math.inf),
-    "train.betas": (0, 1),
-    "train.ema_std": (0.001, 0.28),
-    "seed": (0, 2**40),
-    "space.kl": (0, math.inf),
-    "kl": (0, math.inf),
-    "adversarial": (0, math.inf),
-    "smoothing": (0, 1),
-}
-"""Smallest and largest value of what is not simply at least 1."""
-FREE = {"data_std", "times_mean", "times_std", "sample.scale", "sample.guide_below"}
+SEAL = "# sha256: "
+"""Begins the last line of a run's recipe: the SHA-256 of the text before it."""
 
 
 def named() -> list[str]:
@@ -63,17 +47,28 @@ def find(given: str) -> Path:
     )
 
 
-def read(path: Path) -> Recipe:
+def read(path: Path, sealed: bool = False) -> Recipe:
     """The recipe in a YAML file, with defaults for what it leaves out.
 
+    Args:
+        path: the file.
+        sealed: it is a run's own: what :func:`write` wrote must be unchanged.
+
     Raises:
-        InputError: for text that is not YAML, an unknown key (with the nearest one) or a value of the wrong type.
+        InputError: for text that is not YAML, an unknown key (with the nearest one), a value of the wrong type or out of range.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(values, str(path))
+        text = path.read_bytes().decode()
+        values = yaml12.load(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    body, seal, digest = text.rpartition(SEAL)
+    if sealed and seal and digest != f"{_digest(body)}\n":
+        raise InputError(
+            f"{path} is not as it was written: its SHA-256 is another than its last line says. Restore it, or remove that line "
+            "if you changed the recipe of a run on purpose."
+        )
+    return from_dict({} if values is None else values, str(path))
 
 
 def from_dict(values: Any, source: str = "the recipe") -> Recipe:
@@ -94,7 +89,14 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
     task = _section(keys, chosen, "task", source)
     sample = _section(rest.pop("sample", {}), chosen.Sample, "sample", source)
     recipe = _section({key: value for key, value in rest.items() if key != "task"}, Recipe, "", source)
-    return dataclasses.replace(recipe, task=task, sample=sample)
+    recipe = dataclasses.replace(recipe, task=task, sample=sample)
+    check(recipe, f"{source}: ")
+    return recipe
+
+
+def check(recipe: Recipe, source: str = "") -> None:
+    """Raise an :class:`InputError` for a setting out of its bounds, named as its flag is."""
+    bounds.check(recipe, lambda key: f"{source}{key.removeprefix('task.')}")
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
@@ -112,27 +114,24 @@ def _present(values: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "task": {"name": "denoising", **task}}
 
 
-def check(recipe: Recipe) -> None:
-    """Raise an :class:`InputError` for a number out of range: sizes, counts and durations are at least 1, or as by default."""
-    usual = dict(_flat(to_dict(Recipe(task=type(recipe.task)()))))
-    for key, value in _flat(to_dict(recipe)):
-        if value == usual.get(key):
-            continue
-        low, high = BOUNDS.get(key, (1, math.inf))
-        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
-        for number in numbers:
-            if key not in FREE and not isinstance(number, bool) and not low <= number <= high:
-                most = "" if high == math.inf else f" and at most {high:g}"
-                raise InputError(f"{key} is at least {low:g}{most}; got {number}")
-
-
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested mappings of YAML values; ``task`` begins with its ``name``, and so does a network."""
     return _plain(recipe)
 
 
 def write(recipe: Recipe, path: Path) -> None:
-    files.write(path, yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True))
+    """Write a run's recipe; its last line is the SHA-256 of the others."""
+    text = dump(recipe)
+    files.write(path, f"{text}{SEAL}{_digest(text)}\n")
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML."""
+    return yaml12.dump(to_dict(recipe))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe(task: TaskConfig) -> str:
@@ -197,15 +196,14 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
             return value
         choices = get_args(expected)
         raise InputError(
-            f"{source}: {key} is one of {', '.join(choices)}; got {value!r}.{nearest(str(value), choices)}"
+            f"{source}: {key} is one of {', '.join(choices)}; got {short(value)}.{nearest(short(value), choices)}"
         )
     elif expected is float:
-        number = _number(value)
-        if number is not None:
-            return number
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
     elif isinstance(value, expected) and (expected is bool or not isinstance(value, bool)):
         return value
-    raise InputError(f"{source}: {key} is {_describe(expected)}; got {value!r} ({type(value).__name__})")
+    raise InputError(f"{source}: {key} is {_describe(expected)}; got {short(value)} ({type(value).__name__})")
 
 
 def _section(values: Any, expected: Any, key: str, source: str) -> Any:
@@ -215,12 +213,14 @@ def _section(values: Any, expected: Any, key: str, source: str) -> Any:
         values = {"name": values}
     if not isinstance(values, dict):
         what = f"{key} is a section" if key else "a recipe is a mapping"
-        raise InputError(f"{source}: {what} of keys and values; got {values!r} ({type(values).__name__})")
+        raise InputError(f"{source}: {what} of keys and values; got {short(values)} ({type(values).__name__})")
     prefix = f"{key}." if key else ""
     for name in values:
         if name not in hints:
             there = f"there is: {', '.join(hints)}" if hints else "there is nothing to choose"
-            raise InputError(f"{source}: unknown key {prefix}{name}; {there}.{nearest(str(name), hints)}")
+            raise InputError(
+                f"{source}: unknown key {prefix}{str(name)[:99]}; {there}.{nearest(str(name)[:99], hints)}"
+            )
     return expected(**{name: _convert(value, hints[name], prefix + name, source) for name, value in values.items()})
 
 
@@ -240,18 +240,8 @@ def network(name: Any, where: str) -> type[NetConfig]:
         InputError: for an unknown one, with the nearest.
     """
     if not isinstance(name, str) or name not in CONFIGS:
-        raise InputError(f"{where} is one of {', '.join(CONFIGS)}; got {name!r}.{nearest(str(name), CONFIGS)}")
+        raise InputError(f"{where} is one of {', '.join(CONFIGS)}; got {short(name)}.{nearest(short(name), CONFIGS)}")
     return CONFIGS[name]
-
-
-def _number(value: Any) -> float | None:
-    """YAML reads 1e-3 as text; it is meant as a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
 
 
 def _describe(expected: Any) -> str:

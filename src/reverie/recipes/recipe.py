@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Suppress, arg
 
+from reverie.core.bounds import Bound, FolderName
 from reverie.core.task import TaskConfig
 from reverie.diffusion.config import DenoisingConfig
 from reverie.learn.config import TrainConfig
@@ -28,8 +29,8 @@ class DataConfig:
     """
 
     name: str = "mnist5k"
-    size: int | tuple[int, int] | None = None
-    channels: int | None = None
+    size: Annotated[int, Bound(ge=1, le=8192)] | tuple[int, int] | None = None
+    channels: Annotated[int, Bound(ge=1, le=3)] | None = None
     fit: Literal["crop", "pad", "stretch"] = "crop"
     flip: bool = False
     labels: bool = True
@@ -47,8 +48,8 @@ class Recipe:
         sample: how what it trains is drawn from, an instance of the task's ``Sample``.
     """
 
-    name: str = ""
-    seed: int = 0
+    name: Annotated[str, FolderName()] = ""
+    seed: Annotated[int, Bound(ge=0, lt=2**63)] = 0
     data: DataConfig = field(default_factory=DataConfig)
     task: Annotated[TaskConfig, arg(name="")] = field(default_factory=DenoisingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -12,9 +12,10 @@ from reverie import bridge
 from reverie.core.batch import DataSpec
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
+from reverie.core.files import inside
 from reverie.core.generator import Generator
 from reverie.learn import journal
-from reverie.learn.checkpoint import Checkpoint, Checkpoints
+from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged
 from reverie.recipes import reading, sources
 from reverie.recipes.recipe import Recipe
 from reverie.solve.calibrate import Calibrated
@@ -44,8 +45,12 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return reading.read(self.folder / "recipe.yaml")
+        """The resolved recipe.
+
+        Raises:
+            InputError: when it is not as it was written.
+        """
+        return reading.read(self.folder / "recipe.yaml", sealed=True)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -56,17 +61,23 @@ class Run:
         """The entries of the log, each with ``images`` and either the training loss or ``validation``."""
         return list(journal.read(self.folder / "log.jsonl"))
 
-    @property
+    @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The chosen checkpoint, or the latest one.
+        """The chosen checkpoint, or the newest whole one; the same one from then on.
 
         Raises:
             RunError: when there is none.
         """
-        found = self.checkpoints.latest() if self.chosen is None else self.chosen
+        if self.chosen is not None:
+            return self.chosen
+        found = self.checkpoints.newest_whole()
         if found is None:
             raise RunError(f"{self.folder} has no checkpoint yet: train it with `reverie train {self.folder}`")
         return found
+
+    def path(self, *parts: str) -> Path:
+        """A file of the run to be written, see :func:`reverie.core.files.inside`."""
+        return inside(self.folder, *parts)
 
     @property
     def spec(self) -> DataSpec:
@@ -75,10 +86,9 @@ class Run:
 
     def open(self, ema: bool = True) -> Any:
         """What the run has trained, frozen and in evaluation mode: see :func:`load`."""
-        config, checkpoint, spec = self.recipe.task, self.checkpoint, self.spec
+        config, spec = self.recipe.task, self.spec
         model = config.build(spec, self.recipe.seed, self.folder)
-        file = "ema" if ema else "model"
-        weights, header = checkpoint.tensors(file), checkpoint.metadata(file)
+        weights, header = self._read("ema" if ema else "model")
         for key, value in config.describe(model, spec).items():
             if (said := header.get(key, value)) != value:
                 raise self._other(f"its {key} is {said}, the recipe's {value}")
@@ -124,6 +134,16 @@ class Run:
             InputError: when the run trained nothing that draws.
         """
         return self.recipe.task.generator(self.open(ema), self.recipe.usual if sample is None else sample)
+
+    def _read(self, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of a file of the checkpoint and what its header says; of the newest one if training has removed it meanwhile."""
+        try:
+            return self.checkpoint.tensors(file), self.checkpoint.metadata(file)
+        except Damaged:
+            if self.chosen is not None or self.checkpoint.folder.exists():
+                raise
+            del self.checkpoint
+            return self._read(file)
 
     def _check(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         """Whether the weights are those of the recipe's network."""

@@ -1,5 +1,6 @@
 """A recipe becomes a run: a new one, or one that goes on where it stopped."""
 
+import math
 import multiprocessing
 import os
 import socket
@@ -17,13 +18,14 @@ except ImportError:  # Windows
     fcntl = None
 
 from reverie.core.errors import InputError, RunError
-from reverie.core.memory import keep_freed_memory
+from reverie.core.files import inside
+from reverie.core.memory import afford, keep_freed_memory
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet
 from reverie.learn.feed import Feed, feed
 from reverie.learn.loop import train as loop
-from reverie.learn.runtime import Runtime
+from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import reading, sources
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run, load
@@ -50,6 +52,9 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     for note in data.notes:
         print(note, file=sys.stderr)
     recipe = sources.resolve(recipe, data)
+    reading.check(recipe)  # its name may now be that of the data
+    part = recipe.train.micro_batch or recipe.train.batch
+    afford(4 * part * math.prod(data.shape), f"train.batch {part}", "choose fewer, or a train.micro_batch")
     held_out, spec = sources.load(recipe, "test"), data.spec
     recipe.task.check(spec, recipe.sample)
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
@@ -90,10 +95,10 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: when another process is training there.
     """
-    if fcntl is None or os.environ.get("RANK", "0") != "0":
+    if fcntl is None or launched()[0] > 0:
         yield
         return
-    with open(folder / ".lock", "w") as lock:
+    with inside(folder, ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -105,7 +110,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
     """The other processes of ``recipe.train.processes``, and the environment by which all find each other on this machine."""
     world = recipe.train.processes
-    if world == 1 or "RANK" in os.environ:
+    if world == 1 or launched()[1] > 1:
         yield
         return
     with socket.socket() as probe:

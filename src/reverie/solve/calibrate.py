@@ -11,7 +11,6 @@ trajectory. Three eighths of the noise are kept for validation, and the default 
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.core import files
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
@@ -73,13 +73,7 @@ class Calibrated:
         """Write as JSON, atomically."""
         record = asdict(self)
         record["solver"] = {"name": type(self.solver).__name__, **record["solver"]}
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        with part.open("w") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        files.write(Path(path), json.dumps(record, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibrated":
@@ -93,7 +87,7 @@ class Calibrated:
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["solver"].items()}
             solver = {c.__name__: c for c in (Multistep, DPMpp)}[settings.pop("name")](**settings)
             return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": solver})
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a calibrated grid: {error}") from None
 
 

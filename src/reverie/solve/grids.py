@@ -12,6 +12,7 @@ from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from reverie.core.bounds import STEPS
 from reverie.core.errors import InputError, unknown
 from reverie.core.names import GridName
 from reverie.core.schedules import HostPoint, Schedule
@@ -29,9 +30,9 @@ class Grid(Protocol):
 
 
 def check(steps: int) -> None:
-    """Raise an :class:`InputError` unless ``steps`` is a whole number of at least 1."""
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or index(steps) < 1:
-        raise InputError(f"steps is a whole number of at least 1: got {steps!r}")
+    """Raise an :class:`InputError` unless ``steps`` is a whole number within :data:`~reverie.core.bounds.STEPS`."""
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or STEPS.broken(index(steps)):
+        raise InputError(f"steps is a whole number of at least {STEPS.ge} and at most {STEPS.le:,}: got {steps!r}")
 
 
 def named(grid: Grid | str) -> Grid:

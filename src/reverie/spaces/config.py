@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from reverie.core.bounds import Bound
 from reverie.core.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class SpaceConfig:
     """
 
     name: str = "pixels"
-    patch: int = 4
-    dims: int = 16
-    kl: float = 1e-3
-    width: int = 32
-    images: int = 100_000
+    patch: Annotated[int, Bound(ge=1, le=1024)] = 4
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 16
+    kl: Annotated[float, Bound(ge=0)] = 1e-3
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    images: Annotated[int, Bound(ge=1, le=10**12)] = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +58,11 @@ class AutoencoderConfig(TaskConfig):
     name: ClassVar[str] = "autoencoder"
 
     kind: Literal["patch-ae", "patch-vae", "conv-vae"] = "conv-vae"
-    patch: int = 4
-    dims: int = 4
-    kl: float = 1e-3
-    width: int = 32
-    adversarial: float = 0.0
+    patch: Annotated[int, Bound(ge=1, le=1024)] = 4
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 4
+    kl: Annotated[float, Bound(ge=0)] = 1e-3
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    adversarial: Annotated[float, Bound(ge=0)] = 0.0
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Latent:
         import torch

@@ -1,15 +1,9 @@
 """Spaces by name, and as files: safetensors with the settings as JSON in the header."""
 
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
-
-from reverie.core import files
+from reverie.core import bounds, files, memory
 from reverie.core.errors import InputError, RunError, unknown
-from reverie.core.text import utf8_name
 from reverie.spaces.config import SpaceConfig
 from reverie.spaces.latent import Latent
 from reverie.spaces.patchwise import PatchAE, PatchVAE
@@ -17,7 +11,7 @@ from reverie.spaces.pca import PatchPCA
 from reverie.spaces.vae import ConvVAE
 
 SPACES: dict[str, type[Latent]] = {kind.name: kind for kind in (PatchPCA, PatchAE, PatchVAE, ConvVAE)}
-HEADER = "space"
+WHAT = "space"
 
 
 def build(config: SpaceConfig, channels: int) -> Latent:
@@ -30,7 +24,12 @@ def build(config: SpaceConfig, channels: int) -> Latent:
         raise unknown("space", config.name, SPACES)
     arguments = {"kl": config.kl} if config.name in ("patch-vae", "conv-vae") else {}
     arguments |= {"width": config.width} if config.name == "conv-vae" else {}
-    return SPACES[config.name](channels, config.patch, config.dims, **arguments)
+    bounds.check(config, lambda key: f"space.{key}")
+    return memory.built(
+        lambda: SPACES[config.name](channels, config.patch, config.dims, **arguments),
+        "this space",
+        "choose a smaller patch, width or dims",
+    )
 
 
 def save(space: Latent, path: str | Path) -> None:
@@ -39,9 +38,9 @@ def save(space: Latent, path: str | Path) -> None:
     Raises:
         RunError: when it cannot be written.
     """
-    about = {"name": space.name, "range": [-1, 1], **space.settings}
-    tensors = {key: value.contiguous() for key, value in space.state_dict().items()}
-    files.write(Path(path), serialise(tensors, {HEADER: json.dumps(about)}))
+    files.write_tensors(
+        Path(path), space.state_dict(), {"what": WHAT, "name": space.name, "range": [-1, 1], **space.settings}
+    )
 
 
 def load(path: str | Path) -> Latent:
@@ -55,17 +54,15 @@ def load(path: str | Path) -> Latent:
     if not path.is_file():
         raise InputError(f"no space in {path}: there is no such file")
     try:
-        with utf8_name(path) as valid, safe_open(valid, framework="numpy") as file:
-            header = (file.metadata() or {}).get(HEADER)
-        if header is None:
+        with files.opened(path) as file:
+            settings = files.about(file, older=WHAT)
+        if not settings or settings.pop("what", WHAT) != WHAT:
             raise InputError(f"{path} holds no space: reverie.spaces.save writes one")
-        settings = json.loads(header)
         name = settings.pop("name")
         settings.pop("range")
         space = SPACES[name](**settings)
-        with utf8_name(path) as valid:
-            space.load_state_dict(load_file(valid))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        space.load_state_dict(files.read_tensors(path))
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise RunError(f"{path} is damaged: {error}. Make it again.") from error

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
@@ -43,8 +42,8 @@ def report(run: Run) -> Path:
         RunError: when the run has no checkpoint, or the file cannot be written.
     """
     drawn = pictures(run)
-    path = run.folder / EVALUATION
-    evaluation = Evaluation.load(path) if path.exists() else None
+    measured = run.folder / EVALUATION
+    evaluation = Evaluation.load(measured) if measured.exists() else None
     loader = PackageLoader("reverie.recipes.report", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -57,11 +56,12 @@ def report(run: Run) -> Path:
         **_curves(run),
         **_measures(run, evaluation),
         **_reading(run),
-        recipe=yaml.safe_dump(reading.to_dict(run.recipe), sort_keys=False, allow_unicode=True),
+        recipe=reading.dump(run.recipe),
         environment=_environment(run),
     )
-    write(run.folder / "report.html", page)
-    return run.folder / "report.html"
+    path = run.path("report.html")
+    write(path, page)
+    return path
 
 
 def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[str, Any]:

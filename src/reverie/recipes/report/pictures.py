@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -55,28 +56,32 @@ class Pictures:
 
 def pictures(run: Run) -> Pictures:
     """The pictures of a run's checkpoint: those kept from an earlier report if they still fit, otherwise drawn now."""
-    folder = run.folder / FOLDER
-    recipe = run.recipe
-    key = {
-        "version": VERSION,
-        "checkpoint": run.checkpoint.folder.name,
-        "files": run.checkpoint.state.get("files"),
-        "sample": asdict(recipe.sample),
-    }
-    kept = _kept(folder, key)
+    folder = run.path(FOLDER)
+    kept = _kept(folder, _key(run))
     if kept is not None:
         return kept
     drawn = _draw(run)
     for name in ("samples", "sweep", "film"):
         images = getattr(drawn, name)
         if images is not None:
-            grid.save(sheet(images, _columns(drawn, name)), folder / f"{name}.png")
+            grid.save(sheet(images, _columns(drawn, name)), run.path(FOLDER, f"{name}.png"))
     facts = {
         name: getattr(drawn, name)
         for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters")
     }
-    write(folder / "pictures.json", json.dumps({"key": key, "size": list(drawn.samples.shape[2:]), **facts}))
+    size = list(drawn.samples.shape[2:])
+    write(run.path(FOLDER, "pictures.json"), json.dumps({"key": _key(run), "size": size, **facts}))
     return drawn
+
+
+def _key(run: Run) -> dict[str, Any]:
+    """What the pictures depend on."""
+    return {
+        "version": VERSION,
+        "checkpoint": run.checkpoint.folder.name,
+        "files": run.checkpoint.state.get("files"),
+        "sample": asdict(run.recipe.sample),
+    }
 
 
 def _columns(drawn: Pictures, name: str) -> int:
