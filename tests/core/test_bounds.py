@@ -10,9 +10,11 @@ import pytest
 from reverie.core import bounds
 from reverie.core.bounds import Bound, FolderName
 from reverie.core.errors import InputError
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.learn import TrainConfig
 from reverie.nets.config import CONFIGS, DiTConfig
-from reverie.recipes.recipe import DataConfig, DenoisingConfig, Recipe, SampleConfig
+from reverie.recipes import tasks
+from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.spaces.config import SpaceConfig
 
 
@@ -80,11 +82,13 @@ def test_none_and_what_has_no_rule_pass():
 
 
 @pytest.mark.parametrize(
-    "config", [Recipe, TrainConfig, DataConfig, DenoisingConfig, SampleConfig, SpaceConfig, *CONFIGS.values()]
+    "config",
+    [Recipe, TrainConfig, DataConfig, SampleConfig, SpaceConfig, *CONFIGS.values(), *map(tasks.config, tasks.names())],
 )
 def test_every_whole_number_of_a_recipe_has_its_range_and_every_default_is_in_it(config):
     bounds.check(config())
-    rules, hints = bounds.rules_of(config), get_type_hints(config)
+    rules, all_hints = bounds.rules_of(config), get_type_hints(config)
+    hints = {name: all_hints[name] for name in rules}
     free = {"filter"}  # of which any weights will do
     for name, hint in hints.items():
         whole = int in (hint, *get_args(hint), *(part for arg in get_args(hint) for part in get_args(arg)))
@@ -92,7 +96,7 @@ def test_every_whole_number_of_a_recipe_has_its_range_and_every_default_is_in_it
 
 
 WRONG = {
-    "denoising": [
+    "task": [
         ("data_std", -1.0),
         ("data_std", 0.0),
         ("times_std", math.inf),
@@ -109,11 +113,17 @@ WRONG = {
         ("batch", 10**9),
         ("keep", 0),
     ],
-    "space": [("dims", 10**9), ("kl", -1.0), ("width", 0)],
+    "task.space": [("dims", 10**9), ("kl", -1.0), ("width", 0)],
     "data": [("size", 10**9), ("channels", 0)],
-    "net": [("depth", 10**9), ("width", 10**9), ("width", -4)],
+    "task.net": [("depth", 10**9), ("width", 10**9), ("width", -4)],
     "": [("seed", -1), ("seed", 2**63), ("name", "../../x")],
 }
+
+
+def changed(config, path, value):
+    """A dataclass with the value at a path of fields."""
+    name, *rest = path
+    return dataclasses.replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
 
 
 @pytest.mark.parametrize(("section", "key", "value"), [(s, k, v) for s, pairs in WRONG.items() for k, v in pairs])
@@ -125,10 +135,8 @@ def test_a_wrong_number_is_refused_on_every_way_in(tmp_path, monkeypatch, sectio
     from reverie.recipes.runs import Run
 
     monkeypatch.chdir(tmp_path)
-    recipe = dataclasses.replace(Recipe(net=DiTConfig()), **({} if section else {key: value}))
-    if section:
-        recipe = dataclasses.replace(recipe, **{section: dataclasses.replace(getattr(recipe, section), **{key: value})})
-    full = f"{section}.{key}".lstrip(".")
+    recipe = changed(Recipe(task=DenoisingConfig(net=DiTConfig())), [*filter(None, section.split(".")), key], value)
+    full = f"{section}.{key}".removeprefix("task.").lstrip(".")
     with pytest.raises(InputError, match=full):
         rv.recipes.train(recipe, tmp_path / "run")
     reading.write(recipe, tmp_path / "recipe.yaml")

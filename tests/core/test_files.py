@@ -104,7 +104,7 @@ def test_every_kind_of_file_has_the_one_header_and_the_older_ones_open(tmp_path)
     from reverie.measure import judge
     from reverie.spaces import PatchPCA
 
-    pca = PatchPCA.fit(rv.data.load("digits8").batch(range(50))[0], patch=4, dims=3)
+    pca = PatchPCA.fit(rv.data.load("digits8").batch(range(50)).x, patch=4, dims=3)
     rv.spaces.save(pca, tmp_path / "space.safetensors")
     saved = Checkpoints(tmp_path / "checkpoints").save(
         1, {"model": {"x": torch.ones(1)}}, {"images": 1}, {"shape": "1"}

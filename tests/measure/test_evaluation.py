@@ -17,7 +17,7 @@ from reverie.measure.evaluation import _proportional, _subset, blur, evaluate
 from reverie.measure.figures import Evaluation, Figure
 from reverie.measure.judge import Judge
 from reverie.measure.pictures import cut, from_bytes, sheet
-from reverie.solve import DPMpp, Euler, grids
+from reverie.solve import DPMpp, Euler, Sampler, grids
 
 
 class Pixels:
@@ -59,14 +59,11 @@ def copier(sets: tuple[ImageSet, ImageSet]) -> tuple[Evaluation, object]:
     some = sets[0].batch(range(0, len(sets[0]), 3))
     images, labels = some.x, some.label
     return evaluate(
-        Empirical(images, Flow(), labels),
+        Sampler(Empirical(images, Flow(), labels), DPMpp(), 8, grids.time()),
         *sets,
         Pixels(),
         n=100,
         seeds=(0, 1),
-        solver=DPMpp(),
-        grid=grids.time(),
-        steps=8,
     )
 
 
@@ -89,7 +86,7 @@ def test_a_model_that_has_learned_the_law_is_not_flagged(sets: tuple[ImageSet, I
     law = GaussianMixture(torch.ones(10).double(), means.reshape(10, 1, 8, 8), covariances, labels=range(10)).denoiser(
         Flow()
     )
-    evaluation, drawn = evaluate(law, *sets, Pixels(), judge=judge, n=100, seeds=(3,), solver=Euler(), steps=20)
+    evaluation, drawn = evaluate(Sampler(law, Euler(), 20), *sets, Pixels(), judge=judge, n=100, seeds=(3,))
     assert not evaluation.memorisation["samples"].flagged
     assert evaluation.memorisation["training"].flagged  # control: training pictures beside it
     assert evaluation.figure("frechet_ratio").value < 1.6
@@ -104,9 +101,9 @@ def test_a_model_that_has_learned_the_law_is_not_flagged(sets: tuple[ImageSet, I
 def test_where_guidance_acted_is_recorded(sets, judge, interval):
     labelled = Empirical(sets[0].batch(range(200)).x, Flow(), labels=sets[0].labels[:200])
     guided = cfg(labelled, 2.0, interval)
-    evaluation, _ = evaluate(guided, *sets, Pixels(), judge=judge, n=10, seeds=(0,), solver=Euler(), steps=2)
-    said = "guidance scale 2 at logsnr -inf to 2," in evaluation.how
-    assert said == (interval is not None) == (evaluation.figures[0].interval == "-inf to 2")
+    evaluation, _ = evaluate(Sampler(guided, Euler(), 2), *sets, Pixels(), judge=judge, n=10, seeds=(0,))
+    said = "guidance 2, interval -inf to 2," in evaluation.how
+    assert said == (interval is not None) == (evaluation.figures[0].settings.get("interval") == "-inf to 2")
 
 
 def test_every_figure_says_how_it_was_taken(copier):
@@ -147,10 +144,10 @@ def test_what_is_written_is_what_is_read(copier, tmp_path):
 def test_sample_figures_do_not_depend_on_the_batch(sets: tuple[ImageSet, ImageSet]):
     some = sets[0].batch(range(200))
     images, labels = some.x, some.label
-    model = Empirical(images, Flow(), labels)
-    one, two = (evaluate(model, *sets, Pixels(), n=30, seeds=(0,), steps=4, batch_size=b)[1].images for b in (30, 7))
+    model = Sampler(Empirical(images, Flow(), labels), steps=4)
+    one, two = (evaluate(model, *sets, Pixels(), n=30, seeds=(0,), batch_size=b)[1].images for b in (30, 7))
     assert (one.int() - two.int()).abs().max() <= 1
-    other = evaluate(model, *sets, Pixels(), n=30, seeds=(1,), steps=4)[1].images
+    other = evaluate(model, *sets, Pixels(), n=30, seeds=(1,))[1].images
     assert not torch.equal(one, other)
 
 
@@ -179,9 +176,8 @@ def test_control_pictures_have_the_same_proportions(sets: tuple[ImageSet, ImageS
 
 def test_without_labels(sets: tuple[ImageSet, ImageSet]):
     plain = [dataclasses.replace(s, labels=None, classes=[]) for s in sets]
-    evaluation, drawn = evaluate(
-        Empirical(plain[0].batch(range(100)).x, Flow()), *plain, Pixels(), n=20, seeds=(0,), steps=3
-    )
+    sampler = Sampler(Empirical(plain[0].batch(range(100)).x, Flow()), steps=3)
+    evaluation, drawn = evaluate(sampler, *plain, Pixels(), n=20, seeds=(0,))
     assert evaluation.figure("accuracy") is None and drawn.labels is None
     assert evaluation.figure("frechet").count == 20
 
@@ -189,7 +185,7 @@ def test_without_labels(sets: tuple[ImageSet, ImageSet]):
 def test_bad_input(sets: tuple[ImageSet, ImageSet], judge: Judge):
     some = sets[0].batch(range(50))
     images, labels = some.x, some.label
-    model = Empirical(images, Flow(), labels)
+    model = Sampler(Empirical(images, Flow(), labels))
     with pytest.raises(InputError, match="n = 2 samples"):
         evaluate(model, *sets, Pixels(), n=2)
     with pytest.raises(InputError, match="seed"):
@@ -197,8 +193,9 @@ def test_bad_input(sets: tuple[ImageSet, ImageSet], judge: Judge):
     stranger = Judge("letters", ["a", "b"], 1, 8)
     with pytest.raises(InputError, match="judge-letters tells a, b apart"):
         evaluate(model, *sets, Pixels(), judge=stranger, n=10, seeds=(0,))
-    with pytest.raises(RunError, match="NaN"):
-        evaluate(Empirical(images * math.nan, Flow(), labels), *sets, Pixels(), n=10, seeds=(0,), steps=2)
+    with pytest.raises(RunError, match="not finite"):
+        broken = Sampler(Empirical(images * math.nan, Flow(), labels), steps=2)
+        evaluate(broken, *sets, Pixels(), n=10, seeds=(0,))
 
 
 def test_blur_is_a_gaussian():

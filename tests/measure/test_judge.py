@@ -1,12 +1,18 @@
 """The judge knows digits it has not seen, and a judge that knows nothing is told apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import reverie as rv
 from reverie import data
 from reverie.core.errors import InputError
 from reverie.measure import judge
+from reverie.measure.config import JudgeConfig
 from reverie.measure.extract import FeatureExtractor
+from reverie.recipes import reading
+from reverie.recipes.recipe import DataConfig
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +99,30 @@ def test_weights_are_small_enough_to_bundle():
     assert (judge.FOLDER / "mnist5k.safetensors").stat().st_size < 400_000
 
 
+def learned(folder, images):
+    """The judge of the recipe that comes along, after fewer images."""
+    recipe = reading.read(reading.find("judge"))
+    train = replace(recipe.train, images=images, warmup=images // 10, save_every=images, validate_every=images)
+    run, _ = rv.recipes.train(replace(recipe, data=DataConfig(name="digits8"), train=train, seed=1), folder)
+    return run.open()
+
+
 def test_training_learns_and_repeats(tmp_path):
     train, test = data.load("digits8", "train"), data.load("digits8", "test")
-    trained, again = (judge.train(train, images=6000, seed=1) for _ in range(2))
+    trained, again = (learned(tmp_path / name, 6000) for name in "ab")
     assert trained.accuracy(test) > 0.8
     pictures = test.batch(range(20)).x
     assert torch.equal(trained(pictures), again(pictures))
     trained.save(tmp_path / "digits.safetensors")
     restored = judge.load(tmp_path / "digits.safetensors")
     assert torch.equal(restored.logits(pictures), trained.logits(pictures))
-    assert (restored.name, restored.classes, restored.size) == ("judge-digits8", train.classes, 8)
-    assert [path.name for path in tmp_path.iterdir()] == ["digits.safetensors"]
+    assert (restored.name, restored.classes, restored.size) == ("judge-digits8", train.classes, (8, 8))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "digits.safetensors"]
 
 
-def test_training_leaves_the_global_generator_alone():
+def test_training_leaves_the_global_generator_alone(tmp_path):
     state = torch.get_rng_state()
-    judge.train(data.load("digits8", "train"), images=200)
+    learned(tmp_path / "a", 200)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -135,7 +149,5 @@ def test_wrong_files_are_refused(tmp_path, bundled):
 
 
 def test_unlabelled_data_are_refused(digits):
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="tell classes apart"):
-        judge.train(replace(digits, labels=None))
+        JudgeConfig().build(replace(digits, labels=None, classes=[]).spec, 0)

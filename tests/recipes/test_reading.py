@@ -86,7 +86,7 @@ def test_numbers_out_of_range(values, says: str):
 
 
 def test_every_flipped_bit_of_a_runs_recipe_is_noticed_or_changes_nothing(tmp_path):
-    path, recipe = tmp_path / "recipe.yaml", Recipe(name="x", net=UNetConfig())
+    path, recipe = tmp_path / "recipe.yaml", Recipe(name="x", task=DenoisingConfig(net=UNetConfig()))
     reading.write(recipe, path)
     whole, rng = path.read_bytes(), random.Random(0)
     noticed = 0

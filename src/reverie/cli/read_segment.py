@@ -62,18 +62,18 @@ def main(arguments: list[str]) -> None:
     asked, truth = _labelled(test, given.masks, given.pictures, run.recipe.data.fit, seed=1)
     classes = int(known_masks.max()) + 1
     trained = run.denoiser()
-    sites, shown, figures = given.sites or tuple(knowing(trained)), None, []
+    sites, first, figures = given.sites or tuple(knowing(trained)), None, []
     for model in (trained, untrained(trained)):
         features = segment.pixels(model, known, sites, given.t)
         ensemble = segment.Ensemble(features.shape[1], classes, given.members)
         ensemble.fit(features, known_masks)
         found = ensemble(segment.pixels(model, asked, sites, given.t))
         figures.append(segment.miou(found.classes, truth, classes))
-        shown = found if shown is None else shown
-    assert shown is not None
+        first = found if first is None else first
+    assert first is not None
     some = slice(None, SHOWN)
     grid.save(
-        segmentation(asked[some], truth[some], shown.classes[some], shown.uncertainty[some], classes=classes), path
+        segmentation(asked[some], truth[some], first.classes[some], first.uncertainty[some], classes=classes), path
     )
     print(
         f"mean IoU {figures[0]:.3f} on {len(asked)} held-out pictures, learned from {len(known)}; "

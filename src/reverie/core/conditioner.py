@@ -95,7 +95,7 @@ class Conditioner:
         spec = self.conditions[name]
         if isinstance(spec, Label):
             several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1)
-            each: list[Any] = list(value) if several else [value]
+            each = list(value) if several else [value]
             return Entry.of(torch.tensor([self._label(v) for v in each]))
         if isinstance(spec, Image) and not isinstance(value, Tensor):
             each = value if isinstance(value, list | tuple) else [value]

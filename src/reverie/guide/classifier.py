@@ -39,7 +39,7 @@ class Classifier(Protocol):
 
 
 class NetClassifier:
-    """A network as a noise-aware classifier: what :class:`reverie.learn.classifying.Classifying` trains.
+    """A network as a noise-aware classifier: what :class:`reverie.diffusion.Classifying` trains.
 
     Args:
         net: ``net(x, time) -> logits`` (B, classes).

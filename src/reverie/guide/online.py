@@ -2,7 +2,7 @@
 
 No encoder is needed: a feature of the network's own, run without a condition, is projected to the unit sphere and compared with K
 prototypes. Sinkhorn-Knopp balances the assignments of a batch over the prototypes (Caron et al. 2020, SwAV), the balanced code is what the
-features learn to predict and what the denoiser is conditioned on. :class:`reverie.learn.online.Online` trains all of it at once.
+features learn to predict and what the denoiser is conditioned on. :class:`reverie.diffusion.Online` trains all of it at once.
 """
 
 import torch

@@ -165,7 +165,7 @@ class Deconstructed(Denoising):
 
     Args:
         settings: ``says`` is "picture".
-        others: as :class:`~reverie.learn.Denoising`.
+        others: as :class:`~reverie.diffusion.Denoising`.
     """
 
     def __init__(self, denoise: NetDenoiser, times: TimeSampler, settings: Settings, **others: Any) -> None:

@@ -1,7 +1,7 @@
 """The registry of tasks: what recipes name and `reverie train NAME` starts.
 
 A task of one's own joins by :func:`register`, called by a module that is listed in the environment variable ``REVERIE_PLUGINS`` (names
-with commas between) or declared by an installed package as an entry point of the group ``reverie.plugins``.
+with commas between) or declared by an installed package as an entry point of the group ``reverie_plugins``.
 """
 
 import os
@@ -45,7 +45,7 @@ def plugins() -> None:
         InputError: when a module cannot be imported.
     """
     modules = [name.strip() for name in os.environ.get("REVERIE_PLUGINS", "").split(",") if name.strip()]
-    modules += [point.value for point in entry_points(group="reverie.plugins")]
+    modules += [point.value for point in entry_points(group="reverie_plugins")]
     for name in modules:
         try:
             import_module(name)
