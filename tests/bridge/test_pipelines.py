@@ -67,6 +67,11 @@ def test_the_auto_encoder_is_the_space(sd):
         assert close(model.space.decode(z), pipeline.vae.decode(z / 0.3).sample, 1e-5)
     alone = rv.load(folder / "vae")
     assert isinstance(alone, bridge.KL) and close(alone.encode(pictures), z, 1e-5)
+    assert alone.code_shape((3, 16, 16)) == tuple(z.shape[1:]) and alone.data_shape(tuple(z.shape[1:])) == (3, 16, 16)
+    with pytest.raises(InputError, match="multiples of 2"):
+        alone.code_shape((3, 15, 16))
+    seen = rv.read.features(model, pictures, "middle.0", logsnr=2.0)  # asks for pictures, and codes them
+    assert len(seen) == 2 and seen.isfinite().all()
 
 
 def test_features_of_a_latent_model_are_read_off_pictures(sd):

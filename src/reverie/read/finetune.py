@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.noise import Tape
+<<<<<<< HEAD
 from reverie.core.space import data_shape
+=======
+from reverie.core.progress import Progress
+>>>>>>> 2fd6d5a (A space is a class with both shapes and `to`: reading and training ask it, and every auto-encoder of the bridge answers)
 from reverie.data import order
 from reverie.learn.descend import descend
 from reverie.read.extract import pooled
@@ -38,7 +42,7 @@ class Classifier(nn.Module):
         self.model.net = self.net = copy.deepcopy(denoise.net).requires_grad_(True)
         self.site, self.point = site, level(denoise, None, t)
         with torch.no_grad():
-            blank = torch.zeros(1, *data_shape(denoise.space, denoise.shape), device=denoise.device)
+            blank = torch.zeros(1, *denoise.space.data_shape(denoise.shape), device=denoise.device)
             self.shape, width = denoise.space.encode(blank).shape[1:], self.features(blank).shape[1]
         self.head = nn.Linear(width, classes)
 
@@ -77,7 +81,7 @@ def finetune(
     Raises:
         InputError: for bad images, labels of another length, or an unknown site.
     """
-    check_images(images, data_shape(denoise.space, denoise.shape))
+    check_images(images, denoise.space.data_shape(denoise.shape))
     check(images, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -208,7 +208,7 @@ def build(
         InputError: when a line that sees or says pictures has another tokenizer than pca, or says pictures without seeing them.
     """
     number = classes if settings.labels else None
-    shape = space.shape(picture)
+    shape = space.code_shape(picture)
     if settings.sees == "codes":
         if settings.says == "picture":
             raise InputError("a network that says pictures sees pictures: set sees=picture")

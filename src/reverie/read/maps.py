@@ -17,7 +17,6 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import SampleSeed, Tape
 from reverie.core.schedules import HostPoint
-from reverie.core.space import data_shape
 from reverie.core.tensors import combine
 from reverie.nets import taps
 
@@ -209,7 +208,7 @@ def attention(
         InputError: for a site that is no attention, or bad images.
     """
     sites = [sites] if isinstance(sites, str) else list(sites)
-    check_images(images, data_shape(denoise.space, denoise.shape))
+    check_images(images, denoise.space.data_shape(denoise.shape))
     point, x0 = level(denoise, logsnr, t), denoise.space.encode(images)
     total: dict[str, Tensor] = {}
 

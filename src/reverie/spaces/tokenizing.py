@@ -62,7 +62,7 @@ class Tokenizing(Task):
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         x = batch.x
-        noise = rng.normal("code", self.space.shape(tuple(x.shape[1:]))).to(x)
+        noise = rng.normal("code", self.space.code_shape(tuple(x.shape[1:]))).to(x)
         restored, others = self.space.reconstruct(x, noise)
         critic = self.players["critic"].module if "critic" in self.players else None
         if player == "critic":
