@@ -1,8 +1,9 @@
 """An accelerator made of the CPU: tensors that say they lie on the device "emulated", with the rules of a real one.
 
 Tensors of two devices do not meet, except that a number () of the host goes anywhere and the host's indices index; nothing is of double
-precision, as on MPS; no generator of the host draws there. Numbers are the CPU's own, so a result equals the CPU's, and each read that makes
-the host wait is counted.
+precision, as on MPS; no generator of the host draws there. Numbers are the CPU's own, so a result equals the CPU's to rounding, and each
+read that makes the host wait is counted. (PyTorch's fake tensors on "cuda" have no numbers to branch on, and their gradients abort a process
+whose PyTorch was built without CUDA.)
 """
 
 from collections.abc import Iterator
@@ -11,24 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "emulated"
 WIDE = (torch.float64, torch.complex128)
 aten = torch.ops.aten
-CROSSING = (aten._to_copy.default, aten.copy_.default)
+COPIES = (aten._to_copy.default, aten.copy_.default)
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
-
-
-class Module(_DummyBackendModule):
-    """The device module; not there for code that looks for an accelerator by itself."""
-
-    there = False
-
-    def is_available(self) -> bool:
-        return self.there
 
 
 class Emulated(Tensor):
@@ -58,45 +48,48 @@ class Emulated(Tensor):
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation of which an argument, or the result, lies on the device."""
-    leaves, spec = tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    here = any(isinstance(t, Emulated) for t in tensors)
-    asked = kwargs.get("device")
-    if func not in CROSSING and func not in INDEXING:
-        for t in tensors:
-            if not isinstance(t, Emulated) and t.ndim and here:
-                raise RuntimeError(
-                    f"{func}: expected all tensors on one device, found {NAME} and {t.device}, {tuple(t.shape)}"
-                )
-    elif func in INDEXING and isinstance(args[0], Emulated) is False:
-        raise RuntimeError(f"{func}: indices on {NAME} do not index a tensor on the CPU")
-    lands = torch.device(asked).type == NAME if asked is not None else here
-    if lands and isinstance(kwargs.get("generator"), torch.Generator):
+    found: list[Tensor] = []
+    given, named = [_inner(v, found) for v in args], {key: _inner(v, found) for key, v in kwargs.items()}
+    here = any(isinstance(v, Emulated) for v in found)
+    lands = here if kwargs.get("device") is None else torch.device(kwargs["device"]).type == NAME
+    if func in INDEXING:
+        if not isinstance(args[0], Emulated):
+            raise RuntimeError(f"{func}: indices on {NAME} do not index a tensor on the CPU")
+    elif func in COPIES:
+        if func is aten.copy_.default:
+            lands = isinstance(args[0], Emulated)
+        if isinstance(found[-1], Emulated) and not lands:
+            Emulated.waits += 1
+            if kwargs.get("dtype") in WIDE:
+                raise TypeError(f"{NAME} has no {kwargs['dtype']}: bring it to the host first")
+    elif here:
+        if strangers := [tuple(v.shape) for v in found if v.ndim and not isinstance(v, Emulated)]:
+            raise RuntimeError(f"{func}: expected all tensors on one device, found {NAME} and the CPU: {strangers}")
+        Emulated.waits += func is aten._local_scalar_dense.default
+    if lands and kwargs.get("generator") is not None:
         raise RuntimeError(f"{func}: a generator of the CPU cannot draw on {NAME}")
-    if func is aten._local_scalar_dense.default or (func in CROSSING and _leaves(func, args, kwargs)):
-        Emulated.waits += 1
-        if kwargs.get("dtype") in WIDE:
-            raise TypeError(f"{NAME} has no {kwargs['dtype']}: bring it to the host first")
-    plain = [leaf.inner if isinstance(leaf, Emulated) else leaf for leaf in leaves]
-    given, named = tree_unflatten(plain, spec)
-    if asked is not None and torch.device(asked).type == NAME:
+    if "device" in named and lands:
         named["device"] = torch.device("cpu")
     named.pop("pin_memory", None)
+    if func is aten._efficientzerotensor.default:  # zeros without memory, which forward derivatives make of any dtype
+        return Emulated(torch.zeros(args[0], dtype=torch.float32 if kwargs["dtype"] in WIDE else kwargs["dtype"]))
     out = func(*given, **named)
-    if func is aten.copy_.default:
-        return args[0]
-    if not lands:
-        return out
-    wrapped = tree_map(lambda v: Emulated(v) if isinstance(v, Tensor) else v, out)
-    return return_and_correct_aliasing(func, args, kwargs, wrapped) if here and asked is None else wrapped
+    if func._schema.is_mutable:
+        return kwargs["out"] if "out" in kwargs else args[0]
+    return _outer(out) if lands else out
 
 
-def _leaves(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a copy goes from the device to the host without being allowed to go on by itself."""
-    if func is aten.copy_.default:
-        return isinstance(args[1], Emulated) and not isinstance(args[0], Emulated)
-    asked = kwargs.get("device")
-    return isinstance(args[0], Emulated) and asked is not None and torch.device(asked).type != NAME
+def _inner(value: Any, found: list[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        found.append(value)
+        return value.inner if isinstance(value, Emulated) else value
+    return [_inner(v, found) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _outer(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Emulated(value)
+    return type(value)(_outer(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 @contextmanager
@@ -106,8 +99,18 @@ def waiting() -> Iterator[type[Emulated]]:
     yield Emulated
 
 
-_module = Module()
-_setup_privateuseone_for_python_backend(NAME, backend_module=_module)
+class Module(_DummyBackendModule):
+    """The device's module. Code that looks for an accelerator by itself does not find it, so that other tests stay on the CPU."""
+
+    def is_available(self) -> bool:
+        return False
+
+
+_setup_privateuseone_for_python_backend(NAME, backend_module=Module())
 DEVICE = torch.device(NAME, 0)
-_library = torch.library.Library("_", "IMPL")
-_library.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+_fallback = torch.library.Library("_", "IMPL")
+_fallback.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+_library = torch.library.Library("aten", "IMPL", "PrivateUse1")
+for _op in (aten.empty.memory_format, aten.empty_strided.default, aten.copy_.default):  # torch.tensor(…, device=) passes the fallback by
+    _library.impl(_op._schema.name.removeprefix("aten::") + ("." + _op._schema.overload_name if _op._schema.overload_name else ""),
+                  lambda *args, _op=_op, **kwargs: _run(_op, args, kwargs))  # fmt: skip

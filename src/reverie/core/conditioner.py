@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class TextEncoder(Protocol):
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         """The positions of each word among the tokens of a text."""
+        ...
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+        """Move and cast its weights."""
         ...
 
 
@@ -74,6 +78,12 @@ class Conditioner:
             InputError: when the model has no text encoder.
         """
         return self._encoder().words(text)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The conditioner itself, its text encoder moved and cast."""
+        if self.text is not None:
+            self.text.to(device, dtype)
+        return self
 
     def _encoder(self) -> TextEncoder:
         if self.text is None:

@@ -59,6 +59,11 @@ def frozen(net: nn.Module) -> Iterator[None]:
             layer.kept = None
 
 
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are numbers that the other forms are for: of single precision, on a CPU."""
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
 def special(*tensors: Tensor) -> bool:
     """Whether a compiler, autocast, forward derivatives or a transform of ``torch.func`` is at work: they want the plain operations."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
@@ -74,8 +79,7 @@ class Linear(Keeping, nn.Linear):
 
     @property
     def keeps(self) -> int:
-        plain = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
-        wide = plain and self.weight.numel() >= WIDE and torch.backends.mkldnn.is_available()
+        wide = plain(self.weight) and self.weight.numel() >= WIDE and torch.backends.mkldnn.is_available()
         return 4 * self.weight.numel() if wide and hasattr(torch.ops.mkldnn, "_linear_pointwise") else 0
 
     def form(self) -> Tensor:

@@ -14,11 +14,6 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.noise import Tape
-<<<<<<< HEAD
-from reverie.core.space import data_shape
-=======
-from reverie.core.progress import Progress
->>>>>>> 2fd6d5a (A space is a class with both shapes and `to`: reading and training ask it, and every auto-encoder of the bridge answers)
 from reverie.data import order
 from reverie.learn.descend import descend
 from reverie.read.extract import pooled
