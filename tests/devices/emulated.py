@@ -75,7 +75,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return Emulated(torch.zeros(args[0], dtype=torch.float32 if kwargs["dtype"] in WIDE else kwargs["dtype"]))
     out = func(*given, **named)
     if func._schema.is_mutable:
-        return kwargs["out"] if "out" in kwargs else args[0]
+        return kwargs.get("out", args[0]) if func._schema.returns else None
     return _outer(out) if lands else out
 
 
@@ -104,6 +104,9 @@ class Module(_DummyBackendModule):
 
     def is_available(self) -> bool:
         return False
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
 
 
 _setup_privateuseone_for_python_backend(NAME, backend_module=Module())

@@ -22,7 +22,7 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP
 from reverie.core.space import Space
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler, Uniform
 from reverie.diffusion import building
 from reverie.diffusion.denoising import Denoising
@@ -243,8 +243,8 @@ class PriorDenoising(Denoising):
     """Denoising codes under the mean absolute error of the noise (section 3.4)."""
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
-        x0 = self.denoise.space.encode(images)
-        noise = rng.normal("noise", x0.shape[1:]).to(x0)
+        x0 = self.denoise.space.to(images.device).encode(images)
+        noise = onto(rng.normal("noise", x0.shape[1:]), x0)
         point = self.denoise.schedule.point(t).align(x0)
         estimate = self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
         return (estimate.out - noise).abs().mean(1)
