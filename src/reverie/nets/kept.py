@@ -64,11 +64,11 @@ def plain(*tensors: Tensor) -> bool:
     return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 
 
-def special(*tensors: Tensor) -> bool:
+def special(x: Tensor) -> bool:
     """Whether a compiler, autocast, forward derivatives or a transform of ``torch.func`` is at work: they want the plain operations."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or forward_ad._current_level >= 0:
         return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # pyright: ignore[reportAttributeAccessIssue]
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Linear(Keeping, nn.Linear):

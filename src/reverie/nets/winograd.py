@@ -153,7 +153,7 @@ class Conv3x3(Keeping, nn.Conv2d):
         """Whether Winograd's way is the faster one for ``x``, with filters that are ``kept`` or made anew."""
         tiles = len(x) * math.prod(_grid(x))
         fits = self.wide and plain(x, self.weight) and tiles >= (FEWEST if kept else 2 * FEWEST)
-        return fits and not special(x, self.weight)
+        return fits and not special(x)
 
     def forward(self, x: Tensor) -> Tensor:
         gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)

@@ -168,7 +168,7 @@ class Attributes:
         codes = codes.detach().float()
         self.mean, self.std = codes.mean(0), codes.std(0).clamp(min=1e-6)
         targets = (F.one_hot(labels) if labels.ndim == 1 else labels).float()
-        self.layer = nn.Linear(codes.shape[1], targets.shape[1])
+        self.layer = nn.Linear(codes.shape[1], targets.shape[1], device=codes.device)
         nn.init.zeros_(self.layer.weight)
         x = (codes - self.mean) / self.std
         optimizer = torch.optim.LBFGS(self.layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")

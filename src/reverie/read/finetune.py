@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         with torch.no_grad():
             blank = torch.zeros(1, *denoise.space.data_shape(denoise.shape), device=denoise.device)
             self.shape, width = denoise.space.encode(blank).shape[1:], self.features(blank).shape[1]
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(width, classes, device=denoise.device)
 
     def features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         x_t = noisy(self.model.space.encode(images), self.point, noise)
@@ -82,12 +82,12 @@ def finetune(
         torch.manual_seed(seed)
         model = Classifier(denoise, site, t, int(labels.max()) + 1)
     groups = [{"params": model.head.parameters(), "lr": lr}, {"params": model.net.parameters(), "lr": network_lr}]
-    batch = min(batch, len(labels))
+    batch, device = min(batch, len(labels)), denoise.device
 
     def loss(step: int) -> Tensor:
         rows = order.indices(seed, step * batch, batch, len(labels))
         noise = Tape([(seed, step * batch + i) for i in range(batch)]).draw(STREAM, 0, model.shape)
-        return F.cross_entropy(model(images[rows], noise), labels[rows])
+        return F.cross_entropy(model(images[rows].to(device), noise), labels[rows].to(device))
 
     descend(torch.optim.AdamW(groups), loss, max(1, epochs * len(labels) // batch), label="fine-tuning")
     return model.eval().requires_grad_(False)
