@@ -23,14 +23,20 @@ def built(config, classes=None, size=8) -> nn.Module:
 
 NETWORKS = {
     "dit": lambda: built(rv.nets.DiTConfig(width=16, depth=2, heads=2, local=True), 4),
-    "dit-long": lambda: built(rv.nets.DiTConfig(patch=2, width=128, depth=1, heads=2), 4, 64),  # activations are made again on the way back
+    "dit-long": lambda: built(
+        rv.nets.DiTConfig(patch=2, width=128, depth=1, heads=2), 4, 64
+    ),  # activations are made again on the way back
     "jit": lambda: built(rv.nets.JiTConfig(width=16, depth=3, heads=2, bottleneck=8), 4),
     "mmdit": lambda: built(rv.nets.MMDiTConfig(width=16, depth=2, heads=2, **TOLD, vector=7, reach=8)),
     "uvit": lambda: built(rv.nets.UViTConfig(width=16, depth=3, heads=2, **TOLD)),
     "unet": lambda: built(rv.nets.UNetConfig(**SMALL), 4),
-    "unet-wide": lambda: built(rv.nets.UNetConfig(width=128, multipliers=(1,), blocks=1, attention=()), 4, 16),  # Winograd
+    "unet-wide": lambda: built(
+        rv.nets.UNetConfig(width=128, multipliers=(1,), blocks=1, attention=()), 4, 16
+    ),  # Winograd
     "unet-text": lambda: built(rv.nets.UNetConfig(**SMALL, **TOLD, vector=7)),
-    "unet-ncsn": lambda: built(rv.nets.UNetConfig(**SMALL, fourier=1.0, time_scale=1.0, resample="residual", pyramid=True, filter=(1, 3, 3, 1))),
+    "unet-ncsn": lambda: built(
+        rv.nets.UNetConfig(**SMALL, fourier=1.0, time_scale=1.0, resample="residual", pyramid=True, filter=(1, 3, 3, 1))
+    ),
     "encoder": lambda: built(rv.nets.EncoderConfig(**SMALL), 4),
     "vectors": lambda: VectorNet(6, 16, 2),
     "codes": lambda: CodeNet(6, 16, 3),
@@ -89,7 +95,9 @@ def test_its_gradient_is_that_of_the_other_order(name):
     x, t = (v.clone().requires_grad_() for v in point)
     with sdpa_kernel(SDPBackend.MATH):
         back = torch.autograd.grad(f(net, x, t), (x, t), w, create_graph=True)
-        twice = torch.autograd.grad(sum((b * d).sum() for b, d in zip(back, direction, strict=True)), weights, allow_unused=True)
+        twice = torch.autograd.grad(
+            sum((b * d).sum() for b, d in zip(back, direction, strict=True)), weights, allow_unused=True
+        )
     size = max(float(g.abs().max()) for g in twice if g is not None)
     for one, other in zip(forward, twice, strict=True):
         zero = torch.zeros(())
@@ -107,7 +115,9 @@ def test_layer_normalisation_without_the_helper_has_a_wrong_gradient():
     def slope(scale) -> Tensor:
         return (jvp(lambda x: layer(x * scale), (x,), (v,))[1] * w).sum()
 
-    expected = torch.stack([difference(slope, (scale.detach(),), (e,), 1e-6) for e in torch.eye(5, dtype=torch.float64)])
+    expected = torch.stack(
+        [difference(slope, (scale.detach(),), (e,), 1e-6) for e in torch.eye(5, dtype=torch.float64)]
+    )
     assert (gradient(jvp) - expected).abs().max() < 1e-7
     assert (gradient(torch.func.jvp) - expected).abs().max() > 0.1
 

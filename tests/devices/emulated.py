@@ -1,9 +1,9 @@
 """An accelerator made of the CPU: tensors that say they lie on the device "emulated", with the rules of a real one.
 
-Tensors of two devices do not meet, except that a number () of the host goes anywhere and the host's indices index; nothing is of double
-precision, as on MPS; no generator of the host draws there. Numbers are the CPU's own, so a result equals the CPU's to rounding, and each
-read that makes the host wait is counted. (PyTorch's fake tensors on "cuda" have no numbers to branch on, and their gradients abort a process
-whose PyTorch was built without CUDA.)
+Tensors of two devices do not meet, except that a number () of the host goes anywhere and the host's indices index; nothing is of
+double precision, as on MPS; no generator of the host draws there. Numbers are the CPU's own, so a result equals the CPU's to rounding,
+and each read that makes the host wait is counted. (PyTorch's fake tensors on "cuda" have no numbers to branch on, and their gradients
+abort a process whose PyTorch was built without CUDA.) An error in a backward pass there ends the process: run with ``-p no:faulthandler``.
 """
 
 from collections.abc import Iterator
@@ -105,6 +105,12 @@ class Module(_DummyBackendModule):
     def is_available(self) -> bool:
         return False
 
+    def get_rng_state(self, device: Any) -> Tensor:
+        return torch.empty(0)  # it draws by the host's generator
+
+    def set_rng_state(self, state: Tensor, device: Any) -> None:
+        pass
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
@@ -114,6 +120,10 @@ DEVICE = torch.device(NAME, 0)
 _fallback = torch.library.Library("_", "IMPL")
 _fallback.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
 _library = torch.library.Library("aten", "IMPL", "PrivateUse1")
-for _op in (aten.empty.memory_format, aten.empty_strided.default, aten.copy_.default):  # torch.tensor(…, device=) passes the fallback by
+for _op in (
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.copy_.default,
+):  # torch.tensor(…, device=) passes the fallback by
     _library.impl(_op._schema.name.removeprefix("aten::") + ("." + _op._schema.overload_name if _op._schema.overload_name else ""),
                   lambda *args, _op=_op, **kwargs: _run(_op, args, kwargs))  # fmt: skip

@@ -18,6 +18,11 @@ SIZE, CHANNELS, CLASSES = 8, 3, 4
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}
 
 
+NCSN = {
+    "attention": (2,), "fourier": 16.0, "resample": "residual", "pyramid": True, "filter": (1, 3, 3, 1), "scaled": False, "time_scale": 1.0,
+}  # fmt: skip
+
+
 def shaken(net: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -53,11 +58,7 @@ MODELS: dict[str, Callable[[], NetDenoiser]] = {
     "unet-wide": lambda: of(UNetConfig(width=128, multipliers=(1,), blocks=1, attention=()), CLASSES),
     "unet-text": lambda: of(UNetConfig(**SMALL, attention=(2,), context=5, length=6, vector=7), CLASSES),
     "unet-image": lambda: of(UNetConfig(**SMALL, attention=(2,), image=2, patch=2, corner=True)),
-    "unet-ncsn": lambda: of(
-        UNetConfig(
-            **SMALL, attention=(2,), fourier=16.0, resample="residual", pyramid=True, filter=(1, 3, 3, 1), scaled=False, time_scale=1.0
-        )
-    ),  # fmt: skip
+    "unet-ncsn": lambda: of(UNetConfig(**SMALL, **NCSN)),
     "prior": with_prior,
     "vectors": lambda: vectors(VectorNet(6, 16, 2)),
     "codes": lambda: vectors(CodeNet(6, 16, 3)),

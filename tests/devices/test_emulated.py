@@ -8,8 +8,13 @@ from .emulated import DEVICE, waiting
 
 def test_tensors_of_two_devices_do_not_meet():
     x, host = torch.ones(2, 3, device=DEVICE), torch.ones(2, 3)
-    for mix in (lambda: x + host, lambda: torch.cat([host, x]), lambda: torch.where(host > 0, x, x), lambda: host[x.long()[0]]):
-        with pytest.raises(RuntimeError, match="device|indices"):
+    for mix in (
+        lambda: x + host,
+        lambda: torch.cat([host, x]),
+        lambda: torch.where(host > 0, x, x),
+        lambda: host[x.long()[0]],
+    ):
+        with pytest.raises(RuntimeError, match=r"device|indices"):
             mix()
     assert torch.equal((x + torch.tensor(1.0)).cpu(), host + 1.0)  # a number goes anywhere
     assert torch.equal(x[torch.tensor([1])].cpu(), host[[1]])  # and the host's indices index

@@ -26,7 +26,12 @@ HALF = torch.arange(SIZE)[None].expand(SIZE, SIZE) < SIZE // 2
 
 def classifier() -> NetClassifier:
     torch.manual_seed(1)
-    net = rv.nets.build(rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2), channels=CHANNELS, size=SIZE, classes=CLASSES)
+    net = rv.nets.build(
+        rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2),
+        channels=CHANNELS,
+        size=SIZE,
+        classes=CLASSES,
+    )
     return NetClassifier(shaken(net), VP(), CLASSES, shape=(CHANNELS, SIZE, SIZE))
 
 
@@ -115,14 +120,22 @@ def test_every_operator_measures_the_same(name):
     if name != "phase":
         for f in (a.adjoint, a.pinv, lambda v: a.solve(v, 0.5, 0.1)):
             same(f(y.to(DEVICE)), f(y))
-        same(operators.conjugate_gradients(lambda u: a(a.adjoint(u)) + u, y.to(DEVICE)), operators.conjugate_gradients(lambda u: a(a.adjoint(u)) + u, y), 1e-3)
+        same(
+            operators.conjugate_gradients(lambda u: a(a.adjoint(u)) + u, y.to(DEVICE)),
+            operators.conjugate_gradients(lambda u: a(a.adjoint(u)) + u, y),
+            1e-3,
+        )
     same(rv.guide.consistency(a, y, (0.5 * X).to(DEVICE)), rv.guide.consistency(a, y, 0.5 * X))
 
 
 @pytest.mark.parametrize("method", rv.guide.METHODS)
 def test_every_posterior_method_restores_the_same(both, method):
     a, n = OPERATORS["superresolution"], 1 if method == "dflow" else 2
-    arguments: dict[str, Any] = {"noise": 0.05, "cond": rv.Cond(label=[1, 2][:n]), "steps": 1 if method == "dflow" else 10}
+    arguments: dict[str, Any] = {
+        "noise": 0.05,
+        "cond": rv.Cond(label=[1, 2][:n]),
+        "steps": 1 if method == "dflow" else 10,
+    }
     there, here = (rv.guide.restore(d, a, a(X[:n]), method, **arguments) for d in both)
     same(there.images, here.images, 1e-2)
 
@@ -131,5 +144,7 @@ def test_pictures_by_way_of_representations():
     pixels, representations = MODELS["unet-text"](), vectors(rv.nets.vectors.VectorNet(7, 8, 1))
     pixels.shape, representations.shape = (3, 8, 8), (7,)
     here = rv.guide.rcg(pixels, representations, 2, vector_steps=2, steps=2)
-    for mine, host in zip(rv.guide.rcg(pixels.to(DEVICE), representations.to(DEVICE), 2, vector_steps=2, steps=2), here, strict=True):
+    for mine, host in zip(
+        rv.guide.rcg(pixels.to(DEVICE), representations.to(DEVICE), 2, vector_steps=2, steps=2), here, strict=True
+    ):
         same(mine, host)

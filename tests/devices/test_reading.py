@@ -20,7 +20,14 @@ from .test_sampling import same
 
 X = pictures(8)
 LABELS = torch.arange(8) % CLASSES
-SITES = {"dit": "blocks.1", "unet": "middle.0", "unet-text": "middle.0", "jit": "blocks.2", "mmdit": "blocks.1", "uvit": "middle.0"}
+SITES = {
+    "dit": "blocks.1",
+    "unet": "middle.0",
+    "unet-text": "middle.0",
+    "jit": "blocks.2",
+    "mmdit": "blocks.1",
+    "uvit": "middle.0",
+}
 
 
 def pair(name: str) -> tuple[NetDenoiser, NetDenoiser]:
@@ -50,7 +57,10 @@ def test_probes_of_every_kind():
     train = pictured()
     there, here = pair("dit")
     for head in ("linear", "knn", "mlp"):
-        found = [grid.run(d, train, train, labels=4, seeds=1, sites=["blocks.1"], logsnr=[2.0], head=head) for d in (there, here)]
+        found = [
+            grid.run(d, train, train, labels=4, seeds=1, sites=["blocks.1"], logsnr=[2.0], head=head)
+            for d in (there, here)
+        ]
         assert found[0].trained.measured == found[1].trained.measured
     read = [ddae.probe(d, train, train, at=["blocks.1"], t=[0.2], epochs=1, batch=4) for d in (there, here)]
     assert read[0] == read[1]
@@ -85,8 +95,12 @@ def test_correspondence_on_maps_that_stay_there():
 
 def test_a_diffusion_auto_encoder():
     base = MODELS["unet-text"]()
-    encoder = diffae.SemanticEncoder(channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2)
-    here = NetDenoiser(diffae.AutoEncoder(base.net, encoder).eval().requires_grad_(False), base.schedule, shape=base.shape)
+    encoder = diffae.SemanticEncoder(
+        channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2
+    )
+    here = NetDenoiser(
+        diffae.AutoEncoder(base.net, encoder).eval().requires_grad_(False), base.schedule, shape=base.shape
+    )
     there = copy.deepcopy(here).to(DEVICE)
     codes = [diffae.encode(d, X[:2], 2) for d in (there, here)]
     for mine, host in zip(*codes, strict=True):
@@ -113,7 +127,10 @@ def test_odise():
     truth = scenes(0, 2)
     segments = unpack(truth)
     moved = [type(s)(s.labels.to(DEVICE), s.masks.to(DEVICE)) for s in segments]
-    losses = there.losses(truth.images.to(DEVICE), moved, vocabulary()), here.losses(truth.images, segments, vocabulary())
+    losses = (
+        there.losses(truth.images.to(DEVICE), moved, vocabulary()),
+        here.losses(truth.images, segments, vocabulary()),
+    )
     for key, value in losses[1].items():
         same(losses[0][key].detach(), value.detach(), 1e-3)
     found = [m.segment(truth.images.to(next(m.parameters()).device), vocabulary()) for m in (there, here)]

@@ -63,7 +63,9 @@ def test_every_network_draws_the_same(name):
         same(rv.sample(denoise.to(DEVICE), 2, cond, steps=3), here)
 
 
-@pytest.mark.parametrize("schedule", [Table.linear(), Table.linear(20).zero_terminal(), Custom(lambda t: 1 - t, lambda t: t)])
+@pytest.mark.parametrize(
+    "schedule", [Table.linear(), Table.linear(20).zero_terminal(), Custom(lambda t: 1 - t, lambda t: t)]
+)
 def test_a_path_of_tensors_is_that_of_floats(schedule):
     t = torch.tensor([0.2035, 0.5512, 0.9044])
     for name in ("alpha", "sigma", "d_alpha", "d_sigma", "lam"):
@@ -111,7 +113,9 @@ def test_calibration():
     here = MODELS["vectors"]()
     models = (copy.deepcopy(here).to(DEVICE), here)
     plans = [rv.solve.calibrate(m, 3, budget=2_500, trajectories=16, progress=None) for m in models]
-    assert plans[0].nodes == pytest.approx(plans[1].nodes, abs=1e-3) and plans[0].ratio == pytest.approx(plans[1].ratio, abs=1e-2)
+    assert plans[0].nodes == pytest.approx(plans[1].nodes, abs=1e-3) and plans[0].ratio == pytest.approx(
+        plans[1].ratio, abs=1e-2
+    )
 
 
 def test_a_closed_form_moves_too():

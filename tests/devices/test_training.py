@@ -41,7 +41,9 @@ def denoising(name: str, **others: Any) -> Denoising:
 
 
 def latent() -> Denoising:
-    space = rv.spaces.build(rv.spaces.SpaceConfig(name="conv-vae", dims=CHANNELS, patch=1, width=8), CHANNELS).requires_grad_(False)
+    space = rv.spaces.build(
+        rv.spaces.SpaceConfig(name="conv-vae", dims=CHANNELS, patch=1, width=8), CHANNELS
+    ).requires_grad_(False)
     task = denoising("dit", weight=lambda lam: torch.sigmoid(-lam), loss_kind="eps")
     task.denoise.space = space
     return task
@@ -55,13 +57,18 @@ def online() -> Online:
 
 def aligned() -> With:
     base = denoising("dit")
-    looks = REPA("blocks.0", 16, lambda x: x.flatten(1)[:, :5], 5, hidden=8), SRA(base.denoise, "blocks.0", "blocks.1", 16)
+    looks = (
+        REPA("blocks.0", 16, lambda x: x.flatten(1)[:, :5], 5, hidden=8),
+        SRA(base.denoise, "blocks.0", "blocks.1", 16),
+    )
     return With(base, *looks, Dispersive("blocks.1"))
 
 
 def semantic() -> diffae.SemanticDenoising:
     base = MODELS["unet-text"]()
-    encoder = diffae.SemanticEncoder(channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2)
+    encoder = diffae.SemanticEncoder(
+        channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2
+    )
     net = trained(diffae.AutoEncoder(base.net, encoder))
     return diffae.SemanticDenoising(NetDenoiser(net, Cosine(), "eps", shape=(CHANNELS, SIZE, SIZE)), None, Uniform())
 
@@ -73,8 +80,12 @@ def codes() -> diffae.PriorDenoising:
 
 def deconstructed() -> Denoising:
     space = rv.spaces.PatchPCA.fit(X, 2, 4)
-    line = ldae.Settings(tokenizer="pca", labels=False, kind="x0", sees="picture", says="picture", target="original", weight="signal")
-    return ldae.task(line, ldae.build(line, space, (CHANNELS, SIZE, SIZE), rv.nets.DiTConfig(width=16, depth=1, heads=2)), None)
+    line = ldae.Settings(
+        tokenizer="pca", labels=False, kind="x0", sees="picture", says="picture", target="original", weight="signal"
+    )
+    return ldae.task(
+        line, ldae.build(line, space, (CHANNELS, SIZE, SIZE), rv.nets.DiTConfig(width=16, depth=1, heads=2)), None
+    )
 
 
 def classifying() -> Classifying:
@@ -87,7 +98,9 @@ def tokenizer(name: str) -> Tokenizing:
     torch.manual_seed(0)
     space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8), CHANNELS)  # pyright: ignore[reportArgumentType]
     critic = Critic(CHANNELS, 8)
-    return Tokenizing(space, None, X, perceptual=lambda x: [x], critic=(critic, torch.optim.SGD(critic.parameters(), 0.1)))
+    return Tokenizing(
+        space, None, X, perceptual=lambda x: [x], critic=(critic, torch.optim.SGD(critic.parameters(), 0.1))
+    )
 
 
 TASKS: dict[str, Callable[[], Any]] = {
@@ -108,20 +121,26 @@ TASKS: dict[str, Callable[[], Any]] = {
 def step(task: Any, device: Any, cond: rv.Cond | None, images: torch.Tensor, optimizer: str) -> dict[str, torch.Tensor]:
     """Losses and gradients of every player, each of which takes a step."""
     found = {}
-    for name, player in task.players.items():
+    for player in task.players.values():
         player.module.to(device).train()
     for name, player in task.players.items():
         config = TrainConfig(optimizer=optimizer)  # pyright: ignore[reportArgumentType]
-        stepped = optim.build(player.module, config) if any(p.requires_grad for p in player.module.parameters()) else None
+        stepped = (
+            optim.build(player.module, config) if any(p.requires_grad for p in player.module.parameters()) else None
+        )
         if stepped is None:
             continue
         batch = Batch(images.to(device), None if cond is None else cond.to(device))
         losses = task.loss("denoiser" if name in ("repa", "sra") else name, batch, Draws(0, 0, len(images)), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
         found |= {f"{name} {key}": v.detach() for key, v in losses.items()}
-        found |= {f"{name} {key} slope": p.grad.clone() for key, p in player.module.named_parameters() if p.grad is not None}
+        found |= {
+            f"{name} {key} slope": p.grad.clone() for key, p in player.module.named_parameters() if p.grad is not None
+        }
         stepped.step()
-        assert all(p.isfinite().all() and p.device.type == torch.device(device).type for p in player.module.parameters())
+        assert all(
+            p.isfinite().all() and p.device.type == torch.device(device).type for p in player.module.parameters()
+        )
     task.after_step(NOW)
     return found
 
@@ -143,7 +162,9 @@ def test_every_task_takes_the_same_step(name):
     for key, value in here.items():
         assert there[key].device.type == NAME and there[key].dtype == torch.float32, key
         size = largest if key.endswith("slope") else float(value.abs().max())
-        torch.testing.assert_close(there[key].cpu(), value, rtol=0, atol=1e-3 * size, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(
+            there[key].cpu(), value, rtol=0, atol=1e-3 * size, msg=lambda m, key=key: f"{key}: {m}"
+        )
     before, after = task.validate(), other.validate()
     assert before.keys() == after.keys()
     for key, value in before.items():

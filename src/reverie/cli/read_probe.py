@@ -6,9 +6,11 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.placing import Placing
+
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Probe every block of a run's network at several noise levels, and an untrained one beside it.
 
     Writes read/probe.json and read/heatmap.svg in the run; reverie report then shows them.
@@ -41,10 +43,9 @@ def main(arguments: list[str]) -> None:
     from reverie.core.files import write
     from reverie.read import grid
     from reverie.read.heatmap import heatmap
-    from reverie.recipes.runs import Run
     from reverie.recipes.sources import splits
 
-    run = Run(given.run)
+    run = given.open(given.run)
     train, test = splits(run.recipe, given.data)
     probed = grid.run(
         run.denoiser(),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli.placing import Placing
 from reverie.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Label the pixels of held-out pictures by what a run says of them, learned from a few labelled pictures.
 
     Attributes:
@@ -49,10 +50,9 @@ def main(arguments: list[str]) -> None:
     from reverie.read.grid import untrained
     from reverie.read.maps import knowing
     from reverie.read.pictures import segmentation
-    from reverie.recipes.runs import Run
     from reverie.recipes.sources import splits
 
-    run = Run(given.run)
+    run = given.open(given.run)
     train, test = splits(run.recipe, given.data)
     known, known_masks = _labelled(train, given.masks, given.labels, seed=0)
     asked, truth = _labelled(test, given.masks, given.pictures, seed=1)

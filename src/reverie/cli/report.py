@@ -6,9 +6,11 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.placing import Placing
+
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Write report.html of a run: one file that needs nothing else.
 
     Attributes:
@@ -21,6 +23,5 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     given = tyro.cli(Arguments, args=arguments, prog="reverie report")
     from reverie.recipes.report import report
-    from reverie.recipes.runs import Run
 
-    print(report(Run(given.run)))
+    print(report(given.open(given.run)))

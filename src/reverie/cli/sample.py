@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from reverie.cli.evaluate import drawn_with
+from reverie.cli.placing import Placing
 from reverie.core.errors import InputError, nearest
 from reverie.core.names import GridName
 from reverie.diffusion.config import SampleConfig
@@ -25,7 +26,7 @@ START = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Draw pictures from a run. What is not given is as its recipe says.
 
     Attributes:
@@ -70,10 +71,9 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
 
     from reverie.recipes.guiding import scaled
-    from reverie.recipes.runs import Run
     from reverie.solve import Sampler, sample
 
-    run = Run(given.run)
+    run = given.open(given.run)
     recipe = run.recipe
     labels = choose(given.label, recipe)
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n

@@ -108,7 +108,9 @@ class Table(Schedule):
     @classmethod
     def scaled_linear(cls, steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> "Table":
         """√β uniform (Rombach et al. 2022, the latent diffusion models)."""
-        return cls(tuple((torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64, device="cpu") ** 2).tolist()))
+        return cls(
+            tuple((torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64, device="cpu") ** 2).tolist())
+        )
 
     @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> "Table":

@@ -137,7 +137,8 @@ def pck(found: Sequence[Tensor], truth: Sequence[Tensor], boxes: Sequence[float]
     if not len(found) == len(truth) == len(boxes) or any(f.shape != g.shape for f, g in zip(found, truth, strict=True)):
         raise InputError("found, truth and boxes have one entry a picture, with equally many points")
     right = [
-        (f.cpu().double() - g.cpu().double()).norm(dim=1) <= alpha * box for f, g, box in zip(found, truth, boxes, strict=True)
+        (f.cpu().double() - g.cpu().double()).norm(dim=1) <= alpha * box
+        for f, g, box in zip(found, truth, boxes, strict=True)
     ]
     return PCK(
         torch.cat(right).double().mean().item(), sum(r.double().mean().item() for r in right if len(r)) / len(right)
@@ -192,7 +193,9 @@ def propagate(
 
 def keypoints(points: Tensor, size: Sequence[int], spread: float = 0.5) -> Tensor:
     """Points (P, 2), (x, y) in places, as heat maps (P, h, w) to propagate; :func:`peaks` turns back."""
-    y, x = (axis.to(points.device) for axis in torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij"))
+    y, x = (
+        axis.to(points.device) for axis in torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    )
     square = (x - points[:, :1, None]).square() + (y - points[:, 1:, None]).square()
     return torch.exp(-0.5 * square / spread**2)
 

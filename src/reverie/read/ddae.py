@@ -131,5 +131,8 @@ def _look(
     found: dict[Cell, Tensor] = {}
     for each in t:
         point = level(denoise, None, each)
-        found |= {(site, each): pooled(v, 1).float().cpu() for site, v in maps(denoise, noisy(x0, point, noise), point, at).items()}
+        found |= {
+            (site, each): pooled(v, 1).float().cpu()
+            for site, v in maps(denoise, noisy(x0, point, noise), point, at).items()
+        }
     return found

@@ -172,8 +172,7 @@ def integrate(
 def _add(state: Tensors, step: Tensor, weights: Sequence[float], slopes: Sequence[Tensors]) -> Tensors:
     """``state + h·Σ wᵢ·kᵢ``."""
     return tuple(
-        x + align(step, x) * combine(weights, ks)
-        for x, ks in zip(state, zip(*slopes, strict=True), strict=True)
+        x + align(step, x) * combine(weights, ks) for x, ks in zip(state, zip(*slopes, strict=True), strict=True)
     )
 
 
