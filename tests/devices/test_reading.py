@@ -128,10 +128,10 @@ def test_odise():
     segments = unpack(truth)
     moved = [type(s)(s.labels.to(DEVICE), s.masks.to(DEVICE)) for s in segments]
     losses = (
-        there.losses(truth.images.to(DEVICE), moved, vocabulary()),
-        here.losses(truth.images, segments, vocabulary()),
+        there.losses(truth.x.to(DEVICE), moved, vocabulary()),
+        here.losses(truth.x, segments, vocabulary()),
     )
     for key, value in losses[1].items():
         same(losses[0][key].detach(), value.detach(), 1e-3)
-    found = [m.segment(truth.images.to(next(m.parameters()).device), vocabulary()) for m in (there, here)]
+    found = [m.segment(truth.x.to(next(m.parameters()).device), vocabulary()) for m in (there, here)]
     assert len(found[0]) == len(found[1]) == 2

@@ -8,19 +8,24 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.core.batch import Batch
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.schedules import Cosine
+from reverie.core.task import Moment, Optim
+from reverie.core.times import LogitNormal, LogSNR, Uniform
+from reverie.data import ImageSet
+from reverie.diffusion.classifying import Classifying
+from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.online import Online
 from reverie.guide.online import Prototypes
-from reverie.learn import Batch, Denoising, Draws, Moment, TrainConfig, optim
-from reverie.learn.classifying import Classifying
-from reverie.learn.online import Online
-from reverie.learn.times import LogitNormal, LogSNR, Uniform
-from reverie.learn.tokenizing import Critic, Tokenizing
+from reverie.learn import TrainConfig, optim
 from reverie.read import diffae, ldae
 from reverie.read.dispersive import Dispersive
 from reverie.read.parts import With
 from reverie.read.repa import REPA
 from reverie.read.sra import SRA
+from reverie.spaces.tokenizing import Critic, Tokenizing
 
 from .emulated import DEVICE, NAME, waiting
 from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures
@@ -37,7 +42,7 @@ def trained(module: torch.nn.Module) -> torch.nn.Module:
 def denoising(name: str, **others: Any) -> Denoising:
     denoise = MODELS[name]()
     trained(denoise.net)
-    return Denoising(denoise, None, LogitNormal(), held_out=Batch(X, condition(denoise, len(X))), **others)
+    return Denoising(denoise, LogitNormal(), held_out=Batch(X, condition(denoise, len(X))), **others)
 
 
 def latent() -> Denoising:
@@ -52,7 +57,7 @@ def latent() -> Denoising:
 def online() -> Online:
     denoise = MODELS["dit"]()
     trained(denoise.net)
-    return Online(denoise, Prototypes(16, CLASSES), None, Uniform(), site="blocks.0")
+    return Online(denoise, Prototypes(16, CLASSES), Uniform(), site="blocks.0")
 
 
 def aligned() -> With:
@@ -70,12 +75,12 @@ def semantic() -> diffae.SemanticDenoising:
         channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2
     )
     net = trained(diffae.AutoEncoder(base.net, encoder))
-    return diffae.SemanticDenoising(NetDenoiser(net, Cosine(), "eps", shape=(CHANNELS, SIZE, SIZE)), None, Uniform())
+    return diffae.SemanticDenoising(NetDenoiser(net, Cosine(), "eps", shape=(CHANNELS, SIZE, SIZE)), Uniform())
 
 
 def codes() -> diffae.PriorDenoising:
     denoise = diffae.prior(torch.randn(20, 6), 8, 3)
-    return diffae.prior_task(denoise, None)
+    return diffae.prior_task(denoise)
 
 
 def deconstructed() -> Denoising:
@@ -84,23 +89,21 @@ def deconstructed() -> Denoising:
         tokenizer="pca", labels=False, kind="x0", sees="picture", says="picture", target="original", weight="signal"
     )
     return ldae.task(
-        line, ldae.build(line, space, (CHANNELS, SIZE, SIZE), rv.nets.DiTConfig(width=16, depth=1, heads=2)), None
+        line, ldae.build(line, space, (CHANNELS, SIZE, SIZE), rv.nets.DiTConfig(width=16, depth=1, heads=2))
     )
 
 
 def classifying() -> Classifying:
     judge = classifier()
     trained(judge.net)
-    return Classifying(judge, None, LogSNR(Cosine()), held_out=Batch(X, rv.Cond(label=[0, 1, 2, 3])))
+    return Classifying(judge, LogSNR(Cosine()), held_out=Batch(X, rv.Cond(label=[0, 1, 2, 3])))
 
 
 def tokenizer(name: str) -> Tokenizing:
     torch.manual_seed(0)
     space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8), CHANNELS)  # pyright: ignore[reportArgumentType]
-    critic = Critic(CHANNELS, 8)
-    return Tokenizing(
-        space, None, X, perceptual=lambda x: [x], critic=(critic, torch.optim.SGD(critic.parameters(), 0.1))
-    )
+    data = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(len(X)))
+    return Tokenizing(space, data, data, perceptual=lambda x: [x], critic=Critic(CHANNELS, 8))
 
 
 TASKS: dict[str, Callable[[], Any]] = {
@@ -123,15 +126,12 @@ def step(task: Any, device: Any, cond: rv.Cond | None, images: torch.Tensor, opt
     found = {}
     for player in task.players.values():
         player.module.to(device).train()
-    for name, player in task.players.items():
-        config = TrainConfig(optimizer=optimizer)  # pyright: ignore[reportArgumentType]
-        stepped = (
-            optim.build(player.module, config) if any(p.requires_grad for p in player.module.parameters()) else None
-        )
-        if stepped is None:
-            continue
-        batch = Batch(images.to(device), None if cond is None else cond.to(device))
-        losses = task.loss("denoiser" if name in ("repa", "sra") else name, batch, Draws(0, 0, len(images)), NOW)
+    settings = optim.settings(TrainConfig(), Optim(optimizer=optimizer))  # pyright: ignore[reportArgumentType]
+    for name in task.turns(NOW):
+        player = task.players[name]
+        stepped = optim.build(player.module, settings)
+        batch = Batch(images, cond).to(device)
+        losses = task.loss(name, batch, Draws(0, 0, len(images)), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
         found |= {f"{name} {key}": v.detach() for key, v in losses.items()}
         found |= {
@@ -178,7 +178,7 @@ def test_no_loss_and_no_gradient_waits(name):
     cond = condition(task.denoise, 4) if hasattr(task, "denoise") else rv.Cond(label=[0, 1, 2, 3])
     for player in task.players.values():
         player.module.to(DEVICE)
-    batch = Batch(X.to(DEVICE), None if cond is None else cond.to(DEVICE))
+    batch = Batch(X, cond).to(DEVICE)
     with waiting() as device:
         losses = task.loss(next(iter(task.players)), batch, Draws(0, 0, 4), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
