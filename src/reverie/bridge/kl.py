@@ -38,10 +38,6 @@ class KL(nn.Module, Space):
         """How many pixels a side a place of the latent stands for."""
         return 2 ** (len(self.model.config.block_out_channels) - 1)
 
-    def picture(self, codes: tuple[int, ...]) -> tuple[int, int, int]:
-        """The shape (C, H, W) of the picture whose latents have the shape ``codes``."""
-        return self.model.config.in_channels, codes[1] * self.factor, codes[2] * self.factor
-
     def encode(self, x: Tensor) -> Tensor:
         mean = self.model.encode(x.to(self.model.dtype)).latent_dist.mode().to(x.dtype)
         return (mean - self.shift) * self.scale
