@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import reverie as rv
 from reverie import bridge, guide
@@ -67,12 +68,17 @@ def test_the_auto_encoder_is_the_space(sd):
         assert close(model.space.decode(z), pipeline.vae.decode(z / 0.3).sample, 1e-5)
     alone = rv.load(folder / "vae")
     assert isinstance(alone, bridge.KL) and close(alone.encode(pictures), z, 1e-5)
+    assert alone.code_shape((3, 16, 16)) == tuple(z.shape[1:]) and alone.data_shape(tuple(z.shape[1:])) == (3, 16, 16)
+    with pytest.raises(InputError, match="multiples of 2"):
+        alone.code_shape((3, 15, 16))
+    seen = rv.read.features(model, pictures, "middle.0", logsnr=2.0)  # asks for pictures, and codes them
+    assert len(seen) == 2 and seen.isfinite().all()
 
 
 def test_features_of_a_latent_model_are_read_off_pictures(sd):
     _, folder = sd
     model, pictures, cond = rv.load(folder), noise(2, 3, 16, 16).clamp(-1, 1), rv.Cond(text=noise(1, 3, 12))
-    assert rv.core.space.data_shape(model.space, model.shape) == (3, 16, 16)
+    assert model.space.data_shape(model.shape) == (3, 16, 16)
     read = rv.read.features(model, pictures, sites="middle.0", t=0.5, noise=None, cond=cond, pool=None)
     point = model.schedule.point(0.5)
     with torch.no_grad():
@@ -80,6 +86,29 @@ def test_features_of_a_latent_model_are_read_off_pictures(sd):
     assert read.shape == (2, 32, 4, 4) and close(read, expected, 1e-5)
     with pytest.raises(InputError, match=r"N, 3, 16, 16"):
         rv.read.features(model, noise(2, 4, 8, 8), sites="middle.0", logsnr=4.0, cond=cond)
+
+
+def test_weights_keep_the_precision_of_their_file(sd, tiny, tmp_path):
+    _, folder = sd
+    shutil.copytree(folder, tmp_path / "half")
+    for path in (tmp_path / "half").glob("*/*.safetensors"):
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}
+        save_file(weights, path, {"format": "pt"})
+        config = json.loads((path.parent / "config.json").read_text())
+        (path.parent / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    half, cast = rv.load(tmp_path / "half"), rv.load(tmp_path / "half", dtype=torch.bfloat16)
+    assert {p.dtype for p in half.net.parameters()} == {torch.float16} == {p.dtype for p in half.space.parameters()}
+    assert half.conditioner(tiny.texts)["text"].value.dtype == torch.float16
+    assert {p.dtype for p in [*cast.net.parameters(), *cast.space.parameters()]} == {torch.bfloat16}
+    assert cast.conditioner(tiny.texts)["text"].value.dtype == torch.bfloat16
+    drawn = []
+    for model in (rv.load(folder), half, cast):
+        with torch.no_grad():
+            drawn.append(rv.sample(model, cond=model.conditioner(tiny.texts), steps=3))
+    single, rounded, rough = drawn
+    assert rounded.dtype == rough.dtype == torch.float32
+    assert (rounded - single).square().mean().sqrt() < 20 * torch.finfo(torch.float16).eps * single.std()
+    assert (rough - single).square().mean().sqrt() < 20 * torch.finfo(torch.bfloat16).eps * single.std()
 
 
 def test_words_know_their_tokens(sd):

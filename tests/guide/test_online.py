@@ -53,7 +53,6 @@ def usage():
         task = Online(
             NetDenoiser(net, Flow(), "flow", shape=(1, 8, 8)),
             Prototypes(32, K, 16),
-            None,
             LogitNormal(),
             site="blocks.0",
             clustering=2.0,
@@ -100,7 +99,7 @@ def test_the_denoiser_listens_to_the_codes():
     )
     net = nets.build(DiTConfig(patch=2, width=32, depth=2, heads=2), channels=1, size=4, classes=4)
     denoise = NetDenoiser(net, Flow(), "flow", shape=(1, 4, 4))
-    task = Online(denoise, Prototypes(32, 4, 16), None, LogitNormal(), site="blocks.0", clustering=2.0)
+    task = Online(denoise, Prototypes(32, 4, 16), LogitNormal(), site="blocks.0", clustering=2.0)
     optimizer = Adam(task.players["denoiser"].module.parameters(), 1e-2)
     for step in range(150):
         rows = (torch.arange(64) + 64 * step) % 512

@@ -15,6 +15,7 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
+from reverie.core.space import Space
 from reverie.guide.operators import Inpaint, Operator, Phase, SuperResolution
 from reverie.guide.reddiff import reddiff_loss
 from reverie.guide.repaint import RePaint
@@ -315,12 +316,21 @@ def test_two_measurements_together() -> None:
 def test_in_a_latent_space() -> None:
     """Data is half the code: what is measured of the data holds there, and not of the code."""
 
-    class Half:
+    class Half(Space):
         def encode(self, x: Tensor) -> Tensor:
             return 2.0 * x
 
         def decode(self, z: Tensor) -> Tensor:
             return 0.5 * z
+
+        def code_shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
+            return data
+
+        def data_shape(self, code: tuple[int, ...]) -> tuple[int, ...]:
+            return code
+
+        def to(self, device=None, dtype=None) -> "Half":
+            return self
 
     denoise = unit(VP())
     denoise.space = Half()
@@ -358,7 +368,7 @@ def test_bad_input() -> None:
             rv.guide.restore(denoise, KNOWN_2, y[..., :1], method, steps=4)
     with pytest.raises(InputError, match="A·A\\* is a number"):
         RePaint(Matrix(H), Y, noise=0.1)
-    with pytest.raises(InputError, match="at least 0: got -1"):
+    with pytest.raises(InputError, match="at least 0 and finite: got -1"):
         rv.guide.pigdm(denoise, KNOWN_2, y, -1.0)
     with pytest.raises(InputError, match=r"unknown method 'pigmd'.*Did you mean 'pigdm'"):
         rv.guide.restore(denoise, KNOWN_2, y, "pigmd")

@@ -112,7 +112,7 @@ def test_every_figure_says_how_it_was_taken(copier):
         assert figure.extractor == "pixels" and figure.seeds == (0, 1) and figure.count in (99, 100)
         assert (figure.data, figure.split, figure.reference) == ("digits8", "test", 162)
         assert figure.value == pytest.approx(sum(figure.each) / 2)
-        how = (figure.solver, figure.grid, figure.steps, figure.guidance)
+        how = tuple(figure.settings.get(name) for name in ("solver", "grid", "steps", "guidance"))
         assert how == (
             ("DPMpp(order=2)", "time(start=None, end=None)", 8, 1.0) if figure.of == "samples" else (None,) * 4
         )

@@ -165,7 +165,7 @@ def test_memory_format_does_not_change_the_output():
 
 def test_a_picture_is_laid_out_as_it_was_cut():
     """A DiT whose output layer returns the patch it was given must return the picture."""
-    net = build(DiTConfig(patch=2, width=12, depth=0, heads=1), channels=3, size=(4, 6))
+    net = DiT(patch=2, width=12, depth=0, heads=1, channels=3, size=(4, 6))
     with torch.no_grad():
         net.embed.weight.copy_(torch.eye(12).reshape(12, 2, 2, 3).permute(0, 3, 1, 2))
         net.embed.bias.zero_()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine
+from reverie.core.space import Identity
 from reverie.core.tensors import combine
 from reverie.learn.muon import Muon
 from reverie.nets import UNet
@@ -24,7 +25,7 @@ SCALE = 3.2
 TRAIN = 1297
 
 
-class Stretch:
+class Stretch(Identity):
     """Pictures in [−1, 1] are diffused at the contrast they were made with."""
 
     def encode(self, x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Says(nn.Module):
 def deconstructed(net, space, **changes):
     settings = replace(FINAL, **changes)
     denoise = rv.core.denoiser.NetDenoiser(
-        InPicture(net, space), ldae.PATHS[settings.path], "x0", shape=space.shape((1, 16, 16)), space=space
+        InPicture(net, space), ldae.PATHS[settings.path], "x0", shape=space.code_shape((1, 16, 16)), space=space
     )
     return Deconstructed(denoise, Uniform(), settings, weight=ldae.WEIGHTS[settings.weight])
 

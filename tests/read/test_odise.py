@@ -57,7 +57,7 @@ def model(captioned=True):
 
 
 def test_at_the_start_the_captioner_says_the_null_and_can_learn():
-    images = scenes(0, 4).images
+    images = scenes(0, 4).x
     captioned, plain = model(), model(captioned=False)
     null = torch.randn(3, 5)
     assert torch.equal(Captioner(null, 12)(pooled(images)), null.expand(4, 3, 5))
@@ -75,7 +75,7 @@ def test_the_denoiser_is_neither_trained_nor_saved_and_left_as_it_was():
     it = model()
     net = it.backbone._frozen[0].net
     hooks = [len(m._forward_hooks) for m in net.modules()]
-    it.losses(scenes(0, 2).images, unpack(scenes(0, 2)), vocabulary())["name"].backward()
+    it.losses(scenes(0, 2).x, unpack(scenes(0, 2)), vocabulary())["name"].backward()
     assert [len(m._forward_hooks) for m in net.modules()] == hooks
     assert not {id(p) for p in net.parameters()} & {id(p) for p in it.parameters()}
     assert all(p.grad is None for p in net.parameters())

@@ -1,5 +1,7 @@
 """Spaces: exact identities of principal components, and what a learned tokenizer must and cannot reach."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_with_all_components_nothing_is_lost(images):
 
 def test_codes_have_mean_zero_and_one_standard_deviation_for_all_channels(pca, images):
     z = pca.encode(images)
-    assert z.shape == (600, 6, 7, 7) == (600, *pca.shape((1, 28, 28)))
+    assert z.shape == (600, 6, 7, 7) == (600, *pca.code_shape((1, 28, 28)))
     assert z.mean().abs() < 1e-5 and z.square().mean().item() == pytest.approx(1.0, abs=1e-5)
     torch.testing.assert_close(z.var((0, 2, 3), correction=0), pca.variances[:6] / pca.scale**2, rtol=1e-4, atol=1e-6)
     shift, scale = pca.shift.clone(), pca.scale.clone()
@@ -166,7 +168,7 @@ def test_a_convolutional_space_learns_and_its_codes_see_beyond_their_patch(image
     torch.manual_seed(0)
     images = images[:100, :, 4:24, 4:24]
     space = ConvVAE(1, 4, 4, width=8)
-    assert space.shape((1, 28, 28)) == (4, 7, 7)
+    assert space.code_shape((1, 28, 28)) == (4, 7, 7)
     before = error(space.normalise(images), images)
     learn(space, images, 25, 1e-2)
     assert error(space, images) < 0.5 * before
@@ -176,6 +178,22 @@ def test_a_convolutional_space_learns_and_its_codes_see_beyond_their_patch(image
     patchwise = PatchAE(1, 4, 4)
     changed = (patchwise.encode(other) - patchwise.encode(images[:1]))[0].abs().amax(0) > 0
     assert changed.nonzero().tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("name", ["pca", "patch-ae", "patch-vae", "conv-vae"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_space_in_half_precision_takes_and_gives_single(images, name, dtype):
+    space = PatchPCA.fit(images, 4, 6) if name == "pca" else build(SpaceConfig(name=name, dims=6, width=8), 1)
+    space.normalise(images)
+    z = space.encode(images[:4])
+    x = space.decode(z)
+    assert space.code_shape((1, 28, 28)) == tuple(z.shape[1:]) and space.data_shape(tuple(z.shape[1:])) == (1, 28, 28)
+    half = copy.deepcopy(space).to(dtype=dtype)
+    assert half.scale.dtype == torch.float32 and torch.equal(half.scale, space.scale)
+    for mine, exact in ((half.encode(images[:4]), z), (half.decode(z), x)):
+        assert mine.dtype == torch.float32
+        rounding = 8 * torch.finfo(dtype).eps * (name != "pca")  # principal components have no weights to cast
+        assert (mine - exact).square().mean().sqrt() <= rounding * exact.std()
 
 
 @pytest.mark.parametrize("name", ["pca", "patch-ae", "patch-vae", "conv-vae"])
@@ -197,7 +215,7 @@ def test_a_space_comes_back_from_its_file(tmp_path, images, name):
 def test_a_denoiser_samples_inverts_and_learns_through_its_space(pca, images):
     torch.manual_seed(0)
     config = rv.nets.DiTConfig(patch=1, width=32, depth=1, heads=2)
-    shape = pca.shape((1, 28, 28))
+    shape = pca.code_shape((1, 28, 28))
     net = rv.nets.build(config, channels=shape[0], size=shape[1:])
     denoise = NetDenoiser(net, Flow(), shape=shape, space=pca)
     drawn = rv.sample(denoise, n=3, steps=2)

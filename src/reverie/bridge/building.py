@@ -107,7 +107,7 @@ def told(what: str) -> Iterator[None]:
 
 
 def build(kind: str, config: Mapping[str, Any], state: Mapping[str, Tensor], what: str) -> nn.Module:
-    """Diffusers' module of a configuration, with the weights ``state``.
+    """Diffusers' module of a configuration, with the weights ``state`` and in their dtype.
 
     Raises:
         InputError: when the configuration is of none, or the weights do not fit it; with the first name that does not.
@@ -116,8 +116,13 @@ def build(kind: str, config: Mapping[str, Any], state: Mapping[str, Tensor], wha
 
     with told(what):
         model = getattr(diffusers, kind).from_config(dict(config))
-    model.load_state_dict(dict(state))
+    model.to(dtype=precision(state)).load_state_dict(dict(state))
     return model
+
+
+def precision(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype of weights; of several that of the first."""
+    return next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
 
 
 def check(component: Component, config: Mapping[str, Any]) -> None:

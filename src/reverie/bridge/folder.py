@@ -163,14 +163,13 @@ class Component:
         return shards
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, in float32.
+        """All weights, in the dtype of the file.
 
         Raises:
             InputError: when there are none, or only pickles.
             RunError: when a file is missing or damaged.
         """
-        tensors = {name: value for path in self.files for name, value in read_tensors(path).items()}
-        return {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
+        return {name: value for path in self.files for name, value in read_tensors(path).items()}
 
     def shapes(self) -> dict[str, Tensor]:
         """All weights on the meta device: the headers alone are read.

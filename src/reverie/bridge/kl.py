@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from reverie.core.errors import InputError
+from reverie.core.space import Space
 
 
-class KL(nn.Module):
-    """``encode`` takes pictures (B, 3, H, W) in [−1, 1] to the mean of their latents, scaled to unit variance; ``decode`` back.
+class KL(nn.Module, Space):
+    """Pictures (B, 3, H, W) in [−1, 1] to the mean of their latents, scaled to unit variance, and back.
 
     Args:
         model: diffusers' AutoencoderKL.
@@ -37,12 +38,21 @@ class KL(nn.Module):
         """How many pixels a side a place of the latent stands for."""
         return 2 ** (len(self.model.config.block_out_channels) - 1)
 
-    def picture(self, codes: tuple[int, ...]) -> tuple[int, int, int]:
-        """The shape (C, H, W) of the picture whose latents have the shape ``codes``."""
-        return self.model.config.in_channels, codes[1] * self.factor, codes[2] * self.factor
-
     def encode(self, x: Tensor) -> Tensor:
-        return (self.model.encode(x).latent_dist.mode() - self.shift) * self.scale
+        mean = self.model.encode(x.to(self.model.dtype)).latent_dist.mode().to(x.dtype)
+        return (mean - self.shift) * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.model.decode(z / self.scale + self.shift).sample
+        return self.model.decode((z / self.scale + self.shift).to(self.model.dtype)).sample.to(z.dtype)
+
+    def code_shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        channels, *sides = data
+        if channels != self.model.config.in_channels or len(sides) != 2 or any(side % self.factor for side in sides):
+            raise InputError(
+                f"this auto-encoder codes pictures of {self.model.config.in_channels} channels whose sides are multiples of "
+                f"{self.factor}: got {data}"
+            )
+        return int(self.model.config.latent_channels), *(side // self.factor for side in sides)
+
+    def data_shape(self, code: tuple[int, ...]) -> tuple[int, ...]:
+        return int(self.model.config.out_channels), *(side * self.factor for side in code[1:])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reverie.bridge import architecture, weights
-from reverie.bridge.building import AUTOENCODER, build, check, complete, renamed, told
+from reverie.bridge.building import AUTOENCODER, build, check, complete, precision, renamed, told
 from reverie.bridge.folder import SCHEDULER, Component, Folder
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
@@ -62,7 +62,14 @@ class Pretrained(NetDenoiser):
         self.model, self.scheduler, self.conditioner = model, scheduler, conditioner
 
 
-def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | Kind | None = None) -> Pretrained | KL:
+def open_folder(
+    path: str | Path,
+    schedule: Schedule | None = None,
+    kind: str | Kind | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Pretrained | KL:
     """A pipeline or model of diffusers', frozen and in evaluation mode.
 
     Where the architecture is one of ours the weights load into our network; else diffusers' module is wrapped. Nothing of the folder is
@@ -73,6 +80,7 @@ def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | 
         schedule: the path the network was trained on, in place of what its scheduler says. With a :class:`~reverie.core.paths.Table` it is
             told the index of an entry, else 1000·t.
         kind: what it predicts, likewise. With both, a scheduler's file is not read.
+        device, dtype: where network, space and text encoders go, and what they compute in: the CPU, and what their files hold, by default.
 
     Returns:
         A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space.
@@ -84,7 +92,7 @@ def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | 
     folder = Folder(path)
     component = Component(folder.path) if folder.single else _network_of(folder)
     if component.kind == AUTOENCODER:
-        return autoencoder(component)
+        return autoencoder(component).to(device=device, dtype=dtype)
     config = complete(component)
     found = None if schedule is not None and kind is not None else _scheduler(folder)
     trained = found.schedule if schedule is None else schedule  # pyright: ignore[reportOptionalMemberAccess]
@@ -106,7 +114,7 @@ def open_folder(path: str | Path, schedule: Schedule | None = None, kind: str | 
         else "t",
         space=vae,
         data_std=found.data_std if schedule is None and kind is None and found else None,
-    )
+    ).to(device, dtype)
 
 
 def autoencoder(component: Component) -> KL:
@@ -151,7 +159,7 @@ def _network(component: Component, config: dict[str, Any]) -> Network:
     with told(str(component.folder)):
         net = architecture.network(component.kind, config)
         if net is not None and _tied(net, config, state):
-            net.load_state_dict(weights.to_ours(net, config, state))
+            net.to(dtype=precision(state)).load_state_dict(weights.to_ours(net, config, state))
         else:
             net = Foreign(component.kind, build(component.kind, config, state, str(component.folder)))
     return net.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Encoder:
         part = folder.part(self.names[1])
         plausible(part)
         self.variant = part.variant
+        self.device: torch.device | str | None = None
+        self.dtype: torch.dtype | None = None
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -53,13 +55,20 @@ class Encoder:
             RunError: when the weights are not those of its configuration.
         """
         model, found = self._loaded(
-            1, use_safetensors=True, variant=self.variant, dtype=torch.float32, output_loading_info=True
+            1, use_safetensors=True, variant=self.variant, dtype=self.dtype or "auto", output_loading_info=True
         )
         if found["missing_keys"]:
             raise RunError(
                 f"the weights of {self.names[1]} lack {sorted(found['missing_keys'])[0]!r}: the file is incomplete or of another model"
             )
-        return model.eval().requires_grad_(False)
+        return model.to(device=self.device).eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The encoder itself, moved and cast; a model that is not loaded yet will be loaded so."""
+        self.device, self.dtype = device or self.device, dtype or self.dtype
+        if "model" in vars(self):
+            self.model.to(device=device, dtype=dtype)
+        return self
 
     def _loaded(self, which: int, **options: Any) -> Any:
         import transformers
@@ -133,7 +142,9 @@ class Texts:
             away = {name: torch.zeros_like(value) for name, value in away.items()}
         if self.sizes is not None:
             for each in (told, away):
-                each["vector"] = torch.cat([each["vector"], self.sizes.expand(len(each["vector"]), -1)], dim=1)
+                each["vector"] = torch.cat(
+                    [each["vector"], self.sizes.expand(len(each["vector"]), -1).to(each["vector"])], dim=1
+                )
         return {
             name: Entry.of(value)._replace(null=away[name].expand(len(value), *away[name].shape[1:]))
             for name, value in told.items()
@@ -141,6 +152,12 @@ class Texts:
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         return self.encoders[0].words(text)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The encoders themselves, moved and cast."""
+        for encoder in self.encoders:
+            encoder.to(device, dtype)
+        return self
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
         if self.form == "sd":

@@ -7,12 +7,13 @@ from typing import Annotated
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.core.bounds import Bound
 from reverie.core.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Fit the times of few-step sampling to a run; sampling with the solver "auto" in so many steps at this scale then uses them.
 
     Attributes:
@@ -33,10 +34,9 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "calibrate")
     from reverie.cli.sample import choose, condition
-    from reverie.recipes.runs import Run
     from reverie.solve.calibrate import TRAJECTORIES, calibrate
 
-    run = Run(given.run)
+    run = given.open(given.run)
     classes = run.recipe.data.classes
     labels = choose("all" if given.label is None and classes else given.label, run.recipe)
     scale = 1.0 if labels is None else given.scale

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError
 from reverie.core.names import GridName
@@ -20,7 +21,7 @@ KEYS = ("solver", "steps", "grid", "scale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Measure the samples of a run against held-out pictures, beside controls; writes evaluation.json in it.
 
     Attributes:
@@ -50,9 +51,8 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "evaluate")
     from reverie.recipes.measuring import measure
-    from reverie.recipes.runs import Run
 
-    run = Run(given.run)
+    run = given.open(given.run)
     config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
     evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
     show(evaluation)

@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 from reverie.core.text import shown
 
-if TYPE_CHECKING:
-    from reverie.recipes.runs import Run
-
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Find the places of one picture in another by what a run says of both, and draw the lines.
 
     Attributes:
@@ -48,10 +46,9 @@ def main(arguments: list[str]) -> None:
     from reverie.read import correspond
     from reverie.read.maps import knowing
     from reverie.read.pictures import lines, salient
-    from reverie.recipes.runs import Run
     from reverie.recipes.sources import picture
 
-    run: Run = Run(given.run) if given.run is not None else _latest()
+    run = given.open(_latest() if given.run is None else given.run)
     if given.points < 1:
         raise InputError(f"--points is how many places to look for, at least 1: got {given.points}")
     a, b = (picture(path, run.recipe) for path in (given.a, given.b))
@@ -69,10 +66,8 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _latest() -> "Run":
-    from reverie.recipes.runs import Run
-
+def _latest() -> Path:
     found = [path.parent for path in Path("runs").glob("*/recipe.yaml") if any(path.parent.glob("checkpoints/step-*"))]
     if not found:
         raise InputError("no trained run in runs/: name one with --run")
-    return Run(max(found, key=lambda folder: (folder / "recipe.yaml").stat().st_mtime))
+    return max(found, key=lambda folder: (folder / "recipe.yaml").stat().st_mtime)

@@ -7,12 +7,13 @@ from typing import Annotated
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.core.bounds import Bound
 from reverie.core.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Probe every block of a run's network at several noise levels, and an untrained one beside it.
 
     Writes read/probe.json and read/heatmap.svg in the run; reverie report then shows them.
@@ -45,10 +46,9 @@ def main(arguments: list[str]) -> None:
     from reverie.core.files import write
     from reverie.read import grid
     from reverie.read.heatmap import heatmap
-    from reverie.recipes.runs import Run
     from reverie.recipes.sources import splits
 
-    run = Run(given.run)
+    run = given.open(given.run)
     train, test = splits(run.recipe, given.data)
     path, drawing = run.path("read/probe.json"), run.path("read/heatmap.svg")
     probed = grid.run(

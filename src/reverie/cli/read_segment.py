@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
+from reverie.core.text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +22,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Label the pixels of held-out pictures by what a run says of them, learned from a few labelled pictures.
 
     Attributes:
@@ -52,10 +54,9 @@ def main(arguments: list[str]) -> None:
     from reverie.read.grid import untrained
     from reverie.read.maps import knowing
     from reverie.read.pictures import segmentation
-    from reverie.recipes.runs import Run
     from reverie.recipes.sources import splits
 
-    run = Run(given.run)
+    run = given.open(given.run)
     path = run.path("read/segment.png")
     train, test = splits(run.recipe, given.data)
     known, known_masks = _labelled(train, given.masks, given.labels, run.recipe.data.fit, seed=0)

@@ -7,11 +7,12 @@ from typing import Annotated
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.core.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Write report.html of a run: one file that needs nothing else.
 
     Attributes:
@@ -24,6 +25,5 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "report")
     from reverie.recipes.report import report
-    from reverie.recipes.runs import Run
 
-    print(shown(report(Run(given.run))))
+    print(shown(report(given.open(given.run))))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.placing import Placing
 from reverie.cli.sample import SUFFIXES, choose, condition, write
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Restore a picture that is damaged, small, blurred or grey, with a run as what is known of such pictures.
 
     Attributes:
@@ -68,9 +69,8 @@ def main(arguments: list[str]) -> None:
 
     from reverie.guide import restore
     from reverie.learn import grid
-    from reverie.recipes.runs import Run
 
-    run = Run(given.run)
+    run = given.open(given.run)
     labels = choose(given.label, run.recipe) if run.recipe.data.classes or given.label != "none" else None
     if labels is None and given.scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     else:
         print(*map(shown, write(restored.images, given.out, 1)), sep="\n")
     print(
-        f"differs from the measurement by {restored.consistency.square().mean().sqrt():.4f} rms, where black to white is 2; "
+        f"differs from the measurement by {float(restored.consistency.square().mean().sqrt()):.4f} rms, where black to white is 2; "
         f"{restored.evaluations:.0f} evaluations and {restored.backwards:.0f} backward passes a picture"
     )
 

@@ -10,6 +10,7 @@ import tyro
 
 from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
+from reverie.cli.placing import Placing
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
 from reverie.core.memory import afford
@@ -29,7 +30,7 @@ START = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Placing):
     """Draw pictures from a run. What is not given is as its recipe says.
 
     Attributes:
@@ -74,10 +75,9 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
 
     from reverie.recipes.guiding import scaled
-    from reverie.recipes.runs import Run
     from reverie.solve import Sampler, sample
 
-    run = Run(given.run)
+    run = given.open(given.run)
     recipe = run.recipe
     labels = choose(given.label, recipe)
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n

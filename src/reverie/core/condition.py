@@ -44,13 +44,13 @@ class Entry(NamedTuple):
         return Entry(f(self.value), mask, f(self.present), null)
 
     def fill(self, null: Tensor) -> "Entry":
-        """The entry with the null where nothing is present: what a network reads.
+        """The entry with the null where nothing is present, in the dtype of the null: what a network reads.
 
         Args:
             null: the network's own null, of the shape of one sample; sequences may be of another length, the shorter is padded.
         """
-        value, mask = self.value, self.mask
-        null = null.expand(len(value), *null.shape) if self.null is None else self.null
+        value, mask = self.value.to(null.dtype), self.mask
+        null = null.expand(len(value), *null.shape) if self.null is None else self.null.to(null.dtype)
         if value.ndim == 3 and (mask is not None or null.shape[1] != value.shape[1]):
             length = max(value.shape[1], null.shape[1])
             (value, mask), (null, real) = _pad(value, mask, length), _pad(null, None, length)

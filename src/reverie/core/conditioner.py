@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ class TextEncoder(Protocol):
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         """The positions of each word among the tokens of a text."""
+        ...
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+        """Move and cast its weights."""
         ...
 
 
@@ -76,6 +80,12 @@ class Conditioner:
         """
         return self._encoder().words(text)
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The conditioner itself, its text encoder moved and cast."""
+        if self.text is not None:
+            self.text.to(device, dtype)
+        return self
+
     def _encoder(self) -> TextEncoder:
         if self.text is None:
             taken = ", ".join(self.conditions) or "nothing"
@@ -95,8 +105,8 @@ class Conditioner:
         spec = self.conditions[name]
         if isinstance(spec, Label):
             several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1)
-            each = list(value) if several else [value]
-            return Entry.of(torch.tensor([self._label(v) for v in each]))
+            labels: Any = list(value) if several else [value]
+            return Entry.of(torch.tensor([self._label(v) for v in labels]))
         if isinstance(spec, Image) and not isinstance(value, Tensor):
             each = value if isinstance(value, list | tuple) else [value]
             return Entry.of(torch.stack([picture(v, spec.channels) for v in each]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reverie.core import branches
+from reverie.core.boundary import Bounded
 from reverie.core.condition import Cond, Conditions
 from reverie.core.conditioner import Conditioner
 from reverie.core.count import evaluated
@@ -17,7 +18,7 @@ from reverie.core.predictions import KINDS, Kind, Pair, convert
 from reverie.core.predictions import kind as as_kind
 from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Identity, Space
-from reverie.core.tensors import Scalar, align, combine
+from reverie.core.tensors import Scalar, align, combine, onto
 
 
 class Estimate:
@@ -110,6 +111,10 @@ class Denoiser(ABC):
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The denoiser itself, all that it holds moved and cast."""
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         """Of what it computes with; the state of a run is of this dtype, and at least float32."""
@@ -175,6 +180,10 @@ class Wrapper(Denoiser):
     def device(self) -> torch.device:
         return self.base.device
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.base.to(device, dtype)
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         return self.base.dtype
@@ -216,11 +225,12 @@ TIME_MAPS: dict[str, Callable[[Point], Scalar]] = {
 """What the network is told of the time: t itself, or ¼·log(σ/α) (Karras et al. 2022, table 1)."""
 
 
-class NetDenoiser(Denoiser):
+class NetDenoiser(Bounded, Denoiser):
     """A network as a denoiser.
 
     Args:
-        net: ``net(x, time, cond) -> out`` with x (B, C, H, W) and time of shape () or (B,).
+        net: ``net(x, time, cond) -> out`` with x (B, C, H, W) in the dtype of its weights, and time of shape () or (B,) in that of the
+            state, which half precision is too coarse for.
         schedule: the path it was (or is being) trained on.
         kind: what ``out`` predicts.
         shape: of one sample, (C, H, W).
@@ -262,22 +272,14 @@ class NetDenoiser(Denoiser):
         self.space = Identity() if space is None else space
         self.conditioner = Conditioner(self.conditions)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.net.parameters(), torch.empty(0)).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.net.parameters(), torch.empty(0)).dtype
-
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         if cond is not None:
             cond.check_names(self.conditions)
-        point, dtype = self.point(t, x), next(self.net.parameters(), x).dtype
+        point = self.point(t, x)
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
         time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)
         if isinstance(time, Tensor):
-            time = (time.flatten() if time.ndim else time).to(x)
+            time = onto(time.flatten() if time.ndim else time, x)
         elif math.isfinite(time):
             time = x.new_full((), time)
         else:
@@ -287,10 +289,10 @@ class NetDenoiser(Denoiser):
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
             cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
-        out, variance = self.net(scaled.to(dtype), time.to(dtype), cond), None
+        out, variance = self.inside(scaled, time, cond), None
         if out is None:  # a tap has read what it wanted and ended the call: there is no estimate
             return Estimate(x, torch.full_like(x, math.nan), self.kind(point), point)
-        out = evaluated(out.to(x.dtype))
+        out = evaluated(out)
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)
@@ -298,6 +300,9 @@ class NetDenoiser(Denoiser):
             out = out + self.prior.share(point) * first.linear(*self.kind(point))
         return Estimate(x, out, self.kind(point), point, variance)
 
-    def to(self, device: torch.device | str) -> Self:
-        self.net.to(device)
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The denoiser itself: network, prior, space and text encoder moved and cast."""
+        self.net.to(device=device, dtype=dtype)
+        self.space.to(device, dtype)
+        self.conditioner.to(device, dtype)
         return self

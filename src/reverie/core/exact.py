@@ -5,6 +5,7 @@ They are the ground truth of the tests and of the docs, and ordinary denoisers: 
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -50,6 +51,15 @@ class GaussianMixture:
         self.values = values.clamp(min=0.0)
         self.labels = None if labels is None else torch.as_tensor(labels)
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The mixture itself, on another device or in another dtype; an accelerator gets at most float32."""
+        dtype = self.means.dtype if dtype is None else dtype
+        for name in ("log_weights", "means", "covariances", "values", "vectors", "labels"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, _placed(value, device, dtype))
+        return self
+
     def denoiser(self, schedule: Schedule) -> Denoiser:
         """The exact denoiser E[x0 | x_t] on a path."""
         return MixtureDenoiser(self, schedule)
@@ -73,8 +83,8 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` draws of x0, ``(n, *shape)``."""
-        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], dtype=self.means.dtype, generator=generator)
+        k = torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], dtype=self.means.dtype, generator=generator).to(self.means.device)
         return (self.means[k] + torch.einsum("bij,bj->bi", self.vectors[k] * self.values[k, None].sqrt(), z)).reshape(
             n, *self.shape
         )
@@ -105,6 +115,14 @@ class MixtureDenoiser(Denoiser):
     def dtype(self) -> torch.dtype:
         return self.data.means.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.data.means.device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.data.to(device, dtype)
+        return self
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         if cond is not None:
             cond.check_names(self.conditions)
@@ -127,6 +145,10 @@ class MixtureClassifier:
         if data.labels is None:
             raise InputError("a mixture without labels has no classes to tell apart: give labels=")
         self.data, self.schedule, self.classes = data, schedule, int(data.labels.max()) + 1
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.data.to(device, dtype)
+        return self
 
     def __call__(self, x: Tensor, point: Point) -> Tensor:
         """``(B, *shape)`` -> (B, classes), normalised."""
@@ -161,6 +183,15 @@ class Empirical(Denoiser):
     def dtype(self) -> torch.dtype:
         return self.data.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.data = _placed(self.data, device, self.data.dtype if dtype is None else dtype)
+        self.labels = None if self.labels is None else self.labels.to(device)
+        return self
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         if cond is not None:
             cond.check_names(self.conditions)
@@ -178,6 +209,14 @@ class Empirical(Denoiser):
             logits = logits.masked_fill((self.labels != entry.value[:, None]) & entry.present[:, None], -math.inf)
         x0 = (torch.softmax(logits, dim=1) @ data).reshape(x.shape)
         return Estimate(x, evaluated(x0), KINDS["x0"](point), point)
+
+
+def _placed(value: Tensor, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
+    """On a device; numbers in ``dtype``, but for float64 where only the host has it."""
+    device = value.device if device is None else torch.device(device)
+    if not value.is_floating_point():
+        return value.to(device)
+    return value.to(torch.float32 if device.type != "cpu" and dtype == torch.float64 else dtype).to(device)
 
 
 def _column(value: Scalar) -> Scalar:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reverie.core.errors import InputError
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule, lifted
+from reverie.core.tensors import exact
 
 
 @dataclass(frozen=True)
@@ -102,24 +103,26 @@ class Table(Schedule):
     @classmethod
     def linear(cls, steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> "Table":
         """β uniform from start to end (Ho et al. 2020)."""
-        return cls(tuple(torch.linspace(start, end, steps, dtype=torch.float64).tolist()))
+        return cls(tuple(torch.linspace(start, end, steps, dtype=torch.float64, device="cpu").tolist()))
 
     @classmethod
     def scaled_linear(cls, steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> "Table":
         """√β uniform (Rombach et al. 2022, the latent diffusion models)."""
-        return cls(tuple((torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2).tolist()))
+        return cls(
+            tuple((torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64, device="cpu") ** 2).tolist())
+        )
 
     @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> "Table":
         """Nichol & Dhariwal 2021 (eq. 17): ``β_i = min(1 − ᾱ(t_{i+1})/ᾱ(t_i), largest)``."""
-        alpha = Cosine(offset).alpha(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+        alpha = Cosine(offset).alpha(torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu"))
         return cls(tuple((1.0 - (alpha[1:] / alpha[:-1]) ** 2).clamp(max=largest).tolist()))
 
     def zero_terminal(self) -> "Table":
         """Lin et al. 2024 (algorithm 1): √ᾱ shifted and scaled so that the last entry is pure noise and the first stays."""
         alpha = self._alpha[1:]
         scaled = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
-        before = torch.cat([torch.ones(1, dtype=torch.float64), scaled[:-1]])
+        before = torch.cat([scaled.new_ones(1), scaled[:-1]])
         return Table(tuple((1.0 - (scaled / before) ** 2).tolist()))
 
     def time(self, index: int | Tensor) -> float | Tensor:
@@ -132,8 +135,8 @@ class Table(Schedule):
 
     @cached_property
     def _log(self) -> Tensor:
-        steps = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64))
-        return torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * steps.cumsum(0)])
+        steps = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64, device="cpu"))
+        return torch.cat([steps.new_zeros(1), 0.5 * steps.cumsum(0)])
 
     @cached_property
     def _alpha(self) -> Tensor:
@@ -144,10 +147,15 @@ class Table(Schedule):
         """1 − α with all its digits."""
         return -torch.expm1(self._log)
 
+    @cached_property
+    def _steps(self) -> Tensor:
+        """What α loses from each entry to the next."""
+        return self._lost.diff()
+
     def _between(self, knots: Tensor, t: Tensor) -> Tensor:
-        place = t.to(torch.float64) * len(self.betas)
+        place = t.to(exact(t)) * len(self.betas)
         i = place.detach().floor().clamp(0, len(self.betas) - 1).long()
-        knots = knots.to(t.device)
+        knots = knots.to(t.device, place.dtype)
         w = place - i
         return ((1.0 - w) * knots[i] + w * knots[i + 1]).to(t.dtype)
 
@@ -170,20 +178,20 @@ class Table(Schedule):
 
     @lifted
     def t_of_lam(self, lam: Tensor) -> Tensor:
-        alpha = torch.sqrt(torch.sigmoid(2.0 * lam.to(torch.float64)))
-        lost = torch.sigmoid(-2.0 * lam.to(torch.float64)) / (1.0 + alpha)
-        knots, exact = self._lost.to(lam.device), self._alpha.to(lam.device)
+        wide = lam.to(exact(lam))
+        alpha = torch.sqrt(torch.sigmoid(2.0 * wide))
+        lost = torch.sigmoid(-2.0 * wide) / (1.0 + alpha)
+        knots, alphas = (table.to(wide.device, wide.dtype) for table in (self._lost, self._alpha))
         i = (torch.searchsorted(knots, lost.detach().contiguous(), right=True) - 1).clamp(0, len(self.betas) - 1)
-        width = knots[i + 1] - knots[i]
+        width = self._steps.to(wide.device, wide.dtype)[i]
         # from whichever end of the path keeps the digits
-        w = torch.where(lost < 0.5, (lost - knots[i]) / width, (exact[i] - alpha) / width)
+        w = torch.where(lost < 0.5, (lost - knots[i]) / width, (alphas[i] - alpha) / width)
         return ((i + w) / len(self.betas)).to(lam.dtype)
 
     @lifted
     def d_alpha(self, t: Tensor) -> Tensor:
-        i = (t.detach().to(torch.float64) * len(self.betas)).floor().clamp(0, len(self.betas) - 1).long()
-        knots = self._lost.to(t.device)
-        return (-(knots[i + 1] - knots[i]) * len(self.betas)).to(t.dtype)
+        i = (t.detach().to(exact(t)) * len(self.betas)).floor().clamp(0, len(self.betas) - 1).long()
+        return (-self._steps.to(t.device, exact(t))[i] * len(self.betas)).to(t.dtype)
 
     @lifted
     def d_sigma(self, t: Tensor) -> Tensor:
@@ -354,7 +362,7 @@ class Custom(Schedule):
 
     @lifted
     def t_of_lam(self, lam: Tensor) -> Tensor:
-        target = lam.to(torch.float64)
+        target = lam.to(exact(lam))
         low, high = torch.zeros_like(target), torch.ones_like(target)
         first, last = self.lam(low), self.lam(high)
         for _ in range(60):

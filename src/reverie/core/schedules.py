@@ -75,7 +75,7 @@ def lifted(f: Callable[[Any, Tensor], Tensor]) -> Any:
             if not t.is_floating_point():
                 raise InputError(f"a time must be a floating tensor in [0, 1], got dtype {t.dtype}")
             return f(self, t)
-        return f(self, torch.tensor(float(t), dtype=torch.float64)).item()
+        return f(self, torch.tensor(float(t), dtype=torch.float64, device="cpu")).item()
 
     return wrapper
 
@@ -172,7 +172,7 @@ class Schedule:
     def _point_at_time(self, t: float) -> HostPoint:
         if not 0.0 <= t <= 1.0:
             raise InputError(f"a time lies in [0, 1] (0 is data, 1 is noise), got {t}")
-        point = self._point(torch.tensor(t, dtype=torch.float64))
+        point = self._point(torch.tensor(t, dtype=torch.float64, device="cpu"))
         return Point(*(field.item() for field in point))  # pyright: ignore[reportArgumentType, reportReturnType]
 
     def _point_at_lam(self, lam: float) -> HostPoint:

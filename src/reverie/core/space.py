@@ -1,23 +1,41 @@
 """Spaces: between data and what is diffused."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Self
 
+import torch
 from torch import Tensor
 
 
-class Space(Protocol):
-    """``encode`` takes data (B, C, H, W) in [−1, 1] to the diffused space, ``decode`` back."""
+class Space(ABC):
+    """:meth:`encode` takes data (B, …), pictures in [−1, 1], to the codes that are diffused, :meth:`decode` back.
 
+    Both give what they are given: its device, and its dtype whatever the space's own is.
+    """
+
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor: ...
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor: ...
 
+    @abstractmethod
+    def code_shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the code of one sample of data.
 
-def data_shape(space: Space, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one sample of data, for a space whose codes have this ``shape``."""
-    return space.picture(shape) if hasattr(space, "picture") else shape  # pyright: ignore[reportAttributeAccessIssue]
+        Raises:
+            InputError: when the space does not take data of this shape.
+        """
+
+    @abstractmethod
+    def data_shape(self, code: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the data of one code: the opposite of :meth:`code_shape`."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The space itself, its weights moved and cast."""
 
 
-class Identity:
+class Identity(Space):
     """Diffusion on the data itself."""
 
     def encode(self, x: Tensor) -> Tensor:
@@ -25,3 +43,12 @@ class Identity:
 
     def decode(self, z: Tensor) -> Tensor:
         return z
+
+    def code_shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        return data
+
+    def data_shape(self, code: tuple[int, ...]) -> tuple[int, ...]:
+        return code
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        return self

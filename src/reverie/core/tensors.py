@@ -12,7 +12,7 @@ Scalar = float | Tensor
 
 
 def align(value: Scalar, x: Tensor) -> Scalar:
-    """Make a per-sample value broadcast over ``x``: a float or a () tensor as it is, (B,) as (B, 1, …) in x's dtype.
+    """Make a per-sample value broadcast over ``x``: a float or a () tensor as it is, (B,) as (B, 1, …) on x's device and in its dtype.
 
     Raises:
         InputError: for any other shape; the message names both.
@@ -20,9 +20,9 @@ def align(value: Scalar, x: Tensor) -> Scalar:
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     if value.ndim == 1 and value.shape[0] == x.shape[0]:
-        return value.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+        return onto(value, x).reshape(-1, *(1,) * (x.ndim - 1))
     if value.ndim == x.ndim and value.shape[0] == x.shape[0] and value.shape[1:].numel() == 1:
-        return value
+        return onto(value, x)
     raise InputError(
         f"a time or coefficient must be a number or have one entry a sample: "
         f"got shape {tuple(value.shape)} for x of shape {tuple(x.shape)}"
@@ -37,6 +37,19 @@ def finite(x: Tensor) -> bool:
 
 
 _transformed = torch._C._functorch.maybe_current_level  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def onto(value: Tensor, x: Tensor) -> Tensor:
+    """``value`` on the device and in the dtype of ``x``. It is cast before it leaves the host, which goes on while CUDA copies."""
+    if value.device == x.device or value.device.type != "cpu":
+        return value.to(x)
+    value = value.to(x.dtype)
+    return value.pin_memory().to(x.device, non_blocking=True) if x.device.type == "cuda" else value.to(x.device)
+
+
+def exact(x: Tensor) -> torch.dtype:
+    """The dtype of exact arithmetic on ``x``: float64 on the host, which alone is sure to have it, else float32."""
+    return torch.float64 if x.device.type == "cpu" else torch.float32
 
 
 def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor:

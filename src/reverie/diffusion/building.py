@@ -61,7 +61,7 @@ def prepare_space(config: SpaceConfig, given: Given) -> None:
             )
     else:
         raise unknown("space", config.name, ["pixels", *SPACES])
-    space.shape(given.spec.shape)
+    space.code_shape(given.spec.shape)
     spaces.save(space, inside(given.folder, FILE))
 
 
@@ -141,11 +141,6 @@ def _net(seed: int, config: object, shape: tuple[int, ...], **given: int | None)
         return nets.build(config, channels=shape[0], size=shape[1:], **given)  # pyright: ignore[reportArgumentType]
 
 
-def coded(space: Space, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the code of a sample."""
-    return space.shape(shape) if isinstance(space, Latent) else shape  # pyright: ignore[reportArgumentType]
-
-
 def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | None) -> NetDenoiser:
     """The model, its network freshly initialised.
 
@@ -153,7 +148,7 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
         InputError: when the network cannot take the size of the data.
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
-    shape, schedule = coded(space, spec.shape), schedule_of(config)
+    shape, schedule = space.code_shape(spec.shape), schedule_of(config)
     net = _net(seed, config.net, shape, classes=classes, image=shape[0] if config.prior else 0)
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
@@ -169,7 +164,7 @@ def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     if classes is None:
         raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
-    shape = coded(space, spec.shape)
+    shape = space.code_shape(spec.shape)
     net = _net(seed, config.net, shape, classes=classes)
     return NetClassifier(net, schedule_of(config), classes, shape=shape, time=config.time, space=space)
 

@@ -8,7 +8,7 @@ from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Player, Task
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
 from reverie.guide.classifier import NetClassifier
@@ -43,9 +43,9 @@ class Classifying(Task):
         """``log p(c | x_t)`` (B, classes) of each image at its time, and the label (B,)."""
         if batch.cond is None or "label" not in batch.cond:
             raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
-        x0 = self.classifier.space.encode(batch.x)
+        x0 = self.classifier.space.to(batch.x.device).encode(batch.x)
         point = self.classifier.schedule.point(t).align(x0)
-        noise = rng.normal("noise", x0.shape[1:]).to(x0)
+        noise = onto(rng.normal("noise", x0.shape[1:]), x0)
         return self.classifier(combine((point.alpha, point.sigma), (x0, noise)), point), batch.cond["label"].value
 
     def describe(self, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
@@ -63,8 +63,8 @@ class Classifying(Task):
             part = slice(i, min(i + 256, n))
             batch = self.held_out.index(part).to(device)
             log_p, label = self.judged(batch, self.times(u[part]), Draws(0, part.start, part.stop - part.start))
-            losses.append(F.nll_loss(log_p, label, reduction="none").double().cpu())
-            right.append((log_p.argmax(1) == label).double().cpu())
+            losses.append(F.nll_loss(log_p, label, reduction="none").cpu().double())
+            right.append((log_p.argmax(1) == label).cpu().double())
         hits = torch.cat(right)
         centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)
         bins = [float(hits[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]

@@ -15,7 +15,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.predictions import Kind, kind
 from reverie.core.task import Moment, Player, Task
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
 
@@ -80,10 +80,10 @@ class Denoising(Task):
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """The weighted squared error of each image at its time, mean over pixels: (B, C, H, W) and float64 (B,) -> (B,)."""
-        x0 = self.denoise.space.encode(images)
-        noise = self.coupling(x0, rng.normal("noise", x0.shape[1:]).to(x0))
+        x0 = self.denoise.space.to(images.device).encode(images)
+        noise = self.coupling(x0, onto(rng.normal("noise", x0.shape[1:]), x0))
         schedule_point = self.denoise.schedule.point(t)
-        weight = self.weight(schedule_point.lam).to(x0)
+        weight = onto(self.weight(schedule_point.lam), x0)
         point = schedule_point.align(x0)
         estimate = self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
         pair = self.kind(point)
@@ -105,7 +105,7 @@ class Denoising(Task):
             rng = Draws(0, part.start, part.stop - part.start)
             some = self.held_out.index(part).to(device)
             parts.append(self.errors(some.x, self.times(u[part]), rng, some.cond))
-        errors = torch.cat(parts).double().cpu()
+        errors = torch.cat(parts).cpu().double()
         bins = [float(errors[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]
         centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)
         logsnr: list[float] = (2.0 * self.denoise.schedule.lam(centres)).tolist()

@@ -11,7 +11,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.task import Moment, Player
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.diffusion.denoising import Denoising
 from reverie.guide.online import Prototypes, pooled, sinkhorn
@@ -69,9 +69,9 @@ class Online(Denoising):
 
     def scores(self, images: Tensor, rng: Draws, stream: str) -> Tensor:
         """Similarities (B, K) of a noisy view of images, from the network without a condition, up to the site."""
-        x0 = self.denoise.space.encode(images)
+        x0 = self.denoise.space.to(images.device).encode(images)
         point = self.denoise.schedule.point(self.view)
-        x = combine((point.alpha, point.sigma), (x0, rng.normal(stream, x0.shape[1:]).to(x0)))
+        x = combine((point.alpha, point.sigma), (x0, onto(rng.normal(stream, x0.shape[1:]), x0)))
         return self.prototypes(pooled(taps.read(self.denoise, [self.site], x, point, None)[self.site]))
 
     @torch.no_grad()

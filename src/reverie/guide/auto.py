@@ -8,6 +8,9 @@ the strong one is kept, where they differ the mistakes shrink, and variety stays
 * the same network without some of its blocks: ``rv.guide.without(denoise, ["blocks.2"])``.
 """
 
+from typing import Self
+
+import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond
@@ -36,6 +39,10 @@ class Auto(Contrast):
     @property
     def smooth(self) -> bool:
         return self.base.smooth and self.weak.smooth
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.weak.to(device, dtype)
+        return super().to(device, dtype)
 
     def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
         return self.base(x, point, cond)

@@ -9,18 +9,19 @@ conditional model. The paper's three forms are
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from reverie.core.boundary import Bounded
 from reverie.core.condition import Cond, Label
 from reverie.core.count import evaluated
 from reverie.core.denoiser import TIME_MAPS, Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.space import Identity, Space
-from reverie.core.tensors import Scalar, align
+from reverie.core.tensors import Scalar, align, onto
 from reverie.guide.contrast import Strength, checked, each_alone, shifted, strongest
 from reverie.guide.gradient import fit, need_gradients
 from reverie.solve.corrector import Corrector
@@ -35,10 +36,11 @@ class Classifier(Protocol):
     def classes(self) -> int: ...
     @property
     def schedule(self) -> Schedule: ...
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self: ...
     def __call__(self, x: Tensor, point: Point) -> Tensor: ...
 
 
-class NetClassifier:
+class NetClassifier(Bounded):
     """A network as a noise-aware classifier: what :class:`reverie.diffusion.Classifying` trains.
 
     Args:
@@ -64,9 +66,15 @@ class NetClassifier:
         self.shape, self.time, self.space = tuple(shape), time, space
 
     def __call__(self, x: Tensor, point: Point) -> Tensor:
-        time = torch.as_tensor(TIME_MAPS[self.time](point), dtype=x.dtype, device=x.device)
-        logits = evaluated(self.net(x, time.flatten() if time.ndim else time), forward=False)
-        return torch.log_softmax(logits, dim=1)
+        time = TIME_MAPS[self.time](point)
+        time = onto(time.flatten() if time.ndim else time, x) if isinstance(time, Tensor) else x.new_full((), time)
+        return torch.log_softmax(evaluated(self.inside(x, time), forward=False), dim=1)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The classifier itself, its network and space moved and cast."""
+        self.net.to(device=device, dtype=dtype)
+        self.space.to(device, dtype)
+        return self
 
 
 def gradient(classifier: Classifier, x: Tensor, point: Point, label: Tensor) -> Tensor:
@@ -103,6 +111,10 @@ class Classified(Wrapper):
             raise InputError("the model takes no label: leave conditional out, the classifier alone knows the class")
         self.classifier, self.scale, self.conditional = classifier, checked(scale), conditional
         self.conditions = {**base.conditions, "label": Label(classifier.classes)}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.classifier.to(device, dtype)
+        return super().to(device, dtype)
 
     @property
     def guidance(self) -> float:

@@ -5,9 +5,13 @@ prototypes. Sinkhorn-Knopp balances the assignments of a batch over the prototyp
 features learn to predict and what the denoiser is conditioned on. :class:`reverie.diffusion.Online` trains all of it at once.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from reverie.core.tensors import exact
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
@@ -23,8 +27,8 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     Returns:
         (B, K), without gradient.
     """
-    log_q = scores.detach().double() / epsilon
-    log_column = torch.log(torch.tensor(len(scores) / scores.shape[1], dtype=torch.float64))
+    log_q = scores.detach().to(exact(scores)) / epsilon
+    log_column = math.log(len(scores) / scores.shape[1])
     for _ in range(iterations):
         log_q = log_q - log_q.logsumexp(0, keepdim=True) + log_column
         log_q = log_q - log_q.logsumexp(1, keepdim=True)

@@ -14,7 +14,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point
-from reverie.core.tensors import Scalar
+from reverie.core.tensors import Scalar, onto
 from reverie.guide.contrast import constant
 
 Region = tuple[Tensor, Cond]
@@ -48,23 +48,24 @@ class Windows(Wrapper):
         for y, x in self.corners:
             count[y : y + height, x : x + width] += 1.0
         self.shares = [weight.square() / (total * count) for weight, _ in self.regions] or [1.0 / count]
+        self.used = [
+            ((..., slice(y, y + height), slice(x, x + width)), i)
+            for y, x in self.corners
+            for i, share in enumerate(self.shares)
+            if share[y : y + height, x : x + width].any()
+        ]
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
         if self.regions and cond is not None:
             raise InputError("the conditions of regions are given when the guide is made: pass no cond=")
         point = self.point(t, x)
-        shares = [share.to(x) for share in self.shares]
+        shares = [onto(share, x) for share in self.shares]
         conds = [c.to(x.device).expand(len(x)) for _, c in self.regions] or [cond]
-        height, width = self.base.shape[1:]
         out, pair = torch.zeros_like(x), None
-        for top, left in self.corners:
-            here = (..., slice(top, top + height), slice(left, left + width))
-            for share, each in zip(shares, conds, strict=True):
-                if not share[here].any():
-                    continue
-                estimate = self.base(x[here], point, each)
-                pair = estimate.pair
-                out[here] = out[here] + share[here] * estimate.out
+        for here, i in self.used:
+            estimate = self.base(x[here], point, conds[i])
+            pair = estimate.pair
+            out[here] = out[here] + shares[i][here] * estimate.out
         assert pair is not None
         return Estimate(x, out, pair, point)
 

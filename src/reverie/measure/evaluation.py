@@ -5,13 +5,13 @@ The controls give the scale: *training* pictures (real against real, and what a 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.condition import Cond
 from reverie.core.errors import InputError, RunError
@@ -86,7 +86,11 @@ def evaluate(
         _proportional(held_out.labels, n) if held_out.labels is not None and "label" in generator.conditions else None
     )
     judge = _judge(judge, extractor, held_out) if labels is not None else None
-    reference = extractor(held_out.batch(range(len(held_out))).x)
+    device = next((p.device for module in generator.modules().values() for p in module.parameters()), "cpu")
+    for looks in (extractor, judge):
+        if isinstance(looks, nn.Module):
+            looks.to(device)
+    reference = _ask(extractor, held_out.batch(range(len(held_out))).x)
 
     samples = _draw(generator, labels, n, seeds, batch_size)
     chosen = [_subset(train, held_out.labels, n, seed) for seed in seeds]
@@ -177,7 +181,7 @@ def _draw(
 def _score(
     images: Tensor, labels: Tensor | None, extractor: FeatureExtractor, judge: Judge | None, reference: Tensor
 ) -> dict[str, float]:
-    features = extractor(images)
+    features = _ask(extractor, images)
     covered = precision_recall(reference, features, K)
     score = {
         "frechet": frechet_distance(features, reference),
@@ -186,9 +190,15 @@ def _score(
         "recall": covered.recall,
     }
     if judge is not None and labels is not None:
-        right = judge.logits(images).argmax(1) == labels
+        right = _ask(judge, images, judge.logits).argmax(1) == labels
         score["accuracy"] = right.double().mean().item()
     return score
+
+
+def _ask(looks: FeatureExtractor, images: Tensor, f: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """What an extractor, or another of its functions, says of pictures of the host: asked where it lies, told here."""
+    first = next(looks.parameters(), images) if isinstance(looks, nn.Module) else images
+    return (looks if f is None else f)(images.to(first.device)).cpu()
 
 
 def _judge(judge: Judge | None, extractor: FeatureExtractor, data: ImageSet) -> Judge | None:

@@ -178,8 +178,8 @@ class JiTConfig:
     depth: Depth = 6
     heads: Width = 4
     bottleneck: Width = 32
-    told: Depth = 4
-    told_from: Depth = 2
+    told: Annotated[int, Bound(ge=0, le=1_000)] = 4
+    told_from: Annotated[int, Bound(ge=0, le=1_000)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

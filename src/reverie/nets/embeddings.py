@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from reverie.core.condition import read
 from reverie.core.errors import InputError
+from reverie.nets.precision import KeepsPrecision
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -47,7 +48,7 @@ def grid_positions(height: int, width: int, features: int, scale: float = 1.0) -
     return torch.cat([half for code in codes for half in code.chunk(2, -1)[::-1]], dim=-1).float()
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(KeepsPrecision, nn.Module):
     """Sinusoids of a time of order 1, through a two-layer perceptron (Ho et al. 2020, appendix B).
 
     Args:

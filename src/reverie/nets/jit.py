@@ -17,6 +17,7 @@ from reverie.nets.attention import Attention
 from reverie.nets.embeddings import LabelEmbedding, TimeEmbedding, grid_positions
 from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, places, unpatch, zeroed
 from reverie.nets.network import Network, conditions
+from reverie.nets.precision import KeepsPrecision
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -67,7 +68,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m)))
 
 
-class JiT(Network):
+class JiT(KeepsPrecision, Network):
     """Just image Transformer.
 
     Args:
@@ -136,7 +137,7 @@ class JiT(Network):
         condition = self.time(time.expand(batch))
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
         condition = nn.functional.silu(condition if label is None else condition + label)
-        x = places(self.embed(self.squeeze(x))) + self.positions  # pyright: ignore[reportOperatorIssue]
+        x = places(self.embed(self.squeeze(x))) + self.positions.to(x.dtype)  # pyright: ignore[reportOperatorIssue]
         angles = self.angles[self.told :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):
             if i == self.told_from and label is not None and self.told_positions is not None:

@@ -59,11 +59,16 @@ def frozen(net: nn.Module) -> Iterator[None]:
             layer.kept = None
 
 
-def special(*tensors: Tensor) -> bool:
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are numbers that the other forms are for: of single precision, on a CPU."""
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+def special(x: Tensor) -> bool:
     """Whether a compiler, autocast, forward derivatives or a transform of ``torch.func`` is at work: they want the plain operations."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or forward_ad._current_level >= 0:
         return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # pyright: ignore[reportAttributeAccessIssue]
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Linear(Keeping, nn.Linear):
@@ -74,8 +79,7 @@ class Linear(Keeping, nn.Linear):
 
     @property
     def keeps(self) -> int:
-        plain = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
-        wide = plain and self.weight.numel() >= WIDE and torch.backends.mkldnn.is_available()
+        wide = plain(self.weight) and self.weight.numel() >= WIDE and torch.backends.mkldnn.is_available()
         return 4 * self.weight.numel() if wide and hasattr(torch.ops.mkldnn, "_linear_pointwise") else 0
 
     def form(self) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
-from reverie.nets.kept import Linear, special
+from reverie.nets.kept import Linear, plain, special
 from reverie.nets.recompute import forgotten, recomputed
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -71,7 +71,7 @@ class TanhGELU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or special(x):
+        if not plain(x) or special(x):
             return F.gelu(x, approximate="tanh")
         return _TanhGELU.apply(x)  # pyright: ignore[reportReturnType]
 

@@ -18,6 +18,7 @@ from reverie.core.denoiser import Estimate
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar
+from reverie.nets.precision import KeepsPrecision
 
 LARGEST = 2000
 """Pictures of a class that a fit looks at."""
@@ -25,7 +26,7 @@ SPREAD = 0.25
 """The variance at which the first estimate is worth half: :meth:`Prior.share`."""
 
 
-class Prior(nn.Module):
+class Prior(KeepsPrecision, nn.Module):
     """A mixture of one low-rank Gaussian a class; buffers only, filled by :meth:`fit` and stored with the weights.
 
     Args:
@@ -67,7 +68,7 @@ class Prior(nn.Module):
             self.log_weights[k] = math.log(len(members) / len(x)) if len(members) else -math.inf
             if not len(members):
                 continue
-            some = members[:: max(1, len(members) // LARGEST)].flatten(1).double()
+            some = members[:: max(1, len(members) // LARGEST)].flatten(1).cpu().double()
             n, d = some.shape
             mean = some.mean(0)
             _, scales, axes = torch.linalg.svd((some - mean) / n**0.5, full_matrices=False)

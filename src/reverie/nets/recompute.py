@@ -1,6 +1,6 @@
 """Cheap functions that are computed again on the way back, in place of keeping what is inside them, or what they give, for it.
 
-Unlike ``torch.utils.checkpoint`` this composes with forward derivatives, ``vmap`` and second derivatives.
+Unlike ``torch.utils.checkpoint`` this composes with second derivatives; forward derivatives and ``vmap`` keep everything.
 """
 
 from __future__ import annotations
@@ -12,37 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reverie.nets.kept import special
+
 SMALL = 1 << 18
 """Numbers below which keeping costs less than computing again (a U-Net of the demo's size trained at half speed without this)."""
 
 
 class _Recomputed(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.function = function
+        ctx.save_for_backward(*tensors)
         return function(*tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.function = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, *torch.func.vjp(ctx.function, *ctx.saved_tensors)[1](gradient)
 
-    @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        full = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(ctx.saved_tensors, tangents, strict=True))
-        return torch.func.jvp(ctx.function, ctx.saved_tensors, full)[1]
-
 
 def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``function(*tensors)``, of which only the tensors are kept for the gradient.
 
-    A compiler chooses by itself what to keep, and under autocast the way back would run in another precision: both get the plain call.
+    A compiler chooses by itself what to keep, under autocast the way back would run in another precision, and a forward derivative of
+    this would have no gradient of its own: they, and transforms of ``torch.func``, get the plain call.
     """
     if _plain(tensors[0]):
         return function(*tensors)
@@ -50,8 +42,7 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor) -> bool:
-    small = torch.compiler.is_compiling() or x.numel() < SMALL
-    return small or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+    return x.numel() < SMALL or not torch.is_grad_enabled() or special(x)
 
 
 @contextmanager
@@ -60,7 +51,7 @@ def forgotten(value: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
 
     ``again`` should hold nothing that is not kept anyway. Where others decide what is kept (checkpointing), they go on to.
     """
-    if _plain(value) or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    if _plain(value):
         yield
         return
     outer = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.nets.kept import Keeping, special
+from reverie.nets.kept import Keeping, plain, special
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 TILE, SIDE = 4, 6
@@ -144,16 +144,16 @@ class Conv3x3(Keeping, nn.Conv2d):
 
     @property
     def keeps(self) -> int:
-        return 4 * SIDE * SIDE * self.in_channels * self.out_channels if self.wide else 0
+        return 4 * SIDE * SIDE * self.in_channels * self.out_channels if self.wide and plain(self.weight) else 0
 
     def form(self) -> Tensor:
         return filters(self.weight.detach())
 
     def pays(self, x: Tensor, kept: bool) -> bool:
         """Whether Winograd's way is the faster one for ``x``, with filters that are ``kept`` or made anew."""
-        plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
         tiles = len(x) * math.prod(_grid(x))
-        return self.wide and plain and tiles >= (FEWEST if kept else 2 * FEWEST) and not special(x, self.weight)
+        fits = self.wide and plain(x, self.weight) and tiles >= (FEWEST if kept else 2 * FEWEST)
+        return fits and not special(x)
 
     def forward(self, x: Tensor) -> Tensor:
         gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)

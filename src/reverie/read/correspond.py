@@ -38,7 +38,7 @@ def at_points(field: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
     The centre of pixel (0, 0) is the point (0, 0).
     """
     high, wide = size
-    grid = (points.to(field) + 0.5) / torch.tensor([wide, high], dtype=field.dtype) * 2.0 - 1.0
+    grid = (points.to(field) + 0.5) / field.new_tensor([wide, high]) * 2.0 - 1.0
     return F.grid_sample(field[None], grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0].T  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def dense(a: Tensor, b: Tensor) -> Dense:
     cosine, there = similar.max(1)
     back = similar.argmax(0)
     (h, w), width = a.shape[1:], b.shape[2]
-    mutual = back[there] == torch.arange(h * w)
+    mutual = back[there] == torch.arange(h * w, device=back.device)
     return Dense(
         torch.stack([there % width, there // width], 1).reshape(h, w, 2), cosine.reshape(h, w), mutual.reshape(h, w)
     )
@@ -137,7 +137,8 @@ def pck(found: Sequence[Tensor], truth: Sequence[Tensor], boxes: Sequence[float]
     if not len(found) == len(truth) == len(boxes) or any(f.shape != g.shape for f, g in zip(found, truth, strict=True)):
         raise InputError("found, truth and boxes have one entry a picture, with equally many points")
     right = [
-        (f.double() - g.double()).norm(dim=1) <= alpha * box for f, g, box in zip(found, truth, boxes, strict=True)
+        (f.cpu().double() - g.cpu().double()).norm(dim=1) <= alpha * box
+        for f, g, box in zip(found, truth, boxes, strict=True)
     ]
     return PCK(
         torch.cat(right).double().mean().item(), sum(r.double().mean().item() for r in right if len(r)) / len(right)
@@ -175,7 +176,7 @@ def propagate(
         raise InputError(f"labels have the size of the maps, {h}x{w}: got {tuple(first.shape[1:])}")
     unit = F.normalize(fields.flatten(2), dim=1)
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    place = torch.stack([y.flatten(), x.flatten()], 1)
+    place = torch.stack([y.flatten(), x.flatten()], 1).to(fields.device)
     far = (
         None if radius is None else (place[:, None] - place[None]).abs().amax(-1) > radius
     )  # (h·w, h·w), a square window
@@ -192,7 +193,9 @@ def propagate(
 
 def keypoints(points: Tensor, size: Sequence[int], spread: float = 0.5) -> Tensor:
     """Points (P, 2), (x, y) in places, as heat maps (P, h, w) to propagate; :func:`peaks` turns back."""
-    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    y, x = (
+        axis.to(points.device) for axis in torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    )
     square = (x - points[:, :1, None]).square() + (y - points[:, 1:, None]).square()
     return torch.exp(-0.5 * square / spread**2)
 

@@ -118,7 +118,7 @@ class NoiseConditional(nn.Module):
 
     def forward(self, feature: Tensor, point: Point) -> Tensor:
         """Features (B, C) read at a point with times (B,) or one for all."""
-        t = torch.as_tensor(point.t, dtype=feature.dtype).reshape(-1, 1).expand(len(feature), 1)
+        t = torch.as_tensor(point.t, dtype=feature.dtype, device=feature.device).reshape(-1, 1).expand(len(feature), 1)
         return self.outer(nn.functional.silu(self.inner(feature + self.time(t))))
 
 
@@ -131,5 +131,8 @@ def _look(
     found: dict[Cell, Tensor] = {}
     for each in t:
         point = level(denoise, None, each)
-        found |= {(site, each): pooled(v, 1) for site, v in maps(denoise, noisy(x0, point, noise), point, at).items()}
+        found |= {
+            (site, each): pooled(v, 1).float().cpu()
+            for site, v in maps(denoise, noisy(x0, point, noise), point, at).items()
+        }
     return found

@@ -21,12 +21,14 @@ from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP
-from reverie.core.tensors import combine
+from reverie.core.space import Space
+from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler, Uniform
 from reverie.diffusion import building
 from reverie.diffusion.denoising import Denoising
 from reverie.nets.embeddings import TimeEmbedding
 from reverie.nets.encoder import Encoder
+from reverie.nets.precision import KeepsPrecision
 from reverie.read.config import DiffAEConfig
 from reverie.solve import invert, sample
 
@@ -102,7 +104,7 @@ def build(config: DiffAEConfig, spec: DataSpec, seed: int, folder: Path | None =
         InputError: when the network takes no vector, or cannot take the size of the data.
     """
     space = building.space_of(config.space, spec, folder)
-    shape = building.coded(space, spec.shape)
+    shape = space.code_shape(spec.shape)
     if not hasattr(config.net, "vector"):
         raise InputError(
             f"a diffusion auto-encoder needs a network that takes a vector: use unet or dit, not {type(config.net).__name__}"
@@ -166,7 +168,7 @@ class Attributes:
         codes = codes.detach().float()
         self.mean, self.std = codes.mean(0), codes.std(0).clamp(min=1e-6)
         targets = (F.one_hot(labels) if labels.ndim == 1 else labels).float()
-        self.layer = nn.Linear(codes.shape[1], targets.shape[1])
+        self.layer = nn.Linear(codes.shape[1], targets.shape[1], device=codes.device)
         nn.init.zeros_(self.layer.weight)
         x = (codes - self.mean) / self.std
         optimizer = torch.optim.LBFGS(self.layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
@@ -213,7 +215,7 @@ class CodeNet(nn.Module):
         return self.out(torch.cat([h, x], 1))
 
 
-class Standard(nn.Module):
+class Standard(KeepsPrecision, nn.Module, Space):
     """The space in which codes (N, dim) have mean 0 and variance 1."""
 
     mean: Tensor
@@ -225,18 +227,24 @@ class Standard(nn.Module):
         self.register_buffer("std", codes.std(0).clamp(min=1e-6))
 
     def encode(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
-        return z * self.std + self.mean
+        return (z * self.std + self.mean).to(z.dtype)
+
+    def code_shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        return data
+
+    def data_shape(self, code: tuple[int, ...]) -> tuple[int, ...]:
+        return code
 
 
 class PriorDenoising(Denoising):
     """Denoising codes under the mean absolute error of the noise (section 3.4)."""
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
-        x0 = self.denoise.space.encode(images)
-        noise = rng.normal("noise", x0.shape[1:]).to(x0)
+        x0 = self.denoise.space.to(images.device).encode(images)
+        noise = onto(rng.normal("noise", x0.shape[1:]), x0)
         point = self.denoise.schedule.point(t).align(x0)
         estimate = self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
         return (estimate.out - noise).abs().mean(1)

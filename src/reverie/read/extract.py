@@ -23,7 +23,6 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint
-from reverie.core.space import data_shape
 from reverie.data import ImageSet
 from reverie.nets import taps
 from reverie.read.maps import Noise, blocks, check_images, draws, laid_out, level, noisy
@@ -98,7 +97,7 @@ def features(
         raise InputError(
             f"got conditions for {len(cond)} pictures, there are {len(images)}: give one, or one a picture"
         )
-    shape = tuple(data_shape(denoise.space, denoise.shape))
+    shape = denoise.space.data_shape(denoise.shape)
     if isinstance(images, Tensor):
         check_images(images, shape)
     elif images.shape != shape:

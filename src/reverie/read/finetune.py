@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.noise import Tape
-from reverie.core.space import data_shape
 from reverie.data import order
 from reverie.learn.descend import descend
 from reverie.read.extract import pooled
@@ -38,9 +37,9 @@ class Classifier(nn.Module):
         self.model.net = self.net = copy.deepcopy(denoise.net).requires_grad_(True)
         self.site, self.point = site, level(denoise, None, t)
         with torch.no_grad():
-            blank = torch.zeros(1, *data_shape(denoise.space, denoise.shape), device=denoise.device)
+            blank = torch.zeros(1, *denoise.space.data_shape(denoise.shape), device=denoise.device)
             self.shape, width = denoise.space.encode(blank).shape[1:], self.features(blank).shape[1]
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(width, classes, device=denoise.device)
 
     def features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         x_t = noisy(self.model.space.encode(images), self.point, noise)
@@ -77,18 +76,18 @@ def finetune(
     Raises:
         InputError: for bad images, labels of another length, or an unknown site.
     """
-    check_images(images, data_shape(denoise.space, denoise.shape))
+    check_images(images, denoise.space.data_shape(denoise.shape))
     check(images, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(denoise, site, t, int(labels.max()) + 1)
     groups = [{"params": model.head.parameters(), "lr": lr}, {"params": model.net.parameters(), "lr": network_lr}]
-    batch = min(batch, len(labels))
+    batch, device = min(batch, len(labels)), denoise.device
 
     def loss(step: int) -> Tensor:
         rows = order.indices(seed, step * batch, batch, len(labels))
         noise = Tape([(seed, step * batch + i) for i in range(batch)]).draw(STREAM, 0, model.shape)
-        return F.cross_entropy(model(images[rows], noise), labels[rows])
+        return F.cross_entropy(model(images[rows].to(device), noise), labels[rows].to(device))
 
     descend(torch.optim.AdamW(groups), loss, max(1, epochs * len(labels) // batch), label="fine-tuning")
     return model.eval().requires_grad_(False)

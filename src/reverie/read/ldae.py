@@ -22,7 +22,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP, Schedule, lifted
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler, Uniform
 from reverie.diffusion.denoising import Denoising, Weight, one
 from reverie.nets.config import NetConfig
@@ -181,12 +181,12 @@ class Deconstructed(Denoising):
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """``λ·mean_i w_i·r_i²`` in units of the codes: (B, C, H, W) and float64 (B,) -> (B,)."""
-        z = self.space.encode(images)
-        noise = rng.normal("noise", z.shape[1:]).to(z)
+        z = self.space.to(images.device).encode(images)
+        noise = onto(rng.normal("noise", z.shape[1:]), z)
         point = self.denoise.schedule.point(t)
-        weight = self.weight(point.lam).to(z)
+        weight = onto(self.weight(point.lam), z)
         point = point.align(z)
-        time = t.to(z.dtype).to(z.device)
+        time = onto(t, z)
         picture = self.denoise.net(combine((point.alpha, point.sigma), (z, noise)), time, cond, whole=True)
         r = self.space.rotate((images if self.original else self.space.decode(z)) - picture) / self.space.scale
         return weight * (self.components.to(r) * r.float().square()).flatten(1).mean(1)
@@ -208,7 +208,7 @@ def build(
         InputError: when a line that sees or says pictures has another tokenizer than pca, or says pictures without seeing them.
     """
     number = classes if settings.labels else None
-    shape = space.shape(picture)
+    shape = space.code_shape(picture)
     if settings.sees == "codes":
         if settings.says == "picture":
             raise InputError("a network that says pictures sees pictures: set sees=picture")

@@ -17,8 +17,7 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import SampleSeed, Tape
 from reverie.core.schedules import HostPoint
-from reverie.core.space import data_shape
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.nets import taps
 
 Noise = str | int | None
@@ -103,7 +102,7 @@ def noisy(x0: Tensor, point: HostPoint, noise: Tensor | None) -> Tensor:
     """``α·x0 + σ·ε``; without noise ``α·x0``, the mean of x_t."""
     if noise is None:
         return point.alpha * x0
-    return combine((point.alpha, point.sigma), (x0, noise.to(x0).expand_as(x0)))
+    return combine((point.alpha, point.sigma), (x0, onto(noise, x0).expand_as(x0)))
 
 
 def maps(
@@ -209,8 +208,8 @@ def attention(
         InputError: for a site that is no attention, or bad images.
     """
     sites = [sites] if isinstance(sites, str) else list(sites)
-    check_images(images, data_shape(denoise.space, denoise.shape))
-    point, x0 = level(denoise, logsnr, t), denoise.space.encode(images)
+    check_images(images, denoise.space.data_shape(denoise.shape))
+    point, x0 = level(denoise, logsnr, t), denoise.space.encode(images.to(denoise.device))
     total: dict[str, Tensor] = {}
 
     def look(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:

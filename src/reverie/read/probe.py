@@ -177,4 +177,4 @@ def neighbours(
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """The share of rows whose largest entry is the label."""
     check(logits, labels)
-    return (logits.argmax(1) == labels).double().mean().item()
+    return (logits.argmax(1) == labels).cpu().double().mean().item()

@@ -135,7 +135,7 @@ def miou(predicted: Tensor, truth: Tensor, classes: int) -> float:
     joint = torch.bincount(truth[known] * classes + predicted[known], minlength=classes**2).reshape(classes, classes)
     both, either = joint.diagonal(), joint.sum(0) + joint.sum(1) - joint.diagonal()
     there = joint.sum(1) > 0
-    return (both[there] / either[there]).double().mean().item()
+    return (both[there] / either[there]).cpu().double().mean().item()
 
 
 def _perceptron(dim: int, hidden: tuple[int, int], classes: int) -> nn.Sequential:

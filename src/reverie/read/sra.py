@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.task import Moment
-from reverie.core.tensors import combine
+from reverie.core.tensors import combine, onto
 from reverie.nets import taps
 from reverie.read.parts import Part, Scene
 
@@ -61,7 +61,7 @@ class SRA(Part):
         """The teacher's map, (B, C, h, w), of the same pictures and noise at an earlier time."""
         t = (scene.t - self.closer * scene.rng.uniform("closer")).clamp(min=0.0)
         x0 = scene.denoise.space.encode(scene.images)
-        noise = scene.rng.normal("noise", x0.shape[1:]).to(x0)
+        noise = onto(scene.rng.normal("noise", x0.shape[1:]), x0)
         point = scene.denoise.schedule.point(t).align(x0)
         with taps.record(self.teacher, [self.target], stop=True) as read:
             self.teacher(combine((point.alpha, point.sigma), (x0, noise)), point, scene.cond)

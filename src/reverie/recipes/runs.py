@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reverie import bridge
@@ -24,11 +25,18 @@ from reverie.solve.calibrate import Calibrated
 class Run:
     """A run on the disk, given by its folder or that of one of its checkpoints.
 
+    Args:
+        folder: where it is.
+        device, dtype: where its models go, and what they compute in: the CPU, and what their weights are stored in, by default.
+
     Raises:
         InputError: when there is no run in that folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self, folder: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.device, self.dtype = device, dtype
         path = Path(folder).expanduser()
         self.chosen = Checkpoint(path) if path.name.startswith("step-") and path.parent.name == "checkpoints" else None
         self.folder = path.parent.parent if self.chosen else path
@@ -98,7 +106,7 @@ class Run:
             self._check(module.state_dict(), state)
             module.load_state_dict(state)
             module.eval().requires_grad_(False)
-        opened = config.open(model, spec)
+        opened = config.open(model, spec).to(device=self.device, dtype=self.dtype)
         if isinstance(opened, NetDenoiser):
             calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
             opened.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
@@ -160,13 +168,21 @@ class Run:
         )
 
 
-def load(folder: str | Path, ema: bool = True) -> Any:
+def load(
+    folder: str | Path,
+    ema: bool = True,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
     """What a run has made, frozen and in evaluation mode.
 
     Args:
         folder: of a run (its latest checkpoint is taken) or of one checkpoint; or of a pipeline or model in diffusers' format, see
             :func:`reverie.bridge.load`.
         ema: of a run, the averaged weights, or those of the last step.
+        device: where the model goes, with its space and text encoder; the CPU by default.
+        dtype: what its weights are cast to; they stay in that of the file by default. Sampling keeps its state in float32.
 
     Returns:
         What its task trains: a :class:`~reverie.core.denoiser.NetDenoiser` (unguided), another
@@ -180,5 +196,5 @@ def load(folder: str | Path, ema: bool = True) -> Any:
     if not isinstance(folder, str | PathLike):
         raise InputError(f"rv.load takes the path of a folder, of a run, a checkpoint or a pipeline: got {folder!r}")
     if bridge.is_folder(folder) and not (Path(folder).expanduser() / "recipe.yaml").is_file():
-        return bridge.load(folder)
-    return Run(folder).open(ema)
+        return bridge.load(folder, device=device, dtype=dtype)
+    return Run(folder, device, dtype).open(ema)

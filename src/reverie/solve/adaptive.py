@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import HostPoint, Point, Schedule
-from reverie.core.tensors import align, combine
+from reverie.core.tensors import align, combine, onto
 from reverie.solve.plan import Bound, Plan, PlanStep, Row, Walk, first_order, renoise
 from reverie.solve.variables import STRAIGHT
 
@@ -112,7 +112,7 @@ class RK45:
 def straight_point(schedule: Schedule, tau: Tensor, x: Tensor) -> Point:
     """The per-sample point at ``tau`` (B,), computed in float64 on the host and broadcast over ``x``."""
     point = schedule.at(torch.log1p(-tau) - torch.log(tau))
-    return Point(*(field.to(x.device, x.dtype) for field in point)).align(x)
+    return Point(*(onto(field, x) for field in point)).align(x)
 
 
 def integrate(
@@ -172,8 +172,7 @@ def integrate(
 def _add(state: Tensors, step: Tensor, weights: Sequence[float], slopes: Sequence[Tensors]) -> Tensors:
     """``state + h·Σ wᵢ·kᵢ``."""
     return tuple(
-        x + align(step.to(x.device, x.dtype), x) * combine(weights, ks)
-        for x, ks in zip(state, zip(*slopes, strict=True), strict=True)
+        x + align(step, x) * combine(weights, ks) for x, ks in zip(state, zip(*slopes, strict=True), strict=True)
     )
 
 
@@ -181,7 +180,7 @@ def _norm(step: Tensor, error: Tensor, x: Tensor, new: Tensor, rtol: float, atol
     """Root mean square over each sample of the scaled error, (B,) float64 on the host."""
     with torch.no_grad():
         scale = atol + rtol * torch.maximum(x.abs(), new.abs())
-        return (error / scale).reshape(len(x), -1).square().mean(1).sqrt().to("cpu", torch.float64) * step.abs()
+        return (error / scale).reshape(len(x), -1).square().mean(1).sqrt().cpu().double() * step.abs()
 
 
 def _first_step(x: Tensor, slope: Tensor, rtol: float, atol: float) -> Tensor:

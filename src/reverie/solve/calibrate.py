@@ -202,7 +202,7 @@ class _Runs:
         return solver.result(state), trace
 
     def error(self, end: Tensor) -> Tensor:
-        return (end - self.target).flatten(1).double() / math.sqrt(self.target[0].numel())
+        return (end - self.target).flatten(1).cpu().double() / math.sqrt(self.target[0].numel())
 
 
 Trace = list[tuple[Any, Estimate]]

@@ -8,7 +8,6 @@ A network without them may be compiled, and what is compiled stays on it for the
 from __future__ import annotations
 
 import math
-import os
 import time
 import weakref
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reverie.core.devices import available, synchronise
 from reverie.nets import kept
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ PREPARATION = 0.5
 """Seconds that compiling takes for each layer that has weights."""
 RATE = 2e10
 """Operations a second that any machine reaches: it bounds what an evaluation can take without making one."""
-LARGEST = 64
-"""Larger batches are not faster on a CPU."""
+LARGEST = {"cpu": 64}
+"""Larger batches are not faster there; on an accelerator what fits is."""
 SMALL = 10_000_000
-"""Parameters below which :data:`LARGEST` samples fit into any memory."""
+"""Parameters below which :data:`LARGEST` samples fit into any memory of a host."""
 
 
 def network(denoise: Denoiser) -> nn.Module | None:
@@ -96,9 +96,11 @@ def _compiled(net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None, e
         return None
     some = None if cond is None else cond.index(slice(0, rows))
     x = torch.zeros(rows, *denoise.shape, device=denoise.device, dtype=weights[0].dtype)
-    at = torch.tensor(0.5, device=denoise.device, dtype=x.dtype)
+    at = torch.tensor(0.5, device=denoise.device)
+    synchronise(denoise.device)
     start = time.perf_counter()
     net(x, at, some)  # the network alone: a guide may remember what it has seen
+    synchronise(denoise.device)
     if not worthwhile(time.perf_counter() - start, evaluations, layers):
         return None
     compiled = torch.compile(net._call_impl)
@@ -145,22 +147,17 @@ def footprint(denoise: Denoiser, cond: Cond | None) -> int:
         return 0
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
-            net(torch.empty(1, *denoise.shape, device=denoise.device), torch.tensor(0.5, device=denoise.device), cond)
+            weight = next(net.parameters())
+            x = torch.empty(1, *denoise.shape, device=weight.device, dtype=weight.dtype)
+            net(x, torch.tensor(0.5, device=weight.device), cond)
         return live.peak
     except Exception:  # a network that looks at its numbers
         return 0
 
 
-def available(device: torch.device) -> int:
-    """Free bytes on the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def fitting(denoise: Denoiser, cond: Cond | None, n: int) -> int:
-    """How many of ``n`` samples to evaluate at a time: at most :data:`LARGEST`, and no more than fit into a quarter of the free memory, as
-    guidance evaluates each twice.
+    """How many of ``n`` samples to evaluate at a time: at most :data:`LARGEST` for the device, and no more than fit into a quarter of
+    its free memory, as guidance evaluates each twice.
 
     A few small samples, and a run whose gradient is asked for, go together.
     """
@@ -168,8 +165,9 @@ def fitting(denoise: Denoiser, cond: Cond | None, n: int) -> int:
     few = n <= 16 and math.prod(denoise.shape) <= 2**16
     if few or torch.is_grad_enabled() or net is None:
         return n
-    if sum(p.numel() for p in net.parameters()) <= SMALL:
-        return min(n, LARGEST)
+    largest = min(n, LARGEST.get(denoise.device.type, n))
+    if denoise.device.type == "cpu" and sum(p.numel() for p in net.parameters()) <= SMALL:
+        return largest
     each = footprint(denoise, None if cond is None else cond.index(slice(0, 1)))
     room = available(denoise.device) // 4 // each if each else n
-    return max(1, min(n, LARGEST, room))
+    return max(1, min(largest, room))

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from reverie.core.jvp import jvp
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.core.tensors import combine
 from reverie.solve.plan import Bound, PlanStep, Row, State, TableSolver, first_order
@@ -62,8 +62,7 @@ class GENIE(TableSolver):
             return denoise(x, row.schedule.point(t)).linear(*first.pair)
 
         t = torch.tensor(point.t, dtype=state.x.dtype, device=state.x.device)
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
-            slope = torch.func.jvp(along, (state.x, t), (estimate.velocity, torch.ones_like(t)))[1]
+        _, slope = jvp(along, (state.x, t), (estimate.velocity, torch.ones_like(t)))
         return State(combine((first.c, *first.w, row.second), (state.x, y, slope)), state.history)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.generator import Frame, Generator
-from reverie.core.space import Identity, data_shape
+from reverie.core.space import Identity
 from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
 from reverie.solve.likelihood import log_prob
@@ -32,7 +32,7 @@ class Sampler(Generator):
     ) -> None:
         self.denoise, self.steps = denoise, steps
         self.solver, self.grid = choose(denoise, solver, grid, steps)
-        self.shape, self.conditions = data_shape(denoise.space, denoise.shape), denoise.conditions
+        self.shape, self.conditions = denoise.space.data_shape(denoise.shape), denoise.conditions
         if isinstance(denoise.space, Identity):  # codes have a density, the pictures they stand for have none
             self.log_prob = self._log_prob
 

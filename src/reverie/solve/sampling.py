@@ -306,7 +306,7 @@ def _leaps(
     grids.check(steps)
     count = _count(n, cond, x, seed)
     cond, seeds, outs = _condition(flow_map, cond, count), sample_seeds(seed, count), []
-    for part in batched(count, batch_size or min(count, LARGEST)):
+    for part in batched(count, batch_size or min(count, LARGEST.get(flow_map.device.type, count))):
         some, start = None if cond is None else cond.index(part), None if x is None else x[part].to(flow_map.device)
         outs.append(flow_map.space.decode(leap(flow_map, some, steps, grid, seeds[part], start, on_step)))
     return ending.drawn(torch.cat(outs))

@@ -1,6 +1,6 @@
 """Spaces: between data and what is diffused. Each codes square patches of a picture as a smaller picture with more channels.
 
-A space goes into a denoiser as ``NetDenoiser(net, …, shape=space.shape((C, H, W)), space=space)``: sampling, inversion and training
+A space goes into a denoiser as ``NetDenoiser(net, …, shape=space.code_shape((C, H, W)), space=space)``: sampling, inversion and training
 cross it by themselves.
 """
 

@@ -73,7 +73,7 @@ class AutoencoderConfig(TaskConfig):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             space = build(config, spec.shape[0])
-        space.shape(spec.shape)
+        space.code_shape(spec.shape)
         return space
 
     def next(self, run: str) -> str:

@@ -1,6 +1,6 @@
 """What the tokenizers share: codes of square patches as a small picture, shifted and scaled by one number each."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Self
 
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from reverie.core.batch import Dataset
 from reverie.core.errors import InputError
+from reverie.core.space import Space
+from reverie.nets.precision import KeepsPrecision
 
 CHUNK = 500
 
 
-class Latent(nn.Module, ABC):
+class Latent(KeepsPrecision, nn.Module, Space):
     """Pictures (B, C, H, W) in [−1, 1] to codes (B, dims, H/patch, W/patch) and back.
 
     A method gives :meth:`code` and :meth:`restore`; :meth:`encode` and :meth:`decode` add the normalisation: codes have mean 0 and
@@ -76,49 +78,47 @@ class Latent(nn.Module, ABC):
         Raises:
             InputError: when the pictures have other channels, or sides that the patch does not divide.
         """
-        self._place(x)
-        self.shape(tuple(x.shape[1:]))
-        return (self.code(x) - self.shift) / self.scale
+        self.code_shape(tuple(x.shape[1:]))
+        return (self.code(self._cast(x)).to(x.dtype) - self.shift) / self.scale
 
     def decode(self, z: Tensor) -> Tensor:
         """Normalised codes (B, dims, h, w) to pictures (B, C, h·patch, w·patch)."""
-        self._place(z)
         if z.ndim != 4 or z.shape[1] != self.dims:
             raise InputError(f"this space has codes (B, {self.dims}, h, w): got {tuple(z.shape)}")
-        return self.restore(z * self.scale + self.shift)
+        return self.restore(self._cast(z * self.scale + self.shift)).to(z.dtype)
 
-    def shape(self, picture: tuple[int, ...]) -> tuple[int, int, int]:
-        """Shape of the codes of one picture of shape (C, H, W).
+    def code_shape(self, data: tuple[int, ...]) -> tuple[int, int, int]:
+        """(C, H, W) of a picture to (dims, h, w).
 
         Raises:
-            InputError: when they do not fit.
+            InputError: when it has other channels, or sides that the patch does not divide.
         """
-        channels, height, width = picture if len(picture) == 3 else (0, 0, 0)
+        channels, height, width = data if len(data) == 3 else (0, 0, 0)
         if channels != self.channels or height % self.patch or width % self.patch or not height:
             raise InputError(
-                f"this space codes pictures of {self.channels} channels whose sides are multiples of {self.patch}: got {picture}"
+                f"this space codes pictures of {self.channels} channels whose sides are multiples of {self.patch}: got {data}"
             )
         return self.dims, height // self.patch, width // self.patch
 
-    def picture(self, codes: tuple[int, ...]) -> tuple[int, int, int]:
-        """The opposite of :meth:`shape`: (dims, h, w) to (C, H, W)."""
-        return self.channels, codes[1] * self.patch, codes[2] * self.patch
+    def data_shape(self, code: tuple[int, ...]) -> tuple[int, int, int]:
+        """(dims, h, w) to (C, H, W)."""
+        return self.channels, code[1] * self.patch, code[2] * self.patch
 
     @torch.no_grad()
     def normalise(self, images: Tensor | Dataset) -> Self:
         """Set mean and standard deviation of the codes from data."""
         count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for x in batches(images):
-            code = self.code(x).double()
-            count, total, square = count + code.numel(), total + code.sum().cpu(), square + code.square().sum().cpu()
+            code = self.code(self._cast(x.to(self.scale.device))).cpu().double()
+            count, total, square = count + code.numel(), total + code.sum(), square + code.square().sum()
         mean = total / count
         self.shift.copy_(mean)
         self.scale.copy_((square / count - mean**2) ** 0.5)
         return self
 
-    def _place(self, x: Tensor) -> None:
-        if self.scale.device != x.device:
-            self.to(x.device)
+    def _cast(self, x: Tensor) -> Tensor:
+        """In the dtype of the weights, where the space has any."""
+        return x.to(next((p.dtype for p in self.parameters()), x.dtype))
 
 
 def batches(images: Tensor | Dataset) -> Iterator[Tensor]:

@@ -51,8 +51,8 @@ class PatchPCA(Latent):
         count, total = 0, torch.zeros(space.full, dtype=torch.float64)
         products = torch.zeros(space.full, space.full, dtype=torch.float64)
         for x in batches(images):
-            space.shape(tuple(x.shape[1:]))
-            rows = cut(x, patch).movedim(1, -1).reshape(-1, space.full).double()
+            space.code_shape(tuple(x.shape[1:]))
+            rows = cut(x, patch).movedim(1, -1).reshape(-1, space.full).cpu().double()
             count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
         mean = total / count
         variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))

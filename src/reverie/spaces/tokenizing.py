@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from reverie.core.batch import Batch, Dataset
 from reverie.core.draws import Draws
 from reverie.core.task import Moment, Player, Task
+from reverie.core.tensors import onto
 from reverie.spaces.latent import Latent
 
 HELD_OUT, SCALED, COLUMNS = 256, 5_000, 10
@@ -62,7 +63,7 @@ class Tokenizing(Task):
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         x = batch.x
-        noise = rng.normal("code", self.space.shape(tuple(x.shape[1:]))).to(x)
+        noise = onto(rng.normal("code", self.space.code_shape(tuple(x.shape[1:]))), x)
         restored, others = self.space.reconstruct(x, noise)
         critic = self.players["critic"].module if "critic" in self.players else None
         if player == "critic":

@@ -109,7 +109,7 @@ class Criterion(nn.Module):
         positive, negative = F.softplus(-masks), F.softplus(masks)
         bce = (true @ positive.T + (1.0 - true) @ negative.T) / masks.shape[1]
         cost = a * name + b * bce + c * dice(masks, true).T
-        rows, columns = assign(cost.double().cpu().numpy())
+        rows, columns = assign(cost.cpu().double().numpy())
         return torch.as_tensor(rows, device=masks.device), torch.as_tensor(columns, device=masks.device)
 
 

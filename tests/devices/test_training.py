@@ -1,0 +1,195 @@
+"""One step of every task on another device: the same losses and gradients as on the CPU, and nothing of double precision there."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import reverie as rv
+from reverie.core.batch import Batch
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
+from reverie.core.schedules import Cosine
+from reverie.core.task import Moment, Optim
+from reverie.core.times import LogitNormal, LogSNR, Uniform
+from reverie.data import ImageSet
+from reverie.diffusion.classifying import Classifying
+from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.online import Online
+from reverie.guide.online import Prototypes
+from reverie.learn import TrainConfig, optim
+from reverie.read import diffae, ldae
+from reverie.read.dispersive import Dispersive
+from reverie.read.parts import With
+from reverie.read.repa import REPA
+from reverie.read.sra import SRA
+from reverie.spaces.tokenizing import Critic, Tokenizing
+
+from .emulated import DEVICE, NAME, waiting
+from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures
+from .test_guiding import classifier
+
+X = pictures(4)
+NOW = Moment(0, 0, 100)
+
+
+def trained(module: torch.nn.Module) -> torch.nn.Module:
+    return module.train().requires_grad_(True)
+
+
+def denoising(name: str, **others: Any) -> Denoising:
+    denoise = MODELS[name]()
+    trained(denoise.net)
+    return Denoising(denoise, LogitNormal(), held_out=Batch(X, condition(denoise, len(X))), **others)
+
+
+def latent() -> Denoising:
+    space = rv.spaces.build(
+        rv.spaces.SpaceConfig(name="conv-vae", dims=CHANNELS, patch=1, width=8), CHANNELS
+    ).requires_grad_(False)
+    task = denoising("dit", weight=lambda lam: torch.sigmoid(-lam), loss_kind="eps")
+    task.denoise.space = space
+    return task
+
+
+def online() -> Online:
+    denoise = MODELS["dit"]()
+    trained(denoise.net)
+    return Online(denoise, Prototypes(16, CLASSES), Uniform(), site="blocks.0")
+
+
+def aligned() -> With:
+    base = denoising("dit")
+    looks = (
+        REPA("blocks.0", 16, lambda x: x.flatten(1)[:, :5], 5, hidden=8),
+        SRA(base.denoise, "blocks.0", "blocks.1", 16),
+    )
+    return With(base, *looks, Dispersive("blocks.1"))
+
+
+def semantic() -> diffae.SemanticDenoising:
+    base = MODELS["unet-text"]()
+    encoder = diffae.SemanticEncoder(
+        channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2
+    )
+    net = trained(diffae.AutoEncoder(base.net, encoder))
+    return diffae.SemanticDenoising(NetDenoiser(net, Cosine(), "eps", shape=(CHANNELS, SIZE, SIZE)), Uniform())
+
+
+def codes() -> diffae.PriorDenoising:
+    denoise = diffae.prior(torch.randn(20, 6), 8, 3)
+    return diffae.prior_task(denoise)
+
+
+def deconstructed() -> Denoising:
+    space = rv.spaces.PatchPCA.fit(X, 2, 4)
+    line = ldae.Settings(
+        tokenizer="pca", labels=False, kind="x0", sees="picture", says="picture", target="original", weight="signal"
+    )
+    return ldae.task(
+        line, ldae.build(line, space, (CHANNELS, SIZE, SIZE), rv.nets.DiTConfig(width=16, depth=1, heads=2))
+    )
+
+
+def classifying() -> Classifying:
+    judge = classifier()
+    trained(judge.net)
+    return Classifying(judge, LogSNR(Cosine()), held_out=Batch(X, rv.Cond(label=[0, 1, 2, 3])))
+
+
+def tokenizer(name: str) -> Tokenizing:
+    torch.manual_seed(0)
+    space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8), CHANNELS)  # pyright: ignore[reportArgumentType]
+    data = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(len(X)))
+    return Tokenizing(space, data, data, perceptual=lambda x: [x], critic=Critic(CHANNELS, 8))
+
+
+TASKS: dict[str, Callable[[], Any]] = {
+    **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes")},
+    "latent": latent,
+    "deconstructed": deconstructed,
+    "online": online,
+    "aligned": aligned,
+    "semantic": semantic,
+    "codes": codes,
+    "classifier": classifying,
+    "patch-ae": lambda: tokenizer("patch-ae"),
+    "patch-vae": lambda: tokenizer("patch-vae"),
+    "conv-vae": lambda: tokenizer("conv-vae"),
+}
+
+
+def step(task: Any, device: Any, cond: rv.Cond | None, images: torch.Tensor, optimizer: str) -> dict[str, torch.Tensor]:
+    """Losses and gradients of every player, each of which takes a step."""
+    found = {}
+    for player in task.players.values():
+        player.module.to(device).train()
+    settings = optim.settings(TrainConfig(), Optim(optimizer=optimizer))  # pyright: ignore[reportArgumentType]
+    for name in task.turns(NOW):
+        player = task.players[name]
+        stepped = optim.build(player.module, settings)
+        batch = Batch(images, cond).to(device)
+        losses = task.loss(name, batch, Draws(0, 0, len(images)), NOW)
+        sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        found |= {f"{name} {key}": v.detach() for key, v in losses.items()}
+        found |= {
+            f"{name} {key} slope": p.grad.clone() for key, p in player.module.named_parameters() if p.grad is not None
+        }
+        stepped.step()
+        assert all(
+            p.isfinite().all() and p.device.type == torch.device(device).type for p in player.module.parameters()
+        )
+    task.after_step(NOW)
+    return found
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_takes_the_same_step(name):
+    torch.manual_seed(0)
+    task = TASKS[name]()
+    other = copy.deepcopy(task)
+    images = torch.randn(4, 6) if name == "codes" else X
+    denoise = getattr(task, "denoise", None)
+    cond = rv.Cond(label=[0, 1, 2, 3]) if denoise is None else condition(denoise, 4)
+    if name == "online" or name == "semantic":
+        cond = None
+    here = step(task, "cpu", cond, images, "adamw")
+    there = step(other, DEVICE, cond, images, "adamw")
+    assert there.keys() == here.keys() and any(key.endswith("slope") for key in here)
+    largest = max(float(v.abs().max()) for key, v in here.items() if key.endswith("slope"))
+    for key, value in here.items():
+        assert there[key].device.type == NAME and there[key].dtype == torch.float32, key
+        size = largest if key.endswith("slope") else float(value.abs().max())
+        torch.testing.assert_close(
+            there[key].cpu(), value, rtol=0, atol=1e-3 * size, msg=lambda m, key=key: f"{key}: {m}"
+        )
+    before, after = task.validate(), other.validate()
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert after[key] == pytest.approx(value, rel=2e-2, abs=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["dit", "unet-text", "prior", "latent", "aligned", "classifier", "conv-vae"])
+def test_no_loss_and_no_gradient_waits(name):
+    """What a step draws and computes is left to the device; the loop reads losses back when it logs."""
+    task = TASKS[name]()
+    cond = condition(task.denoise, 4) if hasattr(task, "denoise") else rv.Cond(label=[0, 1, 2, 3])
+    for player in task.players.values():
+        player.module.to(DEVICE)
+    batch = Batch(X, cond).to(DEVICE)
+    with waiting() as device:
+        losses = task.loss(next(iter(task.players)), batch, Draws(0, 0, 4), NOW)
+        sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        task.after_step(NOW)
+        assert device.waits == 0
+
+
+def test_muon_steps_there():
+    task = denoising("dit")
+    other = copy.deepcopy(task)
+    for each, device in ((task, "cpu"), (other, DEVICE)):
+        step(each, device, condition(task.denoise, 4), X, "muon")
+    for mine, host in zip(other.denoise.net.parameters(), task.denoise.net.parameters(), strict=True):
+        torch.testing.assert_close(mine.detach().cpu(), host.detach(), rtol=0, atol=5e-3)
