@@ -200,7 +200,7 @@ def test_the_sweep_has_the_model_as_it_is_and_the_recipes_scale(run: Run):
     drawn = drawing.pictures(run)
     assert drawn.scales[0] == "1" and f"{run.recipe.sample.scale:g}" in drawn.scales
     columns = len(drawn.classes)
-    i = drawn.scales.index(run.recipe.sample.scale)
+    i = drawn.scales.index(f"{run.recipe.sample.scale:g}")
     guided = drawn.sweep[i * columns : (i + 1) * columns]
     assert (guided.int() - drawn.samples[:columns].int()).abs().max() <= 1  # the same noise as the first row of samples
     assert (guided != drawn.sweep[:columns]).any()
