@@ -176,8 +176,8 @@ def sampling(net: torch.nn.Module, run: Callable[[], Any]) -> dict[str, Callable
     """The same as ``reverie sample`` runs it: with kept weights."""
     from reverie.nets import kept
 
-    with kept.frozen(net):
-        layers = [(layer, layer.kept) for layer in net.modules() if isinstance(layer, kept.Keeping)]
+    packed = dict(kept.prepacked(net).named_modules())
+    layers = [(layer, packed[path].kept) for path, layer in net.named_modules() if isinstance(layer, kept.Keeping)]
 
     def call() -> Any:
         for layer, form in layers:

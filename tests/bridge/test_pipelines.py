@@ -315,9 +315,9 @@ def test_a_wrapped_network_is_tapped_guided_and_masked(tiny, tmp_path):
         told.append((at.site, at.branches, at.cross))
         return at.attend(q, k, v)
 
-    change = taps.replace(model, {"mid_block": lambda value, at: told.append((at.site, at.branches)) or value})
-    with torch.no_grad(), change, taps.attention(model, {site: look}):
-        guide.cfg(model, 2.0)(x, a.point, cond)
+    changed = taps.replace(model, {"mid_block": lambda value, at: told.append((at.site, at.branches)) or value})
+    with torch.no_grad():
+        guide.cfg(taps.attention(changed, {site: look}), 2.0)(x, a.point, cond)
     assert told == [(site, ("null", "cond"), True), ("mid_block", ("null", "cond"))]
 
 
@@ -332,8 +332,8 @@ def test_ours_of_the_same_folder_has_sites_and_cross_attention(sd, tiny):
         seen[at.site] = (at.cross, at.branches, at.probabilities(q, k)[..., list(word)].shape)
         return at.attend(q, k, v)
 
-    with torch.no_grad(), taps.attention(model, {crosses[0]: look}):
-        guide.cfg(model, 2.0)(x, 0.5, cond)
+    with torch.no_grad():
+        guide.cfg(taps.attention(model, {crosses[0]: look}), 2.0)(x, 0.5, cond)
     assert seen == {crosses[0]: (True, ("null", "cond"), (2, 4, 64, 1))}
 
 

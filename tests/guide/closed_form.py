@@ -20,12 +20,12 @@ class Switch(Denoiser):
         self.schedule, self.shape, self.space = conditional.schedule, conditional.shape, Identity()
         self.conditions = {"label": Label(1)}
 
-    def __call__(self, x, t, cond=None):
-        given = self.conditional(x, t)
+    def __call__(self, x, t, cond=None, call=None):
+        given = self.conditional(x, t, None, call)
         if cond is None:
-            return self.unconditional(x, t)
+            return self.unconditional(x, t, None, call)
         present = cond["label"].present.reshape(-1, *(1,) * (x.ndim - 1))
-        return given.replace(torch.where(present, given.out, self.unconditional(x, t).out))
+        return given.replace(torch.where(present, given.out, self.unconditional(x, t, None, call).out))
 
 
 def normal(mean: float, std: float, schedule: Schedule | None = None, shape: tuple[int, ...] = (1,)) -> Denoiser:

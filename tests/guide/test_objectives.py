@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 import reverie as rv
-from reverie.core.count import counting
+from reverie.core.count import Count
+from reverie.core.denoiser import counted
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VP, Flow
@@ -124,10 +125,10 @@ def test_score_distillation_goes_to_one_place(scale: float, expected: float) -> 
 def test_score_distillation_has_no_network_jacobian_and_is_per_sample() -> None:
     denoise = two()[0].denoiser(VP())
     theta = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
-    with counting() as cost:
-        images = (theta * torch.ones(3, 1, dtype=torch.float64)).tanh()  # whatever makes the images
-        loss = rv.guide.sds(denoise, images, seed=[4, 5, 6])
-        (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    cost = Count()
+    images = (theta * torch.ones(3, 1, dtype=torch.float64)).tanh()  # whatever makes the images
+    loss = rv.guide.sds(counted(denoise, cost), images, seed=[4, 5, 6])
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
     assert (cost.evaluations, cost.backwards) == (3, 0) and gradient.abs() > 1e-3
     alone = rv.guide.sds(denoise, images[1:2].detach().requires_grad_(), seed=[5])
     assert torch.allclose(alone, loss[1:2])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import reverie as rv
-from reverie.core.count import counting
-from reverie.core.denoiser import Denoiser
+from reverie.core.count import Count
+from reverie.core.denoiser import Denoiser, counted
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
@@ -281,8 +281,8 @@ def test_one_evaluation_and_one_pass_back() -> None:
     ):
         _, cost = sample(model, 3, steps=10, solver=solver, report=True)
         assert cost.evaluations == plain_run.evaluations == 10 and cost.backwards == 10
-    with counting() as cost:
-        rv.guide.reddiff(denoise, operator, y, steps=10)
+    cost = Count()
+    rv.guide.reddiff(counted(denoise, cost), operator, y, steps=10)
     assert (cost.evaluations, cost.backwards) == (10, 0)
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
 from reverie.nets.dit import DiT
-from reverie.nets.kept import Linear, frozen, size
+from reverie.nets.kept import Linear, prepacked, size
 from reverie.solve.fast import fast
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN nothing is kept")
@@ -27,28 +27,34 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_product_is_that_of_the_plain_layer(shape: tuple[int, ...], bias: bool, calls: list[int]) -> None:
     layer, x = Linear(384, 512, bias=bias), torch.randn(shape)
     expected = F.linear(x, layer.weight, layer.bias)
-    with torch.no_grad(), frozen(layer):
-        assert size(layer) == 4 * layer.weight.numel()
-        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
-        turned = x.transpose(0, -2).contiguous().transpose(0, -2)  # not as it lies in memory
-        torch.testing.assert_close(layer(turned), expected, rtol=1e-5, atol=1e-5)
-    assert len(calls) == 2 and layer.kept is None
+    assert size(layer) == 4 * layer.weight.numel()
+    packed = prepacked(layer)
+    turned = x.transpose(0, -2).contiguous().transpose(0, -2)  # not as it lies in memory
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed(turned), expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2 and layer.kept is None and packed.weight is layer.weight
 
 
 def test_only_where_it_pays_and_no_gradient_is_asked_for(calls: list[int]) -> None:
     narrow, layer = Linear(64, 64), Linear(384, 512)
     x = torch.randn(64, 384)
-    with frozen(torch.nn.ModuleList([narrow, layer])):
-        assert narrow.kept is None and size(narrow) == 0
-        layer(x).sum().backward()
-        assert layer.weight.grad is not None
-        with torch.no_grad():
-            layer(x[:63]), torch.func.vmap(layer)(x), torch.func.jvp(layer, (x,), (x,))
-            with torch.autocast("cpu", torch.bfloat16):
-                assert layer(x).dtype == torch.bfloat16
-            assert not calls
-            layer(x)
+    small, packed = prepacked(torch.nn.ModuleList([narrow, layer]))
+    assert small is narrow and size(narrow) == 0
+    packed(x).sum().backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad():
+        packed(x[:63]), torch.func.vmap(packed)(x), torch.func.jvp(packed, (x,), (x,))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert packed(x).dtype == torch.bfloat16
+        assert not calls
+        packed(x)
     assert len(calls) == 1
+    layer.requires_grad_(False)
+    packed(x)  # nothing asks for a gradient, whatever the mode
+    assert len(calls) == 2
+    packed(x.requires_grad_()).sum().backward()  # as energy guidance does
+    assert len(calls) == 2 and x.grad is not None
     assert size(Linear(384, 512).double()) == size(Linear(384, 512).bfloat16()) == 0
 
 
@@ -63,8 +69,7 @@ def test_each_run_keeps_the_weights_of_its_time(calls: list[int]) -> None:
     with torch.no_grad():
         for _ in range(2):
             plain = net(x, torch.tensor(0.5))
-            with fast(denoise, 2, None, 10):
-                ends.append(net(x, torch.tensor(0.5)))
+            ends.append(fast(denoise, 2, None, None, 10)(x, 0.5).out)
             torch.testing.assert_close(ends[-1], plain, rtol=1e-4, atol=1e-5)
             for parameter in net.parameters():
                 parameter.data.mul_(1.1)  # which no counter of versions notices

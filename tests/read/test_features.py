@@ -22,8 +22,7 @@ def test_a_cell_is_what_one_call_reads(unet, images):
     noise = Tape([(5, i) for i in range(10)]).draw("features", 0, (1, 8, 8))
     for t in (0.1, 0.4):
         point = unet.schedule.point(t)
-        with taps.record(unet, ["middle.0", "up.0.1"]) as read:
-            unet(point.alpha * images + point.sigma * noise, point)
+        read = taps.record(unet, ["middle.0", "up.0.1"])(point.alpha * images + point.sigma * noise, point).features
         for site in ("middle.0", "up.0.1"):
             torch.testing.assert_close(found[site, t], read[site], rtol=1e-5, atol=1e-5)
 

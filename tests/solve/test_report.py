@@ -1,12 +1,15 @@
 """What a run says it cost, against a network that counts by itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
 from reverie import guide
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import NetDenoiser
+from reverie.core.count import Count
+from reverie.core.denoiser import NetDenoiser, Wrapper, counted
 from reverie.core.schedules import Cosine
 from reverie.solve import DDIM, Heun, sample
 
@@ -46,21 +49,40 @@ def test_evaluations_are_counted_at_the_network(solver, scale):
 
 
 def test_backward_passes_are_counted_when_they_happen():
-    """Through a whole run: one pass back per evaluation, counted while the report's block is open."""
-    from reverie.core.count import counting
-
-    denoise = model()
-    with counting() as count:
-        sample(denoise, 3, solver=DDIM(), steps=4).sum().backward()
+    """Through a whole run: one pass back per evaluation, after the run itself has ended."""
+    denoise, count = model(), Count()
+    sample(counted(denoise, count), 3, solver=DDIM(), steps=4).sum().backward()
     assert count.evaluations == denoise.net.rows == 12
     assert count.backwards == denoise.net.back > 0
 
 
-def test_a_count_ends_with_its_block():
-    from reverie.core.count import counting
+def test_a_count_is_of_its_own_calls_and_counts_nest():
+    denoise, inner, outer = model(), Count(), Count()
+    both = counted(counted(denoise, inner), outer)
+    both(torch.zeros(4, 2), 0.5)
+    counted(denoise, inner)(torch.zeros(3, 2), 0.5)
+    denoise(torch.zeros(5, 2), 0.5)
+    assert (inner.evaluations, outer.evaluations) == (7, 4)
+
+
+def test_two_threads_count_each_its_own():
+    """Runs of different lengths over one network, many times over: a shared count would mix them."""
+    denoise = model()
+
+    def costs(steps: int, scale: float) -> set[float]:
+        guided = guide.cfg(denoise, scale)
+        return {sample(guided, 2, Cond(label=1), DDIM(), steps, report=True)[1].evaluations for _ in range(50)}
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(costs, *how) for how in ((3, 1.0), (4, 2.0))]
+        assert [run.result() for run in runs] == [{3.0}, {8.0}]
+
+
+def test_what_takes_no_call_counts_as_one_evaluation():
+    class Halved(Wrapper):
+        def __call__(self, x, t, cond=None):
+            return self.base(x / 2, t, cond)
 
     denoise = model()
-    with counting() as count:
-        denoise(torch.zeros(4, 2), 0.5)
-    denoise(torch.zeros(4, 2), 0.5)
-    assert count.evaluations == 4
+    _, report = sample(Halved(denoise), 3, solver=Heun(), steps=4, report=True)
+    assert report.evaluations == denoise.net.rows / 3

@@ -1,6 +1,6 @@
 """The boundary of a network: what goes in has the dtype of its weights, what comes out that of what went in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,14 +33,14 @@ class Bounded:
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.weight is None else self.weight.dtype
 
-    def inside(self, x: Tensor, time: Tensor, *others: Any) -> Any:
-        """``net(x, time, *others)`` in the dtype of the weights, given back in that of ``x``; None if a tap has ended the call.
+    def inside(self, x: Tensor, time: Tensor, *others: Any, net: Callable[..., Tensor] | None = None) -> Tensor:
+        """``net(x, time, *others)`` in the dtype of the weights, given back in that of ``x``; :attr:`net`, or what is given for it.
 
         The time, which half precision is too coarse for, is never cast to less than it has.
         """
-        weight = self.weight
+        weight, net = self.weight, net or self.net
         if weight is None or weight.dtype == x.dtype:
-            out = self.net(x, time, *others)
+            out = net(x, time, *others)
         else:
-            out = self.net(x.to(weight.dtype), time.to(torch.promote_types(time.dtype, weight.dtype)), *others)
-        return out if out is None or out.dtype == x.dtype else out.to(x.dtype)
+            out = net(x.to(weight.dtype), time.to(torch.promote_types(time.dtype, weight.dtype)), *others)
+        return out if out.dtype == x.dtype else out.to(x.dtype)

@@ -1,18 +1,20 @@
 """Denoisers: a network, a path, a prediction kind. Calling one gives an :class:`Estimate`, from which everything else is read."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce, wraps
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from reverie.core import branches
 from reverie.core.boundary import Bounded
+from reverie.core.call import Call
 from reverie.core.condition import Cond, Conditions
 from reverie.core.conditioner import Conditioner
-from reverie.core.count import evaluated
+from reverie.core.count import Count
 from reverie.core.errors import InputError, unknown
 from reverie.core.predictions import KINDS, Kind, Pair, convert
 from reverie.core.predictions import kind as as_kind
@@ -30,7 +32,7 @@ class Estimate:
         pair: (p, q) of the output at this point.
         point: where on the path x_t lies.
         variance: the model's own variance of the reverse step, where it has one.
-        features: whatever was tapped on the way, by site.
+        features: what was read inside of the network, by site (:mod:`reverie.nets.taps`).
     """
 
     __slots__ = ("features", "out", "pair", "point", "variance", "x_t")
@@ -65,6 +67,10 @@ class Estimate:
         """The same with another output of the same kind: what a guide returns."""
         return Estimate(self.x_t, out, self.pair, self.point, self.variance, self.features)
 
+    def with_features(self, features: Mapping[str, Tensor]) -> "Estimate":
+        """The same with what was read on the way."""
+        return Estimate(self.x_t, self.out, self.pair, self.point, self.variance, features)
+
     @property
     def x0(self) -> Tensor:
         """The estimate of clean data, E[x0 | x_t]."""
@@ -94,8 +100,12 @@ class Estimate:
 class Denoiser(ABC):
     """Callable ``(x_t, t, cond) -> Estimate`` with the path it lives on, the shape of a sample, its conditions and its space.
 
-    ``t`` is a :class:`Point` (what samplers pass), a float, or a tensor of shape () or (B,). ``calibrations``, where a model has any, are
-    grids fitted to it, by the number of steps and the guidance scale.
+    ``t`` is a :class:`Point` (what samplers pass), a float, or a tensor of shape () or (B,). ``call`` is what else the evaluation is told;
+    a denoiser that is made of others hands it on, and one whose ``__call__`` does not take it is evaluated without.
+
+    Attributes:
+        calibrations: where a model has any, grids fitted to it, by the number of steps and the guidance scale.
+        together: it holds something of each sample, so that a run must not be split into batches.
     """
 
     schedule: Schedule
@@ -104,8 +114,16 @@ class Denoiser(ABC):
     space: Space
     calibrations: Mapping[tuple[int, float], Any]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls).get("__call__")
+        if own is not None and not _takes_call(own):
+            cls.__call__ = _uncalled(own)  # pyright: ignore[reportAttributeAccessIssue]
+
     @abstractmethod
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate: ...
+    def __call__(
+        self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None
+    ) -> Estimate: ...
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +148,10 @@ class Denoiser(ABC):
         """Whether the estimate has no kinks and no jumps in x_t but those of the model's own: what a density of its flow needs."""
         return True
 
+    @property
+    def together(self) -> bool:
+        return False
+
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         """The point of a time, with per-sample fields broadcast over ``x``."""
         if isinstance(t, Point):
@@ -142,27 +164,84 @@ class Denoiser(ABC):
         """The same denoiser on another path: the state is rescaled to the point of its own path that has the same λ."""
         return self if schedule == self.schedule else Under(self, schedule)
 
-    def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
-        """The estimates of one state under several named conditions, in one batched evaluation (branch-major)."""
-        if len(conds) == 1 or any(cond is None for cond in conds.values()):
-            estimates = {}
-            for name, each in conds.items():
-                with branches.named([name]):
-                    estimates[name] = self(x, t, each)
-            return estimates
-        point = self.point(t, x)
-        cond: Cond | None = None
-        for each in conds.values():
-            each = each.expand(len(x)) if each is not None else each
-            cond = each if cond is None or each is None else cond.cat(each)
-        k = len(conds)
+    def branches(
+        self,
+        x: Tensor | Mapping[str, Tensor],
+        t: Point | Scalar,
+        conds: Mapping[str, Cond | None],
+        call: Call | None = None,
+    ) -> dict[str, Estimate]:
+        """The estimates of several named branches in one batched evaluation (branch-major).
+
+        Args:
+            x: one state for all, (B, …), or one a branch.
+            t: as in a call.
+            conds: the condition of each branch; what one has and another lacks is absent there.
+
+        Raises:
+            InputError: for states of other branches than the conditions', or of unequal shapes.
+        """
+        states = [x] * len(conds) if isinstance(x, Tensor) else [x[name] for name in conds if name in x]
+        if len(states) < len(conds) or (isinstance(x, Mapping) and len(x) > len(conds)):
+            raise InputError(
+                f"each branch has a state and a condition: got states of {list(x)}, conditions of {list(conds)}"
+            )
+        if len({state.shape for state in states}) > 1:
+            raise InputError(f"the states of branches have one shape: got {[tuple(state.shape) for state in states]}")
+        call, point, n, k = (call or Call()).within(list(conds)), self.point(t, states[0]), len(states[0]), len(conds)
+        if k == 1:
+            return {name: self(states[0], point, cond, call) for name, cond in conds.items()}
         tiled = Point(*(f.repeat(k, *(1,) * (f.ndim - 1)) if isinstance(f, Tensor) and f.ndim else f for f in point))
-        with branches.named(list(conds)):
-            outs = self(x.repeat(k, *(1,) * (x.ndim - 1)), tiled, cond)
-        pair = tuple(v[: len(x)] if isinstance(v, Tensor) and v.ndim else v for v in outs.pair)
+        outs = self(torch.cat(states), tiled, _joined(list(conds.values()), n), call)
+        pair: Any = tuple(v[:n] if isinstance(v, Tensor) and v.ndim else v for v in outs.pair)
         variances = [None] * k if outs.variance is None else outs.variance.chunk(k)
-        each = zip(conds, outs.out.chunk(k), variances, strict=True)
-        return {name: Estimate(x, out, pair, point, variance) for name, out, variance in each}  # pyright: ignore[reportArgumentType]
+        each = enumerate(zip(conds, states, outs.out.chunk(k), variances, strict=True))
+        return {
+            name: Estimate(state, out, pair, point, variance, _of_branch(outs.features, i, k, n))
+            for i, (name, state, out, variance) in each
+        }
+
+
+def _takes_call(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters
+    return "call" in parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+
+
+def _uncalled(own: Callable[..., Estimate]) -> Callable[..., Estimate]:
+    """``own(self, x, t, cond)`` as one that can be given a call: it is counted as one pass, and nothing inside can be reached."""
+
+    @wraps(own)
+    def __call__(
+        self: Denoiser, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None
+    ) -> Estimate:
+        if call is None:
+            return own(self, x, t, cond)
+        call.outside(type(self).__name__)
+        estimate = own(self, x, t, cond)
+        call.count(estimate.out)
+        return estimate
+
+    return __call__
+
+
+def _joined(conds: Sequence[Cond | None], n: int) -> Cond | None:
+    """The conditions of branches of ``n`` samples, one after the other; what one of them lacks is absent there."""
+    known = {name: cond[name] for cond in conds if cond is not None for name in cond}
+    if not known:
+        return None
+    absent = Cond(**{name: entry._replace(null=None) for name, entry in known.items()}).null()
+    whole = (
+        absent if cond is None else Cond(**{name: (cond if name in cond else absent)[name] for name in known})
+        for cond in conds
+    )
+    return reduce(Cond.cat, (cond.expand(n) for cond in whole))
+
+
+def _of_branch(features: Mapping[str, Tensor] | None, i: int, k: int, n: int) -> dict[str, Tensor] | None:
+    """The rows of branch i of k in what was read of a batch; of branches inside, whose axis leads, all."""
+    if features is None:
+        return None
+    return {site: value.unflatten(0, (-1, k, n))[:, i].flatten(0, 1) for site, value in features.items()}
 
 
 class Wrapper(Denoiser):
@@ -196,8 +275,28 @@ class Wrapper(Denoiser):
     def smooth(self) -> bool:
         return self.base.smooth
 
+    @property
+    def together(self) -> bool:
+        return self.base.together
+
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         return self.base.point(t, x)
+
+
+class Told(Wrapper):
+    """A denoiser whose every call is told more: ``tell`` makes of a call another."""
+
+    def __init__(self, base: Denoiser, tell: Callable[[Call], Call]) -> None:
+        super().__init__(base)
+        self.tell = tell
+
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
+        return self.base(x, t, cond, self.tell(call or Call()))
+
+
+def counted(denoise: Denoiser, count: Count) -> Denoiser:
+    """The denoiser with its passes through networks noted in ``count``."""
+    return Told(denoise, partial(Call.counted, count=count))
 
 
 class Under(Wrapper):
@@ -210,11 +309,11 @@ class Under(Wrapper):
     def point(self, t: Point | Scalar, x: Tensor) -> Point:
         return Denoiser.point(self, t, x)
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         outer = self.point(t, x)
         inner = self.base.schedule.at(outer.lam).align(x)
         scale = (inner.alpha + inner.sigma) / (outer.alpha + outer.sigma)
-        estimate = self.base(x * scale, inner, cond)
+        estimate = self.base(x * scale, inner, cond, call)
         return Estimate(x, estimate.out, estimate.pair, outer, estimate.variance, estimate.features)
 
 
@@ -230,7 +329,8 @@ class NetDenoiser(Bounded, Denoiser):
 
     Args:
         net: ``net(x, time, cond) -> out`` with x (B, C, H, W) in the dtype of its weights, and time of shape () or (B,) in that of the
-            state, which half precision is too coarse for.
+            state, which half precision is too coarse for; if its ``forward`` has an argument ``call``, it is given the
+            :class:`~reverie.core.call.Call`.
         schedule: the path it was (or is being) trained on.
         kind: what ``out`` predicts.
         shape: of one sample, (C, H, W).
@@ -266,13 +366,14 @@ class NetDenoiser(Bounded, Denoiser):
             raise unknown("time map", time, TIME_MAPS)
         self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind, data_std), tuple(shape)
         self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
+        self.asks = "call" in inspect.signature(getattr(net, "_orig_mod", net).forward).parameters
         self.prior: Any = getattr(net, "prior", None)
         own = {k: v for k, v in getattr(net, "conditions", {}).items() if self.prior is None or k != "image"}
         self.conditions = dict(own if conditions is None else conditions)
         self.space = Identity() if space is None else space
         self.conditioner = Conditioner(self.conditions)
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         if cond is not None:
             cond.check_names(self.conditions)
         point = self.point(t, x)
@@ -289,10 +390,9 @@ class NetDenoiser(Bounded, Denoiser):
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
             cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
-        out, variance = self.inside(scaled, time, cond), None
-        if out is None:  # a tap has read what it wanted and ended the call: there is no estimate
-            return Estimate(x, torch.full_like(x, math.nan), self.kind(point), point)
-        out = evaluated(out)
+        told = {"call": call} if self.asks else {}
+        run = self.net if call is None else partial(call.run, self.net, point, **told)
+        out, variance = self.inside(scaled, time, cond, net=run), None
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)
             variance = 0.5 * (place + 1.0)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond, Label
-from reverie.core.count import evaluated
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.predictions import KINDS
@@ -135,7 +134,7 @@ class MixtureDenoiser(Denoiser):
         gain = (s - a * data.values) / (a * a * data.values + s * s)
         each = torch.einsum("kij,bkj->bki", data.vectors, gain * residual) - data.means
         out = torch.einsum("bk,bki->bi", torch.softmax(log_joint, dim=1), each)
-        return Estimate(x, evaluated(out.reshape(x.shape).to(x.dtype)), KINDS["straight"](point), point)
+        return Estimate(x, out.reshape(x.shape).to(x.dtype), KINDS["straight"](point), point)
 
 
 class MixtureClassifier:
@@ -197,7 +196,7 @@ class Empirical(Denoiser):
             cond.check_names(self.conditions)
         point = self.point(t, x)
         if isinstance(point.sigma, float) and point.sigma == 0.0:
-            return Estimate(x, evaluated(x / point.alpha), KINDS["x0"](point), point)
+            return Estimate(x, x / point.alpha, KINDS["x0"](point), point)
         alpha, sigma = _column(point.alpha), _column(point.sigma)
         data = self.data.flatten(1)
         logits = -(
@@ -208,7 +207,7 @@ class Empirical(Denoiser):
             entry = cond["label"]
             logits = logits.masked_fill((self.labels != entry.value[:, None]) & entry.present[:, None], -math.inf)
         x0 = (torch.softmax(logits, dim=1) @ data).reshape(x.shape)
-        return Estimate(x, evaluated(x0), KINDS["x0"](point), point)
+        return Estimate(x, x0, KINDS["x0"](point), point)
 
 
 def _placed(value: Tensor, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:

@@ -33,26 +33,50 @@ def _score(point: Point) -> Pair:
     return 0.0, -1.0 / point.sigma
 
 
+@dataclass(frozen=True)
+class _EDM:
+    data_std: float
+
+    def __call__(self, point: Point) -> Pair:
+        h = (point.sigma**2 + (point.alpha * self.data_std) ** 2) ** 0.5
+        return point.sigma / (self.data_std * h), -point.alpha * self.data_std / h
+
+
 def edm(data_std: float = 0.5) -> Kind:
     """The preconditioned target of Karras et al. 2022 (table 1) on any path; with h = √(σ² + α²s²): ``y = σ/(s·h)·x0 − α·s/h·ε``.
 
     It has unit variance for data of standard deviation s = ``data_std``.
     """
+    return Kind(f"edm({data_std})", _EDM(data_std))
 
-    def pair(point: Point) -> Pair:
-        h = (point.sigma**2 + (point.alpha * data_std) ** 2) ** 0.5
-        return point.sigma / (data_std * h), -point.alpha * data_std / h
 
-    return Kind(f"edm({data_std})", pair)
+def _x0(point: Point) -> Pair:
+    return 1.0, 0.0
+
+
+def _eps(point: Point) -> Pair:
+    return 0.0, 1.0
+
+
+def _v(point: Point) -> Pair:
+    return -point.sigma, point.alpha
+
+
+def _flow(point: Point) -> Pair:
+    return point.d_alpha, point.d_sigma
+
+
+def _straight(point: Point) -> Pair:
+    return -1.0, 1.0
 
 
 KINDS = {
-    "x0": Kind("x0", lambda point: (1.0, 0.0)),
-    "eps": Kind("eps", lambda point: (0.0, 1.0)),
-    "v": Kind("v", lambda point: (-point.sigma, point.alpha)),
+    "x0": Kind("x0", _x0),
+    "eps": Kind("eps", _eps),
+    "v": Kind("v", _v),
     "score": Kind("score", _score),
-    "flow": Kind("flow", lambda point: (point.d_alpha, point.d_sigma)),
-    "straight": Kind("straight", lambda point: (-1.0, 1.0)),
+    "flow": Kind("flow", _flow),
+    "straight": Kind("straight", _straight),
     "edm": edm(),
 }
 """x0; ε; v = αε − σx0 (Salimans & Ho 2022); score = −ε/σ; flow = dx/dt along the path; straight = ε − x0; EDM with data_std 0.5."""

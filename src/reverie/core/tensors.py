@@ -52,14 +52,19 @@ def exact(x: Tensor) -> torch.dtype:
     return torch.float64 if x.device.type == "cpu" else torch.float32
 
 
+def asks_gradient(*tensors: Tensor | None) -> bool:
+    """Whether what is made of these is to be differentiated."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor:
     """``Σ cᵢ·xᵢ``. Host floats fuse scale and add, and a zero skips its term; tensor coefficients multiply out.
 
-    In inference mode, where no transform keeps what is in between, the terms are added in place.
+    The terms are added in place: nothing keeps what is in between, save a compiler and the transforms of ``torch.func``.
     """
     total: Tensor | None = None
     fresh = False
-    in_place = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+    in_place = not torch.compiler.is_compiling() and _transformed() is None
     for c, x in zip(coefficients, tensors, strict=True):
         if isinstance(c, Tensor):
             total = c * x if total is None else total + c * x

@@ -8,19 +8,19 @@ be. An energy on these maps is differentiated in x_t and added to the score, ``s
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point
-from reverie.core.tensors import Scalar, align
-from reverie.guide.contrast import checked
+from reverie.core.tensors import Scalar
+from reverie.guide.contrast import checked, strength
 from reverie.guide.energy import Gradient
 from reverie.guide.gradient import add_score, fit, trace
 from reverie.nets import taps
@@ -31,6 +31,11 @@ class Seen(NamedTuple):
 
     maps: dict[str, Tensor]
     features: dict[str, Tensor]
+
+    def split(self, k: int) -> "list[Seen]":
+        """What each of k branches of the batch shows."""
+        maps, features = ({site: value.chunk(k) for site, value in seen.items()} for seen in self)
+        return [Seen(*({site: v[i] for site, v in seen.items()} for seen in (maps, features))) for i in range(k)]
 
 
 Property = Callable[[Seen], Tensor]
@@ -94,47 +99,49 @@ class Attentive(Gradient):
 
     def __init__(self, base: Denoiser, energy: Property, scale: Scalar, features: Sequence[str]) -> None:
         super().__init__(base)
-        self.energy, self.scale, self.features = energy, checked(scale), tuple(features)
-        self.sites = [site for site in taps.sites(base) if _attends(base, site)]
+        self.energy, self.scale = energy, checked(scale)
+        attending = [site for site, place in taps.find(base, taps.sites(base)).items() if place.attention]
+        self.places, self.features = taps.find(base, attending), taps.find(base, features)
 
     @property
     def smooth(self) -> bool:
         return False  # the energies are of absolute values, their gradients jump
 
-    def look_at(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Seen]:
+    def look_at(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None = None) -> tuple[Estimate, Seen]:
         """The base's estimate, and what its attention and features were under the condition."""
-        maps: dict[str, Tensor] = {}
+        seen = Seen({}, {})
 
-        def keep(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
+        def look(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
             if at.cross:
-                maps[at.site] = _grid(_conditional(at.probabilities(q, k).mean(1), at.branches), self.shape)
+                seen.maps[at.site] = _grid(_conditional(at.probabilities(q, k).mean(1), len(x), at), self.shape)
             return at.attend(q, k, v)
 
-        with ExitStack() as stack:
-            stack.enter_context(taps.attention(self.base, dict.fromkeys(self.sites, keep)))
-            read = stack.enter_context(taps.record(self.base, self.features))
-            estimate = self.base(x, point, cond)
-        if not maps:
+        def take(value: Tensor, at: taps.At) -> None:
+            seen.features[at.site] = _conditional(value, len(x), at)
+
+        call = (call or Call()).changed(taps.AttentionEdit(self.places, dict.fromkeys(self.places, look)))
+        call = call.changed(taps.Edit(self.features, dict.fromkeys(self.features, take)))
+        estimate = self.base(x, point, cond, call)
+        if not seen.maps:
             raise InputError(
                 "attention guidance steers the map of a token: it needs a network with cross-attention to a text (a U-Net with context), "
                 "and a text as condition"
             )
-        features = {site: value[-len(x) :] for site, value in read.items()}
-        return estimate, Seen(maps, features)
+        return estimate, seen
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         point, seen = self.point(t, x), []
 
         def evaluate(x: Tensor) -> Estimate:
-            estimate, what = self.look_at(x, point, cond)
+            estimate, what = self.look_at(x, point, cond, call)
             seen.append(what)
             return estimate
 
-        estimate = trace(evaluate, x)
-        gradient = estimate.pull(self.energy(seen[0]))
+        estimate, k = trace(evaluate, x), 1 if call is None else max(1, len(call.branches))
+        gradient = estimate.pull(torch.cat([self.energy(part) for part in seen[0].split(k)]))
         if isinstance(point.alpha, float) and point.alpha == 0.0:
             return estimate.replace(estimate.out)  # no score shifts an estimate at pure noise
-        return add_score(estimate, -align(self.scale, x) * gradient)
+        return add_score(estimate, -strength(self.scale, 2.0 * point.lam, x, call) * gradient)
 
 
 def attention(denoise: Denoiser, energy: Property, scale: Scalar = 1.0, features: Sequence[str] = ()) -> Denoiser:
@@ -154,14 +161,6 @@ def attention(denoise: Denoiser, energy: Property, scale: Scalar = 1.0, features
     return Attentive(denoise, energy, scale, features)
 
 
-def _attends(denoise: Denoiser, site: str) -> bool:
-    try:
-        with taps.attention(denoise, {site: lambda q, k, v, at: at.attend(q, k, v)}):
-            return True
-    except InputError:
-        return False
-
-
 def _mean(seen: Seen, f: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.stack([f(a) for a in seen.maps.values()]).mean(0)
 
@@ -171,9 +170,11 @@ def _unit(a: Tensor) -> Tensor:
     return (a - low) / (high - low).clamp(min=torch.finfo(a.dtype).eps)
 
 
-def _conditional(value: Tensor, names: tuple[str, ...]) -> Tensor:
-    """Of branches joined along the first axis the one named "cond"."""
-    return value.chunk(len(names))[names.index("cond")] if "cond" in names and len(names) > 1 else value
+def _conditional(value: Tensor, rows: int, at: taps.At) -> Tensor:
+    """Of the branches that a guide inside has made of a batch of ``rows``, the one named "cond"."""
+    k = len(value) // rows
+    names = [name.rpartition("/")[2] for name in at.branches[:: max(1, len(at.branches) // k)]]
+    return value.chunk(k)[names.index("cond")] if k > 1 and "cond" in names else value
 
 
 def _grid(a: Tensor, shape: tuple[int, ...]) -> Tensor:

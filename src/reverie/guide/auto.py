@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
@@ -21,7 +22,14 @@ from reverie.guide.contrast import Contrast, Interval, Strength
 
 
 class Auto(Contrast):
-    """The better estimate is the strong model's, the worse one the weak model's. See :func:`auto`."""
+    """The better estimate is the strong model's, the worse one the weak model's. See :func:`auto`.
+
+    What a call changes of the network, it changes of the strong model's: the weak one may be another, and may be tapped by itself.
+    """
+
+    @property
+    def together(self) -> bool:
+        return super().together or self.weak.together
 
     def __init__(self, base: Denoiser, weak: Denoiser, scale: Strength, interval: Interval | None = None) -> None:
         super().__init__(base, scale, interval)
@@ -44,11 +52,11 @@ class Auto(Contrast):
         self.weak.to(device, dtype)
         return super().to(device, dtype)
 
-    def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
-        return self.base(x, point, cond)
+    def better(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> Estimate:
+        return self.base(x, point, cond, call)
 
-    def worse(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
-        return self.weak(x, point, cond)
+    def worse(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> Estimate:
+        return self.weak(x, point, cond, None if call is None else call.plain())
 
 
 def auto(denoise: Denoiser, weak: Denoiser, scale: Strength, interval: Interval | None = None) -> Denoiser:

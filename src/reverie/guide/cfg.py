@@ -6,6 +6,7 @@ that density are not what the combined score is the score of (the guides page me
 
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
@@ -24,14 +25,14 @@ class CFG(Contrast):
         if negative is not None:
             negative.check(base.conditions)
 
-    def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
-        return self.base(x, point, cond)
+    def better(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> Estimate:
+        return self.base(x, point, cond, call)
 
-    def worse(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate:
-        return self.base(x, point, self._against(cond, x))
+    def worse(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> Estimate:
+        return self.base(x, point, self._against(cond, x), call)
 
-    def both(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Estimate]:
-        two = self.base.branches(x, point, {"null": self._against(cond, x), "cond": cond})
+    def both(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> tuple[Estimate, Estimate]:
+        two = self.base.branches(x, point, {"null": self._against(cond, x), "cond": cond}, call)
         return two["cond"], two["null"]
 
     def _against(self, cond: Cond | None, x: Tensor) -> Cond:

@@ -8,21 +8,21 @@ conditional model. The paper's three forms are
 * mean: ``μ + w·Σ·∇ log p(c | x_t)`` for the mean and variance of an ancestral step (algorithm 1): :class:`ClassifierMean`, a corrector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.boundary import Bounded
+from reverie.core.call import Call
 from reverie.core.condition import Cond, Label
-from reverie.core.count import evaluated
 from reverie.core.denoiser import TIME_MAPS, Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.tensors import Scalar, align, onto
-from reverie.guide.contrast import Strength, checked, each_alone, shifted, strongest
+from reverie.guide.contrast import Strength, checked, per_sample, shifted, strength, strongest
 from reverie.guide.gradient import fit, need_gradients
 from reverie.solve.corrector import Corrector
 from reverie.solve.onestep import DDPM
@@ -68,7 +68,7 @@ class NetClassifier(Bounded):
     def __call__(self, x: Tensor, point: Point) -> Tensor:
         time = TIME_MAPS[self.time](point)
         time = onto(time.flatten() if time.ndim else time, x) if isinstance(time, Tensor) else x.new_full((), time)
-        return torch.log_softmax(evaluated(self.inside(x, time), forward=False), dim=1)
+        return torch.log_softmax(self.inside(x, time), dim=1)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The classifier itself, its network and space moved and cast."""
@@ -77,8 +77,10 @@ class NetClassifier(Bounded):
         return self
 
 
-def gradient(classifier: Classifier, x: Tensor, point: Point, label: Tensor) -> Tensor:
+def gradient(classifier: Classifier, x: Tensor, point: Point, label: Tensor, call: Call | None = None) -> Tensor:
     """``∇ log p(label | x_t)`` in x_t, sample by sample; the classifier may live on another path, and is asked where λ agrees.
+
+    The way back through a network counts in ``call``.
 
     Raises:
         InputError: where gradients are turned off.
@@ -88,8 +90,10 @@ def gradient(classifier: Classifier, x: Tensor, point: Point, label: Tensor) -> 
     y = x if again else x.detach().requires_grad_()
     inner = classifier.schedule.at(point.lam).align(x)
     scale = (inner.alpha + inner.sigma) / (point.alpha + point.sigma)
-    log_p = classifier(y * scale, inner).gather(1, label[:, None])
-    return torch.autograd.grad(log_p.sum(), y, create_graph=again)[0]
+    log_p = classifier(y * scale, inner)
+    if call is not None and isinstance(classifier, NetClassifier):
+        call.count(log_p, forward=False)
+    return torch.autograd.grad(log_p.gather(1, label[:, None]).sum(), y, create_graph=again)[0]
 
 
 class Classified(Wrapper):
@@ -120,19 +124,19 @@ class Classified(Wrapper):
     def guidance(self) -> float:
         return self.base.guidance * max(1.0, strongest(self.scale, self))
 
-    def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
-        return each_alone(self, x, t, conds) if isinstance(self.scale, Tensor) else super().branches(x, t, conds)
+    @property
+    def together(self) -> bool:
+        return self.base.together or per_sample(self.scale)
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         if cond is None or "label" not in cond:
             raise InputError("classifier guidance needs a label to guide to: pass cond=Cond(label=…)")
         point, entry = self.point(t, x), cond.expand(len(x))["label"]
-        estimate = self.base(x, point, cond if self.conditional else self._without(cond))
+        estimate = self.base(x, point, cond if self.conditional else self._without(cond), call)
         if not isinstance(point.alpha, Tensor) and point.alpha == 0.0:
             return estimate  # pure noise says nothing of the class
-        scale = align(self.scale(2.0 * point.lam) if callable(self.scale) else self.scale, x)
-        scale = scale * align(entry.present.to(x.dtype), x)
-        score = gradient(self.classifier, x, point, entry.value)
+        scale = strength(self.scale, 2.0 * point.lam, x, call) * align(entry.present.to(x.dtype), x)
+        score = gradient(self.classifier, x, point, entry.value, call)
         return shifted(estimate, scale * score, "score")
 
     def _without(self, cond: Cond) -> Cond | None:

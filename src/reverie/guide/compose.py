@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
@@ -27,11 +28,11 @@ class Compose(Wrapper):
     def guidance(self) -> float:
         return self.base.guidance * max(1.0, sum(abs(scale) for scale in self.scales))
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         if cond is not None:
             raise InputError("the conditions of compose are given when it is made: pass no cond=")
         named = {"null": self.conds[0].null(), **{str(i): each for i, each in enumerate(self.conds)}}
-        found = self.base.branches(x, self.point(t, x), {name: each.to(x.device) for name, each in named.items()})
+        found = self.base.branches(x, self.point(t, x), {name: each.to(x.device) for name, each in named.items()}, call)
         null = found.pop("null")
         outs = [null.out, *(estimate.out for estimate in found.values())]
         return null.replace(combine((1.0 - sum(self.scales), *self.scales), outs))

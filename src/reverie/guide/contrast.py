@@ -5,12 +5,13 @@ is evaluated, where it is 0 only the worse one.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from reverie.core.call import Call, per_branch
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
@@ -46,14 +47,14 @@ class Contrast(Wrapper):
         self.scale, self.interval = checked(scale), interval
 
     @abstractmethod
-    def better(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate: ...
+    def better(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> Estimate: ...
 
     @abstractmethod
-    def worse(self, x: Tensor, point: Point, cond: Cond | None) -> Estimate: ...
+    def worse(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> Estimate: ...
 
-    def both(self, x: Tensor, point: Point, cond: Cond | None) -> tuple[Estimate, Estimate]:
+    def both(self, x: Tensor, point: Point, cond: Cond | None, call: Call | None) -> tuple[Estimate, Estimate]:
         """The better and the worse estimate."""
-        return self.better(x, point, cond), self.worse(x, point, cond)
+        return self.better(x, point, cond, call), self.worse(x, point, cond, call)
 
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         """The guided estimate; ``scale`` is a number or broadcasts over the state."""
@@ -64,23 +65,24 @@ class Contrast(Wrapper):
     def guidance(self) -> float:
         return self.base.guidance * strongest(self.scale, self)
 
-    def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
-        return each_alone(self, x, t, conds) if isinstance(self.scale, Tensor) else super().branches(x, t, conds)
+    @property
+    def together(self) -> bool:
+        return self.base.together or per_sample(self.scale)
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         point = self.point(t, x)
-        scale = self.strength(point, x)
+        scale = self.strength(point, x, call)
         if isinstance(scale, float | int):
             if scale == 1.0:
-                return self.better(x, point, cond)
+                return self.better(x, point, cond, call)
             if scale == 0.0:
-                return self.worse(x, point, cond)
-        return self.mix(*self.both(x, point, cond), scale)
+                return self.worse(x, point, cond, call)
+        return self.mix(*self.both(x, point, cond, call), scale)
 
-    def strength(self, point: Point, x: Tensor) -> Scalar:
+    def strength(self, point: Point, x: Tensor, call: Call | None = None) -> Scalar:
         """The scale at a point, broadcast over ``x``: a host float wherever the point is one and the scale is not one a sample."""
         logsnr = 2.0 * point.lam
-        scale = align(self.scale(logsnr) if callable(self.scale) else self.scale, x)
+        scale = strength(self.scale, logsnr, x, call)
         if self.interval is None:
             return scale
         low, high = self.interval
@@ -97,11 +99,16 @@ def _same(one: Pair, other: Pair) -> bool:
     )
 
 
-def each_alone(
-    denoise: Denoiser, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]
-) -> dict[str, Estimate]:
-    """The branches of an outer guide one by one: for a guide that holds something of each sample, such as a scale."""
-    return {name: denoise(x, t, cond) for name, cond in conds.items()}
+def strength(scale: Strength, logsnr: Scalar, x: Tensor, call: Call | None) -> Scalar:
+    """A scale at a noise level, broadcast over the batch of a call."""
+    value = scale(logsnr) if callable(scale) else scale
+    return align(per_branch(value, len(x), call) if isinstance(value, Tensor) else value, x)
+
+
+def per_sample(scale: Strength) -> bool:
+    """Whether a scale is one a sample."""
+    value = scale(0.0) if callable(scale) else scale
+    return isinstance(value, Tensor) and value.numel() > 1
 
 
 def checked(scale: S, what: str = "scale") -> S:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
@@ -24,8 +25,8 @@ from reverie.solve.sampling import Seeds, sample
 class Checkpointed(Wrapper):
     """A denoiser whose evaluations are made again on the way back instead of kept: memory is one evaluation and the states."""
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
-        return checkpoint(self.base, x, t, cond, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
+        return checkpoint(self.base, x, t, cond, call, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
 
 
 class Controlled(NamedTuple):

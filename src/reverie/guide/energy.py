@@ -1,22 +1,22 @@
 """Energy guidance: sample from data tilted by an energy, ``p(x0)·e^(−scale·E(x0))``, as far as the estimate of x0 tells."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.schedules import Point
-from reverie.core.tensors import Scalar, align
-from reverie.guide.contrast import checked
+from reverie.core.tensors import Scalar
+from reverie.guide.contrast import checked, strength
 from reverie.guide.gradient import Energy, add_score, measure, trace
 
 
 class Gradient(Wrapper):
-    """A guide that differentiates what it guides, and holds one target a sample: branches of an outer guide come one by one."""
+    """A guide that differentiates what it guides, towards something that may be one a sample."""
 
-    def branches(self, x: Tensor, t: Point | Scalar, conds: Mapping[str, Cond | None]) -> dict[str, Estimate]:
-        return {name: self(x, t, cond) for name, cond in conds.items()}
+    @property
+    def together(self) -> bool:
+        return True
 
 
 class EnergyGuide(Gradient):
@@ -26,13 +26,13 @@ class EnergyGuide(Gradient):
         super().__init__(base)
         self.energy, self.scale = energy, checked(scale)
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         point = self.point(t, x)
         if isinstance(point.alpha, float) and point.alpha == 0.0:
-            return self.base(x, point, cond)
-        estimate = trace(lambda x: self.base(x, point, cond), x)
-        value = measure(self.energy, self.space, estimate.graph.x0)
-        return add_score(estimate, -align(self.scale, x) * estimate.pull(value))
+            return self.base(x, point, cond, call)
+        estimate = trace(lambda x: self.base(x, point, cond, call), x)
+        value = measure(self.energy, self.space, estimate.graph.x0, call)
+        return add_score(estimate, -strength(self.scale, 2.0 * point.lam, x, call) * estimate.pull(value))
 
 
 def energy(denoise: Denoiser, energy: Energy, scale: Scalar = 1.0) -> Denoiser:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from reverie.core.call import Call, per_branch
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
 from reverie.core.space import Space
@@ -76,17 +77,23 @@ def trace(evaluate: Callable[[Tensor], Estimate], x: Tensor) -> Traced:
     return Traced(graph, again)
 
 
-def measure(energy: Energy, space: Space, x0: Tensor) -> Tensor:
-    """The energy of an estimate in the diffused space, (B,).
+def measure(energy: Energy, space: Space, x0: Tensor, call: Call | None = None) -> Tensor:
+    """The energy of an estimate in the diffused space, (B,); it sees the samples of one branch at a time.
 
     Raises:
         InputError: when it is not one finite number a sample.
     """
-    value = energy(space.decode(x0))
-    if value.shape != (len(x0),):
-        raise InputError(
-            f"an energy gives one number a sample, shape ({len(x0)},): got {tuple(value.shape)}. Sum over everything but the batch"
-        )
+
+    def one(images: Tensor) -> Tensor:
+        value = energy(images)
+        if value.shape != (len(images),):
+            raise InputError(
+                f"an energy gives one number a sample, shape ({len(images)},): got {tuple(value.shape)}. "
+                "Sum over everything but the batch"
+            )
+        return value
+
+    value = by_branch(one, call, space.decode(x0))
     if not bool(torch.isfinite(value).all()):
         sick = [i for i, v in enumerate(value.tolist()) if v != v or v in (float("inf"), float("-inf"))]
         raise InputError(
@@ -94,6 +101,12 @@ def measure(energy: Energy, space: Space, x0: Tensor) -> Tensor:
             "also out of [-1, 1] (clamp logarithms and roots), or lower the scale if it was finite at first"
         )
     return value
+
+
+def by_branch(function: Callable[..., Tensor], call: Call | None, *values: Tensor) -> Tensor:
+    """``function(*values)`` on the samples of one branch of a call at a time: it may hold something of each sample."""
+    k = 1 if call is None else max(1, len(call.branches))
+    return torch.cat([function(*parts) for parts in zip(*(value.chunk(k) for value in values), strict=True)])
 
 
 def add_score(estimate: Estimate, score: Tensor) -> Estimate:
@@ -108,12 +121,13 @@ def add_x0(estimate: Estimate, change: Tensor) -> Estimate:
     return estimate.replace(estimate.out + (p - q * point.alpha / point.sigma) * change)
 
 
-def fit(name: str, value: Tensor, x: Tensor) -> Tensor:
-    """``value`` (1 or B, …) for the batch of ``x``, on its device and in its dtype.
+def fit(name: str, value: Tensor, x: Tensor, call: Call | None = None) -> Tensor:
+    """``value`` (1 or B, …) for the batch of ``x``, all branches of a call, on its device and in its dtype.
 
     Raises:
         InputError: when it is for another number of samples.
     """
+    value = per_branch(value, len(x), call)
     if len(value) not in (1, len(x)):
         raise InputError(
             f"{name} is one for all samples or one a sample: got {len(value)} for a batch of {len(x)}. "
@@ -122,7 +136,7 @@ def fit(name: str, value: Tensor, x: Tensor) -> Tensor:
     return value.to(x)
 
 
-def match(name: str, value: Tensor, x: Tensor) -> Tensor:
+def match(name: str, value: Tensor, x: Tensor, call: Call | None = None) -> Tensor:
     """:func:`fit` for what is compared with ``x`` number by number.
 
     Raises:
@@ -132,4 +146,4 @@ def match(name: str, value: Tensor, x: Tensor) -> Tensor:
         raise InputError(
             f"{name} is {tuple(value.shape[1:])} a sample and is compared with {tuple(x.shape[1:])}: give one of the same shape"
         )
-    return fit(name, value, x)
+    return fit(name, value, x, call)

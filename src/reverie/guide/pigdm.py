@@ -4,13 +4,14 @@ import math
 
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar, align
 from reverie.guide.energy import Gradient
-from reverie.guide.gradient import add_x0, match, trace
+from reverie.guide.gradient import add_x0, by_branch, match, trace
 from reverie.guide.operators import Operator
 
 
@@ -30,14 +31,19 @@ class PiGDM(Gradient):
     def smooth(self) -> bool:
         return False  # the share η is cut to [0, 1]
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         point = self.point(t, x)
-        estimate = trace(lambda x: self.base(x, point, cond), x)
+        estimate = trace(lambda x: self.base(x, point, cond, call), x)
         x0 = estimate.graph.x0
-        seen = self.operator(self.space.decode(x0))
-        rest = match("the measurement", self.y, seen) - seen
+
+        def measured(x0: Tensor) -> Tensor:
+            return by_branch(self.operator, call, self.space.decode(x0))
+
+        seen = measured(x0)
+        rest = match("the measurement", self.y, seen, call) - seen
         r2 = point.sigma**2 / (point.alpha**2 + point.sigma**2)
-        pushed = self.operator.solve(rest, align(r2.flatten(), rest) if isinstance(r2, Tensor) else r2, self.noise**2)
+        each = [r2.reshape(-1, *(1,) * (rest.ndim - 1))] if isinstance(r2, Tensor) and r2.ndim else []
+        pushed = by_branch(lambda rest, a=r2: self.operator.solve(rest, a, self.noise**2), call, rest, *each)
         if isinstance(point.alpha, float) and point.alpha == 0.0:
             # J·σ²/α is the covariance of x0 given x_t; where x_t says nothing of x0 it is r² = 1 by the assumption of the method
             change = estimate.pull(seen, pushed, to=x0)
@@ -45,7 +51,7 @@ class PiGDM(Gradient):
             change = point.sigma**2 / point.alpha * estimate.pull(seen, pushed)
         if not estimate.again:
             seen, rest = seen.detach(), rest.detach()
-        moved = self.operator(self.space.decode(estimate.x0 + change)) - seen
+        moved = measured(estimate.x0 + change) - seen
         return add_x0(estimate, align(share(moved, rest), change) * change)
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from reverie.core.condition import Cond
-from reverie.core.count import counting
-from reverie.core.denoiser import Denoiser
+from reverie.core.count import Count
+from reverie.core.denoiser import Denoiser, counted
 from reverie.core.errors import InputError, unknown
 from reverie.core.space import Identity
 from reverie.core.tensors import finite
@@ -126,9 +126,6 @@ def restore(
         raise InputError("the measurement holds numbers that are not finite")
     if steps < 1:
         raise InputError(f"steps is a whole number of at least 1: got {steps}")
-    if not 0.0 <= noise < math.inf:
-        raise InputError(f"noise is a standard deviation, at least 0 and finite: got {noise}")
-    with counting() as cost:
-        images = METHODS[method](denoise, Problem(operator, y.to(denoise.device), noise, cond, steps, seed))
-    n = len(y)
+    problem, cost = Problem(operator, y.to(denoise.device), noise, cond, steps, seed), Count()
+    images, n = METHODS[method](counted(denoise, cost), problem), len(y)
     return Restored(images, consistency(operator, y, images), cost.evaluations / n, cost.backwards / n)

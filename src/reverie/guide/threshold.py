@@ -8,6 +8,7 @@ import math
 
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
@@ -29,8 +30,8 @@ class Threshold(Wrapper):
     def smooth(self) -> bool:
         return False
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
-        estimate = self.base(x, t, cond)
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
+        estimate = self.base(x, t, cond, call)
         x0 = estimate.x0
         size = x0.abs().flatten(1)
         s = size.kthvalue(math.ceil(self.quantile * size.shape[1]), dim=1).values.clamp(min=self.limit)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
@@ -55,7 +56,7 @@ class Windows(Wrapper):
             if share[y : y + height, x : x + width].any()
         ]
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         if self.regions and cond is not None:
             raise InputError("the conditions of regions are given when the guide is made: pass no cond=")
         point = self.point(t, x)
@@ -63,7 +64,7 @@ class Windows(Wrapper):
         conds = [c.to(x.device).expand(len(x)) for _, c in self.regions] or [cond]
         out, pair = torch.zeros_like(x), None
         for here, i in self.used:
-            estimate = self.base(x[here], point, conds[i])
+            estimate = self.base(x[here], point, conds[i], call)
             pair = estimate.pair
             out[here] = out[here] + shares[i][here] * estimate.out
         assert pair is not None

@@ -1,10 +1,10 @@
 """A network without some of its blocks: a weaker version of itself for autoguidance, at no training (Chen et al. 2025, S²-Guidance)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate, Wrapper
 from reverie.core.errors import InputError
@@ -23,25 +23,23 @@ class Without(Wrapper):
         if missing or not blocks:
             able = ", ".join(site for site in known if f"{site}.in" in known)
             raise InputError(f"blocks to leave out are some of {able}: got {', '.join(blocks) or 'none'}")
-        self.blocks = tuple(blocks)
+        self.places = taps.find(base, [name for block in blocks for name in (f"{block}.in", block)])
 
-    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None) -> Estimate:
+    def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         inputs: dict[str, Tensor] = {}
 
-        def keep(value: Tensor, at: Any) -> Tensor:
+        def keep(value: Tensor, at: taps.At) -> None:
             inputs[at.site.removesuffix(".in")] = value
-            return value
 
-        def skip(value: Tensor, at: Any) -> Tensor:
+        def skip(value: Tensor, at: taps.At) -> Tensor:
             if inputs[at.site].shape != value.shape:
                 raise InputError(
                     f"{at.site} changes its input of {tuple(inputs[at.site].shape)} to {tuple(value.shape)}: choose another block"
                 )
             return inputs[at.site]
 
-        hooks = {f"{block}.in": keep for block in self.blocks} | dict.fromkeys(self.blocks, skip)
-        with taps.replace(self.base, hooks):
-            return self.base(x, t, cond)
+        functions = {site: keep if site.endswith(".in") else skip for site in self.places}
+        return self.base(x, t, cond, (call or Call()).changed(taps.Edit(self.places, functions)))
 
 
 def without(denoise: Denoiser, blocks: Sequence[str]) -> Denoiser:

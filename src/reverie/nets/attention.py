@@ -15,21 +15,26 @@ from torch.nn import functional as F
 from reverie.core.errors import InputError
 from reverie.nets.kept import Linear
 
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""q, k and v -> ``softmax(q·kᵀ/√d)·v``, all (B, heads, N, d)."""
 Hook = Callable[..., Tensor]
-"""``hook(q, k, v, mask=, cross=, streams=) -> out``, all (B, heads, N, d), in place of the fused product."""
+"""``hook(product, q, k, v, mask=, scale=, cross=, streams=) -> out`` in place of ``product(q, k, v)``."""
 
 
 class Attending(nn.Module):
-    """What all attention shares: the product, and the hook that may take its place (see :mod:`reverie.nets.taps`)."""
+    """What all attention shares: the product, and what may take its place.
 
-    hook: Hook | None
+    Attributes:
+        hook: in the copy of a network that a tapped call runs (:mod:`reverie.nets.taps`), what takes the place of the product.
+    """
+
+    hook: Hook | None = None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise InputError(f"{heads} attention heads do not divide {width} features; choose a divisor of the width.")
         self.heads = heads
-        self.hook = None
 
     def attend(
         self,
@@ -56,10 +61,14 @@ class Attending(nn.Module):
             (B, N, heads * d).
         """
         mask = None if mask is None else mask[:, None, None, :]
+
+        def product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
         if self.hook is None:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            out = product(q, k, v)
         else:
-            out = self.hook(q, k, v, mask=mask, cross=cross, streams=streams)
+            out = self.hook(product, q, k, v, mask=mask, scale=None, cross=cross, streams=streams)
         return out.transpose(1, 2).flatten(2)
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from reverie.core.errors import RunError
-from reverie.nets.attention import Attending
+from reverie.nets.attention import Attending, Hook, Product
 
 Change = Callable[[Tensor], Tensor | None]
 """Sees a value; what it returns, unless None, takes its place."""
@@ -26,30 +25,30 @@ FOREIGN = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """A value in a network: the output of ``module``, its input, or one of the skip connections that it takes.
+    """A value in a network: the output of the module at ``path``, its input, or one of the skip connections that it takes.
 
     Attributes:
         of: "out", "in", or the position of the skip connection.
         attention: whether the module is an attention.
     """
 
-    module: nn.Module
+    path: str
     of: str | int = "out"
     attention: bool = False
 
-    @contextmanager
-    def hooked(self, change: Change) -> Iterator[None]:
-        """Let ``change`` see the value whenever it passes."""
+    def under(self, prefix: str) -> Place:
+        """The place seen from a module that has this one's network at the path ``prefix``."""
+        return replace(self, path=f"{prefix}.{self.path}") if prefix else self
+
+    def hook(self, net: nn.Module, change: Change) -> None:
+        """Let ``change`` see the value whenever it passes, for good: ``net`` is a copy for one call."""
+        module = net.get_submodule(self.path)
         if self.of == "out":
-            handle = self.module.register_forward_hook(lambda module, args, out: _changed(module, out, change))
+            module.register_forward_hook(lambda module, args, out: _changed(module, out, change))
         else:
-            handle = self.module.register_forward_pre_hook(
+            module.register_forward_pre_hook(
                 lambda module, args, kwargs: self._entering(args, kwargs, change), with_kwargs=True
             )
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _entering(self, args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> Any:
         if isinstance(self.of, int):
@@ -85,10 +84,10 @@ def of(net: nn.Module) -> dict[str, Place]:
     for name, module in net.named_modules():
         if FOREIGN.fullmatch(name) if foreign else _listed(net, name):
             if not name.startswith("skip."):
-                found[f"{name}.in"] = Place(module, "in")
-            found[name] = Place(module, attention=_attends(module))
+                found[f"{name}.in"] = Place(name, "in")
+            found[name] = Place(name, attention=_attends(module))
         elif _attends(module):
-            found[name.replace(".attention.attention", ".attention")] = Place(module, attention=True)
+            found[name.replace(".attention.attention", ".attention")] = Place(name, attention=True)
     if foreign:
         found |= _skips(net)
     return found
@@ -111,9 +110,9 @@ def _skips(net: Any) -> dict[str, Place]:
         return {}
     left = sum(len(block.resnets) for block in net.up_blocks)
     found = {}
-    for block in net.up_blocks:
+    for up, block in enumerate(net.up_blocks):
         left -= len(block.resnets)
-        found |= {f"skip.{left + i}": Place(block, i) for i in range(len(block.resnets))}
+        found |= {f"skip.{left + i}": Place(f"up_blocks.{up}", i) for i in range(len(block.resnets))}
     return dict(sorted(found.items(), key=lambda item: int(item[0][5:])))
 
 
@@ -131,10 +130,27 @@ class _Intercept(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def intercepted(module: Any, hook: Callable[..., Tensor]) -> Iterator[None]:
-    """Let ``hook(product, q, k, v, mask=, scale=, cross=, streams=)`` take the place of a diffusers attention's product."""
-    forward, own = module.forward, module.__dict__.get("forward")
+def attend(module: Any, hook: Hook) -> None:
+    """Let ``hook`` take the place of an attention's product, for good: the module is a copy for one call. One that is there acts inside."""
+    module.hook = _chained(hook, getattr(module, "hook", None))
+    if not isinstance(module, Attending):
+        module.forward = _intercepting(module)
+
+
+def _chained(outer: Hook, inner: Hook | None) -> Hook:
+    """``outer`` with ``inner`` as the product that it sees."""
+    if inner is None:
+        return outer
+
+    def both(product: Product, q: Tensor, k: Tensor, v: Tensor, **what: Any) -> Tensor:
+        return outer(lambda q, k, v: inner(product, q, k, v, **what), q, k, v, **what)
+
+    return both
+
+
+def _intercepting(module: Any) -> Callable[..., Any]:
+    """The forward of a diffusers attention with its ``hook`` in the place of the fused product."""
+    forward = type(module).forward.__get__(module)
     joint = getattr(module, "added_kv_proj_dim", None) is not None
     cross = bool(getattr(module, "is_cross_attention", False)) and not joint
 
@@ -151,7 +167,8 @@ def intercepted(module: Any, hook: Callable[..., Tensor]) -> Iterator[None]:
             def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **rest)
 
-            return hook(fused, query, key, value, mask=attn_mask, scale=rest.get("scale"), cross=cross, streams=streams)
+            what = {"mask": attn_mask, "scale": rest.get("scale"), "cross": cross, "streams": streams}
+            return module.hook(fused, query, key, value, **what)
 
         with _Intercept(product) as mode:
             out = forward(*args, **kwargs)
@@ -162,11 +179,4 @@ def intercepted(module: Any, hook: Callable[..., Tensor]) -> Iterator[None]:
             )
         return out
 
-    module.forward = call
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
+    return call

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.core.tensors import asks_gradient
 from reverie.nets.kept import Keeping, plain, special
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
@@ -156,7 +157,7 @@ class Conv3x3(Keeping, nn.Conv2d):
         return fits and not special(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        gradient = asks_gradient(x, self.weight, self.bias)
         kept = None if gradient else self.kept
         if not self.pays(x, kept is not None):
             return super().forward(x)

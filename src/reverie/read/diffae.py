@@ -65,7 +65,7 @@ class AutoEncoder(nn.Module):
 
     @property
     def foreign(self) -> nn.Module:
-        """Whose places are tapped."""
+        """Whose places are tapped (:mod:`reverie.nets.taps`)."""
         return self.net
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:

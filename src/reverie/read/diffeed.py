@@ -89,8 +89,8 @@ class DifFeed(nn.Module):
         def add(value: Tensor, at: taps.At) -> Tensor:
             return value + F.interpolate(back[at.site], value.shape[-2:], mode="bilinear", align_corners=False)
 
-        with taps.replace(denoise, dict.fromkeys(back, add)):
-            return as_map(taps.read(denoise, [self.read], x_t, self.point, cond)[self.read], x_t.shape[-2:])
+        fed = taps.replace(denoise, dict.fromkeys(back, add))
+        return as_map(taps.read(fed, [self.read], x_t, self.point, cond)[self.read], x_t.shape[-2:])
 
     def forward(self, x_t: Tensor, cond: Cond | None = None) -> Tensor:
         return self.head(self.map(x_t, cond))

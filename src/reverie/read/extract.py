@@ -105,8 +105,8 @@ def features(
     points = {at: level(denoise, None, at) if logsnr is None else level(denoise, at, None) for at in levels}
     draws(noise, [], (1,), (seed, 0))  # a bad kind of noise fails before any work, as an unknown site does
     cells: list[Cell] = [(site, at) for at in levels for site in chosen]
-    with taps.record(denoise, chosen, stop=True) as seen, Progress("reading features", len(images), "pictures") as bar:
-        reader = _Reader(denoise, seen, chosen, points, noise, pool, seed, len(images))
+    reader = _Reader(taps.record(denoise, chosen, stop=True), chosen, points, noise, pool, seed, len(images))
+    with Progress("reading features", len(images), "pictures") as bar:
         if out is None:
             kept: Features = Kept(cells, len(images))
         else:
@@ -137,10 +137,9 @@ def _batches(
 
 @dataclass(frozen=True)
 class _Reader:
-    """One batch of pictures to the features of every cell; ``seen`` holds what open taps saw of the last call."""
+    """One batch of pictures to the features of every cell; ``denoise`` records them."""
 
     denoise: Denoiser
-    seen: Mapping[str, Tensor]
     sites: Sequence[str]
     points: Mapping[float, HostPoint]
     noise: Noise
@@ -155,8 +154,8 @@ class _Reader:
         for at, point in self.points.items():
             for noise in passes:
                 x_t = noisy(x0, point, noise)
-                self.denoise(x_t, point, cond)
-                for site, value in laid_out(self.seen, self.sites, x_t).items():
+                seen = self.denoise(x_t, point, cond).features or {}
+                for site, value in laid_out(seen, self.sites, x_t).items():
                     value = pooled(value, self.pool).float()
                     found[site, at] = found[site, at] + value if (site, at) in found else value
         return {cell: (value / len(passes)).cpu() for cell, value in found.items()}

@@ -151,7 +151,7 @@ class InPicture(nn.Module):
 
     @property
     def foreign(self) -> nn.Module:
-        """Whose places are tapped."""
+        """Whose places are tapped (:mod:`reverie.nets.taps`)."""
         return self.net
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None, whole: bool = False) -> Tensor:

@@ -19,6 +19,7 @@ from reverie.core.noise import SampleSeed, Tape
 from reverie.core.schedules import HostPoint
 from reverie.core.tensors import combine, onto
 from reverie.nets import taps
+from reverie.nets.copies import sharing
 
 Noise = str | int | None
 STREAM = "features"
@@ -147,14 +148,11 @@ def of_module(module: nn.Module, images: Tensor, sites: Sequence[str]) -> dict[s
     for site in sites:
         if site not in known:
             raise unknown("site", site, [name for name in known if name])
-    handles = [
-        known[site].register_forward_hook(lambda _, __, out, site=site: seen.__setitem__(site, out)) for site in sites
-    ]
-    try:
-        module(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = sharing(module, sites)
+    for site in sites:
+        hook = lambda _, __, out, site=site: seen.__setitem__(site, out)  # noqa: E731
+        watched.get_submodule(site).register_forward_hook(hook)
+    watched(images)
     return {site: as_map(seen[site], images.shape[-2:]) for site in sites}
 
 
@@ -217,7 +215,7 @@ def attention(
         return at.attend(q, k, v)
 
     passes = draws(noise, [(seed, i) for i in range(len(images))], x0.shape[1:], (seed, 0))
-    with taps.attention(denoise, dict.fromkeys(sites, look)):
-        for each in passes:
-            denoise(noisy(x0, point, each), point, cond)
+    watched = taps.attention(denoise, dict.fromkeys(sites, look))
+    for each in passes:
+        watched(noisy(x0, point, each), point, cond)
     return {site: total[site] / len(passes) for site in sites}

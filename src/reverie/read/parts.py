@@ -5,6 +5,7 @@ task = With(Denoising(denoise, times), REPA("blocks.3", width, extractor, dim), 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -89,8 +90,7 @@ class With(Task):
             raise InputError(f"each part has a name of its own: got {', '.join(names)}; set part.name")
         self.base, self.parts, self.denoise = base, parts, base.denoise
         self.sites = list(dict.fromkeys(site for part in parts for site in part.sites))
-        with taps.record(self.denoise, self.sites):
-            pass
+        self.places = taps.find(self.denoise, self.sites)
         self.players = dict(base.players)
         for part in parts:
             if part.trained is not None:
@@ -99,8 +99,14 @@ class With(Task):
                 self.players[f"{part.name}-{name}"] = Player(module, optim=None, average=False, train=False)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        with taps.record(self.denoise, self.sites) as values:
-            losses = self.base.loss(player, batch, rng, progress)
+        values: dict[str, Tensor] = {}
+
+        def take(value: Tensor, at: taps.At) -> None:
+            values.setdefault(at.site, value)  # a checkpointed block runs again on the way back
+
+        watched = copy(self.base)
+        watched.denoise = taps.changed(self.denoise, taps.Edit(self.places, dict.fromkeys(self.places, take)))  # pyright: ignore[reportAttributeAccessIssue]
+        losses = watched.loss(player, batch, rng, progress)
         t = self.base.times(rng.even("time"))
         scene = Scene(self.denoise, batch.x, self.base.condition(batch, rng), t, rng, values)
         return {**losses, **{part.name: part.weight * part.loss(scene) for part in self.parts}}

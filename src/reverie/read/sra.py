@@ -63,8 +63,8 @@ class SRA(Part):
         x0 = scene.denoise.space.encode(scene.images)
         noise = onto(scene.rng.normal("noise", x0.shape[1:]), x0)
         point = scene.denoise.schedule.point(t).align(x0)
-        with taps.record(self.teacher, [self.target], stop=True) as read:
-            self.teacher(combine((point.alpha, point.sigma), (x0, noise)), point, scene.cond)
+        x_t = combine((point.alpha, point.sigma), (x0, noise))
+        read = taps.read(self.teacher, [self.target], x_t, point, scene.cond)
         return Scene(self.teacher, scene.images, scene.cond, t, scene.rng, read).map(self.target)
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
-"""The faster path of sampling: frozen weights, compiled networks where that pays, and batches that fit into memory.
+"""The faster path of sampling: prepacked weights, compiled networks where that pays, and batches that fit into memory.
 
-All act only where no gradient is asked for. Wide layers keep their weights in another form for a run (:mod:`reverie.nets.kept`).
-A network without them may be compiled, and what is compiled stays on it for the next run; outside of a run, and while a tap is open
-(:mod:`reverie.nets.taps`), the network is the plain one.
+All act only where neither weights nor state nor condition ask for a gradient. Wide layers keep their weights in another form for a run
+(:mod:`reverie.nets.kept`). A network without them may be compiled, and what is compiled is there for the next run. Either belongs to the
+calls of its run (:mod:`reverie.core.call`): the network itself stays the plain one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reverie.core.call import Call
+from reverie.core.denoiser import Denoiser, Told
 from reverie.core.devices import available, synchronise
+from reverie.core.tensors import asks_gradient
 from reverie.nets import kept
+from reverie.nets.kept import special
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
-    from reverie.core.denoiser import Denoiser
 
 SAVING = 0.08
 """Share of a network's time that compiling saves, a cautious figure: the convolutions and matrix products stay what they are."""
@@ -57,63 +63,88 @@ def worthwhile(seconds: float, evaluations: int, layers: int) -> bool:
     return SAVING * seconds * evaluations > PREPARATION * layers
 
 
-@contextmanager
-def fast(denoise: Denoiser, rows: int, cond: Cond | None, evaluations: int) -> Iterator[None]:
-    """Inside, the network of ``denoise`` runs the faster way that pays for so many evaluations of batches of ``rows``.
+@dataclass(frozen=True)
+class _InPlaceOf:
+    """Runs ``other`` in the place of ``net`` where that asks for no gradient."""
+
+    net: nn.Module
+    other: Callable[..., Any]
+
+    def __call__(self, net: nn.Module, x: Tensor, cond: Cond | None) -> Callable[..., Any]:
+        return self.other if net is self.net and not asks_gradient(x, *_values(cond)) and not special(x) else net
+
+
+def free(net: nn.Module, x: Tensor | None, cond: Cond | None) -> bool:
+    """Whether neither the weights nor the state nor the condition of a run ask for a gradient."""
+    return not asks_gradient(*net.parameters(), x, *_values(cond))
+
+
+def _values(cond: Cond | None) -> list[Tensor | None]:
+    return [] if cond is None else [v for name in cond for v in (cond[name].value, cond[name].null)]
+
+
+def fast(denoise: Denoiser, rows: int, x: Tensor | None, cond: Cond | None, evaluations: int) -> Denoiser:
+    """The denoiser with its network running the faster way that pays for so many evaluations of batches of ``rows``.
 
     Where another form of the weights fits into a quarter of the free memory it is kept; a compiler does not know it, and saves less.
     Else the network is compiled; without a working compiler it runs as it is.
     """
-    net = None if torch.is_grad_enabled() else network(denoise)
-    if net is not None and evaluations > 1 and 0 < kept.size(net) <= available(denoise.device) // 4:
-        with kept.frozen(net):
-            yield
-        return
-    compiled = None if net is None else _compiled(net, denoise, rows, cond, evaluations)
-    if net is None or compiled is None:
-        yield
-        return
-    net._compiled_call_impl = compiled
-    try:
-        yield
-    finally:
-        net._compiled_call_impl = None
+    net = network(denoise)
+    if net is None or net._compiled_call_impl is not None or hasattr(net, "_orig_mod") or not free(net, x, cond):
+        return denoise
+    if evaluations > 1 and 0 < kept.size(net) <= available(denoise.device) // 4:
+        other = kept.prepacked(net)
+    else:
+        other = _compiled(net, denoise, rows, cond, evaluations)
+    return denoise if other is None else Told(denoise, partial(Call.served, faster=_InPlaceOf(net, other)))
 
 
-def _compiled(net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None, evaluations: int) -> Any:
+_COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Any] | None] = WeakKeyDictionary()
+"""The compiled call of a network, or None where there is no compiler; forgotten with the network."""
+_COMPILING = Lock()
+
+
+def _compiled(
+    net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None, evaluations: int
+) -> Callable[..., Any] | None:
     """The compiled call of the network, made now if it pays; None to go without."""
-    if net._compiled_call_impl is not None or getattr(net, "_tapped", 0):
-        return None
-    prepared = vars(net).get("_prepared")
-    if prepared is not None:
-        return prepared or None
+    if not _COMPILING.acquire(blocking=False):
+        return None  # another thread is at it
+    try:
+        if net not in _COMPILED and _pays(net, denoise, rows, cond, evaluations):
+            alias = object.__new__(type(net))  # what is compiled holds on to it, and must not to the network
+            object.__setattr__(alias, "__dict__", net.__dict__)
+            compiled = torch.no_grad()(torch.compile(alias._call_impl))
+            try:
+                compiled(*_example(net, denoise, rows, cond))
+                _COMPILED[net] = compiled
+            except Exception:  # whatever a compiler may raise: there is a way without it
+                _COMPILED[net] = None
+        return _COMPILED.get(net)
+    finally:
+        _COMPILING.release()
+
+
+def _pays(net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None, evaluations: int) -> bool:
     layers = sum(1 for module in net.modules() if next(module.parameters(recurse=False), None) is not None)
-    weights = list(net.parameters())
-    most = (
-        2.0 * sum(p.numel() for p in weights) * math.prod(denoise.shape[1:]) * rows / RATE
-    )  # each weight at each place
+    weights = sum(p.numel() for p in net.parameters())
+    most = 2.0 * weights * math.prod(denoise.shape[1:]) * rows / RATE  # each weight at each place
     if not worthwhile(most, evaluations, layers):
-        return None
-    some = None if cond is None else cond.index(slice(0, rows))
-    x = torch.zeros(rows, *denoise.shape, device=denoise.device, dtype=weights[0].dtype)
-    at = torch.tensor(0.5, device=denoise.device)
+        return False
+    example = _example(net, denoise, rows, cond)
     synchronise(denoise.device)
     start = time.perf_counter()
-    net(x, at, some)  # the network alone: a guide may remember what it has seen
+    with torch.no_grad():
+        net(*example)  # the network alone: a guide may remember what it has seen
     synchronise(denoise.device)
-    if not worthwhile(time.perf_counter() - start, evaluations, layers):
-        return None
-    compiled = torch.compile(net._call_impl)
-    net._compiled_call_impl = compiled
-    try:
-        net(x, at, some)
-    except Exception:  # whatever a compiler may raise: there is a way without it
-        object.__setattr__(net, "_prepared", False)
-        return None
-    finally:
-        net._compiled_call_impl = None
-    object.__setattr__(net, "_prepared", compiled)
-    return compiled
+    return worthwhile(time.perf_counter() - start, evaluations, layers)
+
+
+def _example(net: nn.Module, denoise: Denoiser, rows: int, cond: Cond | None) -> tuple[Any, ...]:
+    dtype = next(net.parameters()).dtype
+    x = torch.zeros(rows, *denoise.shape, device=denoise.device, dtype=dtype)
+    at = torch.tensor(0.5, device=denoise.device)
+    return x, at, None if cond is None else cond.index(slice(0, rows))
 
 
 class _Live(TorchDispatchMode):
@@ -143,7 +174,7 @@ def footprint(denoise: Denoiser, cond: Cond | None) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     net = network(denoise)
-    if net is None or getattr(net, "_tapped", 0):
+    if net is None:
         return 0
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
@@ -155,15 +186,15 @@ def footprint(denoise: Denoiser, cond: Cond | None) -> int:
         return 0
 
 
-def fitting(denoise: Denoiser, cond: Cond | None, n: int) -> int:
+def fitting(denoise: Denoiser, x: Tensor | None, cond: Cond | None, n: int) -> int:
     """How many of ``n`` samples to evaluate at a time: at most :data:`LARGEST` for the device, and no more than fit into a quarter of
     its free memory, as guidance evaluates each twice.
 
-    A few small samples, and a run whose gradient is asked for, go together.
+    A few small samples go together, and so do those of a run whose gradient is asked for, and of a guide that holds something of each.
     """
     net = network(denoise)
     few = n <= 16 and math.prod(denoise.shape) <= 2**16
-    if few or torch.is_grad_enabled() or net is None:
+    if few or net is None or denoise.together or not free(net, x, cond):
         return n
     largest = min(n, LARGEST.get(denoise.device.type, n))
     if denoise.device.type == "cpu" and sum(p.numel() for p in net.parameters()) <= SMALL:

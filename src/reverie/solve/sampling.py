@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import lru_cache
 from operator import index
 from typing import Any, Literal, NamedTuple, overload
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond
-from reverie.core.count import counting
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.count import Count
+from reverie.core.denoiser import Denoiser, Estimate, counted
 from reverie.core.errors import InputError
 from reverie.core.flow_map import FlowMap
 from reverie.core.generator import Frame, Generator
@@ -22,6 +21,7 @@ from reverie.core.schedules import HostPoint, Schedule
 from reverie.core.tensors import finite
 from reverie.solve import ending, grids
 from reverie.solve.auto import choose
+from reverie.solve.corrector import Corrector
 from reverie.solve.fast import LARGEST, fast, fitting
 from reverie.solve.grids import Grid
 from reverie.solve.maps import leap
@@ -222,7 +222,8 @@ def sample(
             clean data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image. The state is of the wider of its dtype and the
             model's, and at least float32.
         start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
-        batch_size: evaluate at most so many at a time; by default what fits into memory (see :mod:`reverie.solve.fast`).
+        batch_size: evaluate at most so many at a time; by default what fits into memory (see :mod:`reverie.solve.fast`), and all where a
+            guide or corrector holds something of each sample.
         progress: label of a progress bar over the steps; none without.
         on_step: told of each step of each batch.
         walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
@@ -263,14 +264,14 @@ def sample(
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
     seeds = sample_seeds(seed, count)
-    size = fitting(denoise, cond, count) if batch_size is None else batch_size
-    parts, outs = list(batched(count, size)), []
+    whole = isinstance(solver, Corrector)  # which may hold something of each sample
+    size = batch_size if batch_size is not None else count if whole else fitting(denoise, x, cond, count)
+    parts, outs, cost = list(batched(count, size)), [], Count()
+    if report:
+        denoise = counted(denoise, cost)
+    denoise = fast(denoise, min(size, count), x, cond, len(parts) * steps)
     total = count * (steps if walk is None else len(walk))
-    with (
-        fast(denoise, min(size, count), cond, len(parts) * steps),
-        Progress(progress or "", total=total, unit="steps") as bar,
-        counting() if report else nullcontext() as cost,
-    ):
+    with Progress(progress or "", total=total, unit="steps") as bar:
 
         def run(part: slice) -> Iterator[Step]:
             some = None if cond is None else cond.index(part)
@@ -289,7 +290,7 @@ def sample(
             outs.append(denoise.space.decode(last.x))
         out = torch.cat(outs) if len(outs) > 1 else outs[0]
         ending.check(denoise, out, x, lambda: run(next(p for p in parts if not finite(out[p]))))
-    return out if cost is None else (out, Report(cost.evaluations / count, cost.backwards / count))
+    return (out, Report(cost.evaluations / count, cost.backwards / count)) if report else out
 
 
 def _leaps(

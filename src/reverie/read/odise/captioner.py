@@ -4,14 +4,13 @@ The gates a start at zero, element by element, so that training begins with the 
 what the network makes of the time.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from reverie.core.denoiser import Denoiser
+from reverie.nets import taps
 from reverie.nets.embeddings import TimeEmbedding
+from reverie.nets.places import Place
 
 
 class Gated(nn.Module):
@@ -56,16 +55,11 @@ class Captioner(nn.Module):
         """(B, dim) -> the condition, ``(B, *null.shape)``."""
         return self.tokens(self.null, e)
 
-    @contextmanager
-    def timed(self, denoise: Denoiser, e: Tensor) -> Iterator[None]:
-        """Add to the network's embedding of time in the calls made inside; the network is left as it was."""
-        modules = [m for m in getattr(denoise, "net", nn.Module()).modules() if isinstance(m, TimeEmbedding)]
-        if self.time is None or not modules:
-            yield
-            return
-        gated = self.time
-        handle = modules[0].register_forward_hook(lambda module, inputs, out: gated(out, e))
-        try:
-            yield
-        finally:
-            handle.remove()
+    def timed(self, denoise: Denoiser, e: Tensor) -> Denoiser:
+        """The denoiser with the pictures added to its network's embedding of time."""
+        modules = getattr(denoise, "net", nn.Module()).named_modules()
+        path = next((path for path, module in modules if isinstance(module, TimeEmbedding)), None)
+        if (gated := self.time) is None or path is None:
+            return denoise
+        edit = taps.Edit({"time": Place(path)}, {"time": lambda value, at: gated(value, e)})
+        return taps.changed(denoise, edit)

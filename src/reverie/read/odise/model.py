@@ -123,8 +123,8 @@ class Backbone(nn.Module):
         if self.captioner is None or e is None:
             seen = maps(denoise, x_t, point, self.sites)
         else:
-            with self.captioner.timed(denoise, e):
-                seen = maps(denoise, x_t, point, self.sites, Cond(**{self.name: self.captioner(e)}))
+            told = Cond(**{self.name: self.captioner(e)})
+            seen = maps(self.captioner.timed(denoise, e), x_t, point, self.sites, told)
         return [*(seen[site] for site in self.sites), *([] if others is None else others(images))]
 
 
