@@ -150,7 +150,7 @@ def over_a_table():
     return {name: kind for name, kind in kinds.items() if "beta_start" in inspect.signature(kind.__init__).parameters}
 
 
-@pytest.mark.filterwarnings("ignore:__array__")
+@pytest.mark.filterwarnings("ignore:__array")
 @pytest.mark.parametrize("form", [None, "linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_every_scheduler_over_a_table(form):
     """What a file leaves out is as diffusers has it; CogVideoX's shift theirs."""
