@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import beta as beta_distribution
 
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.exact import GaussianMixture
 from reverie.core.names import GridName
@@ -105,7 +106,7 @@ def test_every_grid_falls_to_clean_data_and_between_ends(name, schedule):
     assert inner[0].logsnr == -3.0 and inner[-1].logsnr == 5.0 and lams == sorted(set(lams)) and len(lams) == 7
 
 
-def model() -> object:
+def model() -> Denoiser:
     means = torch.tensor([[1.0, -0.5], [-1.0, 0.3]]).double()
     return GaussianMixture(torch.ones(2).double(), means, torch.eye(2).double().expand(2, 2, 2) * 0.1).denoiser(Flow())
 

@@ -12,7 +12,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.exact import Empirical, GaussianMixture
 from reverie.core.noise import Tape, sample_seeds
-from reverie.core.schedules import Flow
+from reverie.core.schedules import VP, Flow
 from reverie.solve import DDIM, dequantise, initial, invert, iterate, log_prob, sample
 
 
@@ -175,7 +175,7 @@ def test_an_unknown_condition_is_refused_wherever_it_is_given():
         (model(), x),
         (guide.cfg(model(), 2.0), x),
         (guide.threshold(model()), x),
-        (model().under(rv.core.schedules.VP()), x),
+        (model().under(VP()), x),
         (flat, torch.ones(2, 3)),
         (Empirical(torch.zeros(1, 3), Flow()), torch.ones(2, 3)),
     ):

@@ -112,7 +112,7 @@ class Conditioner:
             return Entry.of(torch.stack([picture(v, spec.channels) for v in each]))
         return Entry.of(value)
 
-    def _label(self, value: str | int | Tensor) -> int:
+    def _label(self, value: Any) -> int:
         if not isinstance(value, str):
             return int(value)
         if value not in self.classes:
