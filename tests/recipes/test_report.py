@@ -202,11 +202,7 @@ def test_the_sweep_has_the_model_as_it_is_and_the_recipes_scale(run: Run):
     scale = f"{run.recipe.sample.scale:g}"
     assert drawn.scales[0] == "1" and scale in drawn.scales
     columns = len(drawn.classes)
-<<<<<<< HEAD
-    i = drawn.scales.index(f"{run.recipe.sample.scale:g}")
-=======
     i = drawn.scales.index(scale)
->>>>>>> refs/heads/robust
     guided = drawn.sweep[i * columns : (i + 1) * columns]
     assert (guided.int() - drawn.samples[:columns].int()).abs().max() <= 1  # the same noise as the first row of samples
     assert (guided.int() - drawn.sweep[:columns].int()).abs().max() > 3  # and not the model as it is
