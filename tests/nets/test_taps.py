@@ -359,7 +359,7 @@ def test_a_replaced_attention_is_told_the_branches(net):
     plain = guide.cfg(denoise, 3.0)(x, 0.4, cond).x0
     changed = guide.cfg(taps.attention(denoise, {site: layout_of_the_null}), 3.0)(x, 0.4, cond).x0
     assert noticed == [(site, ("null", "cond"))]
-    assert apart(changed, plain) > 1e-2
+    assert apart(changed, plain) > 1e-3
 
 
 def test_wrong_sites_are_refused_before_anything_runs(net):

@@ -8,21 +8,22 @@ from torch import Tensor, nn
 
 
 class Bounded:
-    """What holds a network ``net`` and casts at its boundary."""
+    """What holds a network ``net`` and casts at its boundary; where its first weight lies is looked up when the network is set."""
 
     net: nn.Module
-    _first: tuple[nn.Module | None, Mapping[str, Tensor | None], str] = (None, {}, "")
+    _first: tuple[Mapping[str, Tensor | None], str]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "net":
+            places = ((m._parameters, key) for m in value.modules() for key in m._parameters)
+            first = ((own, key) for own, key in places if (p := own[key]) is not None and p.is_floating_point())
+            object.__setattr__(self, "_first", next(first, ({}, "")))
 
     @property
     def weight(self) -> Tensor | None:
-        """The network's first floating weight, wherever it lies now; its place is looked for once, as a step has no time for that."""
-        net, owner, name = self._first
-        if net is not self.net or (name and name not in owner):
-            places = ((m._parameters, key) for m in self.net.modules() for key in m._parameters)
-            owner, name = next(
-                ((own, key) for own, key in places if (p := own[key]) is not None and p.is_floating_point()), ({}, "")
-            )
-            self._first = self.net, owner, name
+        """The network's first floating weight, wherever it lies now."""
+        owner, name = self._first
         return owner.get(name)
 
     @property
@@ -38,7 +39,7 @@ class Bounded:
 
         The time, which half precision is too coarse for, is never cast to less than it has.
         """
-        weight, net = self.weight, net or self.net
+        weight, net = self.weight, self.net if net is None else net
         if weight is None or weight.dtype == x.dtype:
             out = net(x, time, *others)
         else:
