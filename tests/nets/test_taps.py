@@ -359,7 +359,7 @@ def test_a_replaced_attention_is_told_the_branches(net):
     plain = guide.cfg(denoise, 3.0)(x, 0.4, cond).x0
     changed = guide.cfg(taps.attention(denoise, {site: layout_of_the_null}), 3.0)(x, 0.4, cond).x0
     assert noticed == [(site, ("null", "cond"))]
-    assert apart(changed, plain) > 1e-2
+    assert apart(changed, plain) > 1e-3
 
 
 def test_wrong_sites_are_refused_before_anything_runs(net):
@@ -612,9 +612,7 @@ def test_joint_attention_of_a_diffusers_transformer():
     with torch.no_grad():
         plain = net(**given).sample
         names = taps.sites(net)
-        assert torch.allclose(
-            taps.attention(net, {"transformer_blocks.0.attn": by_hand})(**given).sample, plain, atol=1e-5
-        )
+        assert apart(taps.attention(net, {"transformer_blocks.0.attn": by_hand})(**given).sample, plain) < 1e-5
         out, read = seen(net, names, **given)
         assert torch.equal(out.sample, plain)
         assert noticed == [(False, (16, 3), 19)] and read["transformer_blocks.0"].shape == (2, 16, 16)

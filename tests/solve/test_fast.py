@@ -185,7 +185,7 @@ def test_batches_fit_into_memory(monkeypatch):
     assert (
         4 * 8 * 16 * 16 * 3 < each < 100 * 4 * 8 * 16 * 16
     )  # a few feature maps at full resolution, not all there ever are
-    assert fast.fitting(denoise, None, None, 1000) == fast.LARGEST
+    assert fast.fitting(denoise, None, None, 1000) == fast.LARGEST["cpu"]
     with monkeypatch.context() as patch:
         patch.setattr(fast, "SMALL", 0)
         patch.setattr(fast, "available", lambda device: 4 * 5 * each)
@@ -198,7 +198,7 @@ def test_batches_fit_into_memory(monkeypatch):
 def test_what_asks_for_a_gradient_decides_not_the_mode():
     denoise, x = model(16), torch.zeros(1)
     cond = Cond(label=1)
-    assert fast.fitting(denoise, x, cond, 1000) == fast.LARGEST
+    assert fast.fitting(denoise, x, cond, 1000) == fast.LARGEST["cpu"]
     asking = x.clone().requires_grad_()
     assert fast.fitting(denoise, asking, None, 1000) == 1000
     told = cond.with_null(label=torch.zeros(1, requires_grad=True))
@@ -206,13 +206,13 @@ def test_what_asks_for_a_gradient_decides_not_the_mode():
     denoise.net.requires_grad_(True)
     assert fast.fitting(denoise, None, None, 1000) == 1000
     with torch.no_grad():
-        assert fast.fitting(denoise, asking, told, 1000) == fast.LARGEST
+        assert fast.fitting(denoise, asking, told, 1000) == fast.LARGEST["cpu"]
 
 
 def test_what_is_one_a_sample_is_not_split():
     """Each sample meets its own scale and its own target, also when there are more than go into one batch."""
     denoise = model()
-    n = fast.LARGEST + 6
+    n = fast.LARGEST["cpu"] + 6
     scales = torch.linspace(0.5, 3.0, n)
     last = slice(n - 2, n)
     whole = sample(cfg(denoise, scales), n, Cond(label=1), steps=2)

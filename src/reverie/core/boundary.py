@@ -38,7 +38,7 @@ class Bounded:
 
         The time, which half precision is too coarse for, is never cast to less than it has.
         """
-        weight, net = self.weight, net or self.net
+        weight, net = self.weight, self.net if net is None else net
         if weight is None or weight.dtype == x.dtype:
             out = net(x, time, *others)
         else:
