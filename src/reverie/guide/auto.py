@@ -27,10 +27,6 @@ class Auto(Contrast):
     What a call changes of the network, it changes of the strong model's: the weak one may be another, and may be tapped by itself.
     """
 
-    @property
-    def together(self) -> bool:
-        return super().together or self.weak.together
-
     def __init__(self, base: Denoiser, weak: Denoiser, scale: Strength, interval: Interval | None = None) -> None:
         super().__init__(base, scale, interval)
         if tuple(weak.shape) != tuple(base.shape):
@@ -43,6 +39,10 @@ class Auto(Contrast):
                 "autoguidance contrasts two models of one task"
             )
         self.weak = weak.under(base.schedule)
+
+    @property
+    def together(self) -> bool:
+        return super().together or self.weak.together
 
     @property
     def smooth(self) -> bool:
