@@ -50,7 +50,7 @@ class Call(NamedTuple):
     A batch may hold several named copies of the same samples, branch-major: first all of one branch, then all of the next. Guidance
     evaluates ("null", "cond") this way, editing ("source", "edit"). Samples never mix, branches may.
 
-    Attributes:
+    Args:
         branches: their names, in the order of the leading axis; () for a plain batch.
         changes: of the network; the first acts first.
         counts: of passes through networks.
