@@ -86,7 +86,8 @@ def test_half_precision_alone(sd, tiny, tmp_path):
         halve(file)
     assert not list((tmp_path / "p").rglob("*l.safetensors"))
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "p", variant="fp16", safety_checker=None)
-    model, pictures = rv.load(tmp_path / "p"), noise(1, 3, 16, 16)
+    assert next(rv.load(tmp_path / "p").net.parameters()).dtype == torch.float16
+    model, pictures = bridge.load(tmp_path / "p", dtype=torch.float32), noise(1, 3, 16, 16)
     told = theirs.encode_prompt(tiny.texts, "cpu", 1, False)[0]
     assert torch.equal(model.conditioner(tiny.texts)["text"].value, told)
     assert agrees(model, theirs.unet, cond=rv.Cond(text=told), encoder_hidden_states=told)
