@@ -65,11 +65,24 @@ def test_guides_inversion_likelihood_reading_and_restoration_take_it(dtype):
         assert (one - other).square().mean().sqrt() < 20 * eps * one.square().mean().sqrt()
 
 
+def test_what_half_precision_would_spoil_stays_as_it_was():
+    for name, find in (
+        ("prior", lambda net: dict(net.prior.named_buffers())),
+        ("unet-ncsn", lambda net: {"rate": net.conditioning.time.rate}),
+        ("jit", lambda net: {"angles": net.angles}),
+    ):
+        denoise = MODELS[name]()
+        half = copy.deepcopy(denoise).to(dtype=torch.bfloat16)
+        assert half.weight.dtype == torch.bfloat16
+        for key, value in find(denoise.net).items():
+            assert torch.equal(find(half.net)[key], value) and find(half.net)[key].dtype == torch.float32, (name, key)
+
+
 def test_a_network_in_double_precision_takes_a_state_in_single():
     denoise = MODELS["dit"]()
     with torch.no_grad():
-        single = rv.sample(denoise, 2, rv.Cond(label=1), steps=3)
-        double = rv.sample(copy.deepcopy(denoise).to(dtype=torch.float64), 2, rv.Cond(label=1), steps=3)
+        single = denoise(X, 0.4, rv.Cond(label=1)).out
+        double = copy.deepcopy(denoise).to(dtype=torch.float64)(X, 0.4, rv.Cond(label=1)).out
     assert double.dtype == torch.float32
     torch.testing.assert_close(double, single, rtol=0, atol=1e-5)
 
