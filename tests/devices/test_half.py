@@ -74,6 +74,28 @@ def test_a_network_in_double_precision_is_sampled_in_it_near_what_single_gives()
     torch.testing.assert_close(double.float(), single, rtol=0, atol=1e-5)
 
 
+def test_what_half_precision_would_spoil_stays_as_it_was():
+    for name, find in (
+        ("prior", lambda net: dict(net.prior.named_buffers())),
+        ("unet-ncsn", lambda net: {"rate": net.conditioning.time.rate}),
+        ("jit", lambda net: {"angles": net.angles}),
+    ):
+        denoise = MODELS[name]()
+        half = copy.deepcopy(denoise).to(dtype=torch.bfloat16)
+        assert half.weight.dtype == torch.bfloat16
+        for key, value in find(denoise.net).items():
+            assert torch.equal(find(half.net)[key], value) and find(half.net)[key].dtype == torch.float32, (name, key)
+
+
+def test_a_network_in_double_precision_takes_a_state_in_single():
+    denoise = MODELS["dit"]()
+    with torch.no_grad():
+        single = denoise(X, 0.4, rv.Cond(label=1)).out
+        double = copy.deepcopy(denoise).to(dtype=torch.float64)(X, 0.4, rv.Cond(label=1)).out
+    assert double.dtype == torch.float32
+    torch.testing.assert_close(double, single, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["dit", "unet-text", "prior"])
 def test_half_precision_on_another_device(name):
     denoise = MODELS[name]().to(dtype=torch.bfloat16)
