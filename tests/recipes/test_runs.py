@@ -12,9 +12,10 @@ from reverie.core.paths import SCHEDULES
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.learn import Draws, TrainConfig
 from reverie.learn.checkpoint import Checkpoint
-from reverie.nets.config import DiTConfig, UNetConfig
+from reverie.nets.config import CONFIGS, DiTConfig, UNetConfig
 from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
+from reverie.recipes.report import report
 from reverie.recipes.runs import Run
 
 RECIPE = Recipe(
@@ -142,3 +143,25 @@ def test_every_path_and_density_trains_and_samples(tmp_path, schedule, times):
     )
     assert len(list((run.folder / "samples").iterdir())) == 1
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in run.log if "loss" in entry)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_network_trains_on_labels_draws_and_is_reported(name, tmp_path):
+    """Also those that were published with a text: what the data does not give is asked for by nobody."""
+    small = {"unet": {"width": 8, "multipliers": (1,), "blocks": 1, "attention": (), "heads": 1, "groups": 4}}
+    net = CONFIGS[name](**small.get(name, {"patch": 4, "width": 16, "depth": 3, "heads": 2}))
+    train = replace(RECIPE.train, images=32, sample_every=32)
+    recipe = replace(RECIPE, task=DenoisingConfig(net=net), data=replace(RECIPE.data, name="digits8"), train=train)
+    run, _ = rv.recipes.train(recipe, tmp_path / "r")
+    denoise = rv.load(run.folder)
+    assert set(denoise.conditions) == {"label"}
+    one, other = (rv.sample(denoise, 1, rv.Cond(label=k), steps=2) for k in (1, 2))
+    assert one.isfinite().all() and one.shape == other.shape == (1, 1, 8, 8)
+    assert name in report(run).read_text()
+
+
+def test_a_condition_that_nobody_gives_is_refused(tmp_path):
+    for net in (UNetConfig(context=8), UNetConfig(vector=3), DiTConfig(vector=3), DiTConfig(image=1)):
+        with pytest.raises(InputError, match="the data gives label"):
+            rv.recipes.train(replace(RECIPE, task=DenoisingConfig(net=net)), tmp_path / "r")
+    assert not (tmp_path / "r").exists()

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -149,7 +149,10 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     shape, schedule = space.code_shape(spec.shape), schedule_of(config)
-    net = _net(seed, config.net, shape, classes=classes, image=shape[0] if config.prior else 0)
+    own = config.net
+    if "text" not in spec.conditions and getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
+        own = replace(own, context=0)  # asked for by nobody
+    net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
     return NetDenoiser(net, schedule, config.kind, shape=shape, time=config.time, data_std=config.data_std, space=space)
@@ -165,7 +168,10 @@ def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path
     if classes is None:
         raise InputError("a classifier learns from labels: use data with classes, and data.labels true")
     shape = space.code_shape(spec.shape)
-    net = _net(seed, config.net, shape, classes=classes)
+    own = config.net
+    if "text" not in spec.conditions and getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
+        own = replace(own, context=0)  # asked for by nobody
+    net = _net(seed, own, shape, classes=classes)
     return NetClassifier(net, schedule_of(config), classes, shape=shape, time=config.time, space=space)
 
 

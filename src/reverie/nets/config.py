@@ -141,7 +141,7 @@ class MMDiTConfig:
         width: features per token, a multiple of ``heads``, of 4 for the position code.
         depth: number of blocks.
         heads: attention heads per block.
-        context: features of a token of the condition "text".
+        context: features of a token of the condition "text"; with 0 the second stream is one token, of the time and the class.
         length: the most tokens that a text has.
         vector: numbers of the condition "vector", the pooled text; 0 for none.
         norm: normalise q and k.

@@ -85,7 +85,7 @@ class MMDiT(Network):
         width: features per token.
         depth: number of blocks.
         heads: attention heads per block.
-        context: features of a token of the condition "text".
+        context: features of a token of the condition "text"; with 0 the second stream is one token, of the time and the class.
         length: the most tokens that a text has.
         vector: numbers of the condition "vector", the pooled text.
         norm: RMS normalisation of q and k.
@@ -122,7 +122,7 @@ class MMDiT(Network):
         codes = grid_positions(reach, reach, width, scale=self.size[0] // patch / reach)
         self.register_buffer("positions", codes.unflatten(0, (reach, reach)))
         self.conditioning = Conditioning(TimeEmbedding(256, width), classes, vector)
-        self.text = nn.Linear(context, width)
+        self.text = nn.Linear(context or width, width)
         self.blocks = nn.ModuleList(Block(width, heads, norm, last=i == depth - 1) for i in range(depth))
         self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
@@ -149,10 +149,14 @@ class MMDiT(Network):
         top, left = ((self.reach - side) // 2 for side in grid)
         positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)  # pyright: ignore[reportIndexIssue]
         condition = self.conditioning(time, cond, x.shape[0])
-        given = tokens(cond, self.context, x)
-        text = self.text(given.value)
+        mask = None
+        if self.context:
+            given, mask, *_ = tokens(cond, self.context, x)
+        else:
+            given = condition[:, None]
+        text = self.text(given)
         x = places(self.embed(x)) + positions
         for block in self.blocks:
-            x, text = self.through(block, x, text, condition, given.mask)
+            x, text = self.through(block, x, text, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return unpatch(self.out(norm_modulate(self.norm, x, shift, scale)), grid, self.patch)
