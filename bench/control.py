@@ -11,7 +11,8 @@ from torch import Tensor
 import reverie as rv
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VP, Flow
-from reverie.guide import FreeDoM, operators, time_travel
+from reverie.guide import FreeDoM, time_travel
+from reverie.inverse import operators
 from reverie.solve import DDPM, Heun, grids, sample
 
 FIGURES = Path(__file__).parents[1] / "docs" / "_static"
@@ -74,10 +75,10 @@ def exact() -> None:
         (
             "ΠGDM",
             BLUE,
-            sample(rv.guide.pigdm(unit, known, y, noise), 1500, solver=Heun("straight"), steps=30, tape=Draws),
+            sample(rv.inverse.pigdm(unit, known, y, noise), 1500, solver=Heun("straight"), steps=30, tape=Draws),
         ),
-        ("DPS, ζ = 1", RED, sample(unit, 1500, solver=rv.guide.dps(known, y, 1.0), steps=100, tape=Draws)),
-        ("DPS, ζ = 0.1", "#d99a2b", sample(unit, 1500, solver=rv.guide.dps(known, y, 0.1), steps=100, tape=Draws)),
+        ("DPS, ζ = 1", RED, sample(unit, 1500, solver=rv.inverse.dps(known, y, 1.0), steps=100, tape=Draws)),
+        ("DPS, ζ = 0.1", "#d99a2b", sample(unit, 1500, solver=rv.inverse.dps(known, y, 0.1), steps=100, tape=Draws)),
     ):
         flat = x.flatten(1)
         ellipse(axes[1], flat.mean(0), torch.cov(flat.T), color, name)
@@ -90,7 +91,7 @@ def exact() -> None:
     source = torch.randn(10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     run = {"solver": Heun("straight"), "steps": 8, "grid": grids.time()}
     start = sample(correlated, x=source, **run)
-    found = rv.guide.dflow(
+    found = rv.inverse.dflow(
         correlated, lambda x: (x[:, 0] - 1.5).square(), 10, iterations=8, source=source, **run
     ).images
     axes[2].scatter(*start.T, s=6, color=GREY, label="drawn from the seed")

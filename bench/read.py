@@ -28,10 +28,10 @@ from reverie.core.progress import track
 from reverie.data import ImageSet, order
 from reverie.learn import optim
 from reverie.learn.ema import Ema, power
-from reverie.read import grid, probe
 from reverie.read.extract import features
-from reverie.read.grid import Probed
-from reverie.read.heatmap import heatmap
+from reverie.read.probes import grid, probe
+from reverie.read.probes.grid import Probed
+from reverie.read.probes.heatmap import heatmap
 from reverie.read.store import Cell
 from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe

@@ -1,6 +1,6 @@
 """The pictures of docs/read: spaces, a diffusion auto-encoder and panoptic scenes, each from a few seconds of training.
 
-python bench/reading_figures.py spaces|diffae|odise|road FILE
+python bench/reading_figures.py spaces|diffae|odise|ablation FILE
 """
 
 import json
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import reverie as rv
+from reverie.align import diffae
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
 from reverie.core.times import Uniform
 from reverie.learn import Batch, Draws, Moment, grid
-from reverie.read import diffae
 from reverie.read.odise import ODISE, PRESETS, Backbone, quality, scenes
 from reverie.read.odise.model import Segmenting
 
@@ -145,13 +145,13 @@ def _paint(m) -> Tensor:
     return picture
 
 
-def road() -> None:
-    """Figures of a road as the table of the page."""
-    print("| line | here | ± | paper |\n|---|---:|---:|---:|")
+def ablation() -> None:
+    """Figures of an ablation as the table of the page."""
+    print("| variant | here | ± | paper |\n|---|---:|---:|---:|")
     for f in json.loads(Path(sys.argv[2]).read_text()):
         print(f"| {f['name']} | {f['accuracy']:.1f} | {f['error']:.1f} | {'' if f['paper'] is None else f['paper']} |")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"spaces": spaces, "diffae": decoder, "odise": panoptic, "road": road}[sys.argv[1]]()
+    {"spaces": spaces, "diffae": decoder, "odise": panoptic, "ablation": ablation}[sys.argv[1]]()

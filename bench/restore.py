@@ -20,8 +20,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 import reverie as rv
 from reverie.core.denoiser import Denoiser
-from reverie.guide import Restored
-from reverie.guide.operators import Blur, Colourise, Inpaint, Operator, SuperResolution
+from reverie.inverse import Restored
+from reverie.inverse.operators import Blur, Colourise, Inpaint, Operator, SuperResolution
 
 RESULTS = Path(__file__).parent / "results" / "restore.json"
 FIGURES = Path(__file__).parents[1] / "docs" / "_static"
@@ -130,7 +130,7 @@ def score(operator: Operator, y: Tensor, images: Tensor, truth: Tensor) -> dict[
     return {
         "psnr": float((10.0 * torch.log10(4.0 / error)).mean()),
         "ssim": float(ssim(images, truth, data_range=(-1.0, 1.0))),  # pyright: ignore[reportArgumentType]
-        "consistency": float(rv.guide.consistency(operator, y, images).square().mean().sqrt()),
+        "consistency": float(rv.inverse.consistency(operator, y, images).square().mean().sqrt()),
     }
 
 
@@ -153,7 +153,7 @@ def restored(denoise: Denoiser, method: str, operator: Operator, y: Tensor, trut
     if method == "total variation":
         return Restored(best_variation(operator, y, truth), torch.zeros(len(y)), 0.0, 0.0)
     steps = 3 * STEPS if method in FORWARD else STEPS
-    return rv.guide.restore(denoise, operator, y, method, noise=noise, steps=steps)
+    return rv.inverse.restore(denoise, operator, y, method, noise=noise, steps=steps)
 
 
 def run(runs: dict[str, str]) -> None:

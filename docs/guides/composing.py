@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 import reverie as rv
-from reverie.guide import FreeDoM, energies, operators
+from reverie.guide import FreeDoM, energies
 from reverie.guide.freedom import Relative
+from reverie.inverse import operators
 from reverie.learn import grid
 from reverie.solve import DDPM
 
@@ -29,7 +30,7 @@ nines = rv.sample(guided, 8, cond, DDPM(), steps=50)
 top = torch.zeros(28, 28)
 top[:12] = 1
 half = operators.Inpaint(top)
-measured = rv.guide.pigdm(guided, half, half(target))
+measured = rv.inverse.pigdm(guided, half, half(target))
 halves = rv.sample(measured, 8, cond, DDPM(), steps=50)
 
 # %% energy

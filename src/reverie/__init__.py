@@ -13,7 +13,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie import bridge, core, data, diffusion, guide, learn, measure, nets, read, recipes, solve, spaces
+    from reverie import (
+        align,
+        bridge,
+        core,
+        data,
+        diffusion,
+        guide,
+        inverse,
+        learn,
+        measure,
+        nets,
+        read,
+        recipes,
+        solve,
+        spaces,
+    )
     from reverie.core.condition import Cond
     from reverie.nets import taps
     from reverie.recipes.runs import load
@@ -24,12 +39,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Cond",
     "__version__",
+    "align",
     "bridge",
     "core",
     "data",
     "diffusion",
     "grids",
     "guide",
+    "inverse",
     "invert",
     "iterate",
     "learn",

@@ -210,7 +210,7 @@ def test_image_to_image_stays_close_when_it_starts_late(reverie, digits, tmp_pat
 def test_the_demo_trains_measures_and_reports_once(reverie, digits, tmp_path, monkeypatch):
     recipe = yaml.safe_load((digits / "recipe.yaml").read_text())
     (tmp_path / "demo.yaml").write_text(yaml.safe_dump({**recipe, "name": "demo"}))
-    monkeypatch.setattr("reverie.recipes.reading.find", lambda given: tmp_path / f"{given}.yaml")
+    monkeypatch.setattr("reverie.recipes.serialisation.find", lambda given: tmp_path / f"{given}.yaml")
     monkeypatch.setattr("reverie.recipes.measuring.measure", partial(measuring.measure, n=20, seeds=(0,)))
     said = reverie("demo")
     assert said.code == 0, said.err

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from reverie.read.grid import Probed
+from reverie.read.probes.grid import Probed
 
 QUICK = "--labels 40 --seeds 2 --pictures 60 --logsnr 4 -2"
 

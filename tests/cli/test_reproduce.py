@@ -6,7 +6,7 @@ from PIL import Image
 
 from reverie.cli import main
 from reverie.cli.reproduce import show
-from reverie.recipes.deconstruct import Figure
+from reverie.reproduce.ablation import Figure
 
 
 @pytest.mark.parametrize(

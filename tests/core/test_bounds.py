@@ -131,7 +131,7 @@ def test_a_wrong_number_is_refused_on_every_way_in(tmp_path, monkeypatch, sectio
     """Python, YAML, a saved run; flags meet the same check as Python."""
     import reverie as rv
     from reverie.cli import main
-    from reverie.recipes import reading
+    from reverie.recipes import serialisation
     from reverie.recipes.runs import Run
 
     monkeypatch.chdir(tmp_path)
@@ -139,8 +139,8 @@ def test_a_wrong_number_is_refused_on_every_way_in(tmp_path, monkeypatch, sectio
     full = f"{section}.{key}".removeprefix("task.").lstrip(".")
     with pytest.raises(InputError, match=full):
         rv.recipes.train(recipe, tmp_path / "run")
-    reading.write(recipe, tmp_path / "recipe.yaml")
-    for read in (lambda: reading.read(tmp_path / "recipe.yaml"), lambda: Run(tmp_path).recipe):
+    serialisation.write(recipe, tmp_path / "recipe.yaml")
+    for read in (lambda: serialisation.read(tmp_path / "recipe.yaml"), lambda: Run(tmp_path).recipe):
         with pytest.raises(InputError, match=full):
             read()
     given = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]

@@ -10,14 +10,14 @@ from threading import Barrier
 import pytest
 import torch
 
-from reverie import guide
+from reverie import guide, inverse
 from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian
 from reverie.core.schedules import Cosine, Flow
-from reverie.guide.operators import Inpaint
+from reverie.inverse.operators import Inpaint
 from reverie.nets import DiTConfig, UNetConfig, build, kept, taps, winograd
 from reverie.solve import DDIM, fast, sample
 
@@ -173,7 +173,7 @@ def test_guides_that_hold_something_of_each_sample_go_in_one_evaluation(inner):
         "energy": lambda part=slice(None): guide.energy(
             counted, lambda images: (images - target[part]).square().flatten(1).sum(1), scale[part]
         ),
-        "pigdm": lambda part=slice(None): guide.pigdm(counted, Inpaint((target > 0)[part]), target[part], 0.1),
+        "pigdm": lambda part=slice(None): inverse.pigdm(counted, Inpaint((target > 0)[part]), target[part], 0.1),
         "classifier": classify,
     }[inner]
     conds = {"source": Cond(label=[0, 1, 2]), "edit": Cond(label=[2, 2, 1])}

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reverie as rv
+from reverie.align.diffae import CodeNet
 from reverie.core.condition import Entry
 from reverie.core.jvp import jvp
 from reverie.nets.vectors import VectorNet
-from reverie.read.diffae import CodeNet
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2, "attention": (2,)}
 TOLD = {"context": 5, "length": 6}

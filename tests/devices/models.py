@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 import reverie as rv
+from reverie.align.diffae import CodeNet
 from reverie.core.condition import Entry
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine, Flow
 from reverie.nets.config import DiTConfig, JiTConfig, MMDiTConfig, NetConfig, UNetConfig, UViTConfig
 from reverie.nets.prior import Prior
 from reverie.nets.vectors import VectorNet
-from reverie.read.diffae import CodeNet
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}

@@ -11,10 +11,11 @@ import torch
 import reverie as rv
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.schedules import VP
-from reverie.guide import energies, operators
+from reverie.guide import energies
 from reverie.guide.attention import position, shape, size
 from reverie.guide.classifier import NetClassifier
 from reverie.guide.freedom import FreeDoM
+from reverie.inverse import operators
 
 from .emulated import DEVICE
 from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures, shaken, vectors
@@ -52,8 +53,8 @@ GUIDES: dict[str, Callable[[NetDenoiser], Denoiser]] = {
     "classified": lambda d: rv.guide.energy(d, energies.classified(logits, [0, 2])),
     "similarity": lambda d: rv.guide.energy(d, energies.similarity(lambda x: x.flatten(1), X.flatten(1))),
     "style": lambda d: rv.guide.energy(d, energies.style(lambda x: [x], X)),
-    "pigdm": lambda d: rv.guide.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X), 0.1),
-    "stacked": lambda d: rv.guide.energy(rv.guide.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X)), energies.lowres(X, 2)),
+    "pigdm": lambda d: rv.inverse.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X), 0.1),
+    "stacked": lambda d: rv.guide.energy(rv.inverse.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X)), energies.lowres(X, 2)),
 }  # fmt: skip
 OPERATORS: dict[str, operators.Operator] = {
     "inpaint": operators.Inpaint(HALF),
@@ -99,9 +100,9 @@ def test_correctors_and_objectives(both):
     small = operators.SuperResolution(2)
     label = rv.Cond(label=[1, 2])
     for solver in (
-        lambda d: rv.guide.dps(small, small(X), 0.5),
+        lambda d: rv.inverse.dps(small, small(X), 0.5),
         lambda d: FreeDoM(rv.solve.DDIM(), energies.lowres(X, 2)),
-        lambda d: rv.guide.RePaint(operators.Inpaint(HALF), operators.Inpaint(HALF)(X)),
+        lambda d: rv.inverse.RePaint(operators.Inpaint(HALF), operators.Inpaint(HALF)(X)),
         lambda d: rv.guide.ClassifierMean(classifier().to(d.device), label),
     ):
         same(*(rv.sample(d, 2, label, solver=solver(d), steps=3) for d in both), 1e-3)
@@ -125,10 +126,10 @@ def test_every_operator_measures_the_same(name):
             operators.conjugate_gradients(lambda u: a(a.adjoint(u)) + u, y),
             1e-3,
         )
-    same(rv.guide.consistency(a, y, (0.5 * X).to(DEVICE)), rv.guide.consistency(a, y, 0.5 * X))
+    same(rv.inverse.consistency(a, y, (0.5 * X).to(DEVICE)), rv.inverse.consistency(a, y, 0.5 * X))
 
 
-@pytest.mark.parametrize("method", rv.guide.METHODS)
+@pytest.mark.parametrize("method", rv.inverse.METHODS)
 def test_every_posterior_method_restores_the_same(both, method):
     a, n = OPERATORS["superresolution"], 1 if method == "dflow" else 2
     arguments: dict[str, Any] = {
@@ -136,7 +137,7 @@ def test_every_posterior_method_restores_the_same(both, method):
         "cond": rv.Cond(label=[1, 2][:n]),
         "steps": 1 if method == "dflow" else 10,
     }
-    there, here = (rv.guide.restore(d, a, a(X[:n]), method, **arguments) for d in both)
+    there, here = (rv.inverse.restore(d, a, a(X[:n]), method, **arguments) for d in both)
     same(there.images, here.images, 1e-2)
 
 

@@ -49,7 +49,7 @@ def test_every_solver_takes_it(dtype):
 def test_guides_inversion_likelihood_reading_and_restoration_take_it(dtype):
     denoise = MODELS["unet"]()
     half, eps = copy.deepcopy(denoise).to(dtype=dtype), torch.finfo(dtype).eps
-    small, label = rv.guide.operators.SuperResolution(2), rv.Cond(label=[1, 2])
+    small, label = rv.inverse.operators.SuperResolution(2), rv.Cond(label=[1, 2])
     judge = classifier()
     for f in (
         lambda d: rv.sample(rv.guide.cfg(d, 2.0), 2, label, steps=4),
@@ -57,7 +57,7 @@ def test_guides_inversion_likelihood_reading_and_restoration_take_it(dtype):
         lambda d: rv.invert(d, X, steps=4),
         lambda d: rv.log_prob(d, X, solver=rv.solve.Heun("straight"), steps=4),
         lambda d: rv.read.features(d, X, "middle.0", logsnr=2.0),
-        lambda d: rv.guide.restore(d, small, small(X), steps=4, cond=label).images,
+        lambda d: rv.inverse.restore(d, small, small(X), steps=4, cond=label).images,
         lambda d: rv.sample(d, x=X, start=0.4, steps=3),
     ):
         one, other = f(denoise), f(half)

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.align import diffae
 from reverie.core.denoiser import NetDenoiser
 from reverie.data import ImageSet
-from reverie.read import correspond, ddae, diffae, finetune, grid, maps
-from reverie.read.diffeed import DifFeed
+from reverie.read import maps
+from reverie.read.dense_prediction import correspond
 from reverie.read.odise import ODISE, PRESETS, Backbone, Captioner
 from reverie.read.odise.model import unpack
 from reverie.read.odise.scenes import scenes, vocabulary
+from reverie.read.probes import ddae, finetune, grid
+from reverie.read.probes.diffeed import DifFeed
 
 from .emulated import DEVICE
 from .models import CHANNELS, CLASSES, MODELS, SIZE, pictures

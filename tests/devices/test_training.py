@@ -8,6 +8,11 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.align import diffae, ldae
+from reverie.align.auxiliary import With
+from reverie.align.dispersive import Dispersive
+from reverie.align.repa import REPA
+from reverie.align.sra import SRA
 from reverie.core.batch import Batch
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
@@ -20,11 +25,6 @@ from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
-from reverie.read import diffae, ldae
-from reverie.read.dispersive import Dispersive
-from reverie.read.parts import With
-from reverie.read.repa import REPA
-from reverie.read.sra import SRA
 from reverie.spaces.tokenizing import Critic, Tokenizing
 
 from .emulated import DEVICE, NAME, waiting

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from reverie import guide
+from reverie import guide, inverse
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian
 from reverie.core.schedules import VP
-from reverie.guide import energies, operators
+from reverie.guide import energies
 from reverie.guide.freedom import Relative
+from reverie.inverse import operators
 from reverie.solve import DDIM, DDPM, sample
 from reverie.spaces import PatchPCA
 
@@ -45,7 +46,7 @@ def test_correctors_reach_pixels(latent):
     down = operators.SuperResolution(2)
     solver = guide.FreeDoM(DDPM(), energies.lowres(target, 2), Relative(0.5), space)
     free, held = (sample(model, 8, solver=each, steps=60, seed=1).detach() for each in (DDPM(), solver))
-    far, near = (guide.consistency(down, down(target), x.to(target)).mean() for x in (free, held))
+    far, near = (inverse.consistency(down, down(target), x.to(target)).mean() for x in (free, held))
     assert near < 0.5 * far
     with pytest.raises(
         InputError, match=r"the measurement is \(1, 4, 4\)"

@@ -10,7 +10,7 @@ from reverie.core.denoiser import counted
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VP, Flow
-from reverie.guide.dflow import Checkpointed
+from reverie.inverse.dflow import Checkpointed
 from reverie.solve import Heun, grids, sample
 
 from ..margin import apart
@@ -35,7 +35,7 @@ def test_dflow_is_matherons_rule() -> None:
     source = torch.randn(3, 4, dtype=torch.float64)
     run = {"steps": 16, "solver": Heun("straight"), "grid": grids.time()}
     prior = sample(denoise, x=source, **run)
-    controlled = rv.guide.dflow(denoise, squared, 3, iterations=40, source=source, **run)
+    controlled = rv.inverse.dflow(denoise, squared, 3, iterations=40, source=source, **run)
     assert controlled.loss.max() < 1e-12
     flow = sample(denoise, x=torch.eye(4, dtype=torch.float64), **run)  # the discrete flow is this symmetric matrix
     assert torch.allclose(controlled.images, matheron(prior, flow @ flow), atol=1e-7)
@@ -50,13 +50,13 @@ def test_dflow_is_per_sample_and_takes_a_loss_for_each() -> None:
     denoise = Gaussian(torch.zeros(4, dtype=torch.float64), COVARIANCE).denoiser(Flow())
     source = torch.randn(2, 4, dtype=torch.float64)
     losses = [squared, lambda x: 100.0 * (x[:, 0] - 1.0).square()]
-    both = rv.guide.dflow(denoise, losses, 2, steps=4, source=source)
-    alone = rv.guide.dflow(denoise, losses[1], 1, steps=4, source=source[1:])
+    both = rv.inverse.dflow(denoise, losses, 2, steps=4, source=source)
+    alone = rv.inverse.dflow(denoise, losses[1], 1, steps=4, source=source[1:])
     assert torch.equal(both.images[1:], alone.images) and (both.images[1, 0] - 1.0).abs() < 1e-6
     with pytest.raises(InputError, match="got 2 for 3 samples"):
-        rv.guide.dflow(denoise, losses, 3)
+        rv.inverse.dflow(denoise, losses, 3)
     with pytest.raises(InputError, match=r"dflow needs gradients.*no_grad"), torch.no_grad():
-        rv.guide.dflow(denoise, squared)
+        rv.inverse.dflow(denoise, squared)
 
 
 def test_checkpointing_keeps_one_evaluation() -> None:

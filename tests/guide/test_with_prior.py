@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from reverie import guide
+from reverie import guide, inverse
 from reverie.core.condition import Cond, Label
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.exact import GaussianMixture
 from reverie.core.schedules import Flow
-from reverie.guide import operators
+from reverie.inverse import operators
 from reverie.nets.prior import Prior
 from reverie.solve import DDIM, Heun, sample
 
@@ -65,8 +65,8 @@ GUIDES = {
     "auto": lambda d: guide.auto(d, guide.cfg(d, 0.5), 2.0),
     "classifier": lambda d: guide.classifier(d, dense(made()).classifier(Flow()), 2.0),
     "energy": lambda d: guide.energy(d, lambda x: x.square().sum((1, 2, 3)), 0.3),
-    "pigdm": lambda d: guide.pigdm(d, KNOWN, Y, 0.1),
-    "nested": lambda d: guide.pigdm(guide.cfg(d, 2.0), KNOWN, Y, 0.1),
+    "pigdm": lambda d: inverse.pigdm(d, KNOWN, Y, 0.1),
+    "nested": lambda d: inverse.pigdm(guide.cfg(d, 2.0), KNOWN, Y, 0.1),
     "windows": lambda d: guide.windows(d, (4, 4)),
 }
 
@@ -92,25 +92,25 @@ def test_the_gradient_goes_through_the_prior(pair) -> None:
     """A prior cut from the graph would give the same estimate, and another gradient."""
     model, exact = pair
     cond, whole = Cond(label=[0, 1, 2]), model.prior.forward
-    wanted = guide.pigdm(exact, KNOWN, Y, 0.1)(X, 0.5, cond).x0
+    wanted = inverse.pigdm(exact, KNOWN, Y, 0.1)(X, 0.5, cond).x0
     model.prior.forward = lambda x, point, cond=None: whole(x.detach(), point, cond).replace(  # pyright: ignore
         whole(x.detach(), point, cond).out + 0.0 * x
     )
     torch.testing.assert_close(model(X, 0.5, cond).x0, exact(X, 0.5, cond).x0, rtol=1e-8, atol=1e-8)
-    assert (guide.pigdm(model, KNOWN, Y, 0.1)(X, 0.5, cond).x0 - wanted).abs().max() > 1e-2
+    assert (inverse.pigdm(model, KNOWN, Y, 0.1)(X, 0.5, cond).x0 - wanted).abs().max() > 1e-2
 
 
 def test_correctors_and_objectives(pair) -> None:
     cond, run = Cond(label=[0, 1, 2]), {"steps": 6, "seed": 2}
     for solver in (
-        guide.dps(KNOWN, Y, 0.3),
-        guide.RePaint(KNOWN, Y, 0.1),
+        inverse.dps(KNOWN, Y, 0.3),
+        inverse.RePaint(KNOWN, Y, 0.1),
         guide.FreeDoM(DDIM(1.0), lambda x: x.square().sum((1, 2, 3)), 0.05),
     ):
         ours, exact = (sample(each, 3, cond, solver, **run) for each in pair)
         torch.testing.assert_close(ours.detach(), exact.detach(), rtol=1e-6, atol=1e-6, check_dtype=False)
     ours, exact = (
-        guide.dflow(each, lambda x: (x * MASK - 0.3).square().sum((1, 2, 3)), 2, Cond(label=1), 3, 3, Heun()).images
+        inverse.dflow(each, lambda x: (x * MASK - 0.3).square().sum((1, 2, 3)), 2, Cond(label=1), 3, 3, Heun()).images
         for each in pair
     )
     torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3, check_dtype=False)
@@ -121,5 +121,5 @@ def test_one_class_for_data_without_labels(monkeypatch) -> None:
     model = NetDenoiser(Silent(1).double(), Flow(), "flow", shape=SHAPE)
     exact = dense(made(1)).denoiser(Flow())
     for method in ("pigdm", "dps", "reddiff", "repaint"):
-        ours, theirs = (guide.restore(each, KNOWN, Y, method, noise=0.1, steps=6).images for each in (model, exact))
+        ours, theirs = (inverse.restore(each, KNOWN, Y, method, noise=0.1, steps=6).images for each in (model, exact))
         torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-5, atol=1e-5, check_dtype=False)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverie.core.errors import InputError
-from reverie.measure.coverage import precision_recall
 from reverie.measure.frechet import frechet_distance, frechet_distance_of_moments
 from reverie.measure.kernel import kernel_distance
+from reverie.measure.precision_and_recall import precision_recall
 
 RNG = torch.Generator().manual_seed(1)
 

@@ -11,7 +11,7 @@ from reverie.core.errors import InputError
 from reverie.measure import judge
 from reverie.measure.config import JudgeConfig
 from reverie.measure.extract import FeatureExtractor
-from reverie.recipes import reading
+from reverie.recipes import serialisation
 from reverie.recipes.recipe import DataConfig
 
 
@@ -101,7 +101,7 @@ def test_weights_are_small_enough_to_bundle():
 
 def learned(folder, images):
     """The judge of the recipe that comes along, after fewer images."""
-    recipe = reading.read(reading.find("judge"))
+    recipe = serialisation.read(serialisation.find("judge"))
     train = replace(recipe.train, images=images, warmup=images // 10, save_every=images, validate_every=images)
     run, _ = rv.recipes.train(replace(recipe, data=DataConfig(name="digits8"), train=train, seed=1), folder)
     return run.open()

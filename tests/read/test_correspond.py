@@ -8,7 +8,7 @@ from torch import nn
 
 import reverie as rv
 from reverie.core.errors import InputError
-from reverie.read import correspond
+from reverie.read.dense_prediction import correspond
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.noise import Tape
 from reverie.core.schedules import Flow
 from reverie.nets import DiT, UNet, taps
-from reverie.read.finetune import finetune
 from reverie.read.maps import as_map
+from reverie.read.probes.finetune import finetune
 
 
 def test_a_cell_is_what_one_call_reads(unet, images):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from reverie.core.errors import InputError
-from reverie.read import probe
-from reverie.read.finetune import finetune
+from reverie.read.probes import probe
+from reverie.read.probes.finetune import finetune
 
 
 def test_the_network_learns_with_its_head(unet):

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 import reverie as rv
 from reverie.core.errors import InputError
 from reverie.nets import UNet, taps
-from reverie.read.diffeed import DifFeed, pairs
-from reverie.read.difformer import DifFormer
+from reverie.read.probes.diffeed import DifFeed, pairs
+from reverie.read.probes.difformer import DifFormer
 
 from ..margin import apart
 

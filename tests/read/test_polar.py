@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional as F
 
 import reverie as rv
-from reverie.read import correspond, heads, probe, segment, untrained
-from reverie.read.difformer import DifFormer
+from reverie.read import untrained
+from reverie.read.dense_prediction import correspond, segment
+from reverie.read.probes import heads, probe
+from reverie.read.probes.difformer import DifFormer
 
 T = (0.05, 0.25, 0.8)
 NEAR_NOISE = 0.8

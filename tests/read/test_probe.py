@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import reverie as rv
 from reverie.core.errors import InputError
-from reverie.read import grid, heads, probe
+from reverie.read.probes import grid, heads, probe
 
 
 def blobs(n: int, d: int, classes: int = 4, seed: int = 0):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reverie.core.errors import InputError
-from reverie.read import segment
+from reverie.read.dense_prediction import segment
 
 
 def scene(n: int = 12, seed: int = 0):

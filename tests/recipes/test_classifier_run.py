@@ -12,7 +12,7 @@ from reverie.diffusion.config import ClassifierConfig, DenoisingConfig
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
 from reverie.nets.config import EncoderConfig, UViTConfig
-from reverie.recipes import reading
+from reverie.recipes import serialisation
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import load
 from reverie.recipes.training import train
@@ -56,8 +56,8 @@ def test_classes_are_needed(tmp_path):
 
 
 def test_the_recipe_survives_its_file(tmp_path):
-    reading.write(RECIPE, tmp_path / "recipe.yaml")
-    assert reading.read(tmp_path / "recipe.yaml") == RECIPE
+    serialisation.write(RECIPE, tmp_path / "recipe.yaml")
+    assert serialisation.read(tmp_path / "recipe.yaml") == RECIPE
 
 
 def test_recipes_of_the_layout_before_tasks_are_read(tmp_path):
@@ -67,12 +67,12 @@ def test_recipes_of_the_layout_before_tasks_are_read(tmp_path):
         "denoising": {"schedule": "cosine", "kind": "flow", "times": "uniform", "drop": 0.1},
         "sample": {"steps": 3},
     }
-    found = reading.from_dict(older)
+    found = serialisation.from_dict(older)
     assert found.task == replace(RECIPE.task, schedule="cosine", times="uniform")
     older |= {"net": {"name": "uvit", "width": 32}, "space": {"name": "pca", "patch": 2}}
-    found = reading.from_dict(older)
+    found = serialisation.from_dict(older)
     assert found.task == DenoisingConfig(
         net=UViTConfig(width=32), space=SpaceConfig(name="pca", patch=2), schedule="cosine", times="uniform"
     )
     assert found.sample.steps == 3
-    assert reading.from_dict({**older, "denoising": {}}) != found
+    assert serialisation.from_dict({**older, "denoising": {}}) != found

@@ -15,8 +15,8 @@ from reverie.learn.checkpoint import Checkpoint
 from reverie.nets.config import CONFIGS, DiTConfig, UNetConfig
 from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
-from reverie.recipes.report import report
 from reverie.recipes.runs import Run
+from reverie.report import report
 
 RECIPE = Recipe(
     name="tiny",

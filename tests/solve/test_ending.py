@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from reverie import guide
+from reverie import guide, inverse
 from reverie.core.condition import Cond, Label
 from reverie.core.denoiser import Estimate, NetDenoiser, Wrapper
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Flow
 from reverie.guide.freedom import Constant, FreeDoM, Relative
-from reverie.guide.operators import Inpaint
-from reverie.guide.repaint import RePaint
+from reverie.inverse.operators import Inpaint
+from reverie.inverse.repaint import RePaint
 from reverie.solve import DDIM, DDPM, Heun, invert, round_trip, sample
 from reverie.solve.ending import check
 
@@ -161,14 +161,14 @@ MAKERS = {
     "threshold": lambda v: guide.threshold(model(), limit=v),
     "threshold quantile": lambda v: guide.threshold(model(), v),
     "energy": lambda v: guide.energy(model(), lambda x: x.sum((1, 2, 3)), v),
-    "pigdm": lambda v: guide.pigdm(model(), Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), v),
+    "pigdm": lambda v: inverse.pigdm(model(), Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), v),
     "windows": lambda v: guide.windows(model(), (4, 4), regions=[(torch.full((4, 4), v), Cond(label=0))]),
     "RePaint": lambda v: RePaint(Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), v),
     "FreeDoM": lambda v: FreeDoM(DDPM(), lambda x: x.sum((1, 2, 3)), v),
-    "dps": lambda v: guide.dps(Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), v),
+    "dps": lambda v: inverse.dps(Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), v),
     "Relative": Relative,
     "Constant": Constant,
-    "restore": lambda v: guide.restore(model(), Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), noise=v),
+    "restore": lambda v: inverse.restore(model(), Inpaint(torch.ones(4, 4)), torch.zeros(1, 1, 4, 4), noise=v),
 }
 
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from reverie import guide
+from reverie import inverse
 from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.paths import Custom
 from reverie.core.schedules import VP
 from reverie.guide.classifier import ClassifierMean, NetClassifier
 from reverie.guide.freedom import FreeDoM
-from reverie.guide.operators import Inpaint, residual
-from reverie.guide.repaint import RePaint
+from reverie.inverse.operators import Inpaint, residual
+from reverie.inverse.repaint import RePaint
 from reverie.solve import DDIM, DDPM, Heun, Langevin, TableSolver, iterate, sample
 from reverie.solve.sampling import _remembered
 
@@ -70,7 +70,7 @@ def learned() -> tuple[Any, list[Any]]:
 SOLVERS = {
     "RePaint": measured(lambda y: RePaint(Inpaint(torch.eye(2)), y)),
     "FreeDoM": measured(lambda y: FreeDoM(DDPM(), residual(Inpaint(torch.eye(2)), y))),
-    "dps": measured(lambda y: guide.dps(Inpaint(torch.eye(2)), y, 1.0)),
+    "dps": measured(lambda y: inverse.dps(Inpaint(torch.eye(2)), y, 1.0)),
     "Langevin of RePaint": measured(lambda y: Langevin(RePaint(Inpaint(torch.eye(2)), y))),
     "ClassifierMean": judged,
     "a table with a network": learned,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 
-from reverie import guide, nets
+from reverie import guide, inverse, nets
 from reverie.core.condition import Cond, Label
 from reverie.core.denoiser import Denoiser, Estimate, NetDenoiser, Wrapper
 from reverie.core.errors import InputError
@@ -19,7 +19,7 @@ from reverie.core.schedules import VE, VP, Flow, Schedule
 from reverie.core.space import Identity
 from reverie.guide import cfg
 from reverie.guide.attention import position
-from reverie.guide.dflow import Checkpointed
+from reverie.inverse.dflow import Checkpointed
 from reverie.nets import DiTConfig, UNetConfig
 from reverie.solve import (
     DDIM,
@@ -288,7 +288,7 @@ ROUGH: dict[str, tuple[Callable[[], Denoiser], Cond | None]] = {
     "Rescaled": (lambda: guide.rescaled(Pixels(), 2.0), LABEL),
     "APG": (lambda: guide.apg(Pixels(), 2.0), LABEL),
     "APG radius": (lambda: guide.apg(Pixels(), 2.0, parallel=1.0, radius=3.0), LABEL),
-    "PiGDM": (lambda: guide.pigdm(Pixels(), guide.operators.Inpaint(torch.eye(2)), torch.zeros(1, 1, 2, 2)), LABEL),
+    "PiGDM": (lambda: inverse.pigdm(Pixels(), inverse.operators.Inpaint(torch.eye(2)), torch.zeros(1, 1, 2, 2)), LABEL),
     "Attentive": (_text, Cond(text=torch.zeros(1, 2, 4))),
     "CFG": (lambda: guide.cfg(guide.threshold(Pixels()), 2.0), LABEL),
     "Auto": (lambda: guide.auto(Pixels(), guide.threshold(Pixels()), 2.0), LABEL),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reverie.cli.arguments import parse
-from reverie.recipes import reading
+from reverie.recipes import serialisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
     from reverie.cli.evaluate import show
     from reverie.measure import Evaluation
     from reverie.recipes.measuring import EVALUATION, measure
-    from reverie.recipes.report import report
     from reverie.recipes.training import train
+    from reverie.report import report
 
-    recipe = reading.read(reading.find("demo"))
+    recipe = serialisation.read(serialisation.find("demo"))
     clock.lap("start")
     print(
         f"learning to draw digits: {recipe.train.images:,} images, {torch.get_num_threads()} threads", file=sys.stderr

@@ -37,11 +37,11 @@ def main(arguments: list[str]) -> int:
     given = parse(Arguments, arguments, "judge")
     from dataclasses import replace
 
-    from reverie.recipes import reading, sources
+    from reverie.recipes import serialisation, sources
     from reverie.recipes.recipe import DataConfig
     from reverie.recipes.training import train
 
-    recipe = reading.read(reading.find("judge"))
+    recipe = serialisation.read(serialisation.find("judge"))
     name = f"{Path(given.data).name}-judge"
     settings = replace(recipe.train, images=given.images, warmup=given.images // 10)
     data = DataConfig(name=given.data, size=given.size, channels=given.channels, fit=given.fit)

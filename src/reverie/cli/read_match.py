@@ -43,9 +43,9 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from reverie.learn import grid
-    from reverie.read import correspond
+    from reverie.read.dense_prediction import correspond
+    from reverie.read.dense_prediction.pictures import lines, salient
     from reverie.read.maps import knowing
-    from reverie.read.pictures import lines, salient
     from reverie.recipes.sources import picture
 
     run = given.open(_latest() if given.run is None else given.run)

@@ -44,8 +44,8 @@ class Arguments(Placing):
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "read probe")
     from reverie.core.files import write
-    from reverie.read import grid
-    from reverie.read.heatmap import heatmap
+    from reverie.read.probes import grid
+    from reverie.read.probes.heatmap import heatmap
     from reverie.recipes.sources import splits
 
     run = given.open(given.run)

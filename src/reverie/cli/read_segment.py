@@ -50,10 +50,10 @@ class Arguments(Placing):
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "read segment")
     from reverie.learn import grid
-    from reverie.read import segment
-    from reverie.read.grid import untrained
+    from reverie.read.dense_prediction import segment
+    from reverie.read.dense_prediction.pictures import segmentation
     from reverie.read.maps import knowing
-    from reverie.read.pictures import segmentation
+    from reverie.read.probes.grid import untrained
     from reverie.recipes.sources import splits
 
     run = given.open(given.run)
@@ -113,7 +113,7 @@ def _mask(path: Path, size: tuple[int, ...], fit: "Fit") -> "Tensor":
 
     from reverie.core import image_files
     from reverie.data import pixels
-    from reverie.read.segment import IGNORE
+    from reverie.read.dense_prediction.segment import IGNORE
 
     image = image_files.read(path)
     if image.mode not in ("L", "P", "1"):

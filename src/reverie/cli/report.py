@@ -24,6 +24,6 @@ class Arguments(Placing):
 
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "report")
-    from reverie.recipes.report import report
+    from reverie.report import report
 
     print(shown(report(given.open(given.run))))

@@ -18,7 +18,7 @@ from reverie.core.text import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reverie.guide.operators import Operator
+    from reverie.inverse.operators import Operator
     from reverie.recipes.recipe import Recipe
 
 
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     if (given.mask is None) == (given.task == "inpaint"):
         raise InputError("--mask goes with --task inpaint: a picture of the image's size, white where it is known")
 
-    from reverie.guide import restore
+    from reverie.inverse import restore
     from reverie.learn import grid
 
     run = given.open(given.run)
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> None:
 def measurement(given: Arguments, recipe: "Recipe") -> "tuple[Operator, Tensor]":
     """What happened to the picture, and the picture as its result, (1, …)."""
     from reverie.data import pixels
-    from reverie.guide import operators
+    from reverie.inverse import operators
     from reverie.recipes.sources import known, picture
 
     size, channels = recipe.data.size, recipe.data.channels

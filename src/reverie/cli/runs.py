@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> None:
 def _row(folder: Path) -> list[str]:
     """The cells of a run; whatever is wrong with one is said in its row and hides no other."""
     from reverie.learn.checkpoint import quiet
-    from reverie.recipes.reading import describe
     from reverie.recipes.runs import Run
+    from reverie.recipes.serialisation import describe
 
     try:
         run = Run(folder)

@@ -10,7 +10,7 @@ import tyro
 from reverie.core.errors import InputError
 from reverie.core.task import TaskConfig
 from reverie.core.text import shown
-from reverie.recipes import reading, tasks
+from reverie.recipes import serialisation, tasks
 from reverie.recipes.recipe import Recipe
 
 SHORT = {"--data": "--data.name", "--net": "--net.name", "--space": "--space.name"}
@@ -57,14 +57,14 @@ def parse(arguments: list[str]) -> Arguments:
     ]
     spec = arguments[0] if arguments and not arguments[0].startswith("-") else None
     recipe, out = Recipe(), None
-    if spec is not None and spec in tasks.names() and spec not in reading.named():
+    if spec is not None and spec in tasks.names() and spec not in serialisation.named():
         recipe = Recipe(task=tasks.config(spec)())
     elif spec is not None:
-        path = reading.find(spec)
-        recipe = reading.read(path, sealed=Path(spec).is_dir())
+        path = serialisation.find(spec)
+        recipe = serialisation.read(path, sealed=Path(spec).is_dir())
         if Path(spec).is_dir():
             out = Path(spec)
-        elif not recipe.name and path.parent != reading.NAMED:
+        elif not recipe.name and path.parent != serialisation.NAMED:
             recipe = replace(recipe, name=path.stem)
     name, arguments = _take("--net.name", arguments)
     if name is not None:
@@ -87,9 +87,9 @@ def with_network(task: TaskConfig, name: str) -> TaskConfig:
     Raises:
         InputError: for an unknown network, or a task whose network is not chosen.
     """
-    if type(getattr(task, "net", None)) not in reading.NAMES:
+    if type(getattr(task, "net", None)) not in serialisation.NAMES:
         raise InputError(f"the task {task.name} has no network to choose: leave --net out")
-    chosen = reading.network(name, "--net")
+    chosen = serialisation.network(name, "--net")
     return task if type(task.net) is chosen else replace(task, net=chosen())  # pyright: ignore
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.names import GridName
 from reverie.core.task import Given, Sweep, TaskConfig
-from reverie.nets.config import DiTConfig, EncoderConfig, NetConfig
+from reverie.nets.config import CONFIGS, DEFAULT, EncoderConfig, NetConfig
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class DenoisingConfig(OnPath):
     name: ClassVar[str] = "denoising"
     Sample: ClassVar[type] = SampleConfig
 
-    net: NetConfig = field(default_factory=DiTConfig)
+    net: NetConfig = field(default_factory=CONFIGS[DEFAULT])
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
     data_std: Annotated[float, Bound(gt=0)] | None = None
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None

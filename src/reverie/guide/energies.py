@@ -1,6 +1,6 @@
 """Ready-made energies of images: each is a function of images (B, C, H, W) in about [−1, 1] that gives one number a sample, (B,).
 
-Targets are (1 or B, …). What looks at pixels through a measurement is one line: :func:`reverie.guide.operators.residual`.
+Targets are (1 or B, …). What looks at pixels through a measurement is one line: :func:`reverie.inverse.operators.residual`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,23 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.core.errors import InputError
+from reverie.guide import pixels
 from reverie.guide.gradient import Energy, fit, match
-from reverie.guide.operators import Inpaint, SuperResolution, residual
 
 
 def masked(target: Tensor, mask: Tensor) -> Energy:
     """``‖m·(x − target)‖``: be like the target where the mask is 1."""
-    known = Inpaint(mask)
-    return residual(known, known(target))
+    known = pixels.as_mask(mask)
+    wanted = pixels.masked(target, known)
+
+    def energy(images: Tensor) -> Tensor:
+        return _distance(pixels.masked(images, known), wanted)
+
+    return energy
 
 
 def lowres(target: Tensor, factor: int = 4) -> Energy:
-    """``‖down(x) − down(target)‖``: look like the target from afar. A target smaller than the image by ``factor`` is taken as it is."""
-    down = SuperResolution(factor)
+    """``‖down(x) − down(target)‖``: look like the target from afar. A target smaller than the image by ``factor`` is taken as it is.
+
+    Raises:
+        InputError: for a factor that is not a whole number of at least 1; when called, for images that it does not divide.
+    """
+    if factor < 1 or factor != int(factor):
+        raise InputError(f"factor is a whole number of at least 1: got {factor}")
 
     def energy(images: Tensor) -> Tensor:
-        small = target if target.shape[-1] * factor == images.shape[-1] else down(target)
-        return residual(down, small)(images)
+        small = target if target.shape[-1] * factor == images.shape[-1] else pixels.shrink(target, int(factor))
+        return _distance(pixels.shrink(images, int(factor)), small)
 
     return energy
 
@@ -110,6 +120,10 @@ def style(features: Callable[[Tensor], Sequence[Tensor]], target: Tensor) -> Ene
         return torch.stack([torch.linalg.vector_norm(rest.flatten(1), dim=1) for rest in rests]).sum(0)
 
     return energy
+
+
+def _distance(found: Tensor, wanted: Tensor) -> Tensor:
+    return torch.linalg.vector_norm((match("the measurement", wanted, found) - found).flatten(1), dim=1)
 
 
 def _quantiles(images: Tensor, count: int) -> Tensor:

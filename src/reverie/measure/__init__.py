@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.measure.coverage import precision_recall
     from reverie.measure.evaluation import evaluate
     from reverie.measure.extract import FeatureExtractor
     from reverie.measure.figures import Evaluation, Figure
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from reverie.measure.judge import Judge
     from reverie.measure.kernel import kernel_distance
     from reverie.measure.neighbours import memorisation, nearest
+    from reverie.measure.precision_and_recall import precision_recall
 
 __all__ = [
     "Evaluation",
@@ -38,7 +38,7 @@ _HOME = {
     "kernel_distance": "kernel",
     "memorisation": "neighbours",
     "nearest": "neighbours",
-    "precision_recall": "coverage",
+    "precision_recall": "precision_and_recall",
 }
 
 

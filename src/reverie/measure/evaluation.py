@@ -20,7 +20,6 @@ from reverie.core.noise import normals
 from reverie.core.progress import Progress
 from reverie.data import ImageSet
 from reverie.learn.grid import to_bytes
-from reverie.measure.coverage import precision_recall
 from reverie.measure.extract import FeatureExtractor
 from reverie.measure.figures import TITLES, Closest, Evaluation, Figure
 from reverie.measure.frechet import frechet_distance
@@ -28,6 +27,7 @@ from reverie.measure.judge import Judge
 from reverie.measure.kernel import kernel_distance
 from reverie.measure.neighbours import Neighbours, memorisation, nearest
 from reverie.measure.pictures import from_bytes
+from reverie.measure.precision_and_recall import precision_recall
 
 K = 3
 CLOSEST = 12

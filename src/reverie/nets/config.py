@@ -211,3 +211,5 @@ CONFIGS: dict[str, type[NetConfig]] = {
     "jit": JiTConfig,
 }
 """The same by name."""
+DEFAULT = "dit"
+"""The network of a denoiser that names none."""

@@ -70,6 +70,13 @@ SD3 = MMDiTConfig(patch=2, width=1536, depth=24, heads=24, context=4096, length=
 DIT = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
 """Peebles & Xie 2023, table 1: width, depth and heads of each size."""
 
+LDAE = {
+    "tiny": DiTConfig(width=16, depth=2, heads=2),
+    "small": DiTConfig(width=64, depth=6, heads=4, activation="relu"),
+    "paper": DiTConfig(width=1024, depth=24, heads=16),
+}
+"""Chen et al. 2024, and what a CPU trains in their place; a token is a code, so that the patch does not count."""
+
 JIT = {
     "b": (768, 12, 12, 128, 4),
     "l": (1024, 24, 16, 128, 8),

@@ -4,70 +4,64 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.read import ddae, diffae, gdc, grid, heads, heatmap, ldae, odise, probe, road
-    from reverie.read.correspond import co_pca, dense, dift, fuse, match, pck, propagate
-    from reverie.read.diffeed import DifFeed
-    from reverie.read.difformer import DifFormer
-    from reverie.read.dispersive import Dispersive
+    from reverie.read import odise
+    from reverie.read.dense_prediction.correspond import co_pca, dense, dift, fuse, match, pck, propagate
+    from reverie.read.dense_prediction.segment import Ensemble, miou, pixels
     from reverie.read.extract import features
-    from reverie.read.grid import Grid, Probed, untrained
     from reverie.read.maps import attention, blocks, knowing, of_module
-    from reverie.read.parts import Part, With
-    from reverie.read.repa import REPA
-    from reverie.read.segment import Ensemble, miou, pixels
-    from reverie.read.sra import SRA
+    from reverie.read.probes import ddae, gdc, grid, heads, heatmap, probe
+    from reverie.read.probes.diffeed import DifFeed
+    from reverie.read.probes.difformer import DifFormer
+    from reverie.read.probes.grid import Grid, Probed, untrained
     from reverie.read.store import Features, Stored
 
 _HOME = {
-    "REPA": "repa",
-    "SRA": "sra",
-    "DifFeed": "diffeed",
-    "DifFormer": "difformer",
-    "Dispersive": "dispersive",
-    "Ensemble": "segment",
+    "DifFeed": "probes.diffeed",
+    "DifFormer": "probes.difformer",
+    "Ensemble": "dense_prediction.segment",
     "Features": "store",
-    "Grid": "grid",
-    "Part": "parts",
-    "Probed": "grid",
+    "Grid": "probes.grid",
+    "Probed": "probes.grid",
     "Stored": "store",
-    "With": "parts",
     "attention": "maps",
     "blocks": "maps",
-    "co_pca": "correspond",
-    "dense": "correspond",
-    "dift": "correspond",
+    "co_pca": "dense_prediction.correspond",
+    "dense": "dense_prediction.correspond",
+    "dift": "dense_prediction.correspond",
     "features": "extract",
-    "fuse": "correspond",
+    "fuse": "dense_prediction.correspond",
     "knowing": "maps",
-    "match": "correspond",
-    "miou": "segment",
+    "match": "dense_prediction.correspond",
+    "miou": "dense_prediction.segment",
     "of_module": "maps",
-    "pck": "correspond",
-    "pixels": "segment",
-    "propagate": "correspond",
-    "untrained": "grid",
+    "pck": "dense_prediction.correspond",
+    "pixels": "dense_prediction.segment",
+    "propagate": "dense_prediction.correspond",
+    "untrained": "probes.grid",
 }
-_ROOMS = ("ddae", "diffae", "gdc", "grid", "heads", "heatmap", "ldae", "odise", "probe", "road")
+_ROOMS = {
+    "ddae": "probes.ddae",
+    "gdc": "probes.gdc",
+    "grid": "probes.grid",
+    "heads": "probes.heads",
+    "heatmap": "probes.heatmap",
+    "odise": "odise",
+    "probe": "probes.probe",
+}
 
 __all__ = [
-    "REPA",
-    "SRA",
     "DifFeed",
     "DifFormer",
-    "Dispersive",
     "Ensemble",
     "Features",
     "Grid",
-    "Part",
     "Probed",
     "Stored",
-    "With",
     "attention",
     "blocks",
     "co_pca",
     "ddae",
     "dense",
-    "diffae",
     "dift",
     "features",
     "fuse",
@@ -76,7 +70,6 @@ __all__ = [
     "heads",
     "heatmap",
     "knowing",
-    "ldae",
     "match",
     "miou",
     "odise",
@@ -85,14 +78,13 @@ __all__ = [
     "pixels",
     "probe",
     "propagate",
-    "road",
     "untrained",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return import_module(f"reverie.read.{name}")
+        return import_module(f"reverie.read.{_ROOMS[name]}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"reverie.read.{_HOME[name]}"), name)

@@ -20,6 +20,7 @@ from reverie.core.schedules import HostPoint
 from reverie.core.tensors import combine, onto
 from reverie.nets import taps
 from reverie.nets.copies import sharing
+from reverie.nets.layout import as_map
 
 Noise = str | int | None
 STREAM = "features"
@@ -154,26 +155,6 @@ def of_module(module: nn.Module, images: Tensor, sites: Sequence[str]) -> dict[s
         watched.get_submodule(site).register_forward_hook(hook)
     watched(images)
     return {site: as_map(seen[site], images.shape[-2:]) for site in sites}
-
-
-def as_map(value: Tensor, size: Sequence[int]) -> Tensor:
-    """A map (B, C, h, w) of what it is already, of a vector (B, C), or of tokens (B, N, C) in the proportions of ``size``.
-
-    Tokens that do not fill the grid (a class, the time, a text) come first and are left out.
-
-    Raises:
-        InputError: when there is no such grid.
-    """
-    if value.ndim == 4:
-        return value
-    if value.ndim == 2:
-        return value[:, :, None, None]
-    n = value.shape[1]
-    for patch in range(1, min(size) + 1):
-        high, wide = size[0] // patch, size[1] // patch
-        if size[0] % patch == 0 and size[1] % patch == 0 and high * wide <= n:
-            return value[:, n - high * wide :].transpose(1, 2).unflatten(2, (high, wide))
-    raise InputError(f"{n} tokens do not lie on a grid of pictures of {size[0]}x{size[1]}")
 
 
 @torch.no_grad()

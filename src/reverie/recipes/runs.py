@@ -17,7 +17,7 @@ from reverie.core.files import inside
 from reverie.core.generator import Generator
 from reverie.learn import journal
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged
-from reverie.recipes import reading, sources
+from reverie.recipes import serialisation, sources
 from reverie.recipes.recipe import Recipe
 from reverie.solve.calibrate import Calibrated
 
@@ -58,7 +58,7 @@ class Run:
         Raises:
             InputError: when it is not as it was written.
         """
-        return reading.read(self.folder / "recipe.yaml", sealed=True)
+        return serialisation.read(self.folder / "recipe.yaml", sealed=True)
 
     @property
     def checkpoints(self) -> Checkpoints:

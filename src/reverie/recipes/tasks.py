@@ -20,7 +20,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "classifier": "reverie.diffusion.config:ClassifierConfig",
     "autoencoder": "reverie.spaces.config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
-    "diffae": "reverie.read.config:DiffAEConfig",
+    "diffae": "reverie.align.config:DiffAEConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 

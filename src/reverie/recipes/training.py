@@ -26,7 +26,7 @@ from reverie.data import ImageSet
 from reverie.learn.feed import Feed, feed
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
-from reverie.recipes import reading, sources
+from reverie.recipes import serialisation, sources
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run, load
 
@@ -46,13 +46,13 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         InputError: when the data or the size do not fit, or the folder holds a run of another recipe.
         RunError: when training fails; what was saved stays.
     """
-    reading.check(recipe)
+    serialisation.check(recipe)
     Runtime.choose(recipe.train.device)
     data = sources.load(recipe)
     for note in data.notes:
         print(note, file=sys.stderr)
     recipe = sources.resolve(recipe, data)
-    reading.check(recipe)  # its name may now be that of the data
+    serialisation.check(recipe)  # its name may now be that of the data
     part = recipe.train.micro_batch or recipe.train.batch
     afford(4 * part * math.prod(data.shape), f"train.batch {part}", "choose fewer, or a train.micro_batch")
     held_out, spec = sources.load(recipe, "test"), data.spec
@@ -164,14 +164,14 @@ def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
         folder.rename(old)
         print(shown(f"the old run is now {old}"), file=sys.stderr)
     if (folder / "recipe.yaml").exists():
-        changes = reading.difference(Run(folder).recipe, recipe)
+        changes = serialisation.difference(Run(folder).recipe, recipe)
         if changes:
             raise InputError(_changed(folder, changes))
     elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no run: choose another --out")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        reading.write(recipe, folder / "recipe.yaml")
+        serialisation.write(recipe, folder / "recipe.yaml")
     return Run(folder)
 
 

@@ -1,0 +1,1 @@
+"""Dense prediction: a class or a partner for every place of a picture."""

@@ -1,0 +1,1 @@
+"""Probes: what features of pictures tell of their classes."""

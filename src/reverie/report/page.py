@@ -1,0 +1,276 @@
+"""What the report says: a run's files turned into the values that the template shows."""
+
+import base64
+import io
+import platform
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from reverie.core.files import write
+from reverie.data.pixels import sides
+from reverie.learn.grid import to_picture
+from reverie.measure.figures import SUBJECTS, Evaluation, percent
+from reverie.measure.pictures import cut
+from reverie.read.probes.grid import Probed
+from reverie.read.probes.heatmap import heatmap
+from reverie.recipes import serialisation
+from reverie.recipes.measuring import CLOSEST, EVALUATION
+from reverie.recipes.runs import Run
+from reverie.report.charts import Line, chart, smooth, steps
+from reverie.report.pictures import FILMS, MOMENTS, Pictures, pictures
+
+LARGEST = 128
+"""Longest side in pixels at which a picture goes into the page."""
+PIXELATED = 64
+"""Pictures up to this side are enlarged with hard pixels, as they are."""
+SHOWN_VALIDATIONS = 4
+
+
+def report(run: Run) -> Path:
+    """Write ``report.html`` of a run, which needs no other file and no network, and return its path.
+
+    Pictures are drawn from the checkpoint once and kept; measures are those of ``evaluation.json``, if there is one.
+
+    Raises:
+        RunError: when the run has no checkpoint, or the file cannot be written.
+    """
+    drawn = pictures(run)
+    measured = run.folder / EVALUATION
+    evaluation = Evaluation.load(measured) if measured.exists() else None
+    loader = PackageLoader("reverie.report", ".")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=run.recipe.name or run.folder.name,
+        folder=run.folder.name,
+        **_headline(run, drawn, evaluation),
+        **_galleries(run, drawn),
+        **_curves(run),
+        **_measures(run, evaluation),
+        **_reading(run),
+        recipe=serialisation.dump(run.recipe),
+        environment=_environment(run),
+    )
+    path = run.path("report.html")
+    write(path, page)
+    return path
+
+
+def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[str, Any]:
+    recipe, state = run.recipe, run.checkpoint.state
+    data, model = recipe.data, serialisation.describe(recipe.task)
+    colour = "grey" if data.channels == 1 else "colour"
+    classes = f" in {len(data.classes)} classes" if data.classes else ""
+    numbers = []
+    if evaluation is not None:
+        if accuracy := evaluation.figure("accuracy"):
+            numbers.append(
+                (
+                    accuracy.text,
+                    f"of samples show the class asked for (training pictures: {_text(evaluation, 'accuracy', 'training')})",
+                )
+            )
+        if ratio := evaluation.figure("frechet_ratio"):
+            numbers.append((f"{ratio.text}×", "the Fréchet distance of real training pictures to held-out ones"))
+        copies = evaluation.memorisation["samples"]
+        numbers.append(
+            (
+                percent(copies.copies),
+                f"copies of training pictures (held-out pictures: {percent(copies.held_out_copies)})",
+            )
+        )
+    numbers.append((_duration(state["seconds"]), f"of training, {state['images']:,} pictures seen"))
+    return {
+        "lead": f"{model} with {_count(drawn.parameters)} parameters, trained on {Path(data.name).name}: "
+        f"{colour} pictures of {' × '.join(map(str, sides(data.size)))} pixels{classes}.",
+        "numbers": numbers,
+        "unfinished": None
+        if state["images"] >= recipe.train.images
+        else f"{state['images']:,} of {recipe.train.images:,}",
+    }
+
+
+def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
+    names, drawn_with = run.recipe.data.classes or (), run.recipe.usual
+    columns = len(drawn.classes) or 10
+    heads = [names[c] for c in drawn.classes]
+    labels = [f"class {head}" for head in heads] or ["unconditional"] * columns
+    samples = [_tile(image, f"sample, {labels[i % columns]}") for i, image in enumerate(drawn.samples)]
+    sweep = []
+    if drawn.sweep is not None:
+        for row, name in enumerate(drawn.scales):
+            images = drawn.sweep[row * columns : (row + 1) * columns]
+            tiles = [
+                _tile(im, f"{label}, {drawn.sweep_title} {name}") for im, label in zip(images, labels, strict=True)
+            ]
+            sweep.append((name, tiles))
+    film, rows = [], 0 if drawn.film is None else len(drawn.film) // (MOMENTS * FILMS)
+    for i in range(rows * FILMS):
+        assert drawn.film is not None
+        what = ("state", "what the model expects")[i % rows]
+        images = drawn.film[i * MOMENTS : (i + 1) * MOMENTS]
+        film.append([_tile(image, f"{what}{_at(at)}") for image, at in zip(images, drawn.logsnr, strict=True)])
+    return {
+        "pixelated": max(sides(run.recipe.data.size)) <= PIXELATED,
+        "heads": heads,
+        "long_heads": max(map(len, heads), default=0) > 3,
+        "columns": columns,
+        "samples": samples,
+        "how_drawn": ", ".join(
+            f"{f.name} {value}" for f in fields(drawn_with) if (value := getattr(drawn_with, f.name)) is not None
+        ),
+        "sweep": sweep,
+        "sweep_title": drawn.sweep_title,
+        "sweep_text": drawn.sweep_text,
+        "film": film,
+        "film_rows": rows,
+        "moments": [_logsnr(at) for at in drawn.logsnr if at is not None],
+    }
+
+
+def _curves(run: Run) -> dict[str, Any]:
+    training = [entry for entry in run.log if "loss" in entry]
+    validations = [(entry["images"], entry["validation"]) for entry in run.log if "loss" in entry.get("validation", {})]
+    losses = [entry["loss"] for entry in training]
+    lines = []
+    if training:
+        seen = [entry["images"] for entry in training]
+        lines.append(Line("training", seen, smooth(losses, max(1, len(losses) // 60)), "first"))
+    if validations:
+        lines.append(
+            Line("held out", [images for images, _ in validations], [v["loss"] for _, v in validations], "second")
+        )
+    loss = chart(lines, "pictures seen", "loss", "Training and held-out loss against pictures seen", log=True)
+    chosen = [v for v in validations if "bins" in v[1]]
+    if len(chosen) > SHOWN_VALIDATIONS:
+        last = len(chosen) - 1
+        chosen = [chosen[round(i * last / (SHOWN_VALIDATIONS - 1))] for i in range(SHOWN_VALIDATIONS)]
+    bins = [
+        Line(f"{images:,}", v["logsnr"], v["bins"], f"age-{SHOWN_VALIDATIONS - len(chosen) + i}")
+        for i, (images, v) in enumerate(chosen)
+    ]
+    levels = chart(
+        bins,
+        "log SNR (noise … data)",
+        "held-out loss by noise level, after so many pictures",
+        "Held-out loss by noise level",
+        log=True,
+    )
+    return {"loss": Markup(loss), "levels": Markup(levels)}  # made of numbers and escaped text
+
+
+def _measures(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {"evaluation": None}
+    m = evaluation.memorisation["samples"]
+    distances = chart(
+        [
+            Line("samples", *steps(m.edges, m.histogram), "first", fill=True),
+            Line("held-out pictures", *steps(m.edges, m.held_out_histogram), "second", fill=True),
+        ],
+        "root mean square difference per pixel",
+        "distance to the nearest training picture",
+        "Histogram of distances to the nearest training picture, of samples and of held-out pictures",
+        percent=True,
+    )
+    names = dict.fromkeys(figure.measure for figure in evaluation.figures)
+    table = []
+    for name in names:
+        row = [evaluation.figure(name, of) for of in evaluation.subjects]
+        table.append((next(f.title for f in row if f is not None), row))
+    copies = [evaluation.memorisation.get(of) for of in evaluation.subjects]
+    return {
+        "evaluation": evaluation,
+        "subjects": [SUBJECTS[of] for of in evaluation.subjects],
+        "table": table,
+        "copies": ["" if c is None else percent(c.copies) for c in copies],
+        "distances": Markup(distances),
+        "pairs": _pairs(run, evaluation),
+        "memorisation": m,
+    }
+
+
+def _pairs(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The samples closest to training pictures, each with that picture."""
+    path, size = run.folder / CLOSEST, run.recipe.data.size
+    if not path.exists() or size is None:
+        return []
+    images = cut(path, sides(size))
+    count = len(evaluation.closest)
+    return [
+        {
+            "sample": _tile(images[i], "sample"),
+            "neighbour": _tile(images[count + i], f"training picture {closest.index}"),
+            "ratio": f"{closest.ratio:.2f}",
+        }
+        for i, closest in enumerate(evaluation.closest)
+    ]
+
+
+def _reading(run: Run) -> dict[str, Any]:
+    """What ``reverie read probe`` and ``reverie read segment`` left in the run."""
+    path, masks = run.folder / "read" / "probe.json", run.folder / "read" / "segment.png"
+    probed = Probed.load(path) if path.exists() else None
+    return {
+        "probed": probed,
+        "heatmap": probed and Markup(heatmap(probed)),
+        "segmented": "data:image/png;base64," + base64.b64encode(masks.read_bytes()).decode()
+        if masks.exists()
+        else None,
+    }
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    state = run.checkpoint.state
+    return [
+        ("Reverie", version("reverie")),
+        ("PyTorch", state["torch"]),
+        ("Python", platform.python_version()),
+        ("system", f"{platform.system()} {platform.machine()}"),
+        ("threads in training", str(state["threads"])),
+        ("training time", _duration(state["seconds"])),
+        ("checkpoint", run.checkpoint.folder.name),
+    ]
+
+
+def _tile(image: Tensor, alt: str) -> dict[str, str]:
+    """A picture as a data URI with its description."""
+    picture = to_picture(image)
+    if max(picture.size) > LARGEST:
+        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return {"src": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(), "alt": alt}
+
+
+def _text(evaluation: Evaluation, measure: str, of: str) -> str:
+    figure = evaluation.figure(measure, of)
+    return "not measured" if figure is None else figure.text
+
+
+def _logsnr(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−").replace("inf", "∞")
+
+
+def _at(logsnr: float | None) -> str:
+    return "" if logsnr is None else f", log SNR {_logsnr(logsnr)}"
+
+
+def _duration(seconds: float) -> str:
+    """``48 s``, ``1 min 28 s``, ``15 min``, ``2 h 5 min``, not to be broken inside a number."""
+    minutes, rest = divmod(round(seconds), 60) if seconds < 600 else (round(seconds / 60), 0)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{n}\N{NO-BREAK SPACE}{unit}" for n, unit in parts if n) or "0\N{NO-BREAK SPACE}s"
+
+
+def _count(n: int) -> str:
+    return f"{n / 1e6:.2g} million" if n >= 100_000 else f"{n:,}"
