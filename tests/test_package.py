@@ -1,5 +1,6 @@
 """The package as a whole: what it imports, what it ships, what it must not mention."""
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -10,10 +11,32 @@ from pathlib import Path
 import pytest
 
 import reverie
+from reverie.nets import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "reverie"
 HEAVY = ("torch", "numpy", "PIL", "yaml", "rich", "tyro", "sklearn", "scipy", "matplotlib", "torchmetrics")
+
+NETS = {config.__name__ for config in NETWORKS} | {name for _, name in NETWORKS.values()}
+HOMES = {f"reverie.nets.{module}" for module, _ in NETWORKS.values()}
+OWN_TASKS = {"align/config.py", "align/diffae.py", "diffusion/config.py"}
+"""Files of the tasks of the encoder, which is no denoiser's network: a classifier's and a diffusion auto-encoder's."""
+
+
+def networks_in(source: str) -> set[str]:
+    """Networks that a file takes from :mod:`reverie.nets` by the name of their class or configuration, or their modules."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module in HOMES:
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module)) if module.startswith("reverie.nets"):
+                found |= {a.name for a in node.names if a.name in NETS or f"{module}.{a.name}" in HOMES}
+            case ast.Import():
+                found |= {alias.name for alias in node.names if alias.name in HOMES}
+            case ast.Attribute(value=ast.Name(id="nets" | "config"), attr=name) if name in NETS:
+                found.add(name)
+    return found
 
 
 def loaded_after(code: str) -> set[str]:
@@ -90,3 +113,15 @@ def test_examples_run(page: str):
     code = "\n".join(block for block in blocks if "RUN" not in block)
     assert "GaussianMixture" in code
     exec(compile(code, page, "exec"), {})
+
+
+def test_networks_are_named_by_nets_bridge_and_their_own_task_only():
+    bad = "from reverie.nets.unet import Stage\nfrom reverie.nets.config import CONFIGS, DiTConfig\nnets.UNet(3)\nimport reverie.nets.jit"
+    assert networks_in(bad) == {"Stage", "DiTConfig", "UNet", "reverie.nets.jit"}
+    assert networks_in("from reverie.nets import DiT, build, mmdit, taps") == {"DiT", "mmdit"}
+
+    files = {path.relative_to(PACKAGE).as_posix(): networks_in(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    assert {"bridge", "nets"} <= {name.partition("/")[0] for name, found in files.items() if found}
+    wrong = {name: found for name, found in files.items() if found and not name.startswith(("nets/", "bridge/"))}
+    assert set(wrong) == OWN_TASKS, wrong
+    assert set().union(*wrong.values()) == {"Encoder", "EncoderConfig"}
