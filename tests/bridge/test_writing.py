@@ -218,9 +218,8 @@ def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
 
 
 UNWRITTEN = {
-    "the default DiT": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2), {}, "--net.endpoint"),
+    "a DiT of the paper's code": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=False), {}, "--net.endpoint"),
     "no classes": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), {"classes": None}, "classes"),
-    "no pooled text": (nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), {"classes": None}, "--net.vector, the pooled text"),
     "folded pixels": (replace(UNET, patch=2), {}, "--net.patch 1"),
     "DDPM++": (replace(UNET, rescale=0.5**0.5, fourier=16.0), {}, "--net.rescale 1.0, --net.fourier None"),
     "heads": (replace(UNET, attention=(1, 2)), {}, "--net.head-width 8"),
@@ -259,6 +258,11 @@ def test_every_reason_at_once(tmp_path):
     with pytest.raises(InputError, match=r"train with --prior None, --net\.patch 1, --net\.groups 8$"):
         bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
     net = nets.build(nets.UViTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
+    silent = nets.build(nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
+    with pytest.raises(
+        InputError, match=r"told a text.* and this MMDiT run was trained without: train a net unet or dit"
+    ):
+        bridge.write(NetDenoiser(silent, Flow(), shape=(1, 8, 8)), tmp_path / "out")
     with pytest.raises(InputError, match="no network like UViT: train a net unet, dit or mmdit"):
         bridge.write(NetDenoiser(net, Flow(), shape=(1, 8, 8)), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -130,3 +130,20 @@ def test_autocast_does_not_reach_inside():
         assert torch.equal(jvp(lambda x, t: f(net, x, t), primals, tangents)[1], expected)
         rough = torch.func.jvp(lambda x: net.blocks[0].mlp(x), (torch.randn(2, 4, 16),), (torch.ones(2, 4, 16),))[1]
         assert rough.dtype == torch.bfloat16  # without the helper it does
+
+
+@pytest.mark.parametrize("what", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": torch.ones(4, 4).tril() > 0}])
+def test_attention_is_taken_apart_in_this_thread_alone(what):
+    """Its slope against differences, while the choice of kernels, which all threads share, stays as it was."""
+    q, k, v = torch.randn(3, 2, 1, 4, 3, dtype=torch.float64)
+    before, seen = torch.backends.cuda.flash_sdp_enabled(), []
+
+    def f(q: Tensor) -> Tensor:
+        seen.append(torch.backends.cuda.flash_sdp_enabled())
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, **what)
+
+    _, slope = jvp(f, (q,), (v,))
+    assert before and seen == [True]
+    assert (slope - difference(f, (q,), (v,), 1e-6)).abs().max() < 1e-8
+    with pytest.raises(NotImplementedError, match="forward AD"):
+        torch.func.jvp(lambda q: torch.nn.functional.scaled_dot_product_attention(q, k, v, **what), (q,), (v,))

@@ -14,9 +14,8 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.task import Moment
 from reverie.core.times import Uniform
-from reverie.data import ImageSet
+from reverie.data import ImageSet, Loader
 from reverie.diffusion import Denoising
-from reverie.learn.feed import feed
 from reverie.solve import sample
 
 
@@ -121,7 +120,7 @@ def test_the_whole_chain():
         torch.manual_seed(0)
         net = Small()
         denoise = NetDenoiser(net, Flow(), "flow", shape=(1, 8, 8))
-        task, batches = Denoising(denoise, Uniform()), feed(labelled, 0)
+        task, batches = Denoising(denoise, Uniform()), Loader(labelled, 0)
         optimizer = Adam(net.parameters(), 3e-3)
         for step in range(250):
             part = task.loss("denoiser", batches(64 * step, 64), Draws(0, 64 * step, 64), Moment(0, 0, 1))

@@ -3,8 +3,10 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import reverie as rv
 from reverie.core.errors import InputError
@@ -14,7 +16,7 @@ from reverie.learn import Draws, TrainConfig
 from reverie.learn.checkpoint import Checkpoint
 from reverie.nets.config import CONFIGS, DiTConfig, UNetConfig
 from reverie.recipes import sources
-from reverie.recipes.recipe import Recipe
+from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run
 from reverie.report import report
 
@@ -165,3 +167,59 @@ def test_a_condition_that_nobody_gives_is_refused(tmp_path):
         with pytest.raises(InputError, match="the data gives label"):
             rv.recipes.train(replace(RECIPE, task=DenoisingConfig(net=net)), tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_run_goes_on_with_the_pictures_it_began_with_only(tmp_path):
+    """A picture added, removed or changed between two calls is told, with nothing touched; put back, the run goes on."""
+    folder, generator = tmp_path / "mine", np.random.default_rng(0)
+    folder.mkdir()
+
+    def draw(name: str) -> None:
+        Image.fromarray(generator.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / name)
+
+    for i in range(40):
+        draw(f"{i}.png")
+    task = DenoisingConfig(net=DiTConfig(patch=8, width=16, depth=1, heads=2))
+    recipe = replace(RECIPE, name="", task=task, data=DataConfig(name=str(folder)))
+    short = replace(recipe, train=replace(RECIPE.train, images=64))
+    rv.recipes.train(short, tmp_path / "run")
+    state = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    kept = (folder / "3.png").read_bytes()
+
+    def refused() -> None:
+        with pytest.raises(InputError, match=r"began with other pictures[\s\S]*data\.contents +40 pictures"):
+            rv.recipes.train(short, tmp_path / "run")
+        assert state == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    draw("new.png")
+    refused()
+    (folder / "new.png").unlink()
+    draw("3.png")
+    refused()
+    (folder / "3.png").write_bytes(kept)
+    (folder / "3.png").rename(folder / "003.png")
+    refused()
+    (folder / "003.png").rename(folder / "3.png")
+    assert rv.recipes.train(short, tmp_path / "run")[1] == 64
+
+
+def test_readers_ahead_change_no_bit_and_may_come_and_go(tmp_path):
+    """Mirrored digits read by two workers, stopped and gone on with by none: the weights of one process that reads for itself."""
+    train = replace(RECIPE.train, micro_batch=12, sample_every=10**6)
+    recipe = replace(
+        RECIPE,
+        data=DataConfig(name="digits8", flip=True),
+        task=DenoisingConfig(net=DiTConfig(patch=4, width=16, depth=1, heads=2)),
+        train=train,
+    )
+    plain, _ = rv.recipes.train(recipe, tmp_path / "plain")
+    ahead, _ = rv.recipes.train(replace(recipe, train=replace(train, workers=2)), tmp_path / "ahead")
+    shutil.copytree(ahead.folder, tmp_path / "cut")
+    shutil.rmtree(Run(tmp_path / "cut").checkpoints.all()[-1].folder)
+    cut, seen = rv.recipes.train(recipe, tmp_path / "cut")
+    assert seen == 320
+    whole = plain.checkpoint.tensors("model")
+    for run in (ahead, cut):
+        assert all(torch.equal(value, whole[key]) for key, value in run.checkpoint.tensors("model").items())
+    unflipped, _ = rv.recipes.train(replace(recipe, data=DataConfig(name="digits8")), tmp_path / "unflipped")
+    assert not all(torch.equal(value, whole[key]) for key, value in unflipped.checkpoint.tensors("model").items())

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.linalg import sqrtm
+from scipy.stats import norm
 
 from reverie.cli import main
 from reverie.core.errors import InputError, RunError
+from reverie.core.generator import Generator
 from reverie.data import load
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.measure import judge as judges
 from reverie.measure.figures import TITLES, Evaluation
 from reverie.measure.pictures import cut
 from reverie.nets.config import DiTConfig
+from reverie.recipes import serialisation
 from reverie.recipes.measuring import measure
 from reverie.recipes.recipe import DataConfig, Recipe, TrainConfig
 from reverie.recipes.runs import Run
@@ -126,7 +130,9 @@ def test_it_shows_what_the_run_holds(run: Run, judge: Path):
     text = report(run).read_text(encoding="utf-8")
     parsed = Page(text)
     columns, scales = 10, 5
-    expected = columns * (drawing.ROWS + scales) + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
+    expected = (
+        columns * (drawing.ROWS + scales) + 10 + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
+    )
     assert len(parsed.images()) == expected
     assert {figure.measure for figure in evaluation.figures} == set(TITLES)
     for figure in evaluation.figures:
@@ -208,6 +214,46 @@ def test_the_sweep_has_the_model_as_it_is_and_the_recipes_scale(run: Run):
     assert (guided.int() - drawn.sweep[:columns].int()).abs().max() > 3  # and not the model as it is
 
 
+class Spread(Generator):
+    """Each value normal about 0 with a standard deviation of its own: the density is known."""
+
+    shape, conditions = (1, 8, 8), {}
+    std = torch.linspace(0.2, 2.0, 64).view(1, 8, 8)
+
+    def sample(self, n=None, cond=None, *, seed=0, batch_size=None, on_step=None):
+        return torch.randn(n or 1, *self.shape) * self.std
+
+    def log_prob(self, x, cond=None):
+        return torch.distributions.Normal(0.0, self.std).log_prob(x).flatten(1).sum(1)
+
+
+def test_the_likelihood_is_that_of_the_pictures_in_bits(run: Run):
+    likely, (held_out, training) = drawing._likelihood(Spread(), run.recipe)
+    for split, bits in (("test", held_out), ("train", training)):
+        images = load("digits8", split)
+        rows = np.linspace(0, len(images) - 1, 32).astype(int)
+        levels = images.images[rows].double().numpy()
+        mass = norm.cdf((levels + 1) / 128 - 1, scale=Spread.std) - norm.cdf(levels / 128 - 1, scale=Spread.std)
+        assert np.allclose(
+            bits, np.sort(-np.log2(mass).mean((1, 2, 3))), atol=0.02
+        )  # of the bins, not of a point in them
+    assert len(likely) == 10 and held_out[0] < held_out[-1]
+    silent = Spread()
+    silent.log_prob = None
+    assert drawing._likelihood(silent, run.recipe) == (None, ())
+
+
+def test_a_run_without_its_data_is_shown_without_a_likelihood(run: Run):
+    assert "Likelihood" in report(run).read_text(encoding="utf-8")
+    shutil.rmtree(run.folder / drawing.FOLDER)
+    elsewhere = dataclasses.replace(
+        run.recipe, data=dataclasses.replace(run.recipe.data, name=str(run.folder / "gone"))
+    )
+    serialisation.write(elsewhere, run.folder / "recipe.yaml")
+    text = report(Run(run.folder)).read_text(encoding="utf-8")
+    assert "Likelihood" not in text and "A class a column" in text
+
+
 def test_colour_pictures_without_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("reverie.recipes.measuring.EfficientNetLite0", Pixels)  # its weights are a package of their own
     rng = np.random.default_rng(0)
@@ -220,7 +266,9 @@ def test_colour_pictures_without_classes(tmp_path: Path, monkeypatch: pytest.Mon
     text = report(run).read_text(encoding="utf-8")
     assert "colour pictures of 8 × 8 pixels." in text and "Guidance" not in text and "Class accuracy" not in text
     assert str(tmp_path) not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.S)
-    assert len(Page(text).images()) == 10 * drawing.ROWS + 2 * drawing.FILMS * drawing.MOMENTS + 2 * min(10, 12)
+    likely = min(10, len(load(tmp_path / "photos", "test")))
+    drawn = 10 * drawing.ROWS + 2 * drawing.FILMS * drawing.MOMENTS + 2 * min(10, 12)
+    assert len(Page(text).images()) == drawn + likely
 
 
 def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path, judge: Path):

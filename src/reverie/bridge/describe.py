@@ -45,7 +45,12 @@ def needs(net: Network) -> list[str]:
         case DiT(), DiTConfig() as config:
             return _otherwise(config, DIT) + _square(net) + ([] if net.conditioning.label else ["classes"])
         case MMDiT(), MMDiTConfig() as config:
-            return _square(net) + ([] if config.vector else ["--net.vector, the pooled text"])
+            if not (config.vector and config.context):
+                raise InputError(
+                    "diffusers' SD3Transformer2DModel is told a text, as tokens and as a vector, and this MMDiT run was trained without: "
+                    "train a net unet or dit"
+                )
+            return _square(net)
     raise InputError(f"diffusers has no network like {type(net).__name__}: train a net unet, dit or mmdit")
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 START = 0.6
+Side = Annotated[int, Bound(ge=1, le=65_536)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,13 @@ class Arguments(Placing):
         seed: picture i of a seed is the same whatever n is.
         image: a picture to start from.
         start: with image, the time to start from: near 0 keeps the picture, 1 forgets it; 0.6 without.
-        guide: what else to guide by, as often as wanted: cfg:3 or apg:3 (by label, in place of scale), energy:lowres, energy:edges,
-            energy:colours or energy:mask (towards a target), with a rate at the end if the default of 0.3 is not right.
+        guide: what else to guide by, as often as wanted: cfg:3 or apg:3 (by label, in place of scale), auto:RUN:2 (away from a weaker
+            model: a smaller run, or an early checkpoint of this one), classifier:RUN:2 (towards a label that a noisy classifier sees),
+            energy:lowres, energy:edges, energy:colours or energy:mask (towards a target), with a rate at the end if the default of 0.3
+            is not right.
         target: the picture that energies compare with.
         mask: a picture of its size, white where energy:mask compares.
+        canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -65,6 +69,7 @@ class Arguments(Placing):
     guide: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     target: Path | None = None
     mask: Path | None = None
+    canvas: tuple[Side, Side] | None = None
 
 
 def main(arguments: list[str]) -> None:
@@ -74,28 +79,33 @@ def main(arguments: list[str]) -> None:
     if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
 
-    from reverie.recipes.guiding import scaled
+    from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
 
     run = given.open(given.run)
-    recipe = run.recipe
-    labels = choose(given.label, recipe)
+    recipe, teaching = run.recipe, teacher(given.guide)
+    labels = choose(given.label, recipe if teaching is None or recipe.data.classes else teaching.recipe)
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
-    afford(4 * n * math.prod(run.spec.shape), f"--n {n}", "draw fewer at a time, each time with another --seed")
+    if given.canvas is not None and given.image is not None:
+        raise InputError("--image starts from a picture of the model's size: leave --canvas out")
+    values = math.prod(run.spec.shape[:-2]) * math.prod(given.canvas or run.spec.shape[-2:])
+    afford(4 * n * values, f"--n {n}", "draw fewer at a time, each time with another --seed")
     if labels is None and given.scale is not None and given.scale != 1.0:
         raise InputError("--scale guides towards a label: give --label, or leave --scale out")
-    if scaled(given.guide) and (labels is None or given.scale is not None):
-        raise InputError(
-            "--guide cfg:3 and apg:3 guide towards a label, in place of --scale: give --label and no --scale"
-        )
+    if labelled(given.guide) and labels is None:
+        raise InputError("--guide cfg, apg and classifier guide towards a label: give --label")
+    if scaled(given.guide) and given.scale is not None:
+        raise InputError("--guide cfg, apg, auto and classifier have a scale of their own: leave --scale out")
     asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
     if (labels is None or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
         asked["scale"] = 1.0
     config = drawn_with(recipe, asked)
     generator = run.generator(config)
-    if given.guide or given.image is not None:
+    if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
-            raise InputError(f"--guide and --image are for diffusion models: this is a run of {recipe.task.name}")
+            raise InputError(
+                f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}"
+            )
         images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
     else:
         images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
@@ -106,8 +116,9 @@ def main(arguments: list[str]) -> None:
 def steered(
     given: Arguments, denoise: "Denoiser", config: SampleConfig, recipe: "Recipe", cond: "Cond | None", n: int
 ) -> "Tensor":
-    """Pictures drawn under ``--guide``, from ``--image``, or both."""
+    """Pictures drawn under ``--guide``, from ``--image``, on a ``--canvas``."""
     from reverie.diffusion.building import solving
+    from reverie.guide import windows
     from reverie.recipes.guiding import steer
     from reverie.recipes.sources import known, picture
     from reverie.solve import auto, sample
@@ -116,11 +127,17 @@ def steered(
     mask = None if given.mask is None else known(given.mask, given.target, recipe)
     source = None if given.image is None else picture(given.image, recipe).expand(n, -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
-    guided = steer(denoise, given.guide, target, mask)
+    guided = steer(denoise, given.guide, target, mask, given.open)
+    denoise = guided.denoise
+    if given.canvas is not None:
+        if guided.correctors:
+            raise InputError("energies compare with a target of the model's size: leave --canvas out")
+        _, height, width = denoise.space.code_shape((recipe.data.channels or 1, *given.canvas))
+        denoise = windows(denoise, (height, width))
     how = solving(config)
-    solver, how["grid"] = auto.choose(guided.denoise, **how, whole=source is None)
+    solver, how["grid"] = auto.choose(denoise, **how, whole=source is None)
     how["solver"] = guided.correct(solver)
-    return sample(guided.denoise, n, cond, seed=given.seed, x=source, start=start, progress="sampling", **how)
+    return sample(denoise, n, cond, seed=given.seed, x=source, start=start, progress="sampling", **how)
 
 
 def choose(given: str | None, recipe: "Recipe") -> list[int] | None:

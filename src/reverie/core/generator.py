@@ -42,7 +42,8 @@ class Generator(ABC):
     Attributes:
         shape: of one sample of data, of any rank.
         conditions: what it may be told.
-        log_prob: ``(x, cond=None) -> (B,)``, the log-density of data in nats, of a generator that knows it; else None.
+        log_prob: ``(x, cond=None) -> (B,)``, the log-density of data in nats, of a generator that knows it; else None. A model of discrete
+            levels spreads the mass of each evenly over its bin: log p + d·log(levels/2) for d values in [−1, 1].
     """
 
     shape: tuple[int, ...]

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 
@@ -15,20 +14,32 @@ def jvp(f: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[T
 
     Attention runs unfused, which alone has a forward derivative; autocast is off, for a tangent of half precision is mostly rounding;
     and layer normalisation is taken apart: the forward derivative of PyTorch's own takes mean and deviation for constants, so that its
-    gradient is wrong by tens of percent and nobody is told.
+    gradient is wrong by tens of percent and nobody is told. What other threads run meanwhile is as it was.
 
     Args:
         f: differentiable, such as a network at a state and a time.
         primals, tangents: one tangent a primal, of its shape, dtype and device.
     """
     kind: Any = primals[0].device.type
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast(kind, enabled=False), _Apart():
+    with torch.autocast(kind, enabled=False), _Apart():
         return torch.func.jvp(f, primals, tangents)  # pyright: ignore[reportReturnType]
 
 
 class _Apart(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (layer_norm if func in (F.layer_norm, torch.layer_norm) else func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return attention(*args, **kwargs)
+        return (layer_norm if func in (F.layer_norm, torch.layer_norm) else func)(*args, **kwargs)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """``torch.nn.functional.scaled_dot_product_attention`` by single operations."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+    return torch.ops.aten._scaled_dot_product_attention_math(query, key, value, attn_mask, *args, **kwargs)[0]
 
 
 def layer_norm(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -55,6 +55,10 @@ class ImageSet(Dataset):
         count = 0 if self.labels is None else len(self.classes) or int(self.labels.max()) + 1
         conditions: Conditions = {"label": Label(count)} if count else {}
         return DataSpec(self.shape, conditions, tuple(self.classes), self.name)
+
+    def without_labels(self) -> "ImageSet":
+        """The same pictures of no class."""
+        return replace(self, labels=None, classes=[])
 
     @property
     def channels(self) -> int:

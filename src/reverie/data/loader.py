@@ -1,5 +1,6 @@
 """Batches of a data set by position in the run, read ahead by worker processes."""
 
+import signal
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -23,7 +24,9 @@ class Loader:
             :class:`reverie.data.Mirrored` and codes of it do.
         workers: processes that read ahead in :meth:`stream`; 0 reads in this one.
         ahead: batches that each worker reads ahead.
-        device: where batches are copied to; to an accelerator through pinned memory, without waiting.
+
+    Raises:
+        InputError: for data without samples, or fewer workers than none.
     """
 
     def __init__(
@@ -34,22 +37,28 @@ class Loader:
         flip: bool = False,
         workers: int = 0,
         ahead: int = 2,
-        device: torch.device | str = "cpu",
     ) -> None:
         if not len(data):
             raise InputError(f"{data.name} holds no samples to learn from")
         if workers < 0:
             raise InputError(f"workers is a number of processes, at least 0: got {workers}")
         self.data, self.seed, self.flip, self.workers, self.ahead = data, seed, flip, workers, ahead
-        self.device = torch.device(device)
 
     def __call__(self, start: int, count: int) -> Batch:
-        return self._place(self._read(start, count))
+        if not self.flip:
+            return self.data.batch(order.indices(self.seed, start, count, len(self.data)))
+        half = len(self.data) // 2
+        rows = order.indices(self.seed, start, count, half)
+        return self.data.batch(rows + half * order.flips(self.seed, start, count))
 
-    def stream(self, pieces: Iterable[tuple[int, int]]) -> Iterator[Batch]:
-        """The batches of the given (start, count), in their order; workers read ahead of what is taken."""
+    def stream(self, pieces: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """The batches of the given (start, count) in their order, on a device; workers read ahead of what is taken.
+
+        Where there are workers, copies to an accelerator come from pinned memory and do not wait.
+        """
+        device = torch.device(device)
         if not self.workers:
-            yield from (self(*piece) for piece in pieces)
+            yield from (self(*piece).to(device) for piece in pieces)
             return
         batches = DataLoader(
             _Pieces(self),
@@ -57,19 +66,10 @@ class Loader:
             sampler=_Once(pieces),
             num_workers=self.workers,
             prefetch_factor=self.ahead,
-            pin_memory=self.device.type != "cpu",
+            pin_memory=device.type != "cpu",
+            worker_init_fn=_leave_interrupts,
         )
-        yield from map(self._place, batches)
-
-    def _read(self, start: int, count: int) -> Batch:
-        if not self.flip:
-            return self.data.batch(order.indices(self.seed, start, count, len(self.data)))
-        half = len(self.data) // 2
-        rows = order.indices(self.seed, start, count, half)
-        return self.data.batch(rows + half * order.flips(self.seed, start, count))
-
-    def _place(self, batch: Batch) -> Batch:
-        return batch if self.device.type == "cpu" else batch.to(self.device)
+        yield from (batch.to(device) for batch in batches)
 
 
 class _Pieces(Items[Batch]):
@@ -79,7 +79,7 @@ class _Pieces(Items[Batch]):
         self.loader = loader
 
     def __getitem__(self, piece: tuple[int, int]) -> Batch:
-        return self.loader._read(*piece)
+        return self.loader(*piece)
 
 
 class _Once:
@@ -90,3 +90,9 @@ class _Once:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.pieces)
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: what to do about it is for the one that reads, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -20,11 +20,11 @@ from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogSNR, TimeSampler, Uniform
+from reverie.data import Loader
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
-from reverie.learn.feed import feed
 from reverie.learn.loop import train
 from reverie.nets.prior import Prior
 from reverie.solve import Sampler, auto, grids
@@ -95,7 +95,7 @@ def learn_space(task: Tokenizing, data: Dataset, images: int, folder: Path, seed
         device=device,
     )
     print(f"learning the space {task.space.name}: {images:,} images", file=sys.stderr)
-    seen = train(task, feed(data, seed, labels=False), config, folder, seed=seed)
+    seen = train(task, Loader(data, seed), config, folder, seed=seed)
     if seen < images:
         raise RunError(f"the space was interrupted after {seen:,} of {images:,} images; the same command goes on")
     task.space.eval().requires_grad_(False)

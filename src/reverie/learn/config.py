@@ -36,6 +36,7 @@ class TrainConfig:
         device: cpu, cuda, …; auto takes the first accelerator there is.
         processes: processes on this machine that share each batch (under torchrun leave it at 1). Small networks learn
             nearly twice as fast in two processes of one thread as in one of two.
+        workers: processes that read pictures ahead of each training process; 0 reads between the steps.
     """
 
     images: Count = 500_000
@@ -60,3 +61,4 @@ class TrainConfig:
     keep_every: Count | None = None
     device: str = "auto"
     processes: Annotated[int, Bound(ge=1, le=1024)] = 1
+    workers: Annotated[int, Bound(ge=0, le=1024)] = 0

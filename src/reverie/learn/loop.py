@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,17 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
 from reverie.core.progress import Progress
 from reverie.core.task import Moment, Task
+from reverie.data import Loader
 from reverie.learn import grid, optim
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
 from reverie.learn.ema import half_life, power
-from reverie.learn.feed import Feed
 from reverie.learn.journal import Journal
 from reverie.learn.runtime import Runtime
 from reverie.learn.side import Side, sides
 
+Feed = Loader | Callable[[int, int], Batch]
+"""A loader; or any (start, count) -> the samples at positions ``start … start + count − 1`` of the run."""
 PATIENCE = 1.0
 """Seconds after which figures are read back although the log is not due."""
 
@@ -122,33 +124,46 @@ class _Trainer:
         config = self.config
         for side in self.sides.values():
             side.player.module.train(side.player.train)
-        while self.images < config.images:
-            begun = time.perf_counter()
-            before = self.images
-            count = min(config.batch, config.images - before)
-            now = Moment(self.step, before, config.images)
-            first, mine = self.runtime.share(before, count)
-            size = config.micro_batch or mine
-            starts = range(first, first + mine, size)
-            batches = [(s, self.runtime.place(self.feed(s, min(size, first + mine - s)))) for s in starts]
-            stop = False
-            for number, name in enumerate(self.task.turns(now)):
-                stop |= self.move(name, number, batches, count, now, interrupted)
-            self.step, self.images = self.step + 1, before + count
-            self.task.after_step(Moment(self.step, self.images, config.images))
-            for side in self.sides.values():
-                if side.ema is not None:
-                    side.ema.update(before, self.images)
-            self.seconds += time.perf_counter() - begun
-            if time.perf_counter() - self.read_at > PATIENCE:
-                self.read()
-            if self.runtime.main:
-                self.bar.advance(count, note=self.summary())
-                self.write(before, stop)
-            elif self.crossed(before, config.log_every):
-                self.read()
-            if stop:
-                return
+        with closing(self.stream()) as stream:
+            while self.images < config.images:
+                begun = time.perf_counter()
+                before = self.images
+                now = Moment(self.step, before, config.images)
+                batches = [(start, next(stream)) for start, _ in self.pieces(before)]
+                count = min(config.batch, config.images - before)
+                stop = False
+                for number, name in enumerate(self.task.turns(now)):
+                    stop |= self.move(name, number, batches, count, now, interrupted)
+                self.step, self.images = self.step + 1, before + count
+                self.task.after_step(Moment(self.step, self.images, config.images))
+                for side in self.sides.values():
+                    if side.ema is not None:
+                        side.ema.update(before, self.images)
+                self.seconds += time.perf_counter() - begun
+                if time.perf_counter() - self.read_at > PATIENCE:
+                    self.read()
+                if self.runtime.main:
+                    self.bar.advance(count, note=self.summary())
+                    self.write(before, stop)
+                elif self.crossed(before, config.log_every):
+                    self.read()
+                if stop:
+                    return
+
+    def pieces(self, images: int) -> list[tuple[int, int]]:
+        """What this process reads for the step that begins after so many images: (start, count) of each micro-batch."""
+        first, mine = self.runtime.share(images, min(self.config.batch, self.config.images - images))
+        size = self.config.micro_batch or mine
+        return [(start, min(size, first + mine - start)) for start in range(first, first + mine, size)]
+
+    def stream(self) -> Generator[Batch]:
+        """The micro-batches from here to the end of the run, on the device."""
+        steps = range(self.images, self.config.images, self.config.batch)
+        pieces = (piece for images in steps for piece in self.pieces(images))
+        if isinstance(self.feed, Loader):
+            yield from self.feed.stream(pieces, self.runtime.device)
+        else:
+            yield from (self.feed(*piece).to(self.runtime.device) for piece in pieces)
 
     def write(self, before: int, stop: bool) -> None:
         """What is due after a step that began at image ``before``: log, validation, samples, checkpoint."""
@@ -318,7 +333,7 @@ class _Trainer:
         bad = []
         for start, count, values in turn.values:
             rng = Draws(self.seed, start, count, turn.number)
-            for key, fact in self.task.describe(self.runtime.place(self.feed(start, count)), rng, turn.now).items():
+            for key, fact in self.task.describe(self.feed(start, count).to(self.runtime.device), rng, turn.now).items():
                 facts.setdefault(key, []).append(fact.cpu())
             value = torch.zeros(()) if part is None else values[part]
             bad.append(~value.isfinite().cpu() if value.ndim else torch.ones(count, dtype=torch.bool))

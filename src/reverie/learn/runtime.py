@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reverie.core.batch import Batch
 from reverie.core.errors import InputError, RunError
 
 
@@ -108,10 +107,6 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes in bfloat16 if asked for."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
-
-    def place(self, batch: Batch) -> Batch:
-        """The batch on the device."""
-        return batch.to(self.device)
 
 
 def launched() -> tuple[int, int, int]:

@@ -28,7 +28,7 @@ class DiTConfig:
         vector: numbers of the condition "vector"; 0 for none.
         image: channels of the condition "image"; 0 for none.
         variance: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
-        endpoint: the sinusoids' last frequency is 1/10000 itself (diffusers' DiT).
+        endpoint: the sinusoids' last frequency is 1/10000 itself, as in diffusers' DiT; off, one before it, as in the paper's code.
     """
 
     patch: Width = 4
@@ -40,7 +40,7 @@ class DiTConfig:
     vector: Width0 = 0
     image: Width0 = 0
     variance: bool = False
-    endpoint: bool = False
+    endpoint: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ class DataConfig:
         flip: mirror half of the pictures; not for digits or letters.
         labels: learn to draw by class, if the data has classes.
         classes: their names, inferred.
+        contents: how many pictures there were when the run began, and a hash of them; a run goes on with the same ones only.
     """
 
     name: str = "mnist5k"
@@ -35,6 +36,7 @@ class DataConfig:
     flip: bool = False
     labels: bool = True
     classes: Annotated[tuple[str, ...] | None, Suppress] = None
+    contents: Annotated[str | None, Suppress] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The data of a recipe, and pictures for a run to look at, in the size and colours its network takes."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +28,12 @@ def load(recipe: Recipe, split: Split = "train") -> ImageSet:
     """
     config = recipe.data
     images = data.load(config.name, split, size=config.size, channels=config.channels, fit=config.fit)
-    return images if config.labels else replace(images, labels=None, classes=[])
+    return images if config.labels else images.without_labels()
 
 
-def resolve(recipe: Recipe, images: ImageSet) -> Recipe:
-    """The recipe with what was left open filled in from its data."""
+def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
+    """The recipe with what was left open filled in from its data, and what the data held."""
+    contents = hashlib.sha256(f"{images.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
     name = recipe.data.name if recipe.data.name in data.names() else str(Path(recipe.data.name).expanduser().absolute())
     config = replace(
         recipe.data,
@@ -39,6 +41,7 @@ def resolve(recipe: Recipe, images: ImageSet) -> Recipe:
         size=images.size,
         channels=images.channels,
         classes=None if images.labels is None else tuple(images.classes),
+        contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
     )
     return replace(recipe, name=recipe.name or Path(name).name, data=config)
 

@@ -22,13 +22,15 @@ from reverie.core.files import inside
 from reverie.core.memory import afford, keep_freed_memory
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
-from reverie.data import ImageSet
-from reverie.learn.feed import Feed, feed
+from reverie.data import ImageSet, Loader, Mirrored
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run, load
+
+FREE = {"train.workers"}
+"""Keys that may change while a run goes on: its weights do not depend on them."""
 
 
 def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) -> tuple[Run, int]:
@@ -51,11 +53,12 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     data = sources.load(recipe)
     for note in data.notes:
         print(note, file=sys.stderr)
-    recipe = sources.resolve(recipe, data)
+    held_out = sources.load(recipe, "test")
+    recipe = sources.resolve(recipe, data, held_out)
     serialisation.check(recipe)  # its name may now be that of the data
     part = recipe.train.micro_batch or recipe.train.batch
     afford(4 * part * math.prod(data.shape), f"train.batch {part}", "choose fewer, or a train.micro_batch")
-    held_out, spec = sources.load(recipe, "test"), data.spec
+    spec = data.spec
     recipe.task.check(spec, recipe.sample)
     run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
     with _alone(run.folder):
@@ -64,7 +67,7 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         with _companions(recipe, run.folder):
             seen = loop(
                 made.task,
-                made.feed,
+                made.loader,
                 recipe.train,
                 run.folder,
                 seed=recipe.seed,
@@ -78,14 +81,17 @@ class Made(NamedTuple):
 
     model: Any
     task: Task
-    feed: Feed
+    loader: Loader
 
 
 def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Made:
     """The model of a resolved recipe, freshly initialised by its seed, its task and its data in order."""
     model = recipe.task.build(data.spec, recipe.seed, folder)
     task = recipe.task.task(model, data, held_out, recipe.usual, recipe.seed)
-    return Made(model, task, feed(data, recipe.seed, recipe.data.flip))
+    flip = recipe.data.flip
+    return Made(
+        model, task, Loader(Mirrored(data) if flip else data, recipe.seed, flip=flip, workers=recipe.train.workers)
+    )
 
 
 @contextmanager
@@ -152,7 +158,7 @@ def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
     torch.set_num_threads(threads)
     made = make(recipe, sources.load(recipe), sources.load(recipe, "test"), folder)
     with suppress(RunError):
-        loop(made.task, made.feed, recipe.train, folder, seed=recipe.seed)
+        loop(made.task, made.loader, recipe.train, folder, seed=recipe.seed)
 
 
 def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
@@ -164,7 +170,10 @@ def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
         folder.rename(old)
         print(shown(f"the old run is now {old}"), file=sys.stderr)
     if (folder / "recipe.yaml").exists():
-        changes = serialisation.difference(Run(folder).recipe, recipe)
+        begun = Run(folder).recipe
+        changes = [change for change in serialisation.difference(begun, recipe) if change[0] not in FREE]
+        if begun.data.contents is None:
+            changes = [change for change in changes if change[0] != "data.contents"]
         if changes:
             raise InputError(_changed(folder, changes))
     elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
@@ -179,7 +188,13 @@ def _changed(folder: Path, changes: list[tuple[str, object, object]]) -> str:
     rows = [("key", "that run", "now"), *((key, str(old), str(new)) for key, old, new in changes)]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     table = "\n".join(f"  {key:<{widths[0]}}  {old:<{widths[1]}}  {new}" for key, old, new in rows)
+    others = {key for key, *_ in changes} == {"data.contents"}
+    what = (
+        "began with other pictures (some were added, removed, renamed or changed since)"
+        if others
+        else "is a run of another recipe"
+    )
     return (
-        f"{folder} is a run of another recipe:\n{table}\n"
+        f"{folder} {what}:\n{table}\n"
         "--fresh starts anew and keeps the old run beside it; --out or --name takes another folder."
     )

@@ -2,7 +2,10 @@
 
 import base64
 import io
+import math
 import platform
+import statistics
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +57,7 @@ def report(run: Run) -> Path:
         **_headline(run, drawn, evaluation),
         **_galleries(run, drawn),
         **_curves(run),
+        **_likelihood(run, drawn),
         **_measures(run, evaluation),
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
@@ -134,6 +138,30 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
         "film_rows": rows,
         "moments": [_logsnr(at) for at in drawn.logsnr if at is not None],
     }
+
+
+def _likelihood(run: Run, drawn: Pictures) -> dict[str, Any]:
+    if drawn.likely is None:
+        return {"likely": None}
+    held_out, training = drawn.bits
+    of = [held_out[round(i * (len(held_out) - 1) / max(1, len(drawn.likely) - 1))] for i in range(len(drawn.likely))]
+    return {
+        "likely": [
+            _tile(image, f"held-out picture, {bits:.2f} bits") for image, bits in zip(drawn.likely, of, strict=True)
+        ],
+        "likely_bits": [f"{bits:.2f}" for bits in of],
+        "bits": [
+            ("held-out pictures", *_mean(held_out)),
+            ("training pictures", *_mean(training)),
+        ],
+        "measured": len(held_out),
+    }
+
+
+def _mean(values: Sequence[float]) -> tuple[str, str]:
+    """The mean and its standard error."""
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.fmean(values):.2f}", f"± {spread:.2f}"
 
 
 def _curves(run: Run) -> dict[str, Any]:

@@ -12,19 +12,25 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from reverie.core.condition import Cond
+from reverie.core.errors import InputError
 from reverie.core.files import write
 from reverie.core.generator import Frame, Generator
 from reverie.core.progress import Progress
 from reverie.learn import grid
 from reverie.measure.pictures import cut, sheet
+from reverie.recipes import sources
+from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
+from reverie.solve.likelihood import bits_per_dimension, dequantise
 
 FOLDER = "samples/report"
 COLUMNS = 10
 ROWS = 6
 MOMENTS = 8
 FILMS = 2
-VERSION = 3
+MEASURED = 32
+"""Pictures of either split whose likelihood is measured."""
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Pictures:
             model that draws in one go.
         logsnr: of the film's columns, infinite at pure noise and for the finished picture; None for states without a noise level.
         parameters: of the networks.
+        likely: held-out pictures, from the likeliest to the least likely; None for a model that knows no likelihood, or without data.
+        bits: bits per dimension of :data:`MEASURED` held-out pictures and of as many training pictures, the former sorted; else empty.
     """
 
     samples: UInt8[Tensor, "n c h w"]
@@ -52,6 +60,8 @@ class Pictures:
     film: UInt8[Tensor, "k c h w"] | None
     logsnr: tuple[float | None, ...]
     parameters: int
+    likely: UInt8[Tensor, "l c h w"] | None
+    bits: tuple[tuple[float, ...], ...]
 
 
 def pictures(run: Run) -> Pictures:
@@ -61,13 +71,13 @@ def pictures(run: Run) -> Pictures:
     if kept is not None:
         return kept
     drawn = _draw(run)
-    for name in ("samples", "sweep", "film"):
+    for name in ("samples", "sweep", "film", "likely"):
         images = getattr(drawn, name)
         if images is not None:
             grid.save(sheet(images, _columns(drawn, name)), run.path(FOLDER, f"{name}.png"))
     facts = {
         name: getattr(drawn, name)
-        for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters")
+        for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters", "bits")
     }
     size = list(drawn.samples.shape[2:])
     write(run.path(FOLDER, "pictures.json"), json.dumps({"key": _key(run), "size": size, **facts}))
@@ -104,6 +114,8 @@ def _kept(folder: Path, key: object) -> Pictures | None:
             film=cut(folder / "film.png", size) if facts["logsnr"] else None,
             logsnr=tuple(facts["logsnr"]),
             parameters=facts["parameters"],
+            likely=cut(folder / "likely.png", size) if facts["bits"] else None,
+            bits=tuple(map(tuple, facts["bits"])),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -135,6 +147,7 @@ def _draw(run: Run) -> Pictures:
             bar.advance(columns)
         film, logsnr = _film(generator, classes, recipe.seed)
         bar.advance(FILMS)
+        likely, bits = _likelihood(generator, recipe)
     return Pictures(
         samples=torch.cat(parts),
         classes=classes,
@@ -145,7 +158,31 @@ def _draw(run: Run) -> Pictures:
         film=film,
         logsnr=logsnr,
         parameters=sum(p.numel() for module in generator.modules().values() for p in module.parameters()),
+        likely=likely,
+        bits=bits,
     )
+
+
+def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tuple[tuple[float, ...], ...]]:
+    """Some held-out pictures from the likeliest to the least likely, their bits per dimension, and those of as many training pictures."""
+    if generator.log_prob is None:
+        return None, ()
+    try:
+        held_out, training = sources.load(recipe, "test"), sources.load(recipe, "train")
+    except InputError:  # the run came without its data
+        return None, ()
+    if not len(held_out):
+        return None, ()
+    seen, bits = [], []
+    for split in (held_out, training):
+        batch = split.batch(torch.linspace(0, len(split) - 1, min(MEASURED, len(split))).long())
+        cond = batch.cond if generator.conditions else None
+        nats = generator.log_prob(dequantise(batch.x, seed=recipe.seed), cond)
+        seen.append(batch.x)
+        bits.append(bits_per_dimension(nats, generator.shape).cpu())
+    order = bits[0].argsort()
+    columns = order[torch.linspace(0, len(order) - 1, min(COLUMNS, len(order))).long()]
+    return grid.to_bytes(seen[0][columns]), (tuple(bits[0][order].tolist()), tuple(bits[1].sort().values.tolist()))
 
 
 def _film(generator: Generator, classes: Sequence[int], seed: int) -> tuple[Tensor | None, tuple[float | None, ...]]:

@@ -20,10 +20,9 @@ from reverie.align.ldae import Settings
 from reverie.core import files
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
-from reverie.data import ImageSet
+from reverie.data import ImageSet, Loader
 from reverie.diffusion.building import learn_space
 from reverie.learn import Checkpoints, TrainConfig
-from reverie.learn.feed import feed
 from reverie.learn.loop import train as loop
 from reverie.measure import judge
 from reverie.measure.config import JudgeConfig
@@ -170,7 +169,7 @@ def learn(denoise: NetDenoiser, settings: Settings, scale: Scale, images: ImageS
         save_every=max(1, scale.images // 4),
     )
     task = ldae.task(settings, denoise)
-    seen = loop(task, feed(images, seed, labels=settings.labels), config, folder, seed=seed)
+    seen = loop(task, Loader(images if settings.labels else images.without_labels(), seed), config, folder, seed=seed)
     if seen < scale.images:
         raise RunError(f"interrupted after {seen:,} of {scale.images:,} images; the same command goes on")
     latest = Checkpoints(folder / "checkpoints").newest_whole()
