@@ -127,7 +127,7 @@ class _Trainer:
             before = self.images
             count = min(config.batch, config.images - before)
             now = Moment(self.step, before, config.images)
-            first, mine = self.runtime.share(before, count)
+            first, mine = self.runtime.shard(before, count)
             size = config.micro_batch or mine
             starts = range(first, first + mine, size)
             batches = [(s, self.runtime.place(self.feed(s, min(size, first + mine - s)))) for s in starts]
@@ -193,9 +193,9 @@ class _Trainer:
             rng = Draws(self.seed, start, len(batch), number)
             with self.runtime.autocast():
                 parts = self.task.loss(name, batch, rng, now)
-            shares = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
-            torch.stack(list(shares.values())).sum().backward()
-            sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in shares.items()}
+            scaled = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
+            torch.stack(list(scaled.values())).sum().backward()
+            sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in scaled.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
         stop, sums = self.runtime.add_up(trained, sums, interrupted.is_set())
         norm = nn.utils.clip_grad_norm_(trained, side.clip or math.inf)

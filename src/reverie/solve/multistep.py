@@ -32,7 +32,7 @@ def table(
 
     The predictor integrates the polynomial through the last ``order`` predictions, as many as there are at the start and
     ``final_order`` in the last step. The corrector (UniC, Zhao et al. 2023) replaces the move that led to a point by the one with the
-    prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none. A share
+    prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none. A weight
     of it below 1, ``corrector[i]`` at point i + 1, leaves the rest of the move as predicted, which is measured to be better while steps are
     large.
 
@@ -99,8 +99,8 @@ class Multistep(TableSolver):
         order: of the predictor, 1 to 8; the global order is that of the predictor, and one more with the whole corrector.
         variable: "straight" (ε − x0), "x0" or "eps".
         clock: "tau" (σ/(α+σ)), "logsnr", "rho" (σ/α) or "time". The default pair is finite at both ends of every path.
-        corrector: the share, 0 to 2, by which each point is corrected with the prediction made there, at no further evaluation; or
-            one share for each point between the ends.
+        corrector: the weight, 0 to 2, with which each point is corrected with the prediction made there, at no further evaluation; or
+            one weight for each point between the ends.
         final_order: at most this order in the last move.
     """
 
@@ -113,25 +113,25 @@ class Multistep(TableSolver):
     def __post_init__(self) -> None:
         _check("Multistep", self.order, 8)
         _check("the last move of Multistep", self.final_order, 8)
-        if not all(0.0 <= share <= 2.0 for share in self.shares(1)):
-            raise InputError(f"the corrector of Multistep is a share from 0 to 2: got {self.corrector}")
+        if not all(0.0 <= weight <= 2.0 for weight in self.corrector_weights(1)):
+            raise InputError(f"the corrector of Multistep is a weight from 0 to 2: got {self.corrector}")
         if self.variable not in VARIABLES:
             raise unknown("variable", self.variable, VARIABLES)
         if self.clock not in (*CLOCKS, "time"):
             raise unknown("clock", self.clock, [*CLOCKS, "time"])
 
-    def shares(self, points: int) -> tuple[float, ...]:
-        """The share of the corrector at each of so many points between the ends, or at as many as were given."""
+    def corrector_weights(self, points: int) -> tuple[float, ...]:
+        """The weight of the corrector at each of so many points between the ends, or at as many as were given."""
         return self.corrector if isinstance(self.corrector, tuple) else (self.corrector,) * points
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         v, s = VARIABLES[self.variable], clock(self.clock, schedule)
-        shares = self.shares(len(points) - 2)
-        if len(shares) != len(points) - 2:
+        corrector = self.corrector_weights(len(points) - 2)
+        if len(corrector) != len(points) - 2:
             raise InputError(
-                f"a corrector with {len(shares)} shares is for {len(shares) + 1} steps: got a grid of {len(points) - 1}"
+                f"a corrector with {len(corrector)} weights is for {len(corrector) + 1} steps: got a grid of {len(points) - 1}"
             )
-        return table(points, v, s, self.order, self.final_order, shares, partial(weights, v, s))
+        return table(points, v, s, self.order, self.final_order, corrector, partial(weights, v, s))
 
 
 @dataclass(frozen=True)
