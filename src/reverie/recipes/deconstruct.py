@@ -33,7 +33,7 @@ from reverie.recipes.reading import find
 from reverie.recipes.reading import read as read_recipe
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.training import train
-from reverie.spaces.tokenizing import Critic, Tokenizing
+from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
 CLEAN = 0.01
 """Time at which a network reads clean pictures: the paper's step 10 of 1,000."""
@@ -121,8 +121,8 @@ def tokenize(
         perceptual = None
         if settings.tokenizer == "vqgan":
             perceptual = stages(_judge(scale, source, folder, seed))
-        critic = Critic(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
-        task = Tokenizing(space, images, test, perceptual=perceptual, critic=critic)
+        discriminator = Discriminator(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
+        task = Tokenizing(space, images, test, perceptual=perceptual, discriminator=discriminator)
         learn_space(task, images, scale.tokenizer_images, folder / path.stem, seed)
     spaces.save(space, path)
     return spaces.load(path)
