@@ -66,7 +66,7 @@ def test_numbers_are_written_so_that_both_versions_read_them(number):
 def test_what_is_refused(tmp_path, text, says):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(InputError, match=rf"r\.yaml is not YAML: .*{says}"):
-        reading.read(tmp_path / "r.yaml")
+        reading.load(tmp_path / "r.yaml")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_refused(tmp_path, text, says):
 def test_what_would_surprise_is_refused(tmp_path, text, says):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(InputError) as raised:
-        reading.read(tmp_path / "r.yaml")
+        reading.load(tmp_path / "r.yaml")
     assert says in str(raised.value)
 
 
@@ -92,5 +92,5 @@ def test_a_recipe_that_repeats_itself_by_reference_makes_no_endless_message(tmp_
     layers = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10) if i else '1'}]\n" for i in range(12))
     (tmp_path / "r.yaml").write_text(f"{layers}seed: *l11\n")
     with pytest.raises(InputError) as raised:
-        reading.read(tmp_path / "r.yaml")
+        reading.load(tmp_path / "r.yaml")
     assert len(str(raised.value)) < 1_000

@@ -117,8 +117,8 @@ def _pipeline(denoise: NetDenoiser, kind: str, scheduler: dict[str, Any] | None)
         return forms[texts.form]
     pipelines = {"DiTTransformer2DModel": "DiTPipeline", "SD3Transformer2DModel": "StableDiffusion3Pipeline"}
     name = "" if scheduler is None else scheduler["_class_name"]
-    told = name.startswith("EDM") or ("label" in denoise.conditions and not name.startswith("Flow"))
-    return pipelines.get(kind, "ConsistencyModelPipeline" if told else "DDPMPipeline")
+    labelled = name.startswith("EDM") or ("label" in denoise.conditions and not name.startswith("Flow"))
+    return pipelines.get(kind, "ConsistencyModelPipeline" if labelled else "DDPMPipeline")
 
 
 def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Description]:

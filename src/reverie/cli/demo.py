@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from reverie.recipes.report import report
     from reverie.recipes.training import train
 
-    recipe = reading.read(reading.find("demo"))
+    recipe = reading.load(reading.find("demo"))
     clock.lap("start")
     print(
         f"learning to draw digits: {recipe.train.images:,} images, {torch.get_num_threads()} threads", file=sys.stderr

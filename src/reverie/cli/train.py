@@ -61,7 +61,7 @@ def parse(arguments: list[str]) -> Arguments:
         recipe = Recipe(task=tasks.config(spec)())
     elif spec is not None:
         path = reading.find(spec)
-        recipe = reading.read(path, sealed=Path(spec).is_dir())
+        recipe = reading.load(path, sealed=Path(spec).is_dir())
         if Path(spec).is_dir():
             out = Path(spec)
         elif not recipe.name and path.parent != reading.NAMED:

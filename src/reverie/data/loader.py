@@ -44,7 +44,7 @@ class Loader:
         self.device = torch.device(device)
 
     def __call__(self, start: int, count: int) -> Batch:
-        return self._place(self._read(start, count))
+        return self._place(self._take(start, count))
 
     def stream(self, pieces: Iterable[tuple[int, int]]) -> Iterator[Batch]:
         """The batches of the given (start, count), in their order; workers read ahead of what is taken."""
@@ -61,7 +61,7 @@ class Loader:
         )
         yield from map(self._place, batches)
 
-    def _read(self, start: int, count: int) -> Batch:
+    def _take(self, start: int, count: int) -> Batch:
         if not self.flip:
             return self.data.batch(order.indices(self.seed, start, count, len(self.data)))
         half = len(self.data) // 2
@@ -79,7 +79,7 @@ class _Pieces(Items[Batch]):
         self.loader = loader
 
     def __getitem__(self, piece: tuple[int, int]) -> Batch:
-        return self.loader._read(*piece)
+        return self.loader._take(*piece)
 
 
 class _Once:

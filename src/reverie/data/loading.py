@@ -46,7 +46,7 @@ def load(
     """
     if split not in get_args(Split):
         raise unknown("split", split, get_args(Split))
-    pixels.check(size, channels, fit)
+    pixels.check_options(size, channels, fit)
     if not str(name_or_path):
         raise InputError(
             f"the name of the data is empty: give a folder of pictures or one of {', '.join(catalog.names())}."
@@ -59,7 +59,7 @@ def load(
         path = Path(name_or_path).expanduser()
         if not path.is_dir():
             raise _missing(str(name_or_path), path)
-        parts = folder.read(path, size, channels, fit)
+        parts = folder.load_folder(path, size, channels, fit)
         name = path.resolve().name
     test = parts.pop("held_out")
     rows = np.flatnonzero({"train": ~test, "test": test, "all": np.ones_like(test)}[split])

@@ -30,7 +30,7 @@ from reverie.read.ldae import Settings
 from reverie.read.probe import linear
 from reverie.read.road import Line, Scale
 from reverie.recipes.reading import find
-from reverie.recipes.reading import read as read_recipe
+from reverie.recipes.reading import load as load_recipe
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.training import train
 from reverie.spaces.tokenizing import Discriminator, Tokenizing
@@ -131,7 +131,7 @@ def tokenize(
 def _judge(scale: Scale, source: str, folder: Path, seed: int) -> judge.Judge:
     """The classifier in whose features the first tokenizer compares: trained on the labels, as the paper's VGG was."""
     count, data = scale.tokenizer_images, DataConfig(name=source, size=scale.size)
-    config = replace(read_recipe(find("judge")).train, images=count, warmup=count // 10, save_every=count)
+    config = replace(load_recipe(find("judge")).train, images=count, warmup=count // 10, save_every=count)
     run, _ = train(Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), folder / "judge")
     return run.open()
 

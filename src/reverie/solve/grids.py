@@ -29,7 +29,7 @@ class Grid(Protocol):
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]: ...
 
 
-def check(steps: int) -> None:
+def check_steps(steps: int) -> None:
     """Raise an :class:`InputError` unless ``steps`` is a whole number within :data:`~reverie.core.bounds.STEPS`."""
     if isinstance(steps, bool) or not hasattr(steps, "__index__") or STEPS.broken(index(steps)):
         raise InputError(f"steps is a whole number of at least {STEPS.ge} and at most {STEPS.le:,}: got {steps!r}")
@@ -60,7 +60,7 @@ def _times(
     grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
 ) -> tuple[HostPoint, ...]:
     """Points uniform in ``warp(t)``."""
-    check(steps)
+    check_steps(steps)
     first, last = _ends(grid, schedule)
     inner = np.linspace(warp(first.t), warp(last.t), steps + 1)[1:-1]
     return first, *(schedule.point(unwarp(float(v))) for v in inner), last
@@ -89,7 +89,7 @@ class normal:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         if self.end is not None or steps == 1:
             return time(self.start, self.end)(schedule, steps)
         last = 2.0 * schedule.lam_range()[1]
@@ -104,7 +104,7 @@ class sgm_uniform:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         if self.end is not None:
             return time(self.start, self.end)(schedule, steps)
         last = 2.0 * schedule.lam_range()[1]
@@ -133,7 +133,7 @@ class linear_quadratic:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         first, last = _ends(self, schedule)
         half = max(1, steps // 2)
         slope = self.threshold / half
@@ -262,7 +262,7 @@ class logistic:
         return self.center + 2.0 * width * math.atanh(rise / width)
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         first, last = _ends(self, schedule)
         high = (
             min(self.reach if first.lam < self.reach else math.inf, schedule.lam(0.0)) if self.end is None else last.lam
@@ -332,7 +332,7 @@ class fitted:
     earlier: float = 0.0
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         if steps > _MOST:
             raise InputError(f"the fitted grid has 1 to {_MOST} steps: got {steps}; grids.logistic() has any")
         first, last = _ends(self, schedule)
@@ -365,7 +365,7 @@ class arctan:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         first, last = _ends(self, schedule)
         high, low = (math.atan2(p.sigma, p.alpha * self.scale) for p in (first, last))
         inner = np.tan(np.linspace(high, low, steps + 1)[1:-1])
@@ -395,7 +395,7 @@ def _warped(
 ) -> tuple[HostPoint, ...]:
     """Points uniform in ``warp(λ)`` (or as the ρ-th power of what is left): between finite ends, or from the finite start to the finite
     default end and then clean data."""
-    check(steps)
+    check_steps(steps)
     low, high = schedule.lam_range()
     low = low if grid.start is None else 0.5 * grid.start
     high = high if grid.end is None else 0.5 * grid.end

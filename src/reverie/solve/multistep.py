@@ -86,7 +86,7 @@ def two_node(
     return [slope, gain - slope] if nodes[1] is at else [gain - slope, slope]
 
 
-def _check(name: str, order: int, most: int) -> None:
+def _check_order(name: str, order: int, most: int) -> None:
     if order not in range(1, most + 1):
         raise InputError(f"{name} has orders 1 to {most}: got {order}")
 
@@ -111,8 +111,8 @@ class Multistep(TableSolver):
     final_order: int = 8
 
     def __post_init__(self) -> None:
-        _check("Multistep", self.order, 8)
-        _check("the last move of Multistep", self.final_order, 8)
+        _check_order("Multistep", self.order, 8)
+        _check_order("the last move of Multistep", self.final_order, 8)
         if not all(0.0 <= weight <= 2.0 for weight in self.corrector_weights(1)):
             raise InputError(f"the corrector of Multistep is a weight from 0 to 2: got {self.corrector}")
         if self.variable not in VARIABLES:
@@ -147,8 +147,8 @@ class DPMpp(TableSolver):
     final_order: int = field(default=3, repr=False)
 
     def __post_init__(self) -> None:
-        _check("DPMpp", self.order, 3)
-        _check("the last move of DPMpp", self.final_order, 3)
+        _check_order("DPMpp", self.order, 3)
+        _check_order("the last move of DPMpp", self.final_order, 3)
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = CLOCKS["logsnr"]
@@ -167,7 +167,7 @@ class UniPC(TableSolver):
     form: Literal["bh1", "bh2"] = "bh2"
 
     def __post_init__(self) -> None:
-        _check("UniPC", self.order, 3)
+        _check_order("UniPC", self.order, 3)
         if self.form not in ("bh1", "bh2"):
             raise unknown("form", self.form, ["bh1", "bh2"])
 
@@ -188,7 +188,7 @@ class DEIS(TableSolver):
     clock: Literal["time", "rho", "logsnr"] = "logsnr"
 
     def __post_init__(self) -> None:
-        _check("DEIS", self.order, 4)
+        _check_order("DEIS", self.order, 4)
         if self.clock not in ("time", "rho", "logsnr"):
             raise unknown("clock", self.clock, ["time", "rho", "logsnr"])
 
