@@ -95,6 +95,10 @@ def _check_order(name: str, order: int, most: int) -> None:
 class Multistep(TableSolver):
     """The family: a polynomial of degree ``order`` − 1 in ``clock`` through the last y in ``variable``.
 
+    ``x_u = (M_u/M_t)·x + M_u·Σ_j y_{−j}·∫ ℓ_j(s) dμ``, ℓ_j the Lagrange polynomials. Where the clock is μ itself, as by default, these are
+    the Adams-Bashforth methods for uneven steps, and the corrector is Adams-Moulton's: with k = Δμ/(2Δμ_{−1}), order 2 is
+    ``x_u/M_u = x/M_t + Δμ·((1 + k)·y − k·y_{−1})``.
+
     Args:
         order: of the predictor, 1 to 8; the global order is that of the predictor, and one more with the whole corrector.
         variable: "straight" (ε − x0), "x0" or "eps".
@@ -138,7 +142,8 @@ class Multistep(TableSolver):
 class DPMpp(TableSolver):
     """DPM-Solver++ multistep (Lu et al. 2022b): predictions of x0, polynomial in λ; one evaluation a step.
 
-    Order 2 is the paper's 2M (its midpoint form): with r = h_{−1}/h, ``x_u = (σ_u/σ_t)·x + α_u(1 − e^(−h))·(D + (D − D_{−1})/(2r))``.
+    Order 2 is the paper's 2M (algorithm 2, the midpoint form): with r = h_{−1}/h,
+    ``x_u = (σ_u/σ_t)·x − α_u(e^(−h) − 1)·((1 + 1/(2r))·D − (1/(2r))·D_{−1})``.
     Orders 1 and 3 integrate the Lagrange polynomial exactly. The first steps use as much
     history as there is; the step to clean data is of order 1, and the last one of at most ``final_order``.
     """
@@ -158,6 +163,10 @@ class DPMpp(TableSolver):
 @dataclass(frozen=True)
 class UniPC(TableSolver):
     """UniPC (Zhao et al. 2023): the predictor UniP of ``order`` 1 to 3 and the corrector UniC, on predictions of x0 in λ.
+
+    With r = h_{−1}/h (the paper's r_1 is −r), B = 1 − e^(−h) ("bh2") or h ("bh1"), and D, D_{−1}, D_u the predictions at t, before it and
+    at the predicted x_u, UniP-2 is ``x_u = (σ_u/σ_t)·x + α_u((1 − e^(−h))·D + B·(D − D_{−1})/(2r))``. The corrector moves again with D_u:
+    UniC-1 is ``x_u = (σ_u/σ_t)·x + α_u((1 − e^(−h))·D + ½B·(D_u − D))``, UniC-2 integrates the parabola through all three.
 
     From three nodes on, both of the paper's B(h) give the exact integral of the polynomial; with two they differ in the ½ rule.
     The global order is one above that of the predictor.
@@ -180,7 +189,9 @@ class UniPC(TableSolver):
 class DEIS(TableSolver):
     """DEIS (Zhang & Chen 2023): exponential Adams-Bashforth on ε, ``x_u/α_u = x/α_t + Σ_j ε_{−j} ∫ ℓ_j dρ``.
 
-    ``clock`` is the variable of the polynomial: "time" (tAB), "rho" (ρAB) or "logsnr" (log ρ AB). A start from pure noise, where ρ is
+    ρAB2 is ``x_u/α_u = x/α_t + Δρ·((1 + k)·ε − k·ε_{−1})`` with k = Δρ/(2Δρ_{−1}); log ρ AB2 is
+    ``x_u = (α_u/α_t)·x − σ_u((e^h − 1)·ε + (e^h − 1 − h)·(ε − ε_{−1})/h_{−1})``. ``clock`` is the variable of
+    the polynomial: "time" (tAB), "rho" (ρAB) or "logsnr" (log ρ AB). A start from pure noise, where ρ is
     infinite, is taken in ε − x0.
     """
 
