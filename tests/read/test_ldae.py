@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import reverie as rv
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, RunError
 from reverie.core.times import Uniform
 from reverie.learn import Draws
 from reverie.nets import taps
@@ -172,6 +173,16 @@ def test_a_walk_trains_keeps_and_goes_on(tmp_path, capfd):
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert deconstruct.walk(chosen, scale, tmp_path) == figures
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+
+
+def test_a_tokenizer_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pca-5.safetensors").symlink_to(tmp_path / "thesis")
+    data = rv.data.load("digits8")
+    with pytest.raises(RunError, match="is a link to"):
+        deconstruct.tokenize(FINAL, SimpleNamespace(patch=4), "digits8", data, data, tmp_path / "out", 0)  # pyright: ignore[reportArgumentType]
+    assert (tmp_path / "thesis").read_text() == "mine"
 
 
 def test_the_probe_reads_what_is_there_and_only_that():

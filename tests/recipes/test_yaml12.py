@@ -56,7 +56,8 @@ def test_numbers_are_written_so_that_both_versions_read_them(number):
         ('seed: 1\n"seed": 2', "the key seed is given twice"),
         ("? [1, 2]\n: 3", "line 1: a key is a word"),
         ("a: [1", "while parsing"),
-        ("a: " + "[" * 5_000, "recursion"),
+        ("a: " + "[" * 5_000, "line 1: lists and mappings in more than 32 levels"),
+        ("\n".join(" " * i + "a:" for i in range(40)), "line 33: lists and mappings in more than 32 levels"),
         ("a: " + "9" * 5_000, "a number of 5000 digits"),
         ("a: !!int 1:30", "invalid literal"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
@@ -67,6 +68,12 @@ def test_what_is_refused(tmp_path, text, says):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(InputError, match=rf"r\.yaml is not YAML: .*{says}"):
         reading.load(tmp_path / "r.yaml")
+
+
+def test_lists_may_lie_32_levels_deep():
+    assert yaml12.load("[" * 32 + "1" + "]" * 32)
+    with pytest.raises(ValueError, match="more than 32 levels"):
+        yaml12.load("[" * 33 + "]" * 33)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from reverie.core.exact import Gaussian
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.schedules import VE, VP, Cosine, Flow, HostPoint, Schedule
 from reverie.solve import DDIM, DDPM, DEIS, DPMpp, DPMpp2S, Euler, Heun, Multistep, SDEDPMpp, UniPC, iterate, plain
+from reverie.solve.plan import Solver
 
 MEAN, STD, ETA = 0.3, 0.6, 0.7
 LAMS = (-1.2, -0.3, 0.2, 1.1)
@@ -175,7 +176,7 @@ def unipc(form: str) -> Row:
     return run
 
 
-ROWS: dict[str, tuple] = {
+ROWS: dict[str, tuple[Solver, Row]] = {
     "ddim": (DDIM(ETA), one(ddim)),
     "ddpm": (DDPM(), one(ddpm)),
     "euler": (Euler(), one(lambda x, t, u, z: u.alpha * x0(x, t) + u.sigma * eps(x, t))),
@@ -193,7 +194,7 @@ ROWS: dict[str, tuple] = {
 }
 
 
-def ends(solver, row: Row, path: Schedule) -> tuple[Tensor, Tensor]:
+def ends(solver: Solver, row: Row, path: Schedule) -> tuple[Tensor, Tensor]:
     """Where three steps end: by the solver, and by the row written out."""
     points = tuple(path.at(lam) for lam in LAMS)
     denoise = Gaussian(

@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
+from reverie.core import files
 from reverie.core.errors import InputError, RunError, nearest, unknown
-from reverie.core.text import utf8_name
 from reverie.data import catalog, folder, pixels, prefetch
 from reverie.data.images import ImageSet
 from reverie.data.remote import REMOTE
@@ -85,10 +84,10 @@ def _fetched(folder: Path) -> dict[str, Any]:
         RunError: when it is damaged.
     """
     try:
-        with utf8_name(folder / prefetch.DATA) as path, safe_open(path, framework="pt") as file:
+        with files.opened(folder / prefetch.DATA) as file:
             images, labels, test = (file.get_tensor(key).numpy() for key in ("images", "labels", "held_out"))
         about = json.loads((folder / prefetch.ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RunError) as error:
         raise RunError(
             f"{folder} is damaged: {error}. Remove it and fetch it again: reverie prefetch {folder.name}"
         ) from error

@@ -88,9 +88,9 @@ def walk(
     last: NetDenoiser | None = None
     for line, settings in lines:
         print(f"{line.name}:", file=sys.stderr)
-        space = tokenize(settings, scale, source or scale.data, images, test, out / "spaces", seed)
+        space = tokenize(settings, scale, source or scale.data, images, test, files.inside(out, "spaces"), seed)
         last = network(settings, scale, space, images, seed)
-        learn(last, settings, scale, images, out / slug(line.name), seed)
+        learn(last, settings, scale, images, files.inside(out, slug(line.name)), seed)
         figures.append(Figure(line.name, *probe(last, settings, scale, images, test), line.accuracy, line.fid))
         files.write(out / f"{name}.json", json.dumps([asdict(f) for f in figures], indent=1))
     if last is not None:
@@ -107,7 +107,7 @@ def tokenize(
     settings: Settings, scale: Scale, source: str, images: ImageSet, test: ImageSet, folder: Path, seed: int
 ) -> spaces.Latent:
     """The tokenizer of a line, made once for all lines that share it."""
-    path = folder / f"{settings.tokenizer}-{settings.dims}.safetensors"
+    path = files.inside(folder, f"{settings.tokenizer}-{settings.dims}.safetensors")
     if path.exists():
         return spaces.load(path)
     if settings.tokenizer == "pca":
@@ -123,7 +123,7 @@ def tokenize(
             perceptual = stages(_judge(scale, source, folder, seed))
         discriminator = Discriminator(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
         task = Tokenizing(space, images, test, perceptual=perceptual, discriminator=discriminator)
-        learn_space(task, images, scale.tokenizer_images, folder / path.stem, seed)
+        learn_space(task, images, scale.tokenizer_images, files.inside(folder, path.stem), seed)
     spaces.save(space, path)
     return spaces.load(path)
 
@@ -132,7 +132,9 @@ def _judge(scale: Scale, source: str, folder: Path, seed: int) -> judge.Judge:
     """The classifier in whose features the first tokenizer compares: trained on the labels, as the paper's VGG was."""
     count, data = scale.tokenizer_images, DataConfig(name=source, size=scale.size)
     config = replace(load_recipe(find("judge")).train, images=count, warmup=count // 10, save_every=count)
-    run, _ = train(Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), folder / "judge")
+    run, _ = train(
+        Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), files.inside(folder, "judge")
+    )
     return run.open()
 
 
