@@ -1,6 +1,6 @@
-"""The fit behind ``grids.fitted``: nodes and shares of the corrector for few steps, which serve mixtures and trained networks at once.
+"""The fit behind ``grids.fitted``: nodes and weights of the corrector for few steps, which serve mixtures and trained networks at once.
 
-python bench/default_grid.py STEPS [RUN ...] [--noises 512] [--iterations 30] [--order 4] [--final 1]   # prints nodes in λ, and shares
+python bench/default_grid.py STEPS [RUN ...] [--noises 512] [--iterations 30] [--order 4] [--final 1]   # prints nodes in λ, and weights
 
 The loss is the mean over the mixtures of :mod:`mixtures` of log root mean square and of mean log error, the first counted
 :data:`WEIGHT`; the same over the networks of the RUNs counts :data:`NETWORKS`. ``Multistep`` is written out below so that torch
@@ -49,7 +49,7 @@ def weights(tau: Tensor, begin: int, nodes: list[int]) -> dict[int, Tensor]:
     return result
 
 
-def rows(tau: Tensor, shares: Tensor, order: int, final: int) -> list[dict[int, Tensor]]:
+def rows(tau: Tensor, corrector: Tensor, order: int, final: int) -> list[dict[int, Tensor]]:
     """The weights of every move, the corrector of the move before folded in."""
     table, before = [], None
     for i in range(len(tau) - 1):
@@ -59,7 +59,7 @@ def rows(tau: Tensor, shares: Tensor, order: int, final: int) -> list[dict[int, 
         if before is not None:
             corrected = weights(tau, i - 1, [*before, i])
             for j, w in corrected.items():
-                row[j] = row.get(j, 0.0) + shares[i - 1] * (w - before.get(j, 0.0))
+                row[j] = row.get(j, 0.0) + corrector[i - 1] * (w - before.get(j, 0.0))
         before = own
         table.append(row)
     return table
@@ -77,13 +77,13 @@ class Problem:
     earlier: float
     share: float
 
-    def loss(self, inner: Tensor, shares: Tensor, order: int, final: int) -> Tensor:
+    def loss(self, inner: Tensor, corrector: Tensor, order: int, final: int) -> Tensor:
         """``inner``: the nodes between the ends, λ."""
         stretch = 1.0 + self.earlier / (self.last.lam + 2.2)
         inner = self.last.lam - stretch * (self.last.lam - inner)
         tau = torch.sigmoid(-torch.cat([torch.tensor([self.first.lam]), inner, torch.tensor([self.last.lam])]))
         z, ys = self.begin, list[Tensor]()
-        for i, row in enumerate(rows(tau, shares, order, final)):
+        for i, row in enumerate(rows(tau, corrector, order, final)):
             at, rho = tau[i].to(z), (tau[i] / (1.0 - tau[i])).to(z)
             scaled = z / (1.0 - at)
             x0 = self.x0(scaled, rho)
@@ -127,8 +127,8 @@ def network(run: str, steps: int, share: float) -> Problem:
     return Problem(x0, x / (first.alpha + first.sigma), end / (last.alpha + last.sigma), first, last, earlier, share)
 
 
-def fit(problems: list[Problem], solver: Multistep, begin: np.ndarray, shares: np.ndarray, most: int) -> None:
-    """Descend from ``begin``; the nodes stay ordered as a softmax of increments of the logistic coordinate, the shares in (0, 2)."""
+def fit(problems: list[Problem], solver: Multistep, begin: np.ndarray, corrector: np.ndarray, most: int) -> None:
+    """Descend from ``begin``; the nodes stay ordered as a softmax of increments of the logistic coordinate, the weights in (0, 2)."""
     low, high, steps = COORDINATE.u(-5.2), COORDINATE.u(4.6052), len(begin) + 1
     u = np.array([low, *(COORDINATE.u(lam) for lam in begin), high])
     below, above, center = COORDINATE.below, COORDINATE.above, COORDINATE.center
@@ -147,7 +147,7 @@ def fit(problems: list[Problem], solver: Multistep, begin: np.ndarray, shares: n
         assert variable.grad is not None
         return total, variable.grad.numpy()
 
-    theta = np.concatenate([np.log(np.diff(u)), np.log(shares / (2.0 - shares))])
+    theta = np.concatenate([np.log(np.diff(u)), np.log(corrector / (2.0 - corrector))])
     found = minimize(evaluate, theta, jac=True, method="L-BFGS-B", options={"maxiter": most})
     table = ", ".join(f"({', '.join(f'{v:.3f}' for v in each)})" for each in read(torch.tensor(found.x)))
     print(steps, f"{evaluate(theta)[0]:.3f} -> {found.fun:.3f}", table, flush=True)
@@ -167,7 +167,7 @@ def main() -> None:
     )
     problems = exact(given.noises) + [network(run, given.steps, NETWORKS / len(given.runs)) for run in given.runs]
     begin = np.array([p.lam for p in grid(path("vp"), given.steps)[1:-1]])
-    fit(problems, solver, begin, np.clip(solver.shares(given.steps - 1), 0.05, 1.9), given.iterations)
+    fit(problems, solver, begin, np.clip(solver.corrector_weights(given.steps - 1), 0.05, 1.9), given.iterations)
 
 
 if __name__ == "__main__":

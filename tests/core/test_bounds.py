@@ -73,12 +73,12 @@ class Outer:
 )
 def test_the_message_names_the_key_the_rule_and_the_value(outer, says):
     with pytest.raises(InputError) as raised:
-        bounds.check(outer, lambda key: f"--{key}")
+        bounds.check_bounds(outer, lambda key: f"--{key}")
     assert str(raised.value) == says
 
 
 def test_none_and_what_has_no_rule_pass():
-    bounds.check(Outer(Inner(rate=None, plain=-3.0)))
+    bounds.check_bounds(Outer(Inner(rate=None, plain=-3.0)))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_none_and_what_has_no_rule_pass():
     [Recipe, TrainConfig, DataConfig, SampleConfig, SpaceConfig, *CONFIGS.values(), *map(tasks.config, tasks.names())],
 )
 def test_every_whole_number_of_a_recipe_has_its_range_and_every_default_is_in_it(config):
-    bounds.check(config())
+    bounds.check_bounds(config())
     rules, all_hints = bounds.rules_of(config), get_type_hints(config)
     hints = {name: all_hints[name] for name in rules}
     free = {"filter"}  # of which any weights will do
@@ -140,7 +140,7 @@ def test_a_wrong_number_is_refused_on_every_way_in(tmp_path, monkeypatch, sectio
     with pytest.raises(InputError, match=full):
         rv.recipes.train(recipe, tmp_path / "run")
     serialisation.write(recipe, tmp_path / "recipe.yaml")
-    for read in (lambda: serialisation.read(tmp_path / "recipe.yaml"), lambda: Run(tmp_path).recipe):
+    for read in (lambda: serialisation.load(tmp_path / "recipe.yaml"), lambda: Run(tmp_path).recipe):
         with pytest.raises(InputError, match=full):
             read()
     given = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]

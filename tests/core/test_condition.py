@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reverie.core.condition import Cond, Entry, Image, Label, Tokens, Vector, read
+from reverie.core.condition import Cond, Entry, Image, Label, Tokens, Vector, entry_of
 from reverie.core.errors import InputError
 
 
@@ -73,36 +73,38 @@ def _text(length: int, rows: int = 1, real: int | None = None) -> Entry:
 
 def test_a_network_reads_its_null_where_nothing_is_present() -> None:
     cond = Cond(label=[1, 2, 3], style=torch.ones(3, 4)).drop(torch.tensor([True, False, True]))
-    assert read(cond, "label", torch.tensor(9), 3).value.tolist() == [1, 9, 3]
-    assert read(cond, "style", torch.full((4,), 0.5), 3).value[:, 0].tolist() == [1.0, 0.5, 1.0]
-    assert read(None, "label", torch.tensor(9), 2).value.tolist() == [9, 9]
-    assert read(Cond(other=1), "label", torch.tensor(9), 2).value.tolist() == [9, 9]
-    assert read(Cond(label=4), "label", torch.tensor(9), 3).value.tolist() == [4, 4, 4]
+    assert entry_of(cond, "label", torch.tensor(9), 3).value.tolist() == [1, 9, 3]
+    assert entry_of(cond, "style", torch.full((4,), 0.5), 3).value[:, 0].tolist() == [1.0, 0.5, 1.0]
+    assert entry_of(None, "label", torch.tensor(9), 2).value.tolist() == [9, 9]
+    assert entry_of(Cond(other=1), "label", torch.tensor(9), 2).value.tolist() == [9, 9]
+    assert entry_of(Cond(label=4), "label", torch.tensor(9), 3).value.tolist() == [4, 4, 4]
     nan = Cond(style=torch.full((1, 4), torch.nan)).null()
-    assert read(nan, "style", torch.zeros(4), 1).value.tolist() == [[0.0] * 4]
+    assert entry_of(nan, "style", torch.zeros(4), 1).value.tolist() == [[0.0] * 4]
 
 
 def test_a_null_of_another_length_pads() -> None:
     cond = Cond(text=_text(3, 2, real=2)).drop(torch.tensor([True, False]))
-    entry = read(cond, "text", torch.full((4, 2), 7.0), 2)
+    entry = entry_of(cond, "text", torch.full((4, 2), 7.0), 2)
     assert entry.mask is not None
     assert entry.mask.tolist() == [[True, True, False, False], [True] * 4]
     assert torch.equal(entry.value[0, :3], cond["text"].value[0]) and (entry.value[1] == 7.0).all()
-    short = read(cond, "text", torch.full((1, 2), 7.0), 2)
+    short = entry_of(cond, "text", torch.full((1, 2), 7.0), 2)
     assert short.mask is not None and short.mask.tolist() == [[True, True, False], [True, False, False]]
-    whole = read(Cond(text=_text(3)), "text", torch.zeros(3, 2), 1)
+    whole = entry_of(Cond(text=_text(3)), "text", torch.zeros(3, 2), 1)
     assert whole.mask is None  # equal lengths without padding need no mask
 
 
 def test_a_replaced_null_comes_before_the_network_s() -> None:
     mine = torch.full((1, 4), 0.25)
     cond = Cond(style=torch.ones(2, 4)).with_null(style=mine)
-    assert read(cond, "style", torch.zeros(4), 2).value[:, 0].tolist() == [1.0, 1.0]  # present: not used
-    assert read(cond.null(), "style", torch.zeros(4), 2).value[:, 0].tolist() == [0.25, 0.25]
+    assert entry_of(cond, "style", torch.zeros(4), 2).value[:, 0].tolist() == [1.0, 1.0]  # present: not used
+    assert entry_of(cond.null(), "style", torch.zeros(4), 2).value[:, 0].tolist() == [0.25, 0.25]
     both = cond.null().cat(cond).index([1, 2]).to("cpu")
-    assert read(both, "style", torch.zeros(4), 2).value[:, 0].tolist() == [0.25, 1.0]
+    assert entry_of(both, "style", torch.zeros(4), 2).value[:, 0].tolist() == [0.25, 1.0]
     mine = mine.requires_grad_()
-    read(Cond(style=torch.ones(2, 4)).with_null(style=mine).null(), "style", torch.zeros(4), 2).value.sum().backward()
+    entry_of(
+        Cond(style=torch.ones(2, 4)).with_null(style=mine).null(), "style", torch.zeros(4), 2
+    ).value.sum().backward()
     assert mine.grad is not None and mine.grad.tolist() == [[2.0] * 4]
     with pytest.raises(InputError, match="Did you mean 'style'"):
         cond.with_null(stile=mine)

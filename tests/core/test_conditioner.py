@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from reverie.core.condition import Entry, Image, Label, Tokens, Vector, read
+from reverie.core.condition import Entry, Image, Label, Tokens, Vector, entry_of
 from reverie.core.conditioner import Conditioner
 from reverie.core.errors import InputError
 
@@ -47,9 +47,11 @@ def test_texts_and_what_guidance_leads_away_from():
     conditioner = Conditioner({"text": Tokens(2, 4)}, text=Letters())
     cond = conditioner(["ab", "c"], negative="d")
     assert cond["text"].value[:, 0, 0].tolist() == [1.0, 3.0]
-    null = read(cond.null(), "text", torch.zeros(1, 2), 2)
+    null = entry_of(cond.null(), "text", torch.zeros(1, 2), 2)
     assert null.value[:, 0, 0].tolist() == [4.0, 4.0]
-    assert read(conditioner("ab").null(), "text", torch.ones(1, 2), 1).value.tolist() == torch.zeros(1, 4, 2).tolist()
+    assert (
+        entry_of(conditioner("ab").null(), "text", torch.ones(1, 2), 1).value.tolist() == torch.zeros(1, 4, 2).tolist()
+    )
     assert conditioner.words("ab") == {"ab": (0, 1)}
     with pytest.raises(InputError, match="2 negative texts for 3"):
         conditioner(["a", "b", "c"], negative=["d", "e"])

@@ -42,6 +42,26 @@ def test_a_failure_leaves_what_was_there_and_no_part(tmp_path):
     assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 
 
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with files.appearing_folder(tmp_path / "new" / "a") as partial:
+        files.write(partial / "x.txt", "x")
+        assert names(tmp_path / "new") == [partial.name] and partial.name != ".tmp-a"
+    assert (tmp_path / "new" / "a" / "x.txt").read_text() == "x"
+    with pytest.raises(RunError, match=r"/b could not be written: full"), files.appearing_folder(tmp_path / "b"):
+        raise OSError(28, "full")
+    with (
+        pytest.raises(RunError, match=r"/b could not be written: No such file"),
+        files.appearing_folder(tmp_path / "b") as partial,
+    ):
+        files.write(partial / "sub", "a file, and not a folder")
+        files.sync(partial / "none")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "c").symlink_to(tmp_path / "outside")
+    with pytest.raises(RunError, match="/c could not be written"), files.appearing_folder(tmp_path / "c") as partial:
+        files.write(partial / "x.txt", "x")
+    assert names(tmp_path) == ["c", "new", "outside"] and not names(tmp_path / "outside")
+
+
 def test_many_writers_of_one_file_leave_one_whole_file(tmp_path):
     texts = [str(i) * 100_000 for i in range(8)]
     threads = [threading.Thread(target=files.write, args=(tmp_path / "a.txt", text)) for text in texts]

@@ -53,7 +53,7 @@ def test_postscript_is_no_picture(tmp_path):
     with Image.open(path) as image:  # the control: Pillow would hand it on
         assert image.format == "EPS"
     with pytest.raises(Unreadable, match=r"photo\.png cannot be read as a picture: .* none of the formats JPEG"):
-        image_files.read(path)
+        image_files.open_image(path)
 
 
 def test_pictures_are_opened_here_only():
@@ -69,7 +69,7 @@ def test_huge_pictures_are_refused_by_their_header(tmp_path, monkeypatch, sides)
     loaded = []
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: loaded.append(image))
     with pytest.raises(Unreadable, match="more than 134 megapixels: make it smaller"):
-        image_files.read(tmp_path / "bomb.png")
+        image_files.open_image(tmp_path / "bomb.png")
     assert not loaded
 
 
@@ -77,9 +77,9 @@ def test_only_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path, what in ((tmp_path / "pipe.png", "pipe or a device"), ("/dev/zero", "device"), (tmp_path, "folder")):
         with pytest.raises(Unreadable, match=what):
-            image_files.read(path)
+            image_files.open_image(path)
     with pytest.raises(Unreadable, match="no such file"):
-        image_files.read(tmp_path / "none.png")
+        image_files.open_image(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "ICO", "JPEG2000", "BMP", "PSD", "QOI"])
@@ -97,13 +97,13 @@ def test_damaged_files_have_one_error(tmp_path, monkeypatch, kind):
         bad[place] ^= 0x55
         path.write_bytes(bad)
         try:
-            outcomes.add(type(image_files.read(path, "RGB")))
+            outcomes.add(type(image_files.open_image(path, "RGB")))
         except Unreadable as error:
             assert error.reason
             outcomes.add(Unreadable)
     assert Unreadable in outcomes
     path.write_bytes(whole)
-    assert image_files.read(path, "RGB").size[1] == 16
+    assert image_files.open_image(path, "RGB").size[1] == 16
 
 
 def test_malformed_exif_costs_no_pixel(tmp_path):
@@ -116,13 +116,13 @@ def test_malformed_exif_costs_no_pixel(tmp_path):
         photo(struct.pack("<HHII", 0x8769, 4, 1, 2**31)),
     ):
         path.write_bytes(content)
-        assert image_files.read(path).size == (24, 32)
+        assert image_files.open_image(path).size == (24, 32)
     whole = photo(fraction, extra=struct.pack("<ii", 72, 1))
     for place in range(whole.index(b"II*\0"), whole.index(b"\xff\xe0")):
         bad = bytearray(whole)
         bad[place] ^= 0xFF
         path.write_bytes(bad)
-        picture = image_files.read(path, "RGB")
+        picture = image_files.open_image(path, "RGB")
         assert sorted(picture.size) == [24, 32] and picture.getpixel((5, 5)) == (254, 0, 0)
 
 
@@ -134,7 +134,7 @@ def test_orientation(tmp_path, kind, orientation):
     noise(6, 9, 3).resize((90, 60)).save(tmp_path / "a", kind, exif=exif)
     with Image.open(tmp_path / "a") as image:
         right = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(np.asarray(image_files.read(tmp_path / "a")), right)
+    assert np.array_equal(np.asarray(image_files.open_image(tmp_path / "a")), right)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
@@ -145,7 +145,7 @@ def test_a_transparent_grey_of_any_depth(tmp_path, depth):
     row = b"\0" + pixels * (8 * depth // (8 * len(pixels)))
     rows = row * 4 + (b"\0" + bytes(len(row) - 1)) * 4
     (tmp_path / "a.png").write_bytes(png(depth, (8, 8), 0, struct.pack(">H", value), rows))
-    shown_ = np.asarray(image_files.read(tmp_path / "a.png", "L"))
+    shown_ = np.asarray(image_files.open_image(tmp_path / "a.png", "L"))
     assert (shown_[:4] == 255).all() and (shown_[4:] == 0).all()
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 from reverie import data
 from reverie.core.batch import Batch
 from reverie.core.errors import InputError, RunError
+from reverie.core.files import read_about
 from reverie.data import Loader, Mirrored, TensorSet, Wrapped, codes, encoded, order
 from reverie.spaces import PatchPCA
 
@@ -130,6 +131,7 @@ def test_codes_are_made_once_and_are_those_of_the_space(digits, tmp_path, monkey
     (file,) = tmp_path.iterdir()
     with safe_open(file, "pt") as whole:  # an independent reader finds a valid file
         assert whole.get_slice("codes").get_shape() == [2 * len(digits), 3, 4, 4]
+    assert read_about(file) == {"what": "codes", "data": digits.name}
     monkeypatch.setattr(space, "encode", lambda x: pytest.fail("encoded again"))
     again = encoded(Mirrored(digits), space, tmp_path)
     assert torch.equal(again.x, made.x) and again.fingerprint == made.fingerprint

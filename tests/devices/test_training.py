@@ -25,7 +25,7 @@ from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
-from reverie.spaces.tokenizing import Critic, Tokenizing
+from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
 from .emulated import DEVICE, NAME, waiting
 from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures
@@ -103,7 +103,7 @@ def tokenizer(name: str) -> Tokenizing:
     torch.manual_seed(0)
     space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8), CHANNELS)  # pyright: ignore[reportArgumentType]
     data = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(len(X)))
-    return Tokenizing(space, data, data, perceptual=lambda x: [x], critic=Critic(CHANNELS, 8))
+    return Tokenizing(space, data, data, perceptual=lambda x: [x], discriminator=Discriminator(CHANNELS, 8))
 
 
 TASKS: dict[str, Callable[[], Any]] = {

@@ -182,7 +182,7 @@ def test_reddiff_descends_to_it() -> None:
 
 
 def test_pigdm_does_not_overshoot_along_an_axis_of_large_variance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All pixels together vary 900 times as much as the method assumes; with the whole change in place of its share it diverges."""
+    """All pixels together vary 900 times as much as the method assumes; with the whole change at each step it diverges."""
     d = 16
     covariance = torch.eye(d, dtype=torch.float64) + 899.0 * torch.ones(d, d, dtype=torch.float64) / d
     denoise = Gaussian(torch.zeros(1, 4, 4, dtype=torch.float64), covariance).denoiser(Flow())

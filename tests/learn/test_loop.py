@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import RunError
 from reverie.learn import Batch, Checkpoints, Draws, Moment, Optim, Player, Task, TrainConfig
-from reverie.learn.journal import Journal, read
+from reverie.learn.journal import Journal, entries
 
 from .conftest import CONFIG, denoising, pictures
 
@@ -63,9 +63,9 @@ def test_a_run_killed_between_checkpoints_goes_back_to_the_last_one(run, tmp_pat
         run("b", feed=killed)
     latest = Checkpoints(tmp_path / "b" / "checkpoints").latest()
     assert latest is not None and latest.state["images"] == 288
-    assert any(entry["images"] > 288 for entry in read(tmp_path / "b" / "log.jsonl"))
+    assert any(entry["images"] > 288 for entry in entries(tmp_path / "b" / "log.jsonl"))
     assert same(run("a"), run("b"))
-    logs = [list(read(tmp_path / name / "log.jsonl")) for name in "ab"]
+    logs = [list(entries(tmp_path / name / "log.jsonl")) for name in "ab"]
     for log in logs:
         for entry in log:
             entry.pop("seconds", None)
@@ -93,11 +93,11 @@ def test_bf16_runs_and_differs(run):
 
 def test_the_log(run, tmp_path):
     run("a")
-    entries = list(read(tmp_path / "a" / "log.jsonl"))
-    training = [entry for entry in entries if "loss" in entry]
+    logged = list(entries(tmp_path / "a" / "log.jsonl"))
+    training = [entry for entry in logged if "loss" in entry]
     assert [entry["images"] for entry in training] == [64, 96, 128, 192, 256, 288, 320, 384, 400]
     assert all({"step", "seconds", "mse", "grad_norm", "lr"} <= set(entry) for entry in training)
-    validations = [entry["validation"] for entry in entries if "validation" in entry]
+    validations = [entry["validation"] for entry in logged if "validation" in entry]
     assert len(validations) == 5 and validations[-1]["loss"] < 0.8 * validations[0]["loss"]
     assert len(validations[-1]["bins"]) == len(validations[-1]["logsnr"]) == 8
 
@@ -106,14 +106,14 @@ def test_the_log_drops_what_comes_after_a_checkpoint_and_a_line_cut_short(tmp_pa
     path = tmp_path / "log.jsonl"
     path.write_text('{"images": 1}\n{"images": 2}\n{"images": 3}\n{"ima')
     Journal(path, 2).add(3, loss=1.0)
-    assert list(read(path)) == [{"images": 1}, {"images": 2}, {"images": 3, "loss": 1.0}]
+    assert list(entries(path)) == [{"images": 1}, {"images": 2}, {"images": 3, "loss": 1.0}]
 
 
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"images": 1}\n{"ima\n{"images": 3}\n')
     with pytest.raises(RunError, match="line 2 is damaged"):
-        list(read(path))
+        list(entries(path))
 
 
 def test_previews_are_drawn_with_the_averaged_weights(run, tmp_path):

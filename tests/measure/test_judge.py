@@ -101,7 +101,7 @@ def test_weights_are_small_enough_to_bundle():
 
 def learned(folder, images):
     """The judge of the recipe that comes along, after fewer images."""
-    recipe = serialisation.read(serialisation.find("judge"))
+    recipe = serialisation.load(serialisation.find("judge"))
     train = replace(recipe.train, images=images, warmup=images // 10, save_every=images, validate_every=images)
     run, _ = rv.recipes.train(replace(recipe, data=DataConfig(name="digits8"), train=train, seed=1), folder)
     return run.open()

@@ -134,7 +134,7 @@ def test_an_untrained_network_is_the_closed_form_at_high_noise_and_nothing_near_
 
 
 def test_a_run_keeps_its_prior(tmp_path):
-    recipe = serialisation.read(serialisation.find("demo"))
+    recipe = serialisation.load(serialisation.find("demo"))
     tiny = replace(
         recipe,
         name="tiny",
@@ -153,7 +153,7 @@ def test_a_run_keeps_its_prior(tmp_path):
 
 
 def test_a_network_without_pictures_as_condition_cannot_have_one(tmp_path):
-    recipe = serialisation.read(serialisation.find("demo"))
+    recipe = serialisation.load(serialisation.find("demo"))
     wrong = replace(recipe, task=replace(recipe.task, net=JiTConfig(), prior=8))
     with pytest.raises(InputError, match="dit or unet"):
         training.train(wrong, tmp_path / "run")

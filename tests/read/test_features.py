@@ -10,6 +10,7 @@ import reverie as rv
 from reverie.core.condition import Entry
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
+from reverie.core.files import read_about
 from reverie.core.noise import Tape
 from reverie.core.schedules import Flow
 from reverie.nets import DiT, UNet, taps
@@ -90,6 +91,12 @@ def test_streamed_equals_kept_and_goes_on_where_it_stopped(unet, images, tmp_pat
     files = sorted((tmp_path / "f").glob("part-*"))
     assert len(files) == 3
     times = [file.stat().st_mtime_ns for file in files]
+    assert read_about(files[1]) == {"what": "features", "rows": [4, 8]}
+    files[1].write_bytes(files[1].read_bytes()[:50])
+    with pytest.raises(
+        RunError, match=r"part-00000004\.safetensors is damaged: .*Remove it and read the features again"
+    ):
+        stored.rows(("middle.0", 0.0), range(3, 5))
     files[1].unlink()
     with pytest.raises(RunError, match="4 of 10 pictures"):
         rv.read.Stored.open(tmp_path / "f")

@@ -57,7 +57,7 @@ def test_classes_are_needed(tmp_path):
 
 def test_the_recipe_survives_its_file(tmp_path):
     serialisation.write(RECIPE, tmp_path / "recipe.yaml")
-    assert serialisation.read(tmp_path / "recipe.yaml") == RECIPE
+    assert serialisation.load(tmp_path / "recipe.yaml") == RECIPE
 
 
 def test_recipes_of_the_layout_before_tasks_are_read(tmp_path):

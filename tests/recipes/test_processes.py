@@ -40,10 +40,10 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path):
 
 
 def test_shares_are_whole():
-    parts = [Runtime(torch.device("cpu"), rank=rank, world=3).share(10, 8) for rank in range(3)]
+    parts = [Runtime(torch.device("cpu"), rank=rank, world=3).shard(10, 8) for rank in range(3)]
     assert [i for start, count in parts for i in range(start, start + count)] == list(range(10, 18))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(InputError, match="cannot share a batch of 1"):
-        Runtime(torch.device("cpu"), rank=0, world=2).share(0, 1)
+        Runtime(torch.device("cpu"), rank=0, world=2).shard(0, 1)

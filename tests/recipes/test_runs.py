@@ -1,5 +1,6 @@
 """A run from Python: train, load, sample."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from PIL import Image
 import reverie as rv
 from reverie.core.errors import InputError
 from reverie.core.paths import SCHEDULES
-from reverie.diffusion.config import DenoisingConfig, SampleConfig
+from reverie.diffusion.config import DenoisingConfig, OnPath, SampleConfig
 from reverie.learn import Draws, TrainConfig
 from reverie.learn.checkpoint import Checkpoint
 from reverie.nets.config import CONFIGS, DiTConfig, UNetConfig
@@ -132,6 +133,11 @@ def test_a_model_whose_labels_were_never_dropped_is_not_guided(run):
     assert never.usual(SampleConfig(scale=2.0)).scale == 1.0 and run.recipe.usual.scale == 2.0
     with pytest.raises(InputError, match=r"drop 0"):
         never.generator(denoise, SampleConfig(scale=2.0))
+
+
+def test_the_help_names_every_path_there_is():
+    (said,) = re.findall(r"^ *schedule: the path from data to noise: (.*)$", OnPath.__doc__ or "", re.MULTILINE)
+    assert set(re.findall(r"\b[a-z]+\b(?=,|;| is the table)", said)) == set(SCHEDULES)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -28,7 +28,7 @@ def test_the_name_of_the_task_chooses_its_keys(name: str, tmp_path):
     recipe = serialisation.from_dict({"task": name})
     assert recipe.task == tasks.config(name)() and type(recipe.sample) is recipe.task.Sample
     serialisation.write(recipe, tmp_path / "r.yaml")
-    assert serialisation.read(tmp_path / "r.yaml") == recipe
+    assert serialisation.load(tmp_path / "r.yaml") == recipe
     with pytest.raises(InputError, match=r"task\.wdth"):
         serialisation.from_dict({"task": {"name": name, "wdth": 3}})
 
@@ -44,14 +44,14 @@ def test_an_unknown_task_is_named_with_the_nearest():
 def test_round_trip(tmp_path, recipe: Recipe):
     recipe = replace(recipe, data=replace(recipe.data, classes=("Zoë", "b")))
     serialisation.write(recipe, tmp_path / "r.yaml")
-    assert serialisation.read(tmp_path / "r.yaml") == recipe
+    assert serialisation.load(tmp_path / "r.yaml") == recipe
     assert next(iter(yaml.safe_load((tmp_path / "r.yaml").read_text())["task"])) == "name"
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1", 1.0), ("0.5", 0.5)])
 def test_numbers_as_people_write_them(tmp_path, text: str, value: float):
     (tmp_path / "r.yaml").write_text(f"train: {{lr: {text}}}")
-    lr = serialisation.read(tmp_path / "r.yaml").train.lr
+    lr = serialisation.load(tmp_path / "r.yaml").train.lr
     assert lr == value and isinstance(lr, float)
 
 
@@ -66,7 +66,7 @@ def test_difference_names_every_key_that_differs_and_no_other():
 
 @pytest.mark.parametrize("name", serialisation.named())
 def test_the_recipes_that_come_along_are_whole(name: str):
-    assert serialisation.read(serialisation.find(name)).name in (name, "")
+    assert serialisation.load(serialisation.find(name)).name in (name, "")
 
 
 def test_demo_and_the_bundled_sets_have_recipes():
@@ -95,12 +95,12 @@ def test_every_flipped_bit_of_a_runs_recipe_is_noticed_or_changes_nothing(tmp_pa
         data[place // 8] ^= 1 << place % 8
         path.write_bytes(bytes(data))
         try:
-            assert serialisation.read(path, sealed=True) == recipe, place
+            assert serialisation.load(path, sealed=True) == recipe, place
         except InputError:
             noticed += 1
     assert noticed > 145
     path.write_bytes(whole)
-    assert serialisation.read(path, sealed=True) == recipe
+    assert serialisation.load(path, sealed=True) == recipe
 
 
 def test_a_recipe_that_was_changed_in_its_run_says_so_and_a_copy_may_be_changed(tmp_path):
@@ -108,7 +108,7 @@ def test_a_recipe_that_was_changed_in_its_run_says_so_and_a_copy_may_be_changed(
     serialisation.write(Recipe(), path)
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(InputError, match=r"recipe\.yaml is not as it was written.*remove that line"):
-        serialisation.read(path, sealed=True)
-    assert serialisation.read(path).seed == 1
+        serialisation.load(path, sealed=True)
+    assert serialisation.load(path).seed == 1
     path.write_text(path.read_text().rpartition(serialisation.SEAL)[0])
-    assert serialisation.read(path, sealed=True).seed == 1, "the line is removed, or the recipe older than the line"
+    assert serialisation.load(path, sealed=True).seed == 1, "the line is removed, or the recipe older than the line"

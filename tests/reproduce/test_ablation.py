@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import reverie as rv
 from reverie.align.ldae import Settings
+from reverie.core.errors import RunError
 from reverie.nets.config import DiTConfig
 from reverie.reproduce import ablation, ladder
 
@@ -80,3 +82,13 @@ def test_every_number_of_dimensions_teaches_more_than_random_weights(tmp_path):
         random.append(figures[1].accuracy)
     print(found, random)
     assert all(sum(values) / 3 > sum(random) / 6 + 5.0 for values in found.values()), (found, random)
+
+
+def test_a_tokenizer_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pca-5.safetensors").symlink_to(tmp_path / "thesis")
+    digits, settings = rv.data.load("digits8"), Settings(tokenizer="pca", dims=5)
+    with pytest.raises(RunError, match="is a link to"):
+        ablation.tokenize(settings, ladder.SCALES["tiny"], "digits8", digits, digits, tmp_path / "out", 0)
+    assert (tmp_path / "thesis").read_text() == "mine"

@@ -111,6 +111,33 @@ def test_a_file_comes_back_and_auto_uses_it(fitted: Calibrated, tmp_path) -> Non
     assert choose(denoise, "auto", None, 8) == (again.solver, again)
 
 
+def test_an_older_file_opens(tmp_path) -> None:
+    """What `reverie calibrate` left in a run before the weights of the corrector had that name; the words of the file have not changed."""
+    (tmp_path / "calibrated-3-1.json").write_text(
+        """{
+ "nodes": [-2.5, 1.25],
+ "start": null,
+ "end": 9.2,
+ "solver": {
+  "name": "Multistep",
+  "order": 3,
+  "variable": "straight",
+  "clock": "tau",
+  "corrector": [0.5, 0.75],
+  "final_order": 2
+ },
+ "guidance": 1.0,
+ "ratio": 0.5,
+ "evaluations": 9000
+}
+"""
+    )
+    solver = Multistep(3, corrector=(0.5, 0.75), final_order=2)
+    assert Calibrated.load(tmp_path / "calibrated-3-1.json") == Calibrated(
+        (-2.5, 1.25), None, 9.2, solver, 1.0, 0.5, 9000
+    )
+
+
 def test_errors_say_what_to_do(tmp_path, fitted: Calibrated) -> None:
     denoise = ring(0.1, 1.0).denoiser(VP())
     with pytest.raises(InputError, match="2 to 30"):

@@ -15,7 +15,7 @@ from reverie.guide.freedom import Constant, FreeDoM, Relative
 from reverie.inverse.operators import Inpaint
 from reverie.inverse.repaint import RePaint
 from reverie.solve import DDIM, DDPM, Heun, invert, round_trip, sample
-from reverie.solve.ending import check
+from reverie.solve.ending import check_finite
 
 NAN, INF = math.nan, math.inf
 
@@ -146,7 +146,7 @@ def test_gradients_and_transforms_pass():
     z = torch.randn(3, 1, 4, 4)
     torch.testing.assert_close(torch.func.vmap(run)(z), torch.stack([run(row) for row in z]), rtol=1e-4, atol=1e-5)
     torch.func.jvp(run, (z[0],), (z[1],))
-    check(denoise, x, None, list)  # finite: nothing to say
+    check_finite(denoise, x, None, list)  # finite: nothing to say
 
 
 MAKERS = {

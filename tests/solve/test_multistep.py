@@ -315,10 +315,10 @@ def test_the_fitted_grid_between_its_tables() -> None:
         assert np.abs(even - grid[n + 1]).max() < 0.08
     halves = [np.interp(np.linspace(0, 1, 7), np.linspace(0, 1, n + 1), grid[n]) for n in (5, 7)]
     assert grid[6][2:-1] == pytest.approx(0.5 * (halves[0] + halves[1])[2:-1], abs=2e-3)
-    assert [len(fitted.shares(n)) for n in range(1, 23)] == list(range(22))
-    assert all(0.0 <= share <= 2.0 for n in range(1, 23) for share in fitted.shares(n))
-    for n, (_, shares) in FITTED.items():
-        assert fitted.shares(n) == pytest.approx(shares)
+    assert [len(fitted.corrector_weights(n)) for n in range(1, 23)] == list(range(22))
+    assert all(0.0 <= weight <= 2.0 for n in range(1, 23) for weight in fitted.corrector_weights(n))
+    for n, (_, correct) in FITTED.items():
+        assert fitted.corrector_weights(n) == pytest.approx(correct)
 
 
 def test_a_share_of_the_corrector_is_that_share_of_its_weights(problem: SimpleNamespace) -> None:
@@ -328,12 +328,12 @@ def test_a_share_of_the_corrector_is_that_share_of_its_weights(problem: SimpleNa
         width = max(len(a.row.w), len(c.row.w))
         x, y, z = (np.pad(r.row.w, (0, width - len(r.row.w))) for r in (a, b, c))
         assert y == pytest.approx(0.7 * x + 0.3 * z, abs=1e-14)
-    each = Multistep(3, corrector=(0.0, 0.3, 1.0, 0.3, 0.0)).rows(VP(), points)  # row i folds in the share of point i
+    each = Multistep(3, corrector=(0.0, 0.3, 1.0, 0.3, 0.0)).rows(VP(), points)  # row i folds in the weight of point i
     for i, like in enumerate((none, none, some, whole, some, none)):
         assert each[i].row.w == pytest.approx(like[i].row.w, abs=1e-14)
-    with pytest.raises(InputError, match="share from 0 to 2"):
+    with pytest.raises(InputError, match="weight from 0 to 2"):
         Multistep(3, corrector=2.5)
-    with pytest.raises(InputError, match="5 shares is for 6 steps"):
+    with pytest.raises(InputError, match="5 weights is for 6 steps"):
         Multistep(3, corrector=(0.5,) * 5).rows(VP(), points[:-1])
 
 

@@ -24,18 +24,18 @@ def test_both_conventions_are_a_share_of_the_noise() -> None:
     at, to = VP().point(0.6), VP().point(0.5)
     h = to.lam - at.lam
     for eta in (0.3, 1.0):
-        keep, fresh = Stochastic(eta, "sde").share(at, to)
+        keep, fresh = Stochastic(eta, "sde").mix(at, to)
         assert keep == pytest.approx(math.exp(-eta * h)) and fresh**2 == pytest.approx(1 - math.exp(-2 * eta * h))
-        keep, fresh = Stochastic(eta, "ddim").share(at, to)
+        keep, fresh = Stochastic(eta, "ddim").mix(at, to)
         assert fresh**2 == pytest.approx(eta**2 * (1 - math.exp(-2 * h))) and keep**2 + fresh**2 == pytest.approx(1.0)
-    assert Stochastic(1.0, "sde").share(at, to) == pytest.approx(Stochastic(1.0, "ddim").share(at, to), rel=1e-14)
+    assert Stochastic(1.0, "sde").mix(at, to) == pytest.approx(Stochastic(1.0, "ddim").mix(at, to), rel=1e-14)
     near = VP().point(0.6 - 1e-7)  # over a short move η of one convention is η² of the other
-    assert Stochastic(0.5, "ddim").share(at, near).fresh == pytest.approx(
-        Stochastic(0.25, "sde").share(at, near).fresh, rel=1e-5
+    assert Stochastic(0.5, "ddim").mix(at, near).fresh == pytest.approx(
+        Stochastic(0.25, "sde").mix(at, near).fresh, rel=1e-5
     )
-    assert Stochastic(0.0).share(to, at) == (1.0, 0.0)
+    assert Stochastic(0.0).mix(to, at) == (1.0, 0.0)
     with pytest.raises(InputError, match="invert with η = 0"):
-        Stochastic(0.5).share(to, at)
+        Stochastic(0.5).mix(to, at)
     with pytest.raises(InputError, match="at most 1"):
         Stochastic(1.5, "ddim")
 

@@ -94,7 +94,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def following(what: str) -> Iterator[None]:
     """Where a foreign configuration is followed: whatever goes wrong there becomes an InputError about it."""
     try:
         yield
@@ -114,7 +114,7 @@ def build(kind: str, config: Mapping[str, Any], state: Mapping[str, Tensor], wha
     """
     import diffusers
 
-    with told(what):
+    with following(what):
         model = getattr(diffusers, kind).from_config(dict(config))
     model.to(dtype=precision(state)).load_state_dict(dict(state))
     return model
@@ -125,7 +125,7 @@ def precision(state: Mapping[str, Tensor]) -> torch.dtype:
     return next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
 
 
-def check(component: Component, config: Mapping[str, Any]) -> None:
+def check_weights(component: Component, config: Mapping[str, Any]) -> None:
     """Whether the weights of a model, by their headers, are those of its configuration; nothing of their size is made.
 
     Raises:
@@ -133,7 +133,7 @@ def check(component: Component, config: Mapping[str, Any]) -> None:
     """
     import diffusers
 
-    with told(str(component.folder)), torch.device("meta"):
+    with following(str(component.folder)), torch.device("meta"):
         own = getattr(diffusers, component.kind).from_config(dict(config)).state_dict()
     state = renamed(component.shapes())
     for name in sorted({*own, *state}):

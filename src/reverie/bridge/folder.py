@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reverie.core import files
 from reverie.core.errors import InputError, RunError, unknown
-from reverie.core.text import utf8_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,10 +54,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises:
         RunError: when it is missing or damaged.
     """
-    from safetensors.torch import load_file
-
-    with readable(path) as name:
-        return load_file(name)
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -66,22 +64,18 @@ def read_header(path: Path) -> dict[str, str]:
     Raises:
         RunError: when it is missing or damaged.
     """
-    from safetensors import safe_open
-
-    with readable(path) as name, safe_open(name, "pt") as file:
+    with opened(path) as file:
         return file.metadata() or {}
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[Path]:
-    """Where a safetensors file is read, under a name that the library takes: what is wrong with it becomes a RunError."""
-    from safetensors import SafetensorError
-
+def opened(path: Path) -> Iterator[Any]:
+    """:func:`reverie.core.files.opened`, for a file that can be had again."""
     try:
-        with utf8_name(path) as name:
-            yield name
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} is damaged or incomplete: {error}. Copy or download it again.") from error
+        with files.opened(path) as file:
+            yield file
+    except RunError as error:
+        raise RunError(f"{error}. Copy or download it again.") from error
 
 
 class Component:
@@ -179,11 +173,10 @@ class Component:
             RunError: when a file is missing or damaged.
         """
         import torch
-        from safetensors import safe_open
 
         shapes = {}
         for path in self.files:
-            with readable(path) as there, safe_open(there, "pt") as file:
+            with opened(path) as file:
                 shapes |= {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
         return shapes
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.core.condition import Cond, read
+from reverie.core.condition import Cond, entry_of
 from reverie.core.errors import InputError
 from reverie.nets.network import Network, conditions, tokens, with_image
 
@@ -58,7 +58,7 @@ class Foreign(Network):
         if self.classes:
             null = torch.tensor(self.classes, device=x.device) if self.kind == "DiTTransformer2DModel" else None
             given["class_labels"] = (
-                always(cond, "label", len(x)) if null is None else read(cond, "label", null, len(x)).value
+                always(cond, "label", len(x)) if null is None else entry_of(cond, "label", null, len(x)).value
             )
         if "text" in self.conditions:
             text = tokens(cond, self.context, x)
@@ -71,7 +71,7 @@ class Foreign(Network):
             value = always(cond, "vector", len(x)).to(x)
             given["class_labels"] = value[:, 0] if self.embedded == "timestep" else value
         elif self.vector:
-            vector = read(cond, "vector", x.new_zeros(self.vector), len(x)).value
+            vector = entry_of(cond, "vector", x.new_zeros(self.vector), len(x)).value
             if self.kind == "SD3Transformer2DModel":
                 given["pooled_projections"] = vector
             else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reverie.bridge import architecture, weights
-from reverie.bridge.building import AUTOENCODER, build, check, complete, precision, renamed, told
+from reverie.bridge.building import AUTOENCODER, build, check_weights, complete, following, precision, renamed
 from reverie.bridge.folder import SCHEDULER, Component, Folder
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
@@ -122,7 +122,7 @@ def autoencoder(component: Component) -> KL:
     if component.kind != AUTOENCODER:
         raise unknown(f"auto-encoder in {component.folder},", component.kind, [AUTOENCODER])
     config = complete(component)
-    check(component, config)
+    check_weights(component, config)
     space = KL(build(AUTOENCODER, config, renamed(component.tensors()), str(component.folder)))
     space.eval().requires_grad_(False)
     return space
@@ -154,9 +154,9 @@ def _scheduler(folder: Folder) -> Scheduler:
 
 
 def _network(component: Component, config: dict[str, Any]) -> Network:
-    check(component, config)
+    check_weights(component, config)
     state = renamed(component.tensors())
-    with told(str(component.folder)):
+    with following(str(component.folder)):
         net = architecture.network(component.kind, config)
         if net is not None and _tied(net, config, state):
             net.to(dtype=precision(state)).load_state_dict(weights.to_ours(net, config, state))

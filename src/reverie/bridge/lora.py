@@ -60,8 +60,8 @@ def merge(model: Model, path: str | Path, scale: float = 1.0) -> Model:
             loaded.append((model.net, _ours(model, _added(state, mine, scale))))
         else:
             encoder = encoders[part].model
-            told = encoder.state_dict()
-            loaded.append((encoder, _added(told, {_known(m, told): a for m, a in mine.items()}, scale)))
+            weights = encoder.state_dict()
+            loaded.append((encoder, _added(weights, {_known(m, weights): a for m, a in mine.items()}, scale)))
     for module, values in loaded:
         module.load_state_dict(dict(values))
     return model

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from reverie.bridge.building import alike, told
+from reverie.bridge.building import alike, following
 from reverie.core.errors import InputError, unknown
 from reverie.core.paths import EDM, Table
 from reverie.core.predictions import edm
 from reverie.core.schedules import Flow, HostPoint, Point, Schedule
 from reverie.core.tensors import Scalar
-from reverie.solve.grids import check
+from reverie.solve.grids import check_steps
 from reverie.solve.multistep import DPMpp
 from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Solver
@@ -150,7 +150,7 @@ class Scheduler:
         betas, start, end = self.get("trained_betas", None), self.get("beta_start", 1e-4), self.get("beta_end", 0.02)
         form = self.get("beta_schedule", "linear")
         if betas is not None:
-            with told(f"the folder's {self.name}"):
+            with following(f"the folder's {self.name}"):
                 table = Table(tuple(betas))
             if len(table.betas) != self.count:
                 raise self.refused("num_train_timesteps", f"it has {len(table.betas)} trained_betas")
@@ -179,13 +179,13 @@ class Scheduler:
         Raises:
             InputError: where there is no translation, with the name of the option.
         """
-        check(steps)
+        check_steps(steps)
         if steps > self.count:
             raise InputError(f"the model knows {self.count} levels of noise: got steps={steps}")
         translate = SAMPLERS.get(self.name)
         if translate is None:
             raise self.refused("sampling", "give solver= and grid= yourself, or neither for Reverie's own choice")
-        with told(f"the folder's {self.name}"):
+        with following(f"the folder's {self.name}"):
             solver, points = translate(self, steps)
         return {"solver": solver, "steps": steps, "grid": Listed(tuple(points))}
 

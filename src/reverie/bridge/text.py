@@ -136,18 +136,18 @@ class Texts:
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
         """The entries "text" and, where the model takes it, "vector", each with its null."""
-        told = self._encode(texts)
+        asked = self._encode(texts)
         away = self._encode([""] if negative is None else negative)
         if negative is None and self.zeros:
             away = {name: torch.zeros_like(value) for name, value in away.items()}
         if self.sizes is not None:
-            for each in (told, away):
+            for each in (asked, away):
                 each["vector"] = torch.cat(
                     [each["vector"], self.sizes.expand(len(each["vector"]), -1).to(each["vector"])], dim=1
                 )
         return {
             name: Entry.of(value)._replace(null=away[name].expand(len(value), *away[name].shape[1:]))
-            for name, value in told.items()
+            for name, value in asked.items()
         }
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ from reverie.bridge.kl import KL
 from reverie.bridge.loading import Pretrained
 from reverie.bridge.text import Texts
 from reverie.bridge.training import Training, training
+from reverie.core import files
 from reverie.core.denoiser import NetDenoiser
-from reverie.core.errors import InputError, RunError
+from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity
 from reverie.nets.mmdit import MMDiT
@@ -45,11 +44,9 @@ def write(denoise: NetDenoiser, folder: str | Path) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists():
         raise InputError(f"{folder} exists: name a new folder")
-    files, index = _parts(denoise)
-    partial = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        for name, (config, state) in files.items():
+    parts, index = _parts(denoise)
+    with files.appearing_folder(folder) as partial:
+        for name, (config, state) in parts.items():
             _write_part(partial / name, config, state)
         texts = denoise.conditioner.text
         if isinstance(texts, Texts):
@@ -59,11 +56,7 @@ def write(denoise: NetDenoiser, folder: str | Path) -> Path:
                 ):
                     part.save_pretrained(partial / name)
                     index[name] = ["transformers", kind]
-        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        os.replace(partial, folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"{folder} could not be written: {error.strerror or error}") from error
+        files.write(partial / INDEX, json.dumps(index, indent=2) + "\n")
     return folder
 
 
@@ -86,18 +79,18 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
     else:
         raise InputError(f"diffusers has no network like {type(net).__name__}")
     name = "transformer" if "Transformer" in kind else "unet"
-    files: dict[str, Part] = {name: ({"_class_name": kind, **config}, state)}
+    parts: dict[str, Part] = {name: ({"_class_name": kind, **config}, state)}
     index: dict[str, Any] = {"_class_name": _pipeline(denoise, kind, scheduler), name: ["diffusers", kind]}
     if scheduler is not None:
-        files["scheduler"] = (scheduler, None)
+        parts["scheduler"] = (scheduler, None)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     if isinstance(denoise.space, KL):
         model = denoise.space.model
-        files["vae"] = ({"_class_name": "AutoencoderKL", **dict(model.config)}, model.state_dict())
+        parts["vae"] = ({"_class_name": "AutoencoderKL", **dict(model.config)}, model.state_dict())
         index["vae"] = ["diffusers", "AutoencoderKL"]
     if isinstance(denoise.conditioner.text, Texts) and denoise.conditioner.text.form == "sdxl":
         index["force_zeros_for_empty_prompt"] = denoise.conditioner.text.zeros
-    return files, index
+    return parts, index
 
 
 def _foreign(net: Any) -> dict[str, Tensor]:
@@ -117,8 +110,8 @@ def _pipeline(denoise: NetDenoiser, kind: str, scheduler: dict[str, Any] | None)
         return forms[texts.form]
     pipelines = {"DiTTransformer2DModel": "DiTPipeline", "SD3Transformer2DModel": "StableDiffusion3Pipeline"}
     name = "" if scheduler is None else scheduler["_class_name"]
-    told = name.startswith("EDM") or ("label" in denoise.conditions and not name.startswith("Flow"))
-    return pipelines.get(kind, "ConsistencyModelPipeline" if told else "DDPMPipeline")
+    labelled = name.startswith("EDM") or ("label" in denoise.conditions and not name.startswith("Flow"))
+    return pipelines.get(kind, "ConsistencyModelPipeline" if labelled else "DDPMPipeline")
 
 
 def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Description]:
@@ -144,11 +137,8 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
 
 
 def _write_part(folder: Path, config: dict[str, Any], state: dict[str, Tensor] | None) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
     name = SCHEDULER if state is None else CONFIG
     plain = {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"}
-    (folder / name).write_text(json.dumps(plain, indent=2, sort_keys=True, default=list) + "\n")
+    files.write(folder / name, json.dumps(plain, indent=2, sort_keys=True, default=list) + "\n")
     if state is not None:
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, folder / WEIGHTS)
+        files.write_tensors(folder / WEIGHTS, {key: value.detach().cpu().clone() for key, value in state.items()}, None)

@@ -17,5 +17,5 @@ def parse(kind: type[T], arguments: list[str], verb: str) -> T:
         SystemExit: for what is no flag, and after ``--help``.
     """
     given = tyro.cli(kind, args=arguments, prog=f"reverie {verb}")
-    bounds.check(given, lambda key: f"--{key.replace('_', '-')}")
+    bounds.check_bounds(given, lambda key: f"--{key.replace('_', '-')}")
     return given

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from reverie.recipes.training import train
     from reverie.report import report
 
-    recipe = serialisation.read(serialisation.find("demo"))
+    recipe = serialisation.load(serialisation.find("demo"))
     clock.lap("start")
     print(
         f"learning to draw digits: {recipe.train.images:,} images, {torch.get_num_threads()} threads", file=sys.stderr

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     from reverie.recipes.recipe import DataConfig
     from reverie.recipes.training import train
 
-    recipe = serialisation.read(serialisation.find("judge"))
+    recipe = serialisation.load(serialisation.find("judge"))
     name = f"{Path(given.data).name}-judge"
     settings = replace(recipe.train, images=given.images, warmup=given.images // 10)
     data = DataConfig(name=given.data, size=given.size, channels=given.channels, fit=given.fit)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from reverie.cli.arguments import parse
 from reverie.core.text import shown
 
 
@@ -22,7 +23,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    names = tyro.cli(Arguments, args=arguments, prog="reverie prefetch").names
+    names = parse(Arguments, arguments, "prefetch").names
     from reverie.data.prefetch import folder, prefetch
     from reverie.data.remote import REMOTE
 

@@ -115,7 +115,7 @@ def _mask(path: Path, size: tuple[int, ...], fit: "Fit") -> "Tensor":
     from reverie.data import pixels
     from reverie.read.dense_prediction.segment import IGNORE
 
-    image = image_files.read(path)
+    image = image_files.open_image(path)
     if image.mode not in ("L", "P", "1"):
         raise InputError(f"{path} is no mask: its pixels are {image.mode}, class numbers are grey or a palette")
     small = pixels.fit_to(image, (size[0], size[1]), fit, Image.Resampling.NEAREST)

@@ -61,7 +61,7 @@ def parse(arguments: list[str]) -> Arguments:
         recipe = Recipe(task=tasks.config(spec)())
     elif spec is not None:
         path = serialisation.find(spec)
-        recipe = serialisation.read(path, sealed=Path(spec).is_dir())
+        recipe = serialisation.load(path, sealed=Path(spec).is_dir())
         if Path(spec).is_dir():
             out = Path(spec)
         elif not recipe.name and path.parent != serialisation.NAMED:

@@ -1,4 +1,4 @@
-"""The range of a setting is declared beside it, ``steps: Annotated[int, Bound(ge=1)] = 20``, and :func:`check` holds it to that.
+"""The range of a setting is declared beside it, ``steps: Annotated[int, Bound(ge=1)] = 20``, and :func:`check_bounds` holds it to that.
 
 Every way in (flags, YAML, a saved run, Python) ends in the same dataclasses, and whoever builds something from one checks it first.
 """
@@ -65,7 +65,7 @@ class FolderName:
         return "is the name of a folder, without / or \\ or control characters, at most 200 bytes"
 
 
-def check(config: Any, spell: Callable[[str], str] = str) -> None:
+def check_bounds(config: Any, spell: Callable[[str], str] = str) -> None:
     """Hold a dataclass, and those in it, to the rules of their fields.
 
     Args:

@@ -86,15 +86,15 @@ class Call(NamedTuple):
         for each in self.counts:
             each.add(out, forward)
 
-    def run(self, net: Any, point: Point, x: Tensor, time: Tensor, cond: Cond | None, **told: Any) -> Tensor:
+    def run(self, net: Any, point: Point, x: Tensor, time: Tensor, cond: Cond | None, **context: Any) -> Tensor:
         """``net(x, time, cond)`` as this call has it."""
         if self.faster is not None:
             other = self.faster(net, x, cond)
             net = other if isinstance(other, nn.Module) or not self.changes else net  # what is compiled is not changed
         if self.changes:
-            out = run(net, self.changes, Now(self.branches, point), x, time, cond, **told)
+            out = run(net, self.changes, Now(self.branches, point), x, time, cond, **context)
         else:
-            out = net(x, time, cond, **told)
+            out = net(x, time, cond, **context)
         self.count(out)
         return out
 

@@ -297,7 +297,7 @@ def _pad(value: Tensor, mask: Tensor | None, length: int) -> tuple[Tensor, Tenso
     return pad(value, (0, 0, 0, extra)), pad(mask, (0, extra))
 
 
-def read(cond: Cond | None, name: str, null: Tensor, batch: int) -> Entry:
+def entry_of(cond: Cond | None, name: str, null: Tensor, batch: int) -> Entry:
     """What a network of ``batch`` samples reads of the condition ``name``: ``null`` (one sample's) where it is absent, no null left.
 
     Returns:

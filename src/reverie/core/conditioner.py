@@ -138,6 +138,6 @@ def picture(value: Any, channels: int) -> Tensor:
     if channels not in modes:
         raise InputError(f"a picture has 1, 3 or 4 channels, the model takes {channels}: give a tensor")
     mode = modes[channels]
-    image = image_files.read(value, mode) if isinstance(value, str | Path) else image_files.flatten(value, mode)
+    image = image_files.open_image(value, mode) if isinstance(value, str | Path) else image_files.flatten(value, mode)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.reshape(image.height, image.width, channels).permute(2, 0, 1).float() / 127.5 - 1.0

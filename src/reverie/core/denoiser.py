@@ -390,8 +390,8 @@ class NetDenoiser(Bounded, Denoiser):
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
             cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
-        told = {"call": call} if self.asks else {}
-        run = self.net if call is None else partial(call.run, self.net, point, **told)
+        context = {"call": call} if self.asks else {}
+        run = self.net if call is None else partial(call.run, self.net, point, **context)
         out, variance = self.inside(scaled, time, cond, net=run), None
         if self.learned_variance:
             out, place = out.chunk(2, dim=1)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,28 @@ def appearing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """A new empty folder beside ``path`` to be filled: at the end it is renamed to ``path``, after an error removed.
+
+    Raises:
+        RunError: if it could not be written, or ``path`` is there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".tmp-{secrets.token_hex(8)}")
+        partial.mkdir()  # never through a link
+        try:
+            yield partial
+            sync(partial)
+            os.rename(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, RunError) as error:
+        why = error.__cause__ or error  # of a file inside
+        raise RunError(f"{path} could not be written: {getattr(why, 'strerror', None) or why}") from error
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file, text as UTF-8 (what it lacks, as in names of other bytes, escaped).
 
@@ -70,8 +93,13 @@ def write(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], of: Mapping[str, Any]) -> None:
-    """Write a safetensors file whose header says, as JSON, what it is ``of``.
+def header(of: Mapping[str, Any]) -> dict[str, str]:
+    """The header of a safetensors file of ours."""
+    return {HEADER: json.dumps(dict(of))}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], of: Mapping[str, Any] | None) -> None:
+    """Write a safetensors file whose header says, as JSON, what it is ``of``; nothing (None) in a file for another program.
 
     Raises:
         RunError: as :func:`appearing`.
@@ -79,7 +107,9 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], of: Mapping[str, 
     from safetensors.torch import save_file
 
     with appearing(path) as partial:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {HEADER: json.dumps(dict(of))})
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()}, partial, None if of is None else header(of)
+        )
 
 
 @contextmanager
@@ -107,9 +137,9 @@ def about(file: Any, older: str = HEADER) -> dict[str, Any]:
         file: the file.
         older: the header's entry in files from before there was one for all.
     """
-    header = file.metadata() or {}
+    entries = file.metadata() or {}
     try:
-        said = json.loads(header.get(HEADER) or header.get(older) or "{}")
+        said = json.loads(entries.get(HEADER) or entries.get(older) or "{}")
     except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

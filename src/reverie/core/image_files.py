@@ -93,7 +93,7 @@ def opened(path: Path) -> Iterator["Image.Image"]:
         raise Unreadable(path, _reason(error)) from error
 
 
-def read(path: str | Path, mode: str | None = None) -> "Image.Image":
+def open_image(path: str | Path, mode: str | None = None) -> "Image.Image":
     """The picture, decoded and upright: its first frame, turned as EXIF says; malformed EXIF is passed over. With ``mode`` as
     :func:`flatten` gives it.
 
@@ -142,7 +142,7 @@ def read_mask(path: str | Path) -> "np.ndarray":
     """
     import numpy as np
 
-    image = read(path)
+    image = open_image(path)
     deep = image.mode == "F" or (image.mode.startswith("I") and "transparency" not in image.info)
     values = np.asarray(image if deep else flatten(image, "L", "black")).astype(np.float64)
     low, high = values.min(), values.max()

@@ -41,7 +41,7 @@ class Optim:
         adam_lr: with Muon, that of what AdamW trains.
         betas: of Adam.
         weight_decay: decoupled.
-        clip: largest norm of the gradient; infinite for none.
+        clip: largest norm of the gradient; 0 for no limit.
     """
 
     optimizer: Literal["adamw", "muon"] | None = None

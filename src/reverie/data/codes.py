@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from reverie.core import files
@@ -14,7 +13,6 @@ from reverie.core.batch import Dataset
 from reverie.core.errors import RunError
 from reverie.core.progress import track
 from reverie.core.space import Space
-from reverie.core.text import utf8_name
 from reverie.data.images import ImageSet
 from reverie.data.tensors import Mirrored, TensorSet
 
@@ -39,11 +37,11 @@ def encoded(
     if not path.exists():
         _write(path, data, space, device)
     try:
-        with utf8_name(path) as name, safe_open(name, framework="pt") as file:
+        with files.opened(path) as file:
             codes = file.get_tensor("codes")
             labels = file.get_tensor("labels") if "labels" in file.keys() else None  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} is damaged: {error}. Remove it, and the codes are made again.") from error
+    except RunError as error:
+        raise RunError(f"{error}. Remove it, and the codes are made again.") from error
     return TensorSet(codes, labels, classes=data.spec.classes, name=data.name, range=(-torch.inf, torch.inf))
 
 
@@ -52,7 +50,8 @@ def _write(path: Path, data: Dataset, space: Space, device: torch.device | str) 
     first = space.encode(data.batch([0]).x.to(device))
     labelled = "label" in data.spec.conditions
     shape, size = (len(data), *first.shape[1:]), len(data) * first.numel() * first.element_size()
-    header: dict[str, Any] = {"codes": {"dtype": KINDS[first.dtype], "shape": shape, "data_offsets": [0, size]}}
+    header: dict[str, Any] = {"__metadata__": files.header({"what": "codes", "data": data.name})}
+    header["codes"] = {"dtype": KINDS[first.dtype], "shape": shape, "data_offsets": [0, size]}
     if labelled:
         header["labels"] = {"dtype": "I64", "shape": [len(data)], "data_offsets": [size, size + 8 * len(data)]}
     content = json.dumps(header).encode()

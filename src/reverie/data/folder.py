@@ -48,7 +48,7 @@ class Decoded(NamedTuple):
     enlarged: int
 
 
-def read(root: Path, size: pixels.Size | None, channels: int | None, fit: pixels.Fit) -> dict[str, Any]:
+def load_folder(root: Path, size: pixels.Size | None, channels: int | None, fit: pixels.Fit) -> dict[str, Any]:
     """Everything `ImageSet` needs to know of a folder, for all splits.
 
     Raises InputError if the folder holds no readable picture, or pictures both beside and inside class folders.
@@ -156,7 +156,7 @@ def _decode(
     kept, digests, broken, coloured, enlarged = [], [], [], False, 0
     for path, _ in track(stamps, "decoding pictures", len(stamps), "pictures"):
         try:
-            image = image_files.read(root / path, "L" if channels == 1 else "RGB")
+            image = image_files.open_image(root / path, "L" if channels == 1 else "RGB")
             picture = pixels.to_array(image, size, channels, fit)
             digest = files.sha256(root / path)
         except (Unreadable, OSError) as error:

@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
+from reverie.core import files
 from reverie.core.errors import InputError, RunError, nearest, unknown
-from reverie.core.text import utf8_name
 from reverie.data import catalog, folder, pixels, prefetch
 from reverie.data.images import ImageSet
 from reverie.data.remote import REMOTE
@@ -46,7 +45,7 @@ def load(
     """
     if split not in get_args(Split):
         raise unknown("split", split, get_args(Split))
-    pixels.check(size, channels, fit)
+    pixels.check_options(size, channels, fit)
     if not str(name_or_path):
         raise InputError(
             f"the name of the data is empty: give a folder of pictures or one of {', '.join(catalog.names())}."
@@ -59,7 +58,7 @@ def load(
         path = Path(name_or_path).expanduser()
         if not path.is_dir():
             raise _missing(str(name_or_path), path)
-        parts = folder.read(path, size, channels, fit)
+        parts = folder.load_folder(path, size, channels, fit)
         name = path.resolve().name
     test = parts.pop("held_out")
     rows = np.flatnonzero({"train": ~test, "test": test, "all": np.ones_like(test)}[split])
@@ -85,10 +84,10 @@ def _fetched(folder: Path) -> dict[str, Any]:
         RunError: when it is damaged.
     """
     try:
-        with utf8_name(folder / prefetch.DATA) as path, safe_open(path, framework="pt") as file:
+        with files.opened(folder / prefetch.DATA) as file:
             images, labels, test = (file.get_tensor(key).numpy() for key in ("images", "labels", "held_out"))
         about = json.loads((folder / prefetch.ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RunError) as error:
         raise RunError(
             f"{folder} is damaged: {error}. Remove it and fetch it again: reverie prefetch {folder.name}"
         ) from error

@@ -23,7 +23,7 @@ def indices(seed: int, start: int, count: int, n: int) -> Int64[Tensor, " count"
 
     Raises ValueError if `start` or `count` is negative or `n` is below 1.
     """
-    _check(start, count)
+    _check_positions(start, count)
     if n < 1:
         raise ValueError(f"an order needs at least one picture; got n = {n}")
     pieces = []
@@ -41,7 +41,7 @@ def flips(seed: int, start: int, count: int) -> Bool[Tensor, " count"]:
 
     Raises ValueError if `start` or `count` is negative.
     """
-    _check(start, count)
+    _check_positions(start, count)
     first, offset = divmod(start, _FLIPS_PER_COUNTER)
     blocks = -(-(offset + count) // _FLIPS_PER_COUNTER)
     words = np.random.Philox(key=_key("flip", int(seed)), counter=first).random_raw(4 * blocks)
@@ -58,6 +58,6 @@ def _key(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
 
 
-def _check(start: int, count: int) -> None:
+def _check_positions(start: int, count: int) -> None:
     if start < 0 or count < 0:
         raise ValueError(f"positions and counts are not negative; got start = {start}, count = {count}")

@@ -15,7 +15,7 @@ Size = int | tuple[int, int]
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 
 
-def check(size: Size | None, channels: int | None, fit: str) -> None:
+def check_options(size: Size | None, channels: int | None, fit: str) -> None:
     """Raise `InputError` for a size below 1, channels other than 1 or 3, or an unknown fit."""
     if size is not None:
         sides(size)
@@ -40,7 +40,7 @@ def sides(size: Any) -> tuple[int, int]:
     return given[0], given[-1]
 
 
-def read(path: Path, size: Size, channels: int, fit: Fit) -> np.ndarray:
+def load_pixels(path: Path, size: Size, channels: int, fit: Fit) -> np.ndarray:
     """Decode a file to uint8 (channels, height, width).
 
     The first frame is taken, EXIF orientation is applied, transparency is composited on white, 16-bit grey keeps its
@@ -48,7 +48,7 @@ def read(path: Path, size: Size, channels: int, fit: Fit) -> np.ndarray:
 
     Raises `reverie.core.image_files.Unreadable` when the file cannot be decoded.
     """
-    return to_array(image_files.read(path, _mode(channels)), size, channels, fit)
+    return to_array(image_files.open_image(path, _mode(channels)), size, channels, fit)
 
 
 def to_array(image: Image.Image, size: Size, channels: int, fit: Fit) -> np.ndarray:

@@ -72,7 +72,7 @@ def prefetch(name: str) -> Path:
             about: dict[str, Any] = {"title": remote.title, "licence": remote.licence, "package": remote.package}
             if remote.make:
                 arrays, more = remote.make(kept)
-                _write(arrays, made / DATA)
+                _write(arrays, made / DATA, name)
                 about |= more
             files.write(made / ABOUT, json.dumps(about))
             shutil.rmtree(target, ignore_errors=True)
@@ -90,11 +90,12 @@ def digest(root: Path) -> str:
     return said.hexdigest()
 
 
-def _write(arrays: dict[str, Any], path: Path) -> None:
+def _write(arrays: dict[str, Any], path: Path, name: str) -> None:
     import numpy as np
-    from safetensors.numpy import save_file
+    import torch
 
-    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+    files.write_tensors(path, tensors, {"what": "data", "name": name})
 
 
 def _download(remote: Remote, where: Path) -> Path:

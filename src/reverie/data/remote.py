@@ -48,7 +48,9 @@ def cifar10(folder: Path) -> Made:
     from reverie.core import image_files
 
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    strips = [np.asarray(image_files.read(folder / f"{name}.png", "RGB")).reshape(-1, 32, 32, 3) for name in names]
+    strips = [
+        np.asarray(image_files.open_image(folder / f"{name}.png", "RGB")).reshape(-1, 32, 32, 3) for name in names
+    ]
     labels = [json.loads((folder / f"{name}_lables.json").read_text()) for name in ("train", "test")]
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     return {
@@ -82,7 +84,7 @@ def emoji(folder: Path, size: int = 64) -> Made:
 
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     entries = sorted((e for e in entries if e["has_img_twitter"]), key=lambda e: e["sort_order"])
-    images = np.stack([pixels.read(folder / "img/twitter/64" / e["image"], size, 3, "pad") for e in entries])
+    images = np.stack([pixels.load_pixels(folder / "img/twitter/64" / e["image"], size, 3, "pad") for e in entries])
     classes = sorted({e["category"] for e in entries})
     return {
         "images": images,

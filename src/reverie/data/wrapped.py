@@ -48,7 +48,7 @@ class Wrapped(Dataset):
         fit: pixels.Fit = "crop",
         floats: tuple[float, float] | None = None,
     ) -> None:
-        pixels.check(size, channels, fit)
+        pixels.check_options(size, channels, fit)
         if not len(items):
             raise InputError(f"{name} holds no items")
         self.items, self.classes, self.name, self.floats = items, tuple(classes), name, floats

@@ -233,7 +233,7 @@ def solving(sample: SampleConfig) -> dict:
     """
     if sample.solver not in auto.CHOICES:
         raise unknown("solver", sample.solver, auto.CHOICES)
-    grids.check(sample.steps)
+    grids.check_steps(sample.steps)
     grid = None if sample.grid is None else grids.named(sample.grid)
     return {"solver": sample.solver, "steps": sample.steps, "grid": grid}
 

@@ -14,7 +14,7 @@ from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.tensors import Scalar
 from reverie.guide.cfg import CFG
-from reverie.guide.contrast import Interval, Strength, checked, read, shifted
+from reverie.guide.contrast import Interval, Strength, checked, in_space, shifted
 
 
 class APG(CFG):
@@ -42,8 +42,8 @@ class APG(CFG):
         )  # the direction of an estimate jumps at 0
 
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
-        y = read(better, self.acts_in)
-        delta = y - read(worse, self.acts_in)
+        y = in_space(better, self.acts_in)
+        delta = y - in_space(worse, self.acts_in)
         if self.radius < math.inf:
             delta = delta * (self.radius / _dot(delta, delta).sqrt()).clamp(max=1.0)
         along = y * (_dot(delta, y) / _dot(y, y).clamp(min=torch.finfo(y.dtype).tiny))

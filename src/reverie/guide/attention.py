@@ -138,7 +138,7 @@ class Attentive(Gradient):
             return estimate
 
         estimate, k = trace(evaluate, x), 1 if call is None else max(1, len(call.branches))
-        gradient = estimate.pull(torch.cat([self.energy(part) for part in seen[0].split(k)]))
+        gradient = estimate.vjp(torch.cat([self.energy(part) for part in seen[0].split(k)]))
         if isinstance(point.alpha, float) and point.alpha == 0.0:
             return estimate.replace(estimate.out)  # no score shifts an estimate at pure noise
         return add_score(estimate, -strength(self.scale, 2.0 * point.lam, x, call) * gradient)

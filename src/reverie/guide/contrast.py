@@ -138,7 +138,7 @@ def shifted(estimate: Estimate, delta: Tensor, space: str) -> Estimate:
     return estimate.replace(estimate.out + delta / slope)
 
 
-def read(estimate: Estimate, space: str) -> Tensor:
+def in_space(estimate: Estimate, space: str) -> Tensor:
     """The estimate as x0, eps, v or score."""
     return estimate.linear(*kind(space)(estimate.point))
 

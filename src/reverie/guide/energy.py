@@ -32,7 +32,7 @@ class EnergyGuide(Gradient):
             return self.base(x, point, cond, call)
         estimate = trace(lambda x: self.base(x, point, cond, call), x)
         value = measure(self.energy, self.space, estimate.graph.x0, call)
-        return add_score(estimate, -strength(self.scale, 2.0 * point.lam, x, call) * estimate.pull(value))
+        return add_score(estimate, -strength(self.scale, 2.0 * point.lam, x, call) * estimate.vjp(value))
 
 
 def energy(denoise: Denoiser, energy: Energy, scale: Scalar = 1.0) -> Denoiser:

@@ -89,7 +89,7 @@ class FreeDoM(Corrector):
         noise: Sequence[Tensor],
     ) -> Tensor:
         assert isinstance(estimate, Traced)
-        gradient = estimate.pull(measure(self.energy, self.space, estimate.graph.x0))
+        gradient = estimate.vjp(measure(self.energy, self.space, estimate.graph.x0))
         rate = self.rate if callable(self.rate) else Constant(self.rate)
         return x - rate(at, to, estimate, gradient)
 

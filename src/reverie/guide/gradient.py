@@ -36,7 +36,7 @@ class Traced(Estimate):
         self.x_t, self.out = self.x_t.detach(), self.out.detach()
         self.variance = None if self.variance is None else self.variance.detach()
 
-    def pull(self, value: Tensor, cotangent: Tensor | None = None, to: Tensor | None = None) -> Tensor:
+    def vjp(self, value: Tensor, cotangent: Tensor | None = None, to: Tensor | None = None) -> Tensor:
         """``(∂value/∂x_t)ᵀ·cotangent``, like x_t or what is given as ``to``; without cotangent the gradient of a (B,)."""
         if not value.requires_grad:
             raise InputError(

@@ -11,7 +11,7 @@ from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError
 from reverie.core.tensors import Scalar
 from reverie.guide.cfg import CFG
-from reverie.guide.contrast import Interval, Strength, read, shifted
+from reverie.guide.contrast import Interval, Strength, in_space, shifted
 
 
 class Rescaled(CFG):
@@ -31,8 +31,8 @@ class Rescaled(CFG):
 
     def mix(self, better: Estimate, worse: Estimate, scale: Scalar) -> Estimate:
         guided = super().mix(better, worse, scale)
-        y = read(guided, self.acts_in)
-        wanted, has = _std(read(better, self.acts_in)), _std(y)
+        y = in_space(guided, self.acts_in)
+        wanted, has = _std(in_space(better, self.acts_in)), _std(y)
         factor = torch.where(has > 0.0, wanted / has, 1.0)
         return shifted(guided, self.amount * (factor - 1.0) * y, self.acts_in)
 

@@ -48,25 +48,25 @@ class Windows(Wrapper):
         count = torch.zeros(size, dtype=torch.float64)
         for y, x in self.corners:
             count[y : y + height, x : x + width] += 1.0
-        self.shares = [weight.square() / (total * count) for weight, _ in self.regions] or [1.0 / count]
+        self.blending = [weight.square() / (total * count) for weight, _ in self.regions] or [1.0 / count]
         self.used = [
             ((..., slice(y, y + height), slice(x, x + width)), i)
             for y, x in self.corners
-            for i, share in enumerate(self.shares)
-            if share[y : y + height, x : x + width].any()
+            for i, weight in enumerate(self.blending)
+            if weight[y : y + height, x : x + width].any()
         ]
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         if self.regions and cond is not None:
             raise InputError("the conditions of regions are given when the guide is made: pass no cond=")
         point = self.point(t, x)
-        shares = [onto(share, x) for share in self.shares]
+        blending = [onto(weight, x) for weight in self.blending]
         conds = [c.to(x.device).expand(len(x)) for _, c in self.regions] or [cond]
         out, pair = torch.zeros_like(x), None
         for here, i in self.used:
             estimate = self.base(x[here], point, conds[i], call)
             pair = estimate.pair
-            out[here] = out[here] + shares[i][here] * estimate.out
+            out[here] = out[here] + blending[i][here] * estimate.out
         assert pair is not None
         return Estimate(x, out, pair, point)
 

@@ -18,8 +18,8 @@ from reverie.inverse.operators import Operator
 class PiGDM(Gradient):
     """``score + η·Jᵀ·A*(r²AA* + σ_y²)⁻¹(y − A·x̂0)`` with J = ∂x̂0/∂x_t and r² = σ²/(α² + σ²) (eq. 7).
 
-    The share η of each sample is the largest up to 1 that takes the measurement of the estimate no further from y than it was. Where data
-    are as the method assumes it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would
+    The step size η of each sample is the largest up to 1 that takes the measurement of the estimate no further from y than it was. Where
+    data are as the method assumes it is 1; where they vary more along some axis (all pixels of a picture together), the whole change would
     overshoot by as much, and more at each step.
     """
 
@@ -29,7 +29,7 @@ class PiGDM(Gradient):
 
     @property
     def smooth(self) -> bool:
-        return False  # the share η is cut to [0, 1]
+        return False  # the step size η is cut to [0, 1]
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         point = self.point(t, x)
@@ -46,16 +46,16 @@ class PiGDM(Gradient):
         pushed = by_branch(lambda rest, a=r2: self.operator.solve(rest, a, self.noise**2), call, rest, *each)
         if isinstance(point.alpha, float) and point.alpha == 0.0:
             # J·σ²/α is the covariance of x0 given x_t; where x_t says nothing of x0 it is r² = 1 by the assumption of the method
-            change = estimate.pull(seen, pushed, to=x0)
+            change = estimate.vjp(seen, pushed, to=x0)
         else:
-            change = point.sigma**2 / point.alpha * estimate.pull(seen, pushed)
+            change = point.sigma**2 / point.alpha * estimate.vjp(seen, pushed)
         if not estimate.again:
             seen, rest = seen.detach(), rest.detach()
         moved = measured(estimate.x0 + change) - seen
-        return add_x0(estimate, align(share(moved, rest), change) * change)
+        return add_x0(estimate, align(step_size(moved, rest), change) * change)
 
 
-def share(moved: Tensor, rest: Tensor) -> Tensor:
+def step_size(moved: Tensor, rest: Tensor) -> Tensor:
     """The largest η in [0, 1] with ‖rest − η·moved‖ ≤ ‖rest‖, (B,)."""
     moved, rest = moved.flatten(1), rest.flatten(1)
     return (2.0 * (moved * rest).sum(1) / moved.square().sum(1).clamp(min=1e-30)).clamp(0.0, 1.0)

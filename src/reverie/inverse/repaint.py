@@ -49,7 +49,7 @@ class RePaint(Corrector):
             )
 
     def acts(self, to: HostPoint) -> bool:
-        return to.sigma**2 >= self._share(to)
+        return to.sigma**2 >= self._noise_variance(to)
 
     def correct(
         self,
@@ -63,9 +63,9 @@ class RePaint(Corrector):
     ) -> Tensor:
         seen = self.operator(x)
         known = to.alpha * match("the measurement", self.y, seen)
-        known = known + (to.sigma**2 - self._share(to)) ** 0.5 * self.operator(noise[0])
+        known = known + (to.sigma**2 - self._noise_variance(to)) ** 0.5 * self.operator(noise[0])
         return x - self.operator.pinv(seen) + self.operator.pinv(known)
 
-    def _share(self, to: HostPoint) -> float:
+    def _noise_variance(self, to: HostPoint) -> float:
         """The variance that the measurement's own noise has in x."""
         return (to.alpha * self.noise) ** 2 / (self.operator.gram or 1.0)

@@ -70,11 +70,11 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of ``name``.safetensors, on the CPU."""
-        return self._read(files.read_tensors, name)
+        return self._whole(files.read_tensors, name)
 
     def metadata(self, name: str) -> dict[str, str]:
         """What the header of ``name``.safetensors says of its contents."""
-        return self._read(files.read_about, name)
+        return self._whole(files.read_about, name)
 
     def parameters(self, name: str) -> int:
         """How many numbers ``name``.safetensors holds, from its header alone."""
@@ -85,7 +85,7 @@ class Checkpoint:
         except RunError as error:
             raise Damaged(str(error)) from error
 
-    def _read(self, read: Callable[[Path], T], name: str) -> T:
+    def _whole(self, read: Callable[[Path], T], name: str) -> T:
         path = self._path(f"{name}.safetensors")
         try:
             return read(path)

@@ -14,7 +14,7 @@ class Journal:
 
     def __init__(self, path: Path, images: int) -> None:
         self.path = inside(path.parent, path.name)
-        kept = [entry for entry in read(path) if entry["images"] <= images]
+        kept = [entry for entry in entries(path) if entry["images"] <= images]
         write(path, "".join(map(_line, kept)))
 
     def add(self, images: int, **values: Any) -> None:
@@ -22,7 +22,7 @@ class Journal:
             file.write(_line({"images": images, **values}))
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def entries(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of a log, none if there is no file; a last line that was cut short is left out.
 
     Raises:

@@ -100,7 +100,7 @@ class _Trainer:
     def __init__(
         self, task: Task, feed: Feed, config: TrainConfig, folder: Path, seed: int, metadata: dict[str, str]
     ) -> None:
-        bounds.check(config, lambda key: f"train.{key}")
+        bounds.check_bounds(config, lambda key: f"train.{key}")
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
         self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
         decay = power(config.ema_std) if config.ema_half_life is None else half_life(config.ema_half_life)
@@ -141,18 +141,18 @@ class _Trainer:
                         side.ema.update(before, self.images)
                 self.seconds += time.perf_counter() - begun
                 if time.perf_counter() - self.read_at > PATIENCE:
-                    self.read()
+                    self.read_back()
                 if self.runtime.main:
                     self.bar.advance(count, note=self.summary())
                     self.write(before, stop)
                 elif self.crossed(before, config.log_every):
-                    self.read()
+                    self.read_back()
                 if stop:
                     return
 
     def pieces(self, images: int) -> list[tuple[int, int]]:
         """What this process reads for the step that begins after so many images: (start, count) of each micro-batch."""
-        first, mine = self.runtime.share(images, min(self.config.batch, self.config.images - images))
+        first, mine = self.runtime.shard(images, min(self.config.batch, self.config.images - images))
         size = self.config.micro_batch or mine
         return [(start, min(size, first + mine - start)) for start in range(first, first + mine, size)]
 
@@ -208,9 +208,9 @@ class _Trainer:
             rng = Draws(self.seed, start, len(batch), number)
             with self.runtime.autocast():
                 parts = self.task.loss(name, batch, rng, now)
-            shares = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
-            torch.stack(list(shares.values())).sum().backward()
-            sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in shares.items()}
+            scaled = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
+            torch.stack(list(scaled.values())).sum().backward()
+            sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in scaled.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
         stop, sums = self.runtime.add_up(trained, sums, interrupted.is_set())
         norm = nn.utils.clip_grad_norm_(trained, side.clip or math.inf)
@@ -226,7 +226,7 @@ class _Trainer:
             for p in side.trained:
                 p.requires_grad_(id(p) in wanted)
 
-    def read(self) -> None:
+    def read_back(self) -> None:
         """Read back what the turns since the last time gave.
 
         Raises:
@@ -258,7 +258,7 @@ class _Trainer:
 
     def write_log(self) -> None:
         """The mean of what happened since the last line."""
-        self.read()
+        self.read_back()
         if self.recent:
             means = {key: sum(values) / len(values) for key, values in self.recent.items()}
             self.journal.add(self.images, step=self.step, seconds=round(self.seconds, 3), **means)
@@ -267,7 +267,7 @@ class _Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the weights, without gradients, every player in evaluation mode."""
-        self.read()
+        self.read_back()
         with torch.no_grad(), ExitStack() as stack:
             for side in self.sides.values():
                 stack.enter_context(side.resting())

@@ -14,7 +14,7 @@ from reverie.core.errors import InputError, RunError
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process of ``world`` on one device; every process sees its share of a batch and makes the same step.
+    """One process of ``world`` on one device; every process sees its shard of a batch and makes the same step.
 
     Under ``torchrun`` the processes find each other by its environment (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, …).
     """
@@ -63,7 +63,7 @@ class Runtime:
         finally:
             dist.destroy_process_group()
 
-    def share(self, start: int, count: int) -> tuple[int, int]:
+    def shard(self, start: int, count: int) -> tuple[int, int]:
         """This process's part (start, count) of the images ``start … start + count − 1``.
 
         Raises:

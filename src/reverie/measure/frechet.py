@@ -12,7 +12,7 @@ from torch import Tensor
 from reverie.core.errors import InputError
 
 
-def check(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
+def check_features(x: Tensor, y: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
     """Two sets of features in float64.
 
     Raises:
@@ -35,9 +35,9 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     Its bias is positive and of order 1/n: compare only values taken with equal counts, and say the counts.
 
     Raises:
-        InputError: for features that do not fit together, see :func:`check`.
+        InputError: for features that do not fit together, see :func:`check_features`.
     """
-    x, y = check(x, y)
+    x, y = check_features(x, y)
     return _distance(x.mean(0) - y.mean(0), _factor(x), _factor(y))
 
 

@@ -53,7 +53,7 @@ class Judge(nn.Module):
 
     def forward(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
         """The features of pictures in [-1, 1]."""
-        self._check(images)
+        self._check_pictures(images)
         chunks = [images] if self.training else images.split(CHUNK)
         return torch.cat([self.project(self.pool(self.trunk(chunk)).flatten(1)) for chunk in chunks])
 
@@ -83,7 +83,7 @@ class Judge(nn.Module):
         tensors = {key: value for key, value in self.state_dict().items() if value.is_floating_point()}
         files.write_tensors(Path(path), tensors, {"what": "judge", **of, "range": [-1, 1]})
 
-    def _check(self, images: Tensor) -> None:
+    def _check_pictures(self, images: Tensor) -> None:
         expected = (self.channels, *self.size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
             raise InputError(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reverie.measure.frechet import check
+from reverie.measure.frechet import check_features
 
 ROWS = 1000
 
@@ -18,9 +18,9 @@ def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     """The unbiased estimate from all pairs, in float64.
 
     Raises:
-        InputError: for features that do not fit together, see :func:`reverie.measure.frechet.check`.
+        InputError: for features that do not fit together, see :func:`reverie.measure.frechet.check_features`.
     """
-    x, y = check(x, y)
+    x, y = check_features(x, y)
     return (_within(x) + _within(y) - 2.0 * _total(x, y) / (len(x) * len(y))).item()
 
 

@@ -28,7 +28,7 @@ def sheet(images: UInt8[Tensor, "n c h w"], columns: int) -> Image.Image:
 
 def cut(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "n c h w"]:
     """The pictures of a sheet, (height, width) each, row by row."""
-    pixels = torch.from_numpy(np.array(image_files.read(path)))
+    pixels = torch.from_numpy(np.array(image_files.open_image(path)))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     rows, columns = pixels.shape[0] // size[0], pixels.shape[1] // size[1]
     tiles = pixels.reshape(rows, size[0], columns, size[1], -1).permute(0, 2, 4, 1, 3)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reverie.core.errors import InputError
-from reverie.measure.frechet import check
+from reverie.measure.frechet import check_features
 
 ROWS = 500
 
@@ -36,7 +36,7 @@ def precision_recall(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]
     """
     if k < 1:
         raise InputError(f"a ball reaches the k-th neighbour, k at least 1: got k = {k}")
-    real, generated = check(real, generated, at_least=k + 1)
+    real, generated = check_features(real, generated, at_least=k + 1)
     return PrecisionRecall(_covered(generated, real, k).mean().item(), _covered(real, generated, k).mean().item())
 
 

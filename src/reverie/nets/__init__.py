@@ -86,7 +86,7 @@ def build(
             raise InputError(f"a prior or a picture to see needs a network that takes one: use {able}, not {name}")
         config = replace(config, image=image)
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
-    bounds.check(config, lambda key: f"net.{key}")
+    bounds.check_bounds(config, lambda key: f"net.{key}")
     made = memory.built(
         lambda: network(channels=channels, size=size, classes=classes, **asdict(config)),
         "this network",

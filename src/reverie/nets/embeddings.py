@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.core.condition import read
+from reverie.core.condition import entry_of
 from reverie.core.errors import InputError
 from reverie.nets.precision import KeepsPrecision
 
@@ -129,5 +129,5 @@ class Conditioning(nn.Module):
             summed = summed + self.label(cond, batch)
         if self.vector is not None:
             null = summed.new_zeros(self.vector[0].in_features)
-            summed = summed + self.vector(read(cond, "vector", null, batch).value.to(summed.dtype))
+            summed = summed + self.vector(entry_of(cond, "vector", null, batch).value.to(summed.dtype))
         return F.silu(summed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reverie.core.condition import Entry, Image, Label, Tokens, Vector, read
+from reverie.core.condition import Entry, Image, Label, Tokens, Vector, entry_of
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond, ConditionSpec
@@ -66,12 +66,12 @@ def conditions(
 
 def tokens(cond: Cond | None, features: int, like: Tensor) -> Entry:
     """The "text" of a condition for the batch of ``like``; where it is absent a single token of zeros."""
-    return read(cond, "text", like.new_zeros(1, features), len(like))
+    return entry_of(cond, "text", like.new_zeros(1, features), len(like))
 
 
 def with_image(x: Tensor, cond: Cond | None, channels: int) -> Tensor:
     """``x`` with the channels of the "image" behind its own, zeros where it is absent (Saharia et al. 2022)."""
     if not channels:
         return x
-    picture = read(cond, "image", x.new_zeros(channels, *x.shape[2:]), len(x)).value
+    picture = entry_of(cond, "image", x.new_zeros(channels, *x.shape[2:]), len(x)).value
     return torch.cat([x, picture.to(x.dtype)], dim=1)

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from reverie.core import files
 from reverie.core.errors import InputError, RunError
-from reverie.core.files import write
-from reverie.core.text import utf8_name
 
 Cell = tuple[str, float]
 """A site and a noise level."""
@@ -119,7 +116,7 @@ class Stored(Features):
             if other:
                 raise InputError(f"{folder} holds other features: {'; '.join(other)}. Choose another folder.")
         else:
-            write(path, json.dumps(about))
+            files.write(path, json.dumps(about))
         return cls(folder, about)
 
     @classmethod
@@ -150,22 +147,21 @@ class Stored(Features):
                 if cell not in values:
                     values[cell] = torch.empty(len(part), *value.shape[1:])
                 values[cell][rows.start - part.start : rows.stop - part.start] = value
-        write(self._file(part.start), save({_key(cell): value for cell, value in values.items()}))
+        tensors = {_key(cell): value for cell, value in values.items()}
+        files.write_tensors(self._file(part.start), tensors, {"what": "features", "rows": [part.start, part.stop]})
 
     def rows(self, cell: Cell | str, rows: range) -> Tensor:
         key, parts = _key(self.find(cell)), []
         for start in range(rows.start // self.shard * self.shard, rows.stop, self.shard):
             try:
-                with utf8_name(self._file(start)) as name, safe_open(name, framework="pt") as file:
+                with files.opened(self._file(start)) as file:
                     parts.append(
                         file.get_slice(key)[
                             max(rows.start - start, 0) : min(rows.stop - start, self.shard, self.n - start)
                         ]
                     )
-            except (OSError, SafetensorError) as error:
-                raise RunError(
-                    f"{self._file(start)} cannot be read: {error}. Remove it and read the features again."
-                ) from error
+            except RunError as error:
+                raise RunError(f"{error}. Remove it and read the features again.") from error
         return torch.cat(parts)
 
     def _file(self, start: int) -> Path:

@@ -58,7 +58,7 @@ class Run:
         Raises:
             InputError: when it is not as it was written.
         """
-        return serialisation.read(self.folder / "recipe.yaml", sealed=True)
+        return serialisation.load(self.folder / "recipe.yaml", sealed=True)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -67,7 +67,7 @@ class Run:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The entries of the log, each with ``images`` and either the training loss or ``validation``."""
-        return list(journal.read(self.folder / "log.jsonl"))
+        return list(journal.entries(self.folder / "log.jsonl"))
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -96,14 +96,14 @@ class Run:
         """What the run has trained, frozen and in evaluation mode: see :func:`load`."""
         config, spec = self.recipe.task, self.spec
         model = config.build(spec, self.recipe.seed, self.folder)
-        weights, header = self._read("ema" if ema else "model")
+        weights, header = self._tensors("ema" if ema else "model")
         for key, value in config.describe(model, spec).items():
             if (said := header.get(key, value)) != value:
                 raise self._other(f"its {key} is {said}, the recipe's {value}")
         for player, module in config.modules(model).items():
             prefix = f"{player}."
             state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-            self._check(module.state_dict(), state)
+            self._check_weights(module.state_dict(), state)
             module.load_state_dict(state)
             module.eval().requires_grad_(False)
         opened = config.open(model, spec).to(device=self.device, dtype=self.dtype)
@@ -143,7 +143,7 @@ class Run:
         """
         return self.recipe.task.generator(self.open(ema), self.recipe.usual if sample is None else sample)
 
-    def _read(self, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _tensors(self, file: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a file of the checkpoint and what its header says; of the newest one if training has removed it meanwhile."""
         try:
             return self.checkpoint.tensors(file), self.checkpoint.metadata(file)
@@ -151,9 +151,9 @@ class Run:
             if self.chosen is not None or self.checkpoint.folder.exists():
                 raise
             del self.checkpoint
-            return self._read(file)
+            return self._tensors(file)
 
-    def _check(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    def _check_weights(self, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         """Whether the weights are those of the recipe's network."""
         shapes = ({k: tuple(v.shape) for k, v in state.items()} for state in (expected, found))
         a, b = shapes

@@ -47,7 +47,7 @@ def find(given: str) -> Path:
     )
 
 
-def read(path: Path, sealed: bool = False) -> Recipe:
+def load(path: Path, sealed: bool = False) -> Recipe:
     """The recipe in a YAML file, with defaults for what it leaves out.
 
     Args:
@@ -75,7 +75,7 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
     """The recipe of nested mappings; ``source`` names it in errors.
 
     Raises:
-        InputError: as :func:`read`.
+        InputError: as :func:`load`.
     """
     if not isinstance(values, dict):
         return _section(values, Recipe, "", source)
@@ -90,13 +90,13 @@ def from_dict(values: Any, source: str = "the recipe") -> Recipe:
     sample = _section(rest.pop("sample", {}), chosen.Sample, "sample", source)
     recipe = _section({key: value for key, value in rest.items() if key != "task"}, Recipe, "", source)
     recipe = dataclasses.replace(recipe, task=task, sample=sample)
-    check(recipe, f"{source}: ")
+    check_recipe(recipe, f"{source}: ")
     return recipe
 
 
-def check(recipe: Recipe, source: str = "") -> None:
+def check_recipe(recipe: Recipe, source: str = "") -> None:
     """Raise an :class:`InputError` for a setting out of its bounds, named as its flag is."""
-    bounds.check(recipe, lambda key: f"{source}{key.removeprefix('task.')}")
+    bounds.check_bounds(recipe, lambda key: f"{source}{key.removeprefix('task.')}")
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def picture(path: Path, recipe: Recipe, size: tuple[int, int] | None = None, cha
     """
     config = recipe.data
     assert config.size is not None and config.channels is not None
-    array = pixels.read(path, size or config.size, channels or config.channels, config.fit)
+    array = pixels.load_pixels(path, size or config.size, channels or config.channels, config.fit)
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
 
 
@@ -95,7 +95,7 @@ def known(path: Path, of: Path | None, recipe: Recipe) -> Tensor:
     """
     assert recipe.data.size is not None
     white = image_files.read_mask(path)
-    if of is not None and white.shape != (size := image_files.read(of).size[::-1]):
+    if of is not None and white.shape != (size := image_files.open_image(of).size[::-1]):
         raise InputError(
             f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {size[1]}x{size[0]} as it is seen: "
             "draw one of its size, white where it is known"

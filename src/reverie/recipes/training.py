@@ -48,14 +48,14 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
         InputError: when the data or the size do not fit, or the folder holds a run of another recipe.
         RunError: when training fails; what was saved stays.
     """
-    serialisation.check(recipe)
+    serialisation.check_recipe(recipe)
     Runtime.choose(recipe.train.device)
     data = sources.load(recipe)
     for note in data.notes:
         print(note, file=sys.stderr)
     held_out = sources.load(recipe, "test")
     recipe = sources.resolve(recipe, data, held_out)
-    serialisation.check(recipe)  # its name may now be that of the data
+    serialisation.check_recipe(recipe)  # its name may now be that of the data
     part = recipe.train.micro_batch or recipe.train.batch
     afford(4 * part * math.prod(data.shape), f"train.batch {part}", "choose fewer, or a train.micro_batch")
     spec = data.spec

@@ -21,10 +21,23 @@ SCALARS = {
 """The core schema (YAML 1.2.2, section 10.3): pattern of a plain scalar, and how it can begin."""
 
 LONGEST = 100
+"""Digits of a number."""
+DEEPEST = 32
+"""Levels of lists and mappings in each other; the reader goes down by recursion."""
 
 
 class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.level == DEEPEST and self.check_event(yaml.CollectionStartEvent):
+            line = self.peek_event().start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: lists and mappings in more than {DEEPEST} levels")
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}

@@ -29,10 +29,10 @@ from reverie.measure.config import JudgeConfig
 from reverie.read.probes.probe import linear
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.serialisation import find
-from reverie.recipes.serialisation import read as read_recipe
+from reverie.recipes.serialisation import load as load_recipe
 from reverie.recipes.training import train
 from reverie.reproduce.ladder import Scale, Variant
-from reverie.spaces.tokenizing import Critic, Tokenizing
+from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
 CLEAN = 0.01
 """Time at which a network reads clean pictures: the paper's step 10 of 1,000."""
@@ -87,9 +87,9 @@ def ablation(
     last: NetDenoiser | None = None
     for variant, settings in variants:
         print(f"{variant.name}:", file=sys.stderr)
-        space = tokenize(settings, scale, source or scale.data, images, test, out / "spaces", seed)
+        space = tokenize(settings, scale, source or scale.data, images, test, files.inside(out, "spaces"), seed)
         last = network(settings, scale, space, images, seed)
-        learn(last, settings, scale, images, out / slug(variant.name), seed)
+        learn(last, settings, scale, images, files.inside(out, slug(variant.name)), seed)
         figures.append(Figure(variant.name, *probe(last, settings, scale, images, test), variant.accuracy, variant.fid))
         files.write(out / f"{name}.json", json.dumps([asdict(f) for f in figures], indent=1))
     if last is not None:
@@ -106,7 +106,7 @@ def tokenize(
     settings: Settings, scale: Scale, source: str, images: ImageSet, test: ImageSet, folder: Path, seed: int
 ) -> spaces.Latent:
     """The tokenizer of a variant, made once for all that share it."""
-    path = folder / f"{settings.tokenizer}-{settings.dims}.safetensors"
+    path = files.inside(folder, f"{settings.tokenizer}-{settings.dims}.safetensors")
     if path.exists():
         return spaces.load(path)
     if settings.tokenizer == "pca":
@@ -120,9 +120,9 @@ def tokenize(
         perceptual = None
         if settings.tokenizer == "vqgan":
             perceptual = stages(_judge(scale, source, folder, seed))
-        critic = Critic(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
-        task = Tokenizing(space, images, test, perceptual=perceptual, critic=critic)
-        learn_space(task, images, scale.tokenizer_images, folder / path.stem, seed)
+        discriminator = Discriminator(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
+        task = Tokenizing(space, images, test, perceptual=perceptual, discriminator=discriminator)
+        learn_space(task, images, scale.tokenizer_images, files.inside(folder, path.stem), seed)
     spaces.save(space, path)
     return spaces.load(path)
 
@@ -130,8 +130,10 @@ def tokenize(
 def _judge(scale: Scale, source: str, folder: Path, seed: int) -> judge.Judge:
     """The classifier in whose features the first tokenizer compares: trained on the labels, as the paper's VGG was."""
     count, data = scale.tokenizer_images, DataConfig(name=source, size=scale.size)
-    config = replace(read_recipe(find("judge")).train, images=count, warmup=count // 10, save_every=count)
-    run, _ = train(Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), folder / "judge")
+    config = replace(load_recipe(find("judge")).train, images=count, warmup=count // 10, save_every=count)
+    run, _ = train(
+        Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), files.inside(folder, "judge")
+    )
     return run.open()
 
 

@@ -55,6 +55,10 @@ class Interval(NamedTuple):
 class RK45:
     """Dormand-Prince 5(4), adaptive for each sample: 6 evaluations a step, 1 more at each node of the grid.
 
+    With z = x/(α+σ) and y = ε − x0, ``k_i = y(z + Δτ·Σ_j a_ij·k_j, τ + c_i·Δτ)`` for seven i, ``z' = z + Δτ·Σ_i b_i·k_i``, and
+    ``error = Δτ·Σ_i (b_i − b*_i)·k_i``, with the a, b, b* and c of the paper; where its norm is at most 1 the step is taken. The next is
+    ``0.9·norm^(−1/5)`` times as long, a fifth to five times.
+
     The tolerances bound the root mean square over a sample of ``error/(atol + rtol·|z|)`` in one step, z = x/(α+σ). The grid's nodes are
     where the solution is read; accuracy does not depend on them, ``steps=1`` is the cheapest. The move to clean data stops at
     σ/α = √rtol (or where the path ends) and returns the estimate of x0 there, which is off by O(σ²/α²).

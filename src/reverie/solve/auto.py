@@ -55,7 +55,7 @@ def named(solver: Solver | str) -> Solver:
 def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Multistep | DPMpp, logistic | fitted]:
     """The measured best deterministic solver and grid for so many evaluations at a guidance scale, for samples of so many numbers.
 
-    It interpolates ε − x0 in τ. Up to 22 evaluations it is of order 3 or 4, on nodes and with shares of the corrector that are fitted:
+    It interpolates ε − x0 in τ. Up to 22 evaluations it is of order 3 or 4, on nodes and with weights of the corrector that are fitted:
     there the places of the nodes matter more than the order. From 36 it is 5: before that a network's own error costs more than order 5
     gains. The last move is of order 2 until the steps are small. Guidance makes the flow stiff and an interval is a jump, across which
     high orders extrapolate: under guidance it is of order 2, on a grid nearer to the noise, with half of the corrector below 2.5
@@ -74,7 +74,7 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
     if steps < 23:
         order = 3 if steps < 15 else 4
         few = min(1.0, max(0.0, 0.2 * steps - 1.0))
-        return Multistep(order, corrector=fitted.shares(steps), final_order=2), fitted(earlier=few * earlier)
+        return Multistep(order, corrector=fitted.corrector_weights(steps), final_order=2), fitted(earlier=few * earlier)
     if steps < 36:
         return Multistep(4, corrector=1.0, final_order=2), logistic(0.5 - earlier, 1.5, 2.0)
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)

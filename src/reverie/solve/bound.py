@@ -107,7 +107,7 @@ def variational_bound(
 
 
 def _fresh(at: HostPoint, to: HostPoint) -> float:
-    """σ²_ts/σ_t² = 1 − e^(−2h): the share of the variance at t that has come since u."""
+    """σ²_ts/σ_t² = 1 − e^(−2h): the part of the variance at t that has come since u."""
     return -math.expm1(2.0 * (at.lam - to.lam))
 
 

@@ -1,12 +1,12 @@
-"""Calibrated plans: the times and corrector shares of a few-step run, fitted to one model.
+"""Calibrated plans: the times and corrector weights of a few-step run, fitted to one model.
 
-For N evaluations a run from x_T ends at ``x̂(u, c; x_T)``, where u are the inner nodes of the grid and c the shares of the corrector at
+For N evaluations a run from x_T ends at ``x̂(u, c; x_T)``, where u are the inner nodes of the grid and c the weights of the corrector at
 them, and the probability flow at ``x*(x_T)``. With a few reference trajectories we minimise ``mean log(‖x̂ − x*‖ + δ)`` over u and c: the
 logarithm, because a few trajectories near a decision boundary carry nearly all of the mean square. Nodes stay ordered by writing the
-increments of u as a softmax (as in LD3, Tong et al. 2025). Every share gives a consistent solver, so that little can be overfitted, unlike
-free multistep weights. A node or share enters only what comes after it, so the Jacobian, taken by differences, costs about N²
-evaluations a trajectory; the moves after it are damped Gauss-Newton steps with Broyden's correction of the Jacobian (1965), at N a
-trajectory. Three eighths of the noise are kept for validation, and the default is returned unless the fit wins there.
+increments of u as a softmax (as in LD3, Tong et al. 2025). Every weight of the corrector gives a consistent solver, so that little can be
+overfitted, unlike free multistep weights. A node or weight enters only what comes after it, so the Jacobian, taken by differences, costs
+about N² evaluations a trajectory; the moves after it are damped Gauss-Newton steps with Broyden's correction of the Jacobian (1965), at N
+a trajectory. Three eighths of the noise are kept for validation, and the default is returned unless the fit wins there.
 """
 
 import json
@@ -214,7 +214,7 @@ def _loss(error: Tensor) -> float:
 
 
 def _cost(solver: Multistep | DPMpp, nfe: int, trajectories: int) -> int:
-    """Evaluations of a round: a Jacobian in nodes and shares, the moves, a validation."""
+    """Evaluations of a round: a Jacobian in nodes and corrector weights, the moves, a validation."""
     columns = nfe * (nfe - 1) // 2
     if isinstance(solver, Multistep):
         columns += (nfe - 1) * (nfe - 2) // 2
@@ -222,7 +222,7 @@ def _cost(solver: Multistep | DPMpp, nfe: int, trajectories: int) -> int:
 
 
 class _Fit:
-    """One descent: nodes and shares from those of a solver on a grid."""
+    """One descent: nodes and corrector weights from those of a solver on a grid."""
 
     def __init__(self, runs: _Runs, held: _Runs, solver: Multistep | DPMpp, grid: logistic | fitted, nfe: int) -> None:
         self.runs, self.held, self.solver, self.nfe, self.coordinate = runs, held, solver, nfe, logistic()
@@ -231,8 +231,8 @@ class _Fit:
         self.low = self.coordinate.u(self.first.lam)
         self.high = self.coordinate.u(schedule.lam(0.0) if grid.end is None else self.last.lam)
         u = torch.tensor([self.low, *(self.coordinate.u(p.lam) for p in inner), self.high], dtype=torch.float64)
-        shares = solver.shares(nfe - 1) if isinstance(solver, Multistep) else ()
-        self.at = torch.cat([torch.log(torch.diff(u)), torch.tensor(shares, dtype=torch.float64)])
+        corrector = solver.corrector_weights(nfe - 1) if isinstance(solver, Multistep) else ()
+        self.at = torch.cat([torch.log(torch.diff(u)), torch.tensor(corrector, dtype=torch.float64)])
         self.begin = self.at
         self.end, self.trace = self.run(self.at)
         self.loss, self.damping = _loss(runs.error(self.end)), 0.1
@@ -241,11 +241,13 @@ class _Fit:
     def u(self, at: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * torch.cumsum(torch.softmax(at[: self.nfe], 0), 0)[:-1]
 
-    def plan(self, u: Tensor, shares: Tensor) -> tuple[Multistep | DPMpp, list[HostPoint]]:
+    def plan(self, u: Tensor, corrector: Tensor) -> tuple[Multistep | DPMpp, list[HostPoint]]:
         solver = self.solver
         if isinstance(solver, Multistep):
-            shares = shares.clamp(1e-9, 2.0)  # never 0: every run keeps as much history, and can go on from another's
-            solver = replace(solver, corrector=tuple(shares.tolist()))
+            corrector = corrector.clamp(
+                1e-9, 2.0
+            )  # never 0: every run keeps as much history, and can go on from another's
+            solver = replace(solver, corrector=tuple(corrector.tolist()))
         lams = (self.coordinate.lam(float(v)) for v in u)
         return solver, [self.first, *map(self.runs.denoise.schedule.at, lams), self.last]
 
@@ -254,21 +256,21 @@ class _Fit:
 
     def jacobian(self) -> Tensor:
         """Of the end in the parameters, (B, d, parameters)."""
-        n, u, shares = self.nfe, self.u(self.at), self.at[self.nfe :]
+        n, u, corrector = self.nfe, self.u(self.at), self.at[self.nfe :]
         padded = [self.low, *u.tolist(), self.high]
         shifts = [0.02 * min(padded[k + 1] - padded[k], padded[k + 2] - padded[k + 1]) for k in range(n - 1)]
         error, columns = self.runs.error(self.end), []
         for k in range(n - 1):
             moved = u.clone()
             moved[k] += shifts[k]
-            end = self.runs.run(*self.plan(moved, shares), k, self.trace)[0]
+            end = self.runs.run(*self.plan(moved, corrector), k, self.trace)[0]
             columns.append((self.runs.error(end) - error) / shifts[k])
-        share = torch.softmax(self.at[:n], 0)
-        below = torch.cumsum(share, 0)[:-1, None]
-        inner = torch.stack(columns, -1) @ ((self.high - self.low) * share * (torch.ones(n - 1, n).tril() - below))
+        increments = torch.softmax(self.at[:n], 0)
+        below = torch.cumsum(increments, 0)[:-1, None]
+        inner = torch.stack(columns, -1) @ ((self.high - self.low) * increments * (torch.ones(n - 1, n).tril() - below))
         columns = []
-        for k in range(len(shares)):
-            moved = shares.clone()
+        for k in range(len(corrector)):
+            moved = corrector.clone()
             moved[k] += 0.02
             end = self.runs.run(*self.plan(u, moved), k + 1, self.trace)[0]
             columns.append((self.runs.error(end) - error) / 0.02)

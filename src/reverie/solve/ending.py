@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reverie.solve.sampling import Step
 
 
-def check(denoise: Denoiser, x: Tensor, given: Tensor | None, again: Callable[[], Iterable[Step]]) -> None:
+def check_finite(denoise: Denoiser, x: Tensor, given: Tensor | None, again: Callable[[], Iterable[Step]]) -> None:
     """Raise where ``x``, the end of a run, is not finite.
 
     Args:

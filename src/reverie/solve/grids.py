@@ -29,7 +29,7 @@ class Grid(Protocol):
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]: ...
 
 
-def check(steps: int) -> None:
+def check_steps(steps: int) -> None:
     """Raise an :class:`InputError` unless ``steps`` is a whole number within :data:`~reverie.core.bounds.STEPS`."""
     if isinstance(steps, bool) or not hasattr(steps, "__index__") or STEPS.broken(index(steps)):
         raise InputError(f"steps is a whole number of at least {STEPS.ge} and at most {STEPS.le:,}: got {steps!r}")
@@ -60,7 +60,7 @@ def _times(
     grid: Grid, schedule: Schedule, steps: int, warp: Callable[[float], float], unwarp: Callable[[float], float]
 ) -> tuple[HostPoint, ...]:
     """Points uniform in ``warp(t)``."""
-    check(steps)
+    check_steps(steps)
     first, last = _ends(grid, schedule)
     inner = np.linspace(warp(first.t), warp(last.t), steps + 1)[1:-1]
     return first, *(schedule.point(unwarp(float(v))) for v in inner), last
@@ -89,7 +89,7 @@ class normal:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         if self.end is not None or steps == 1:
             return time(self.start, self.end)(schedule, steps)
         last = 2.0 * schedule.lam_range()[1]
@@ -104,7 +104,7 @@ class sgm_uniform:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         if self.end is not None:
             return time(self.start, self.end)(schedule, steps)
         last = 2.0 * schedule.lam_range()[1]
@@ -133,7 +133,7 @@ class linear_quadratic:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         first, last = _ends(self, schedule)
         half = max(1, steps // 2)
         slope = self.threshold / half
@@ -158,7 +158,7 @@ class beta:
         return _times(self, schedule, steps, self.u, self.t)
 
     def u(self, t: float) -> float:
-        """The share of the distribution below t, the regularised incomplete beta function."""
+        """The part of the distribution below t, the regularised incomplete beta function."""
         return _mass(t, self.a, self.b) if t <= 0.5 else 1.0 - _mass(1.0 - t, self.b, self.a)
 
     def t(self, u: float) -> float:
@@ -262,7 +262,7 @@ class logistic:
         return self.center + 2.0 * width * math.atanh(rise / width)
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         first, last = _ends(self, schedule)
         high = (
             min(self.reach if first.lam < self.reach else math.inf, schedule.lam(0.0)) if self.end is None else last.lam
@@ -297,7 +297,7 @@ FITTED: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
          0.94, 1.065),
     ),
 }  # fmt: skip
-"""Fitted inner nodes in λ and shares of the corrector at them, by the number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean
+"""Fitted inner nodes in λ and weights of the corrector at them, by the number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean
 data."""
 
 
@@ -321,8 +321,8 @@ class fitted:
     divided evenly and mixed.
 
     A run from pure noise, or from any λ below −4.3, to clean data uses them as they are. With another ``start`` or ``end`` it is the curve
-    through them that is divided. ``bench/default_grid.py`` makes the fit, of the nodes together with :meth:`shares`: descent on the mean
-    log error, on other noises than the tables of the docs.
+    through them that is divided. ``bench/default_grid.py`` makes the fit, of the nodes together with :meth:`corrector_weights`:
+    descent on the mean log error, on other noises than the tables of the docs.
 
     ``earlier`` moves the nodes towards the noise, that at λ = −2.2 by so much and the others in proportion to their distance from the last.
     """
@@ -332,13 +332,13 @@ class fitted:
     earlier: float = 0.0
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         if steps > _MOST:
             raise InputError(f"the fitted grid has 1 to {_MOST} steps: got {steps}; grids.logistic() has any")
         first, last = _ends(self, schedule)
-        below, above, share = _around(steps)
+        below, above, mix = _around(steps)
         a, b = (_curve(table, steps, 1.0 + self.earlier / (_LAST + 2.2)) for table in (below, above))
-        knots = np.array([*((1.0 - share) * a + share * b), 0.0])
+        knots = np.array([*((1.0 - mix) * a + mix * b), 0.0])
         places = np.arange(steps + 2.0)
         high = last.tau
         if self.end is None and first.lam < _LAST:
@@ -348,12 +348,12 @@ class fitted:
         return first, *(schedule.at(math.log(1.0 / tau - 1.0)) for tau in inner), last
 
     @staticmethod
-    def shares(steps: int) -> tuple[float, ...]:
-        """Shares of the corrector at the inner nodes, for ``Multistep`` of the order of the fit: 3 up to 14 steps, 4 beyond."""
-        below, above, share = _around(steps)
+    def corrector_weights(steps: int) -> tuple[float, ...]:
+        """Weights of the corrector at the inner nodes, for ``Multistep`` of the order of the fit: 3 up to 14 steps, 4 beyond."""
+        below, above, mix = _around(steps)
         places = np.arange(1.0, steps) / steps
         a, b = (np.interp(places, np.arange(1.0, n) / n, FITTED[n][1]) for n in (below, above))
-        return tuple(((1.0 - share) * a + share * b).tolist())
+        return tuple(((1.0 - mix) * a + mix * b).tolist())
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ class arctan:
     end: float | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
-        check(steps)
+        check_steps(steps)
         first, last = _ends(self, schedule)
         high, low = (math.atan2(p.sigma, p.alpha * self.scale) for p in (first, last))
         inner = np.tan(np.linspace(high, low, steps + 1)[1:-1])
@@ -395,7 +395,7 @@ def _warped(
 ) -> tuple[HostPoint, ...]:
     """Points uniform in ``warp(λ)`` (or as the ρ-th power of what is left): between finite ends, or from the finite start to the finite
     default end and then clean data."""
-    check(steps)
+    check_steps(steps)
     low, high = schedule.lam_range()
     low = low if grid.start is None else 0.5 * grid.start
     high = high if grid.end is None else 0.5 * grid.end
@@ -403,7 +403,7 @@ def _warped(
         raise InputError(f"{type(grid).__name__} needs a finite logsnr, got start={grid.start}, end={grid.end}")
     count = steps + 1 if grid.end is not None else steps
     left = np.linspace(1.0, 0.0, count) ** rho
-    lams = [unwarp(warp(high) + float(share) * (warp(low) - warp(high))) for share in left]
+    lams = [unwarp(warp(high) + float(part) * (warp(low) - warp(high))) for part in left]
     lams[0] = low
     if count > 1:
         lams[-1] = high

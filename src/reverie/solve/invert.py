@@ -128,7 +128,7 @@ def invert(
 def _run(denoise: Denoiser, given: Tensor, run: Callable[[], Iterable[Step]]) -> Step:
     """The last step of a run, checked as :func:`sample` does."""
     *_, last = run()
-    ending.check(denoise, last.x, given, run)
+    ending.check_finite(denoise, last.x, given, run)
     return last
 
 

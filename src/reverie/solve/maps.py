@@ -58,7 +58,7 @@ def leap(
     x: Tensor | None = None,
     on_step: Callable[[Frame], None] | None = None,
 ) -> Tensor:
-    """States (B, …) at the grid's end, one evaluation a step.
+    """States (B, …) at the grid's end, one evaluation a step: ``x_u = map(x_t, t, u)``.
 
     Args:
         flow_map: what leaps.

@@ -32,7 +32,7 @@ def table(
 
     The predictor integrates the polynomial through the last ``order`` predictions, as many as there are at the start and
     ``final_order`` in the last step. The corrector (UniC, Zhao et al. 2023) replaces the move that led to a point by the one with the
-    prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none. A share
+    prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none. A weight
     of it below 1, ``corrector[i]`` at point i + 1, leaves the rest of the move as predicted, which is measured to be better while steps are
     large.
 
@@ -86,7 +86,7 @@ def two_node(
     return [slope, gain - slope] if nodes[1] is at else [gain - slope, slope]
 
 
-def _check(name: str, order: int, most: int) -> None:
+def _check_order(name: str, order: int, most: int) -> None:
     if order not in range(1, most + 1):
         raise InputError(f"{name} has orders 1 to {most}: got {order}")
 
@@ -95,12 +95,16 @@ def _check(name: str, order: int, most: int) -> None:
 class Multistep(TableSolver):
     """The family: a polynomial of degree ``order`` − 1 in ``clock`` through the last y in ``variable``.
 
+    ``x_u = (M_u/M_t)·x + M_u·Σ_j y_{−j}·∫ ℓ_j(s) dμ``, ℓ_j the Lagrange polynomials. Where the clock is μ itself, as by default, these are
+    the Adams-Bashforth methods for uneven steps, and the corrector is Adams-Moulton's: with k = Δμ/(2Δμ_{−1}), order 2 is
+    ``x_u/M_u = x/M_t + Δμ·((1 + k)·y − k·y_{−1})``.
+
     Args:
         order: of the predictor, 1 to 8; the global order is that of the predictor, and one more with the whole corrector.
         variable: "straight" (ε − x0), "x0" or "eps".
         clock: "tau" (σ/(α+σ)), "logsnr", "rho" (σ/α) or "time". The default pair is finite at both ends of every path.
-        corrector: the share, 0 to 2, by which each point is corrected with the prediction made there, at no further evaluation; or
-            one share for each point between the ends.
+        corrector: the weight, 0 to 2, with which each point is corrected with the prediction made there, at no further evaluation; or
+            one weight for each point between the ends.
         final_order: at most this order in the last move.
     """
 
@@ -111,34 +115,35 @@ class Multistep(TableSolver):
     final_order: int = 8
 
     def __post_init__(self) -> None:
-        _check("Multistep", self.order, 8)
-        _check("the last move of Multistep", self.final_order, 8)
-        if not all(0.0 <= share <= 2.0 for share in self.shares(1)):
-            raise InputError(f"the corrector of Multistep is a share from 0 to 2: got {self.corrector}")
+        _check_order("Multistep", self.order, 8)
+        _check_order("the last move of Multistep", self.final_order, 8)
+        if not all(0.0 <= weight <= 2.0 for weight in self.corrector_weights(1)):
+            raise InputError(f"the corrector of Multistep is a weight from 0 to 2: got {self.corrector}")
         if self.variable not in VARIABLES:
             raise unknown("variable", self.variable, VARIABLES)
         if self.clock not in (*CLOCKS, "time"):
             raise unknown("clock", self.clock, [*CLOCKS, "time"])
 
-    def shares(self, points: int) -> tuple[float, ...]:
-        """The share of the corrector at each of so many points between the ends, or at as many as were given."""
+    def corrector_weights(self, points: int) -> tuple[float, ...]:
+        """The weight of the corrector at each of so many points between the ends, or at as many as were given."""
         return self.corrector if isinstance(self.corrector, tuple) else (self.corrector,) * points
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         v, s = VARIABLES[self.variable], clock(self.clock, schedule)
-        shares = self.shares(len(points) - 2)
-        if len(shares) != len(points) - 2:
+        corrector = self.corrector_weights(len(points) - 2)
+        if len(corrector) != len(points) - 2:
             raise InputError(
-                f"a corrector with {len(shares)} shares is for {len(shares) + 1} steps: got a grid of {len(points) - 1}"
+                f"a corrector with {len(corrector)} weights is for {len(corrector) + 1} steps: got a grid of {len(points) - 1}"
             )
-        return table(points, v, s, self.order, self.final_order, shares, partial(weights, v, s))
+        return table(points, v, s, self.order, self.final_order, corrector, partial(weights, v, s))
 
 
 @dataclass(frozen=True)
 class DPMpp(TableSolver):
     """DPM-Solver++ multistep (Lu et al. 2022b): predictions of x0, polynomial in λ; one evaluation a step.
 
-    Order 2 is the paper's 2M (its midpoint form): with r = h_{−1}/h, ``x_u = (σ_u/σ_t)·x + α_u(1 − e^(−h))·(D + (D − D_{−1})/(2r))``.
+    Order 2 is the paper's 2M (algorithm 2, the midpoint form): with r = h_{−1}/h,
+    ``x_u = (σ_u/σ_t)·x − α_u(e^(−h) − 1)·((1 + 1/(2r))·D − (1/(2r))·D_{−1})``.
     Orders 1 and 3 integrate the Lagrange polynomial exactly. The first steps use as much
     history as there is; the step to clean data is of order 1, and the last one of at most ``final_order``.
     """
@@ -147,8 +152,8 @@ class DPMpp(TableSolver):
     final_order: int = field(default=3, repr=False)
 
     def __post_init__(self) -> None:
-        _check("DPMpp", self.order, 3)
-        _check("the last move of DPMpp", self.final_order, 3)
+        _check_order("DPMpp", self.order, 3)
+        _check_order("the last move of DPMpp", self.final_order, 3)
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = CLOCKS["logsnr"]
@@ -159,6 +164,10 @@ class DPMpp(TableSolver):
 class UniPC(TableSolver):
     """UniPC (Zhao et al. 2023): the predictor UniP of ``order`` 1 to 3 and the corrector UniC, on predictions of x0 in λ.
 
+    With r = h_{−1}/h (the paper's r_1 is −r), B = 1 − e^(−h) ("bh2") or h ("bh1"), and D, D_{−1}, D_u the predictions at t, before it and
+    at the predicted x_u, UniP-2 is ``x_u = (σ_u/σ_t)·x + α_u((1 − e^(−h))·D + B·(D − D_{−1})/(2r))``. The corrector moves again with D_u:
+    UniC-1 is ``x_u = (σ_u/σ_t)·x + α_u((1 − e^(−h))·D + ½B·(D_u − D))``, UniC-2 integrates the parabola through all three.
+
     From three nodes on, both of the paper's B(h) give the exact integral of the polynomial; with two they differ in the ½ rule.
     The global order is one above that of the predictor.
     """
@@ -167,7 +176,7 @@ class UniPC(TableSolver):
     form: Literal["bh1", "bh2"] = "bh2"
 
     def __post_init__(self) -> None:
-        _check("UniPC", self.order, 3)
+        _check_order("UniPC", self.order, 3)
         if self.form not in ("bh1", "bh2"):
             raise unknown("form", self.form, ["bh1", "bh2"])
 
@@ -180,7 +189,9 @@ class UniPC(TableSolver):
 class DEIS(TableSolver):
     """DEIS (Zhang & Chen 2023): exponential Adams-Bashforth on ε, ``x_u/α_u = x/α_t + Σ_j ε_{−j} ∫ ℓ_j dρ``.
 
-    ``clock`` is the variable of the polynomial: "time" (tAB), "rho" (ρAB) or "logsnr" (log ρ AB). A start from pure noise, where ρ is
+    ρAB2 is ``x_u/α_u = x/α_t + Δρ·((1 + k)·ε − k·ε_{−1})`` with k = Δρ/(2Δρ_{−1}); log ρ AB2 is
+    ``x_u = (α_u/α_t)·x − σ_u((e^h − 1)·ε + (e^h − 1 − h)·(ε − ε_{−1})/h_{−1})``. ``clock`` is the variable of
+    the polynomial: "time" (tAB), "rho" (ρAB) or "logsnr" (log ρ AB). A start from pure noise, where ρ is
     infinite, is taken in ε − x0.
     """
 
@@ -188,7 +199,7 @@ class DEIS(TableSolver):
     clock: Literal["time", "rho", "logsnr"] = "logsnr"
 
     def __post_init__(self) -> None:
-        _check("DEIS", self.order, 4)
+        _check_order("DEIS", self.order, 4)
         if self.clock not in ("time", "rho", "logsnr"):
             raise unknown("clock", self.clock, ["time", "rho", "logsnr"])
 

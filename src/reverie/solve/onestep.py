@@ -35,14 +35,14 @@ class DDIM(TableSolver):
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         policy, steps = Stochastic(self.eta, "ddim"), []
         for at, to in pairwise(points):
-            keep, fresh = policy.share(at, to)
+            keep, fresh = policy.mix(at, to)
             steps.append(first_order(at, to, STRAIGHT, to.alpha, to.sigma * keep, to.sigma * fresh))
         return steps
 
 
 def variance_ratio(at: HostPoint, to: HostPoint) -> float:
-    """``1 − (α_t·σ_u/(α_u·σ_t))²`` = 1 − e^(−2h): the share of the noise's variance that the reverse step t→u replaces."""
-    return Stochastic(1.0).share(at, to).fresh ** 2
+    """``1 − (α_t·σ_u/(α_u·σ_t))²`` = 1 − e^(−2h): the part of the noise's variance that the reverse step t→u replaces."""
+    return Stochastic(1.0).mix(at, to).fresh ** 2
 
 
 class Learned(NamedTuple):
@@ -71,7 +71,7 @@ class DDPM(TableSolver):
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         steps = []
         for at, to in pairwise(points):
-            keep, fresh = Stochastic(1.0).share(at, to)
+            keep, fresh = Stochastic(1.0).mix(at, to)
             small, large = fresh * to.sigma, fresh * at.sigma
             s = 0.0 if to.sigma == 0.0 else large if self.variance == "large" else small
             step = first_order(at, to, STRAIGHT, to.alpha, to.sigma * keep, s)  # the mean of the posterior, as in DDIM

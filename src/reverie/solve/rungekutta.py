@@ -24,6 +24,8 @@ class Euler(TableSolver):
 class Heun(TableSolver):
     """Heun's method (Karras et al. 2022, algorithm 1), order 2, two evaluations a step and one on the step to clean data.
 
+    ``x̃/α_u = x/α_t + Δρ·ε(x, t)``, then ``x_u/α_u = x/α_t + Δρ·(½ε(x, t) + ½ε(x̃, u))``: the paper's d is ε and its σ is ρ, for x/α.
+
     ``variable`` "eps" is the ODE of ε in ρ = σ/α, as in the paper; "straight" the ODE of ε − x0 in τ = σ/(α+σ), which is finite at pure
     noise too and is the flow-matching form. A step from or to pure noise, where ρ is infinite, is taken in τ.
     """
@@ -48,8 +50,8 @@ class Heun(TableSolver):
 class Churn(TableSolver):
     """Heun's method with re-noising before each move (Karras et al. 2022, algorithm 2), order 2 without churn.
 
-    Noise is raised to ``σ̂ = (1 + γ)σ``, γ = min(churn/N, √2 − 1), wherever logsnr is within ``interval``, and Heun's step is taken from
-    there. It is the walk :func:`reverie.solve.walks.churn` with Heun's rows and their ``noise`` (S_noise).
+    ``x̂/α̂ = x/α_t + √(ρ̂² − ρ_t²)·noise·z`` at ``ρ̂ = (1 + γ)ρ_t``, γ = min(churn/N, √2 − 1), wherever logsnr is within ``interval``, and
+    Heun's step is taken from there. It is the walk :func:`reverie.solve.walks.churn` with Heun's rows and their ``noise`` (S_noise).
     """
 
     churn: float = 40.0

@@ -92,7 +92,7 @@ def iterate(
         walk: moves to make in place of a grid.
         tape: where the noise comes from, in place of the plain tape of ``seed``.
     """
-    grids.check(steps)
+    grids.check_steps(steps)
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
     if sum(given is not None for given in (start, ends, walk)) > 1:
@@ -253,14 +253,14 @@ def sample(
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a {type(denoise).__name__} draws in its own way: leave {', '.join(given)} out")
         with Progress(progress or "", total=_count(n, cond, None, seed), unit="steps") as bar:
-            told = _telling(bar, on_step) if progress else on_step
-            return ending.drawn(denoise.sample(n, cond, seed=seed, batch_size=batch_size, on_step=told))
+            telling = _telling(bar, on_step) if progress else on_step
+            return ending.drawn(denoise.sample(n, cond, seed=seed, batch_size=batch_size, on_step=telling))
     if isinstance(denoise, FlowMap):
         bound = {"solver": solver, "start": start, "walk": walk, "ends": ends, "report": report or None}
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
         return _leaps(denoise, n, cond, steps, grid, seed, x, batch_size, on_step)
-    grids.check(steps)
+    grids.check_steps(steps)
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
     seeds = sample_seeds(seed, count)
@@ -289,7 +289,7 @@ def sample(
             assert last is not None
             outs.append(denoise.space.decode(last.x))
         out = torch.cat(outs) if len(outs) > 1 else outs[0]
-        ending.check(denoise, out, x, lambda: run(next(p for p in parts if not finite(out[p]))))
+        ending.check_finite(denoise, out, x, lambda: run(next(p for p in parts if not finite(out[p]))))
     return (out, Report(cost.evaluations / count, cost.backwards / count)) if report else out
 
 
@@ -304,7 +304,7 @@ def _leaps(
     batch_size: int | None,
     on_step: Callable[[Frame], None] | None,
 ) -> Tensor:
-    grids.check(steps)
+    grids.check_steps(steps)
     count = _count(n, cond, x, seed)
     cond, seeds, outs = _condition(flow_map, cond, count), sample_seeds(seed, count), []
     for part in batched(count, batch_size or min(count, LARGEST.get(flow_map.device.type, count))):
@@ -328,13 +328,13 @@ def _telling(bar: Progress, on_step: Callable[[Frame], None] | None) -> Callable
     """``on_step`` that moves a bar, made for as many units as there are samples, too."""
     n = bar.total
 
-    def told(frame: Frame) -> None:
+    def telling(frame: Frame) -> None:
         bar.total = n * frame.total
         bar.advance(frame.count)
         if on_step is not None:
             on_step(frame)
 
-    return told
+    return telling
 
 
 def _frame(denoise: Denoiser, step: Step, total: int) -> Frame:

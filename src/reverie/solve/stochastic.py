@@ -1,7 +1,7 @@
 """Stochastic solvers of the reverse process, and the one policy that says how stochastic.
 
-A move t→u keeps the share ``keep`` of the estimated noise and replaces the rest by fresh noise, ``keep² + fresh² = 1``, so that
-``x_u = α_u·x0 + σ_u·(keep·ε + fresh·z)`` has the right marginal whatever the policy. Both conventions of η are such a share.
+A move t→u keeps the part ``keep`` of the estimated noise and replaces the rest by fresh noise, ``keep² + fresh² = 1``, so that
+``x_u = α_u·x0 + σ_u·(keep·ε + fresh·z)`` has the right marginal whatever the policy. Both conventions of η are such a mix.
 """
 
 import math
@@ -19,7 +19,7 @@ from reverie.solve.plan import Draw, PlanStep, Row, TableSolver, first_order, sp
 from reverie.solve.variables import CLOCKS, STRAIGHT, X0, Variable
 
 
-class Share(NamedTuple):
+class NoiseMix(NamedTuple):
     """The parts of the noise at the end of a move that are estimated and fresh; keep² + fresh² = 1."""
 
     keep: float
@@ -41,7 +41,7 @@ class Stochastic:
         if self.eta < 0.0 or (self.convention == "ddim" and self.eta > 1.0):
             raise InputError(f"η is at least 0, and at most 1 in the convention of DDIM: got {self.eta}")
 
-    def share(self, at: HostPoint, to: HostPoint) -> Share:
+    def mix(self, at: HostPoint, to: HostPoint) -> NoiseMix:
         """The noise kept and replaced by the move.
 
         Raises:
@@ -49,13 +49,13 @@ class Stochastic:
         """
         h = to.lam - at.lam
         if self.eta == 0.0:
-            return Share(1.0, 0.0)
+            return NoiseMix(1.0, 0.0)
         if h < 0.0:
             raise InputError("a stochastic solver does not run towards noise: invert with η = 0")
         if self.convention == "sde":
-            return Share(math.exp(-self.eta * h), math.sqrt(-math.expm1(-2.0 * self.eta * h)))
+            return NoiseMix(math.exp(-self.eta * h), math.sqrt(-math.expm1(-2.0 * self.eta * h)))
         fresh = self.eta * math.sqrt(-math.expm1(-2.0 * h))
-        return Share(math.sqrt((1.0 - fresh) * (1.0 + fresh)), fresh)
+        return NoiseMix(math.sqrt((1.0 - fresh) * (1.0 + fresh)), fresh)
 
 
 def under_noise(rate: float) -> Variable:
@@ -93,7 +93,7 @@ class SDEDPMpp(TableSolver):
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         policy, steps = Stochastic(self.eta, self.convention), []
         for i, (at, to) in enumerate(pairwise(points)):
-            keep, fresh = policy.share(at, to)
+            keep, fresh = policy.mix(at, to)
             nodes = [p for p in points[max(0, i + 1 - self.order) : i + 1] if math.isfinite(p.lam)][::-1]
             if len(nodes) < 2 or to.sigma == 0.0:
                 steps.append(first_order(at, to, X0.pair, to.alpha, to.sigma * keep, to.sigma * fresh))

@@ -85,7 +85,7 @@ def ancestral(schedule: Schedule, points: Sequence[HostPoint], policy: Stochasti
     policy = Stochastic() if policy is None else policy
     walk: list[Move] = []
     for move in plain(points):
-        keep = 1.0 if move.to.sigma == 0.0 else policy.share(move.at, move.to).keep
+        keep = 1.0 if move.to.sigma == 0.0 else policy.mix(move.at, move.to).keep
         lam = move.to.lam - math.log(keep) if keep else math.inf
         if keep == 1.0:
             walk.append(move)

@@ -85,11 +85,11 @@ class AutoencoderConfig(TaskConfig):
     def task(self, model: Latent, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Tokenizing:
         import torch
 
-        from reverie.spaces.tokenizing import Critic, Tokenizing
+        from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
-        critic = None
+        discriminator = None
         if self.adversarial:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + 1)
-                critic = Critic(data.spec.shape[0])
-        return Tokenizing(model, data, held_out, critic=critic, adversarial=self.adversarial)
+                discriminator = Discriminator(data.spec.shape[0])
+        return Tokenizing(model, data, held_out, discriminator=discriminator, adversarial=self.adversarial)

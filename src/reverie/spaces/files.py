@@ -24,7 +24,7 @@ def build(config: SpaceConfig, channels: int) -> Latent:
         raise unknown("space", config.name, SPACES)
     arguments = {"kl": config.kl} if config.name in ("patch-vae", "conv-vae") else {}
     arguments |= {"width": config.width} if config.name == "conv-vae" else {}
-    bounds.check(config, lambda key: f"space.{key}")
+    bounds.check_bounds(config, lambda key: f"space.{key}")
     return memory.built(
         lambda: SPACES[config.name](channels, config.patch, config.dims, **arguments),
         "this space",

@@ -19,7 +19,7 @@ CHUNK = 500
 class Latent(KeepsPrecision, nn.Module, Space):
     """Pictures (B, C, H, W) in [−1, 1] to codes (B, dims, H/patch, W/patch) and back.
 
-    A method gives :meth:`code` and :meth:`restore`; :meth:`encode` and :meth:`decode` add the normalisation: codes have mean 0 and
+    A method gives :meth:`encode_raw` and :meth:`decode_raw`; :meth:`encode` and :meth:`decode` add the normalisation: codes have mean 0 and
     standard deviation 1 over everything that :meth:`normalise` saw, one number each for all channels, so that the code's own
     proportions stay.
 
@@ -57,11 +57,11 @@ class Latent(KeepsPrecision, nn.Module, Space):
         return self.channels * self.patch**2
 
     @abstractmethod
-    def code(self, x: Tensor) -> Tensor:
+    def encode_raw(self, x: Tensor) -> Tensor:
         """Pictures to codes as the method makes them."""
 
     @abstractmethod
-    def restore(self, code: Tensor) -> Tensor:
+    def decode_raw(self, code: Tensor) -> Tensor:
         """Codes as the method makes them to pictures."""
 
     def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,13 +79,13 @@ class Latent(KeepsPrecision, nn.Module, Space):
             InputError: when the pictures have other channels, or sides that the patch does not divide.
         """
         self.code_shape(tuple(x.shape[1:]))
-        return (self.code(self._cast(x)).to(x.dtype) - self.shift) / self.scale
+        return (self.encode_raw(self._cast(x)).to(x.dtype) - self.shift) / self.scale
 
     def decode(self, z: Tensor) -> Tensor:
         """Normalised codes (B, dims, h, w) to pictures (B, C, h·patch, w·patch)."""
         if z.ndim != 4 or z.shape[1] != self.dims:
             raise InputError(f"this space has codes (B, {self.dims}, h, w): got {tuple(z.shape)}")
-        return self.restore(self._cast(z * self.scale + self.shift)).to(z.dtype)
+        return self.decode_raw(self._cast(z * self.scale + self.shift)).to(z.dtype)
 
     def code_shape(self, data: tuple[int, ...]) -> tuple[int, int, int]:
         """(C, H, W) of a picture to (dims, h, w).
@@ -109,7 +109,7 @@ class Latent(KeepsPrecision, nn.Module, Space):
         """Set mean and standard deviation of the codes from data."""
         count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for x in batches(images):
-            code = self.code(self._cast(x.to(self.scale.device))).cpu().double()
+            code = self.encode_raw(self._cast(x.to(self.scale.device))).cpu().double()
             count, total, square = count + code.numel(), total + code.sum(), square + code.square().sum()
         mean = total / count
         self.shift.copy_(mean)

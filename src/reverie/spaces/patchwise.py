@@ -20,14 +20,14 @@ class PatchAE(Latent):
         self.encoder = nn.Conv2d(self.full, dims, 1)
         self.decoder = nn.Conv2d(dims, self.full, 1)
 
-    def code(self, x: Tensor) -> Tensor:
+    def encode_raw(self, x: Tensor) -> Tensor:
         return self.encoder(cut(x, self.patch))
 
-    def restore(self, code: Tensor) -> Tensor:
+    def decode_raw(self, code: Tensor) -> Tensor:
         return paste(self.decoder(code), self.patch)
 
     def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.restore(self.code(x)), {}
+        return self.decode_raw(self.encode_raw(x)), {}
 
 
 class PatchVAE(PatchAE):
@@ -50,6 +50,6 @@ class PatchVAE(PatchAE):
         return {**super().settings, "kl": self.kl}
 
     def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, log_variance = self.code(x), self.log_variance(cut(x, self.patch))
-        restored = self.restore(mean + torch.exp(0.5 * log_variance) * noise)
+        mean, log_variance = self.encode_raw(x), self.log_variance(cut(x, self.patch))
+        restored = self.decode_raw(mean + torch.exp(0.5 * log_variance) * noise)
         return restored, {"kl": self.kl / x[0].numel() * divergence(mean, log_variance)}

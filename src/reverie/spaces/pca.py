@@ -69,10 +69,10 @@ class PatchPCA(Latent):
         space.scale.copy_(scale)
         return space
 
-    def code(self, x: Tensor) -> Tensor:
+    def encode_raw(self, x: Tensor) -> Tensor:
         return self.components(x)[:, : self.dims]
 
-    def restore(self, code: Tensor) -> Tensor:
+    def decode_raw(self, code: Tensor) -> Tensor:
         patches = linear(self.basis[: self.dims].T, code)
         return paste(patches + self.mean.to(code)[:, None, None], self.patch)
 

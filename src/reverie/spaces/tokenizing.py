@@ -1,7 +1,7 @@
 """Training a space: squared error and what the space adds, and if wanted a perceptual and an adversarial loss.
 
 With both it is the first stage of latent diffusion (Esser et al. 2021, VQGAN; Rombach et al. 2022): distances between the features of
-a trained network (Zhang et al. 2018, LPIPS) and a critic of overlapping patches under the hinge loss.
+a trained network (Zhang et al. 2018, LPIPS) and a discriminator of overlapping patches under the hinge loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Stages = Callable[[Tensor], Sequence[Tensor]]
 """Pictures (B, C, H, W) -> feature maps of several depths of a trained network, each (B, C', H', W')."""
 
 
-class Critic(nn.Sequential):
+class Discriminator(nn.Sequential):
     """Says of each patch of a picture how real it looks: three strided convolutions, one number a position."""
 
     def __init__(self, channels: int, width: int = 32) -> None:
@@ -41,7 +41,7 @@ class Tokenizing(Task):
         data: pictures to train on, whose codes set the scale.
         held_out: pictures to validate the reconstruction on, and to show.
         perceptual: features in which pictures and reconstructions are compared as well, at weight 0.1.
-        critic: tells pictures and reconstructions apart.
+        discriminator: tells pictures and reconstructions apart.
         adversarial: weight of its loss.
     """
 
@@ -52,28 +52,30 @@ class Tokenizing(Task):
         held_out: Dataset,
         *,
         perceptual: Stages | None = None,
-        critic: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
         adversarial: float = 0.01,
     ) -> None:
         self.space, self.data, self.perceptual, self.adversarial = space, data, perceptual, adversarial
         self.held_out = held_out.batch(range(min(HELD_OUT, len(held_out)))).x if len(held_out) else None
         self.players = {"space": Player(space, average=False)}
-        if critic is not None:
-            self.players["critic"] = Player(critic, average=False)
+        if discriminator is not None:
+            self.players["discriminator"] = Player(discriminator, average=False)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         x = batch.x
         noise = onto(rng.normal("code", self.space.code_shape(tuple(x.shape[1:]))), x)
         restored, others = self.space.reconstruct(x, noise)
-        critic = self.players["critic"].module if "critic" in self.players else None
-        if player == "critic":
-            assert critic is not None
-            return {"hinge": F.relu(1.0 - critic(x)).mean() + F.relu(1.0 + critic(restored.detach())).mean()}
+        discriminator = self.players["discriminator"].module if "discriminator" in self.players else None
+        if player == "discriminator":
+            assert discriminator is not None
+            return {
+                "hinge": F.relu(1.0 - discriminator(x)).mean() + F.relu(1.0 + discriminator(restored.detach())).mean()
+            }
         parts = {"mse": (x - restored).square().flatten(1).mean(1), **others}
         if self.perceptual is not None:
             parts["perceptual"] = PERCEPTUAL * distance(self.perceptual(x), self.perceptual(restored))
-        if critic is not None:
-            parts["adversarial"] = -self.adversarial * critic(restored).mean()
+        if discriminator is not None:
+            parts["adversarial"] = -self.adversarial * discriminator(restored).mean()
         return parts
 
     def before_save(self) -> None:
@@ -86,14 +88,14 @@ class Tokenizing(Task):
         if self.held_out is None:
             return {}
         x = self.held_out.to(self.space.scale.device)
-        return {"mse": (x - self.space.restore(self.space.code(x))).square().mean().item()}
+        return {"mse": (x - self.space.decode_raw(self.space.encode_raw(x))).square().mean().item()}
 
     def preview(self) -> tuple[Tensor, int] | None:
         """Pictures, and below each what is left of it."""
         if self.held_out is None:
             return None
         x = self.held_out[:COLUMNS].to(self.space.scale.device)
-        return torch.cat([x, self.space.restore(self.space.code(x))]).cpu(), len(x)
+        return torch.cat([x, self.space.decode_raw(self.space.encode_raw(x))]).cpu(), len(x)
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

@@ -54,16 +54,16 @@ class ConvVAE(Latent):
     def settings(self) -> dict[str, float | int]:
         return {**super().settings, "kl": self.kl, "width": self.width}
 
-    def code(self, x: Tensor) -> Tensor:
+    def encode_raw(self, x: Tensor) -> Tensor:
         return self.encoder(x)[:, : self.dims]
 
-    def restore(self, code: Tensor) -> Tensor:
+    def decode_raw(self, code: Tensor) -> Tensor:
         return self.decoder(code)
 
     def reconstruct(self, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         log_variance = log_variance - 4.0  # codes start nearly sharp
-        restored = self.restore(mean + torch.exp(0.5 * log_variance) * noise)
+        restored = self.decode_raw(mean + torch.exp(0.5 * log_variance) * noise)
         return restored, {"kl": self.kl / x[0].numel() * divergence(mean, log_variance)}
 
 

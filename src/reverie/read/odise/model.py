@@ -123,8 +123,8 @@ class Backbone(nn.Module):
         if self.captioner is None or e is None:
             seen = maps(denoise, x_t, point, self.sites)
         else:
-            told = Cond(**{self.name: self.captioner(e)})
-            seen = maps(self.captioner.timed(denoise, e), x_t, point, self.sites, told)
+            implicit = Cond(**{self.name: self.captioner(e)})
+            seen = maps(self.captioner.timed(denoise, e), x_t, point, self.sites, implicit)
         return [*(seen[site] for site in self.sites), *([] if others is None else others(images))]
 
 

@@ -18,7 +18,7 @@ from reverie.data import order
 from reverie.learn.descend import descend
 from reverie.read.extract import pooled
 from reverie.read.maps import STREAM, check_images, level, maps, noisy
-from reverie.read.probes.probe import check
+from reverie.read.probes.probe import check_labels
 
 
 class Classifier(nn.Module):
@@ -77,7 +77,7 @@ def finetune(
         InputError: for bad images, labels of another length, or an unknown site.
     """
     check_images(images, denoise.space.data_shape(denoise.shape))
-    check(images, labels)
+    check_labels(images, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(denoise, site, t, int(labels.max()) + 1)

@@ -46,7 +46,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def check(features: Tensor, labels: Tensor) -> None:
+def check_labels(features: Tensor, labels: Tensor) -> None:
     """Raise an :class:`InputError` unless there is a whole number from 0 on a row of features."""
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
         raise InputError(
@@ -62,7 +62,7 @@ def few(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     Raises:
         InputError: when there are more classes than shots, or fewer examples than asked for.
     """
-    check(labels, labels)
+    check_labels(labels, labels)
     classes = labels.unique()
     if count < len(classes):
         raise InputError(f"{count} labels are too few for {len(classes)} classes: give at least one a class")
@@ -108,7 +108,7 @@ def linear(features: Tensor, labels: Tensor, classes: int | None = None, penalty
     Raises:
         InputError: for labels of another length.
     """
-    check(features, labels)
+    check_labels(features, labels)
     classes = int(labels.max()) + 1 if classes is None else classes
     x = features.detach().flatten(1).float()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
@@ -145,7 +145,7 @@ def tuned(features: Tensor, labels: Tensor, chosen_by: tuple[Tensor, Tensor], cl
     Raises:
         InputError: for labels of another length.
     """
-    check(*chosen_by)
+    check_labels(*chosen_by)
     fits = [linear(features, labels, classes, penalty) for penalty in PENALTIES]
     return max(fits, key=lambda fit: fit.accuracy(*chosen_by))
 
@@ -167,7 +167,7 @@ def neighbours(
     Raises:
         InputError: for labels of another length.
     """
-    check(features, labels)
+    check_labels(features, labels)
     known, asked = (F.normalize(v.flatten(1).float() - features.flatten(1).mean(0), dim=1) for v in (features, queries))
     similar, rows = (asked @ known.T).topk(min(k, len(known)), dim=1)
     votes = torch.zeros(len(asked), int(labels.max()) + 1 if classes is None else classes)
@@ -176,5 +176,5 @@ def neighbours(
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """The share of rows whose largest entry is the label."""
-    check(logits, labels)
+    check_labels(logits, labels)
     return (logits.argmax(1) == labels).cpu().double().mean().item()
