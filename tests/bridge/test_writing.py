@@ -184,7 +184,7 @@ def test_a_dit_of_ours_becomes_theirs(tiny, tmp_path, variance):
     import diffusers
 
     torch.manual_seed(0)
-    config = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True, variance=variance)
+    config = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True, variance=variance, mlp_eps=0.1)
     net = tiny.shaken(nets.build(config, channels=4, size=8, classes=3))
     denoise = NetDenoiser(net, Flow(), "flow", shape=(4, 8, 8), learned_variance=variance)
     bridge.write(denoise, tmp_path / "out")

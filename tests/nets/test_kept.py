@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
+from reverie.nets.config import DiTConfig
 from reverie.nets.dit import DiT
 from reverie.nets.kept import Linear, prepacked, size
 from reverie.solve.fast import fast
@@ -60,7 +61,7 @@ def test_only_where_it_pays_and_no_gradient_is_asked_for(calls: list[int]) -> No
 
 def test_each_run_keeps_the_weights_of_its_time(calls: list[int]) -> None:
     torch.manual_seed(0)
-    net = DiT(channels=1, size=16, patch=2, width=384, depth=1, heads=6)
+    net = DiT(DiTConfig(patch=2, width=384, depth=1, heads=6), channels=1, size=16)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     denoise = NetDenoiser(net.eval(), Flow(), shape=(1, 16, 16))

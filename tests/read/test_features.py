@@ -12,7 +12,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.noise import Tape
 from reverie.core.schedules import Flow
-from reverie.nets import DiT, UNet, taps
+from reverie.nets import DiT, DiTConfig, UNet, UNetConfig, taps
 from reverie.read.finetune import finetune
 from reverie.read.maps import as_map
 
@@ -138,7 +138,7 @@ def test_a_model_of_codes_is_read_and_tuned_by_pictures():
     """Pictures of 16x16 go in, though what is diffused are codes of 4x4."""
     pictures = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     space = rv.spaces.PatchPCA(1, 4, 3).normalise(pictures)
-    net = DiT(channels=3, size=4, patch=1, width=16, depth=2, heads=2)
+    net = DiT(DiTConfig(patch=1, width=16, depth=2, heads=2), channels=3, size=4)
     denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(3, 4, 4), space=space))
     found = rv.read.features(denoise, pictures, "blocks.0", t=0.2, noise=None, pool=None)
     point = denoise.schedule.point(0.2)
@@ -154,7 +154,11 @@ def test_a_model_of_codes_is_read_and_tuned_by_pictures():
 
 def test_where_a_place_listens_in_a_text():
     """Cross-attention: places of the picture by words, which sum to 1; padding is never listened to."""
-    net = UNet(channels=1, size=8, width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context=6, length=5)
+    net = UNet(
+        UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context=6, length=5),
+        channels=1,
+        size=8,
+    )
     denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(1, 8, 8)))
     text = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[True, True, True, False, False], [True] * 5])

@@ -36,7 +36,9 @@ def pooled(x):
 
 def model(captioned=True):
     torch.manual_seed(0)
-    net = rv.nets.UNet(channels=3, size=16, width=8, multipliers=(1, 2), blocks=1, attention=(), heads=1, vector=5)
+    net = rv.nets.build(
+        rv.nets.UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), heads=1, vector=5), channels=3, size=16
+    )
     for p in net.parameters():
         if not p.any() and p.ndim > 1:
             nn.init.normal_(p, std=0.1)

@@ -111,7 +111,7 @@ def _dit(net: DiT, config: DiTConfig) -> dict[str, Any]:
     return _transformer(net, config.heads) | {
         "out_channels": net.channels * (2 if config.variance else 1),
         "num_embeds_ada_norm": net.conditioning.label.null,
-        "norm_eps": 1e-6,
+        "norm_eps": config.mlp_eps,
     }
 
 

@@ -29,6 +29,7 @@ class DiTConfig:
         image: channels of the condition "image"; 0 for none.
         variance: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
         endpoint: the sinusoids' last frequency is 1/10000 itself, as in diffusers' DiT; off, one before it, as in the paper's code.
+        mlp_eps: of the normalisations before the perceptrons.
     """
 
     patch: Width = 4
@@ -41,6 +42,7 @@ class DiTConfig:
     image: Width0 = 0
     variance: bool = False
     endpoint: bool = True
+    mlp_eps: Positive = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.config import JiTConfig
 from reverie.nets.embeddings import LabelEmbedding, TimeEmbedding, grid_positions
 from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, places, unpatch, zeroed
 from reverie.nets.network import Network, conditions
@@ -72,15 +73,9 @@ class JiT(KeepsPrecision, Network):
     """Just image Transformer.
 
     Args:
+        config: its options.
         channels: channels of the picture.
-        size: height and width of the picture in pixels (one number if square), multiples of ``patch``.
-        patch: side of a patch in pixels.
-        width: features per token.
-        depth: number of blocks.
-        heads: attention heads per block.
-        bottleneck: features of a patch on its way in, fewer than its pixels.
-        told: tokens of the class that join the sequence, or 0.
-        told_from: the block before which they join.
+        size: height and width of the picture in pixels (one number if square), multiples of the patch.
         classes: number of classes, or None for a network without labels (and without their tokens).
 
     Raises:
@@ -88,35 +83,25 @@ class JiT(KeepsPrecision, Network):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        bottleneck: int = 128,
-        told: int = 32,
-        told_from: int = 4,
-        classes: int | None = None,
+        self, config: JiTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
+        patch, width = config.patch, config.width
+        self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch = channels, patch
-        self.told, self.told_from = (0 if classes is None else told), told_from
+        self.patch = patch
+        self.told, self.told_from = (0 if classes is None else config.told), config.told_from
         self.conditions = conditions(classes)
         self.grid = (self.size[0] // patch, self.size[1] // patch)
 
-        self.squeeze = nn.Conv2d(channels, bottleneck, patch, stride=patch, bias=False)
-        self.embed = nn.Conv2d(bottleneck, width, 1)
+        self.squeeze = nn.Conv2d(channels, config.bottleneck, patch, stride=patch, bias=False)
+        self.embed = nn.Conv2d(config.bottleneck, width, 1)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
-        self.register_buffer("angles", rotations(*self.grid, width // heads, self.told), persistent=False)
+        self.register_buffer("angles", rotations(*self.grid, width // config.heads, self.told), persistent=False)
         self.time = TimeEmbedding(256, width, scale=1.0)
         self.label = None if classes is None else LabelEmbedding(classes, width)
         self.told_positions = nn.Parameter(0.02 * torch.randn(self.told, width)) if self.told else None
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))

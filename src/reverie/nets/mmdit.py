@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import InputError
 from reverie.nets.attention import JointAttention
+from reverie.nets.config import MMDiTConfig
 from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
 from reverie.nets.layers import (
     FeedForward,
@@ -78,52 +79,32 @@ class MMDiT(Network):
     """Multimodal diffusion transformer.
 
     Args:
+        config: its options.
         channels: channels of the picture.
-        size: height and width of the picture in pixels (one number if square), multiples of ``patch``; others up to ``reach``
-            patches a side serve as well.
-        patch: side of a patch in pixels.
-        width: features per token.
-        depth: number of blocks.
-        heads: attention heads per block.
-        context: features of a token of the condition "text"; with 0 the second stream is one token, of the time and the class.
-        length: the most tokens that a text has.
-        vector: numbers of the condition "vector", the pooled text.
-        norm: RMS normalisation of q and k.
-        reach: rows and columns of the table of position codes, whose middle is used.
-        classes: None; pictures are told by text.
+        size: height and width of the picture in pixels (one number if square), multiples of the patch; others of as many patches a
+            side as the position code knows serve as well.
+        classes: number of classes, or None for a network without labels.
 
     Raises:
-        InputError: if the patch does not divide the size, the heads the width, or the picture is larger than the table.
+        InputError: if the patch does not divide the size, the heads the width, or the picture is larger than the position code.
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        context: int,
-        length: int = 333,
-        vector: int = 2048,
-        norm: bool = False,
-        reach: int = 192,
-        classes: int | None = None,
+        self, config: MMDiTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
+        patch, width, depth, reach = config.patch, config.width, config.depth, config.reach
+        self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch, self.context, self.reach = channels, patch, context, reach
-        self.conditions = conditions(classes, vector, context, length)
+        self.patch, self.context, self.reach = patch, config.context, reach
+        self.conditions = conditions(classes, config.vector, config.context, config.length)
 
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         codes = grid_positions(reach, reach, width, scale=self.size[0] // patch / reach)
         self.register_buffer("positions", codes.unflatten(0, (reach, reach)))
-        self.conditioning = Conditioning(TimeEmbedding(256, width), classes, vector)
-        self.text = nn.Linear(context or width, width)
-        self.blocks = nn.ModuleList(Block(width, heads, norm, last=i == depth - 1) for i in range(depth))
+        self.conditioning = Conditioning(TimeEmbedding(256, width), classes, config.vector)
+        self.text = nn.Linear(config.context or width, width)
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.norm, last=i == depth - 1) for i in range(depth))
         self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))
