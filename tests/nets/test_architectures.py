@@ -23,17 +23,17 @@ from ..margin import apart
 TINY = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "heads": 2}
 SMALL = {
     "unet": UNetConfig(**TINY),
-    "ddpm": UNetConfig(**TINY, groups=2, scaled=False, endpoint=True, corner=True),
+    "ddpm": UNetConfig(**TINY, groups=2, scale_shift_norm=False, endpoint=True, asymmetric_padding=True),
     "ncsn++": UNetConfig(
-        **TINY, groups=2, scaled=False, resample="residual", project=True, rescale=0.5**0.5, attend_last=True,
-        filter=(1, 3, 3, 1), pyramid=True, fourier=16.0, frequencies=2, time_scale=1.0,
+        **TINY, groups=2, scale_shift_norm=False, resample="residual", resample_proj=True, skip_scale=0.5**0.5, attend_last=True,
+        resample_filter=(1, 3, 3, 1), pyramid=True, fourier=16.0, frequencies=2, time_scale=1.0,
     ),
-    "adm": UNetConfig(**TINY, resample="residual", variance=True),
-    "latent": UNetConfig(**TINY, groups=2, scaled=False, context=6, length=5, depths=(1, 2), vector=3, image=2),
+    "adm": UNetConfig(**TINY, resample="residual", learn_sigma=True),
+    "latent": UNetConfig(**TINY, groups=2, scale_shift_norm=False, context=6, length=5, transformer_depth=(1, 2), vector=3, image=2),
     "dit": DiTConfig(patch=4, width=16, depth=3, heads=2, vector=3, image=2),
     "uvit": UViTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5),
-    "mmdit": MMDiTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5, vector=3, reach=4),
-    "jit": JiTConfig(patch=4, width=16, depth=3, heads=2, bottleneck=5, told=2, told_from=1),
+    "mmdit": MMDiTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5, vector=3, pos_embed_max_size=4),
+    "jit": JiTConfig(patch=4, width=16, depth=3, heads=2, bottleneck=5, context_tokens=2, context_start=1),
 }  # fmt: skip
 TEXTUAL = ["latent", "uvit", "mmdit"]
 
@@ -378,13 +378,13 @@ def test_any_configuration_keeps_shape_and_samples_apart(data):
     config = {
         "unet": lambda: UNetConfig(
             width=width, multipliers=(1, 2)[:depth], blocks=draw(st.integers(1, 2)), attention=(draw(st.sampled_from([1, 2])),),
-            heads=heads, scaled=draw(st.booleans()), resample=draw(st.sampled_from(["conv", "residual"])), patch=patch,
-            corner=draw(st.booleans()), variance=False, groups=draw(st.sampled_from([1, 4, 32])),
+            heads=heads, scale_shift_norm=draw(st.booleans()), resample=draw(st.sampled_from(["conv", "residual"])), patch=patch,
+            asymmetric_padding=draw(st.booleans()), learn_sigma=False, groups=draw(st.sampled_from([1, 4, 32])),
         ),
         "dit": lambda: DiTConfig(**plain, local=draw(st.booleans())),
         "uvit": lambda: UViTConfig(**plain),
-        "jit": lambda: JiTConfig(**plain, bottleneck=draw(st.integers(1, 9)), told=draw(st.integers(0, 3)), told_from=0),
-        "mmdit": lambda: MMDiTConfig(**plain, context=5, reach=4, norm=draw(st.booleans())),
+        "jit": lambda: JiTConfig(**plain, bottleneck=draw(st.integers(1, 9)), context_tokens=draw(st.integers(0, 3)), context_start=0),
+        "mmdit": lambda: MMDiTConfig(**plain, context=5, pos_embed_max_size=4, qk_norm=draw(st.booleans())),
     }[kind]()  # fmt: skip
     multiple = patch * (2 ** (len(config.multipliers) - 1) if isinstance(config, UNetConfig) else 1)
     size = (rows * multiple, columns * multiple)

@@ -122,14 +122,14 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         heads=count,
         head_width=size,
         resample="residual" if residual else "conv",
-        scaled=SCALED[config["resnet_time_scale_shift"]],
+        scale_shift_norm=SCALED[config["resnet_time_scale_shift"]],
         dropout=config["dropout"],
         context=config.get("cross_attention_dim", 0),
-        depths=(per_level,) * levels if isinstance(per_level, int) else tuple(per_level),
+        transformer_depth=(per_level,) * levels if isinstance(per_level, int) else tuple(per_level),
         vector=config["projection_class_embeddings_input_dim"] if extra else 0,
-        variance=out == 2 * channels,
+        learn_sigma=out == 2 * channels,
         endpoint=config["freq_shift"] == 1,
-        corner=config["downsample_padding"] == 0,
+        asymmetric_padding=config["downsample_padding"] == 0,
         groups=config["norm_num_groups"],
         eps=config["norm_eps"],
     )
@@ -161,7 +161,7 @@ def _dit(config: Mapping[str, Any]) -> DiT | None:
         width=config["num_attention_heads"] * config["attention_head_dim"],
         depth=config["num_layers"],
         heads=config["num_attention_heads"],
-        variance=out == 2 * channels,
+        learn_sigma=out == 2 * channels,
         endpoint=True,
         mlp_eps=config["norm_eps"],
     )
@@ -185,7 +185,7 @@ def _mmdit(config: Mapping[str, Any]) -> MMDiT | None:
         context=config["joint_attention_dim"],
         length=333,
         vector=config["pooled_projection_dim"],
-        norm=config["qk_norm"] is not None,
-        reach=config["pos_embed_max_size"],
+        qk_norm=config["qk_norm"] is not None,
+        pos_embed_max_size=config["pos_embed_max_size"],
     )
     return MMDiT(options, channels=config["in_channels"], size=config["sample_size"])

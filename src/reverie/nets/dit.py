@@ -89,7 +89,7 @@ class DiT(Network):
         self.blocks = nn.ModuleList(Block(config, self.grid) for _ in range(config.depth))
         self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.out = zeroed(nn.Linear(width, patch * patch * channels * (2 if config.variance else 1)))
+        self.out = zeroed(nn.Linear(width, patch * patch * channels * (2 if config.learn_sigma else 1)))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.

@@ -62,10 +62,10 @@ class Stream(nn.Module):
 class Block(nn.Module):
     """Joint attention of pictures ``(B, N, width)`` and text ``(B, L, width)``; ``last`` gives no text."""
 
-    def __init__(self, width: int, heads: int, norm: bool, last: bool) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool, last: bool) -> None:
         super().__init__()
         self.picture, self.text = Stream(width), Stream(width, read=last)
-        self.attention = JointAttention(width, heads, norm=norm, last=last)
+        self.attention = JointAttention(width, heads, qk_norm=qk_norm, last=last)
 
     def forward(self, x: Tensor, text: Tensor, condition: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         a, rest = self.picture.before(x, condition)
@@ -93,18 +93,20 @@ class MMDiT(Network):
         self, config: MMDiTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        patch, width, depth, reach = config.patch, config.width, config.depth, config.reach
+        patch, width, depth, side = config.patch, config.width, config.depth, config.pos_embed_max_size
         self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.patch, self.context, self.reach = patch, config.context, reach
+        self.patch, self.context, self.side = patch, config.context, side
         self.conditions = conditions(classes, config.vector, config.context, config.length)
 
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
-        codes = grid_positions(reach, reach, width, scale=self.size[0] // patch / reach)
-        self.register_buffer("positions", codes.unflatten(0, (reach, reach)))
+        codes = grid_positions(side, side, width, scale=self.size[0] // patch / side)
+        self.register_buffer("positions", codes.unflatten(0, (side, side)))
         self.conditioning = Conditioning(TimeEmbedding(256, width), classes, config.vector)
         self.text = nn.Linear(config.context or width, width)
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.norm, last=i == depth - 1) for i in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.qk_norm, last=i == depth - 1) for i in range(depth)
+        )
         self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))
@@ -122,12 +124,12 @@ class MMDiT(Network):
         """
         check_picture(x, self.channels, self.patch)
         grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
-        if max(grid) > self.reach:
+        if max(grid) > self.side:
             raise InputError(
-                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.reach} a side. "
+                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.side} a side. "
                 "Give smaller pictures."
             )
-        top, left = ((self.reach - side) // 2 for side in grid)
+        top, left = ((self.side - each) // 2 for each in grid)
         positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)  # pyright: ignore[reportIndexIssue]
         condition = self.conditioning(time, cond, x.shape[0])
         mask = None

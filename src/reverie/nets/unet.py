@@ -34,9 +34,9 @@ class ResidualBlock(nn.Module):
     Args:
         inputs, outputs: channels.
         condition: features of the condition.
-        scaled: the condition scales and shifts what the second normalisation gives (ADM), or shifts what it takes (DDPM).
+        scale_shift_norm: the condition scales and shifts what the second normalisation gives (ADM), or shifts what it takes (DDPM).
         dropout: before the second convolution.
-        rescale: factor of the sum; √½ keeps its variance (Song et al. 2021).
+        skip_scale: factor of the sum; √½ keeps its variance (Song et al. 2021).
         eps, groups: of the normalisations.
         resample: halves or doubles height and width, of the branch and of the shortcut alike.
         project: a 1x1 convolution in the shortcut even where the channels agree.
@@ -47,20 +47,20 @@ class ResidualBlock(nn.Module):
         inputs: int,
         outputs: int,
         condition: int,
-        scaled: bool = True,
+        scale_shift_norm: bool = True,
         dropout: float = 0.0,
-        rescale: float = 1.0,
+        skip_scale: float = 1.0,
         eps: float = 1e-6,
         groups: int = 32,
         resample: nn.Module | None = None,
         project: bool = False,
     ) -> None:
         super().__init__()
-        self.scaled, self.rescale = scaled, rescale
+        self.scale_shift_norm, self.skip_scale = scale_shift_norm, skip_scale
         self.norm_in = group_norm(inputs, eps, groups)
         self.resample = nn.Identity() if resample is None else resample
         self.conv_in = Conv3x3(inputs, outputs)
-        self.modulation = nn.Linear(condition, 2 * outputs if scaled else outputs)
+        self.modulation = nn.Linear(condition, 2 * outputs if scale_shift_norm else outputs)
         self.norm_out = group_norm(outputs, eps, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(Conv3x3(outputs, outputs))
@@ -69,13 +69,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = self.conv_in(self.resample(norm_silu(self.norm_in, x)))
         modulation = self.modulation(condition)[:, :, None, None]
-        if self.scaled:
+        if self.scale_shift_norm:
             scale, shift = modulation.chunk(2, dim=1)
             h = norm_silu(self.norm_out, h, shift, scale)
         else:
             h = norm_silu(self.norm_out, h + modulation)
         h = self.conv_out(self.dropout(h))
-        return rescaled(self.shortcut(self.resample(x)) + h, self.rescale)
+        return rescaled(self.shortcut(self.resample(x)) + h, self.skip_scale)
 
 
 def rescaled(x: Tensor, factor: float) -> Tensor:
@@ -85,15 +85,15 @@ def rescaled(x: Tensor, factor: float) -> Tensor:
 class SpatialAttention(Attention):
     """Self-attention between the places of a feature map ``(B, C, H, W)``, added to it."""
 
-    def __init__(self, channels: int, heads: int, rescale: float, eps: float, groups: int) -> None:
+    def __init__(self, channels: int, heads: int, skip_scale: float, eps: float, groups: int) -> None:
         super().__init__(channels, heads)
-        self.rescale = rescale
+        self.skip_scale = skip_scale
         self.norm = group_norm(channels, eps, groups)
         zeroed(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         attended = super().forward(self.norm(x).flatten(2).transpose(1, 2))
-        return rescaled(x + attended.transpose(1, 2).unflatten(2, x.shape[2:]), self.rescale)
+        return rescaled(x + attended.transpose(1, 2).unflatten(2, x.shape[2:]), self.skip_scale)
 
 
 class Stage(nn.Module):
@@ -129,7 +129,7 @@ class UNet(Network):
         width, multipliers, blocks, context = config.width, config.multipliers, config.blocks, config.context
         self.config, self.channels, self.size = config, channels, pair(size)
         self.multiple = config.patch * 2 ** (len(multipliers) - 1)
-        self.context, self.image, self.rescale = context, config.image, config.rescale
+        self.context, self.image, self.skip_scale = context, config.image, config.skip_scale
         check_size(self.size, self.multiple)
         self.conditions = conditions(classes, config.vector, context, config.length, config.image)
 
@@ -143,26 +143,28 @@ class UNet(Network):
         residual = partial(
             ResidualBlock,
             condition=condition,
-            scaled=config.scaled,
+            scale_shift_norm=config.scale_shift_norm,
             dropout=config.dropout,
-            rescale=config.rescale,
+            skip_scale=config.skip_scale,
             eps=config.eps,
             groups=config.groups,
         )
 
+        depths = config.transformer_depth or (1,) * len(multipliers)
+
         def attends(level: int, here: int) -> nn.Module:
             n = here // config.head_width if config.head_width else config.heads
             if context:
-                return SpatialTransformer(here, n, context, config.depths[level] if config.depths else 1, config.groups)
-            return SpatialAttention(here, n, config.rescale, config.eps, config.groups)
+                return SpatialTransformer(here, n, context, depths[level], config.groups)
+            return SpatialAttention(here, n, config.skip_scale, config.eps, config.groups)
 
         def stage(inputs: int, outputs: int, level: int, attend: bool) -> Stage:
             return Stage(residual(inputs, outputs), attends(level, outputs) if attend else None)
 
         def resampled(here: int, up: bool) -> nn.Module:
             if config.resample == "residual":
-                return residual(here, here, resample=Resample(up, config.filter), project=config.project)
-            return Up(here) if up else Down(here, config.corner)
+                return residual(here, here, resample=Resample(up, config.resample_filter), project=config.resample_proj)
+            return Up(here) if up else Down(here, config.asymmetric_padding)
 
         at, skips, self.down, self.pyramid = width, [width], nn.ModuleList(), nn.ModuleList()
         auxiliary = folded
@@ -172,8 +174,8 @@ class UNet(Network):
                 here.append(resampled(at, up=False))
                 skips.append(at)
                 if config.pyramid:
-                    conv = nn.Conv2d(auxiliary, at, 3, padding=1 + (len(config.filter) - 1) // 2)
-                    self.pyramid.append(nn.Sequential(conv, Resample(False, config.filter, padded=False)))
+                    conv = nn.Conv2d(auxiliary, at, 3, padding=1 + (len(config.resample_filter) - 1) // 2)
+                    self.pyramid.append(nn.Sequential(conv, Resample(False, config.resample_filter, padded=False)))
                     auxiliary = at
             for _ in range(blocks):
                 here.append(stage(at, width * multiplier, level, 2**level in config.attention))
@@ -197,7 +199,7 @@ class UNet(Network):
             self.up.append(here)
 
         self.norm = group_norm(at, config.eps, config.groups)
-        self.out = zeroed(nn.Conv2d(at, (2 if config.variance else 1) * channels * config.patch**2, 3, padding=1))
+        self.out = zeroed(nn.Conv2d(at, (2 if config.learn_sigma else 1) * channels * config.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
@@ -220,7 +222,7 @@ class UNet(Network):
             for i, block in enumerate(stages):  # pyright: ignore[reportArgumentType]
                 x = self.through(block, x, condition, *(context if isinstance(block, Stage) else ()))
                 if level and i == 0 and self.pyramid:
-                    auxiliary = x = rescaled(x + self.pyramid[level - 1](auxiliary), self.rescale)
+                    auxiliary = x = rescaled(x + self.pyramid[level - 1](auxiliary), self.skip_scale)
                 skips.append(self.skip[len(skips)](x))
         for block in self.middle:
             x = self.through(block, x, condition, *context)

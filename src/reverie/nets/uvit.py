@@ -76,7 +76,7 @@ class UViT(Network):
         self.skip = nn.ModuleList(Skip() for _ in range(half))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, patch * patch * channels)
-        self.smooth = nn.Conv2d(channels, channels, 3, padding=1) if config.smooth else nn.Identity()
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1) if config.final_conv else nn.Identity()
 
         for module in self.modules():
             if isinstance(module, nn.Linear):
