@@ -114,7 +114,7 @@ def panoptic() -> None:
     denoise = scenery.load()
     torch.manual_seed(1)
     sites = ["up.0.0.in", "up.1.0.in", "up.2.0.in"]
-    widths = [m.shape[1] for m in rv.taps.read(denoise, sites, torch.zeros(1, 3, 16, 16), 0.1).values()]
+    widths = [m.shape[1] for m in rv.taps.features(denoise, sites, torch.zeros(1, 3, 16, 16), 0.1).values()]
     model = ODISE(Backbone(denoise, sites, widths, PRESETS["small"], t=0.05), 7, PRESETS["small"])
     words = scenes.vocabulary()
     task = Segmenting(model, None, scenes.vocabulary(new=False))

@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from reverie import nets
 from reverie.core.condition import Cond, Entry
 from reverie.core.errors import InputError
-from reverie.nets import DiTConfig, JiTConfig, MMDiTConfig, UNetConfig, UViTConfig, build, recompute
+from reverie.nets import DiTConfig, JiTConfig, MMDiTConfig, UNetConfig, UViTConfig, build, checkpointing
+from reverie.nets.checkpointing import checkpointed
 from reverie.nets.jit import rotate, rotations
-from reverie.nets.recompute import recomputed
 from reverie.nets.resample import Resample
 
 from ..margin import apart
@@ -70,8 +70,8 @@ def told(net, batch=2) -> Cond:
 
 @pytest.fixture(autouse=True)
 def _recompute_everything(monkeypatch):
-    """These networks are tiny: nothing would be recomputed."""
-    monkeypatch.setattr(recompute, "SMALL", 0)
+    """These networks are tiny: nothing would be checkpointed."""
+    monkeypatch.setattr(checkpointing, "SMALL", 0)
 
 
 @pytest.fixture(params=SMALL)
@@ -254,13 +254,13 @@ def test_checkpointing_gives_the_same_gradients_for_less_memory(name):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_recomputed_function_keeps_only_what_goes_in():
+def test_a_checkpointed_function_keeps_only_what_goes_in():
     def function(x, w):
         return (x.exp().sin() * w).exp()
 
     x, w = torch.randn(50, 50, requires_grad=True), torch.randn(50, requires_grad=True)
     plain, expected = kept(lambda: function(x, w))
-    less, actual = kept(lambda: recomputed(function, x, w))
+    less, actual = kept(lambda: checkpointed(function, x, w))
     assert less == 4 * (50 * 50 + 50) and plain > 2 * less
     assert torch.equal(actual, expected)
     direction = torch.randn(50, 50)
@@ -273,7 +273,7 @@ def test_a_recomputed_function_keeps_only_what_goes_in():
         torch.testing.assert_close(second[0], second[1])
 
 
-def test_what_is_cheap_is_forgotten():
+def test_what_is_cheap_is_rematerialised():
     """A perceptron keeps what its activation takes and not what it gives, with the same first and second derivatives."""
     from reverie.nets.layers import FeedForward, normalised, plain_norm
     from reverie.solve.fast import _Live
@@ -283,7 +283,7 @@ def test_what_is_cheap_is_forgotten():
     x, shift, scale = (torch.randn(4, n, 16, requires_grad=True) for n in (32, 1, 1))
     live, first, second = {}, {}, {}
     for small in (0, 1 << 40):
-        recompute.SMALL = small
+        checkpointing.SMALL = small
         with _Live() as now:
             out = normalised(mlp, norm, x, shift, scale)
         live[small] = now.now / x.nbytes

@@ -48,7 +48,7 @@ def test_kinds_of_noise(unet, images):
     assert read(8).std(0).mean() < 0.7 * read(1).std(0).mean()  # the mean over noises varies less, √8 in the limit
     clean = rv.read.features(unet, twins, "middle.0", t=0.5, noise=None)
     point = unet.schedule.point(0.5)
-    torch.testing.assert_close(clean, taps.read(unet, ["middle.0"], point.alpha * twins, point)["middle.0"].mean((2, 3)))  # fmt: skip
+    torch.testing.assert_close(clean, taps.features(unet, ["middle.0"], point.alpha * twins, point)["middle.0"].mean((2, 3)))  # fmt: skip
 
 
 def test_the_call_ends_after_the_last_site(unet, images):
@@ -142,7 +142,7 @@ def test_a_model_of_codes_is_read_and_tuned_by_pictures():
     denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(3, 4, 4), space=space))
     found = rv.read.features(denoise, pictures, "blocks.0", t=0.2, noise=None, pool=None)
     point = denoise.schedule.point(0.2)
-    by_hand = taps.read(denoise, ["blocks.0"], point.alpha * space.encode(pictures), point)["blocks.0"]
+    by_hand = taps.features(denoise, ["blocks.0"], point.alpha * space.encode(pictures), point)["blocks.0"]
     torch.testing.assert_close(found, as_map(by_hand, (4, 4)))
     looked = rv.read.attention(denoise, pictures, "blocks.0.attention", t=0.2)["blocks.0.attention"]
     assert looked.shape == (6, 2, 16, 16)

@@ -44,7 +44,9 @@ def model(captioned=True):
             nn.init.normal_(p, std=0.1)
     denoise = NetDenoiser(net.eval().requires_grad_(False), Flow(), shape=(3, 16, 16))
     captioner = Captioner(torch.zeros(5), 12, time=32) if captioned else None
-    widths = [value.shape[1] for value in rv.nets.taps.read(denoise, SITES, torch.zeros(1, 3, 16, 16), 0.1).values()]
+    widths = [
+        value.shape[1] for value in rv.nets.taps.features(denoise, SITES, torch.zeros(1, 3, 16, 16), 0.1).values()
+    ]
     backbone = Backbone(
         denoise,
         SITES,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError
-from reverie.nets.kept import Linear
+from reverie.nets.prepacked import Linear
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k and v -> ``softmax(q·kᵀ/√d)·v``, all (B, heads, N, d)."""

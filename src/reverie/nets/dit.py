@@ -22,8 +22,8 @@ from reverie.nets.layers import (
     norm_modulate,
     normalised,
     pair,
-    places,
     plain_norm,
+    to_tokens,
     unpatch,
     zeroed,
 )
@@ -104,7 +104,7 @@ class DiT(Network):
         """
         check_picture(x, self.channels, self.patch, self.size)
         condition = self.conditioning(time, cond, x.shape[0])
-        tokens = places(self.embed(with_image(x, cond, self.image))) + self.positions  # pyright: ignore[reportOperatorIssue]
+        tokens = to_tokens(self.embed(with_image(x, cond, self.image))) + self.positions  # pyright: ignore[reportOperatorIssue]
         for block in self.blocks:
             tokens = self.through(block, tokens, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

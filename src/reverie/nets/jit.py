@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reverie.nets.attention import Attention
 from reverie.nets.config import JiTConfig
 from reverie.nets.embeddings import LabelEmbedding, TimeEmbedding, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, places, unpatch, zeroed
+from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, to_tokens, unpatch, zeroed
 from reverie.nets.network import Network, conditions
 from reverie.nets.precision import KeepsPrecision
 
@@ -123,7 +123,7 @@ class JiT(KeepsPrecision, Network):
         condition = self.time(time.expand(batch))
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
         condition = nn.functional.silu(condition if label is None else condition + label)
-        x = places(self.embed(self.squeeze(x))) + self.positions.to(x.dtype)  # pyright: ignore[reportOperatorIssue]
+        x = to_tokens(self.embed(self.squeeze(x))) + self.positions.to(x.dtype)  # pyright: ignore[reportOperatorIssue]
         angles = self.angles[self.context_tokens :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):
             if i == self.context_start and label is not None and self.told_positions is not None:

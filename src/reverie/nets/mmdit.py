@@ -22,8 +22,8 @@ from reverie.nets.layers import (
     norm_modulate,
     normalised,
     pair,
-    places,
     plain_norm,
+    to_tokens,
     unpatch,
     zeroed,
 )
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 class Stream(nn.Module):
     """What one stream has of its own in a block: its normalisations, modulation and perceptron.
 
-    A stream that is only ``read`` is normalised and modulated for the attention, no more.
+    A stream that is ``pre_only`` is normalised and modulated for the attention, no more.
     """
 
-    def __init__(self, width: int, read: bool = False) -> None:
+    def __init__(self, width: int, pre_only: bool = False) -> None:
         super().__init__()
-        self.modulation = zeroed(nn.Linear(width, (2 if read else 6) * width))
+        self.modulation = zeroed(nn.Linear(width, (2 if pre_only else 6) * width))
         self.norm_attention = plain_norm(width)
-        if not read:
+        if not pre_only:
             self.norm_mlp = plain_norm(width)
             self.mlp = FeedForward(width, 4 * width)
 
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, qk_norm: bool, last: bool) -> None:
         super().__init__()
-        self.picture, self.text = Stream(width), Stream(width, read=last)
+        self.picture, self.text = Stream(width), Stream(width, pre_only=last)
         self.attention = JointAttention(width, heads, qk_norm=qk_norm, last=last)
 
     def forward(self, x: Tensor, text: Tensor, condition: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -138,7 +138,7 @@ class MMDiT(Network):
         else:
             given = condition[:, None]
         text = self.text(given)
-        x = places(self.embed(x)) + positions
+        x = to_tokens(self.embed(x)) + positions
         for block in self.blocks:
             x, text = self.through(block, x, text, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from reverie.nets.attention import Attention
 from reverie.nets.config import UViTConfig
 from reverie.nets.embeddings import LabelEmbedding, sinusoids
-from reverie.nets.kept import Linear
-from reverie.nets.layers import FeedForward, check_picture, check_size, pair, places, unpatch
+from reverie.nets.layers import FeedForward, check_picture, check_size, pair, to_tokens, unpatch
 from reverie.nets.network import Network, Skip, conditions, tokens
+from reverie.nets.prepacked import Linear
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -97,10 +97,10 @@ class UViT(Network):
             ``(B, channels, H, W)``.
         """
         check_picture(x, self.channels, self.patch, self.size)
-        told, mask = self._told(x, time, cond)
-        patches = places(self.embed(x))
-        positions = torch.cat([self.positions[: told.shape[1]], self.positions[self.extras :]])
-        x = torch.cat([told, patches], dim=1) + positions
+        prefix, mask = self._prefix(x, time, cond)
+        patches = to_tokens(self.embed(x))
+        positions = torch.cat([self.positions[: prefix.shape[1]], self.positions[self.extras :]])
+        x = torch.cat([prefix, patches], dim=1) + positions
         skips = []
         for block, skip in zip(self.early, self.skip, strict=True):
             x = self.through(block, x, mask)
@@ -108,20 +108,20 @@ class UViT(Network):
         x = self.through(self.middle[0], x, mask)
         for block in self.late:
             x = self.through(block, x, mask, skips.pop())
-        x = self.out(self.norm(x)[:, told.shape[1] :])
+        x = self.out(self.norm(x)[:, prefix.shape[1] :])
         return self.smooth(unpatch(x, self.grid, self.patch))
 
-    def _told(self, x: Tensor, time: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor | None]:
+    def _prefix(self, x: Tensor, time: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor | None]:
         """The tokens before the patches, (B, n, width): label, time, text; and the mask of all tokens, if there is padding."""
         batch = len(x)
         waves = sinusoids(1000.0 * time.expand(batch), self.width).to(x.dtype)
-        told, mask = [waves[:, None]], None
+        prefix, mask = [waves[:, None]], None
         if self.label is not None:
-            told.insert(0, self.label(cond, batch).expand(batch, -1)[:, None])
+            prefix.insert(0, self.label(cond, batch).expand(batch, -1)[:, None])
         if self.text is not None:
             text = tokens(cond, self.context, x)
-            told.append(self.text(text.value))
+            prefix.append(self.text(text.value))
             if text.mask is not None:
-                here, rest = text.mask.new_ones(batch, len(told) - 1), self.grid[0] * self.grid[1]
+                here, rest = text.mask.new_ones(batch, len(prefix) - 1), self.grid[0] * self.grid[1]
                 mask = torch.cat([here, text.mask, text.mask.new_ones(batch, rest)], dim=1)
-        return torch.cat(told, dim=1), mask
+        return torch.cat(prefix, dim=1), mask

@@ -64,7 +64,7 @@ class SRA(Part):
         noise = onto(scene.rng.normal("noise", x0.shape[1:]), x0)
         point = scene.denoise.schedule.point(t).align(x0)
         x_t = combine((point.alpha, point.sigma), (x0, noise))
-        read = taps.read(self.teacher, [self.target], x_t, point, scene.cond)
+        read = taps.features(self.teacher, [self.target], x_t, point, scene.cond)
         return Scene(self.teacher, scene.images, scene.cond, t, scene.rng, read).map(self.target)
 
     @torch.no_grad()
