@@ -7,10 +7,10 @@
     python bench/nets.py convolution                          # Winograd's convolution against the ordinary one, by size
 
 The U-Net is the 35.7 M net of DDPM for CIFAR-10 at batch 8, 32x32; the transformer DiT-S/2 on latents of 32x32x4 at batch 8.
-"sampling" is the path of ``reverie sample``, with kept weights. Efficiency is the time of the convolutions, matrix products and attention
-alone, replayed one by one on the tensors of the forward pass, over the time of the whole forward pass. A convolution is a convolution
-whichever way it is computed, with what it does to its input and output inside; for Winograd's the share of its products alone is
-given besides. On one thread times are processor times, so that a neighbour on the machine costs less.
+"sampling" is the path of ``reverie sample``, with prepacked weights. Efficiency is the time of the convolutions, matrix products and
+attention alone, replayed one by one on the tensors of the forward pass, over the time of the whole forward pass. A convolution is a
+convolution whichever way it is computed, with what it does to its input and output inside; for Winograd's the share of its products alone
+is given besides. On one thread times are processor times, so that a neighbour on the machine costs less.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class Recorder(TorchDispatchMode):
         self.plain = plain = Conv3x3.forward
 
         def forward(layer: Conv3x3, x: torch.Tensor) -> torch.Tensor:
-            kept = layer.kept
+            packed = layer.packed
 
             def convolution(x: torch.Tensor) -> torch.Tensor:
-                layer.kept = kept
+                layer.packed = packed
                 try:
                     return plain(layer, x)
                 finally:
-                    layer.kept = None
+                    layer.packed = None
 
             self.inside = True
             try:
@@ -173,18 +173,20 @@ def calls_of(which: str, batch: int = 8) -> tuple[Any, Any, dict[str, Callable[[
 
 
 def sampling(net: torch.nn.Module, run: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
-    """The same as ``reverie sample`` runs it: with kept weights."""
-    from reverie.nets import kept
+    """The same as ``reverie sample`` runs it: with prepacked weights."""
+    from reverie.nets import prepacked
 
-    packed = dict(kept.prepacked(net).named_modules())
-    layers = [(layer, packed[path].kept) for path, layer in net.named_modules() if isinstance(layer, kept.Keeping)]
+    copy = dict(prepacked.prepack(net).named_modules())
+    layers = [
+        (layer, copy[path].packed) for path, layer in net.named_modules() if isinstance(layer, prepacked.Prepackable)
+    ]
 
     def call() -> Any:
         for layer, form in layers:
-            layer.kept = form
+            layer.packed = form
         out = run()
         for layer, _ in layers:
-            layer.kept = None
+            layer.packed = None
         return out
 
     return {"sampling": call}

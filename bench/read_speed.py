@@ -14,7 +14,7 @@ import torch
 import reverie as rv
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine
-from reverie.nets import UNet
+from reverie.nets import UNet, UNetConfig
 from reverie.nets.layers import channels_last
 
 SITE, BATCH, ROUNDS = "middle.1", 64, 9
@@ -41,7 +41,9 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = UNet(channels=3, size=32, width=32, multipliers=(1, 2, 4), blocks=2, attention=(4,), patch=2).eval()
+    net = UNet(
+        UNetConfig(width=32, multipliers=(1, 2, 4), blocks=2, attention=(4,), patch=2), channels=3, size=32
+    ).eval()
     denoise = NetDenoiser(net, Cosine(), "v", shape=(3, 32, 32))
     x = torch.rand(BATCH * 4, 3, 32, 32) * 2 - 1
     t = torch.tensor(0.1)

@@ -55,8 +55,11 @@ def decoder() -> None:
     """Digits of 8x8: themselves, from both codes, from the semantic code and new noise twice; and a two moved towards seven."""
     images = rv.data.load("digits8")
     torch.manual_seed(0)
-    net = rv.nets.DiT(channels=1, size=8, patch=2, width=48, depth=2, heads=4, vector=12, activation="relu")
-    encoder = diffae.SemanticEncoder(channels=1, size=8, classes=12, width=16, multipliers=(1, 2), attention=())
+    net = rv.nets.build(
+        rv.nets.DiTConfig(patch=2, width=48, depth=2, heads=4, vector=12, activation="relu"), channels=1, size=8
+    )
+    small = rv.nets.EncoderConfig(width=16, multipliers=(1, 2), attention=())
+    encoder = diffae.SemanticEncoder(small, channels=1, size=8, classes=12)
     denoise = NetDenoiser(diffae.AutoEncoder(net, encoder), Flow(), shape=(1, 8, 8))
     task = diffae.SemanticDenoising(denoise, Uniform())
     n = len(images)
@@ -111,7 +114,7 @@ def panoptic() -> None:
     denoise = scenery.load()
     torch.manual_seed(1)
     sites = ["up.0.0.in", "up.1.0.in", "up.2.0.in"]
-    widths = [m.shape[1] for m in rv.taps.read(denoise, sites, torch.zeros(1, 3, 16, 16), 0.1).values()]
+    widths = [m.shape[1] for m in rv.taps.features(denoise, sites, torch.zeros(1, 3, 16, 16), 0.1).values()]
     model = ODISE(Backbone(denoise, sites, widths, PRESETS["small"], t=0.05), 7, PRESETS["small"])
     words = scenes.vocabulary()
     task = Segmenting(model, None, scenes.vocabulary(new=False))

@@ -3,16 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from reverie.nets import DiT
+from reverie.nets import DiT, DiTConfig
 
 
 class SkipDiT(DiT):
     """Long skip connections between the first and the second half of the blocks (Bao et al. 2023)."""
 
     def __init__(self, *, width: int, depth: int, heads: int) -> None:
-        super().__init__(
-            channels=1, size=28, patch=4, width=width, depth=depth, heads=heads, activation="relu", classes=10
-        )
+        config = DiTConfig(patch=4, width=width, depth=depth, heads=heads, activation="relu")
+        super().__init__(config, channels=1, size=28, classes=10)
         memory: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             self.blocks[i] = Keep(block, memory) if i < depth // 2 else Join(block, width, memory)

@@ -27,7 +27,7 @@ CONFIG = TrainConfig(images=96, batch=16, lr=1e-3, warmup=16, save_every=48, val
 
 def model(seed=0):
     torch.manual_seed(seed)
-    net = rv.nets.DiT(channels=1, size=8, patch=2, width=16, depth=4, heads=2, classes=3)
+    net = rv.nets.build(rv.nets.DiTConfig(patch=2, width=16, depth=4, heads=2), channels=1, size=8, classes=3)
     for p in net.parameters():  # gates start at zero; a block that does nothing has nothing to teach
         if not p.any() and p.ndim > 1:
             nn.init.normal_(p, std=0.1)
@@ -230,7 +230,9 @@ def test_alignment_to_a_trained_encoder_pays_at_equal_steps():
 
     def learned(aligned, seed):
         torch.manual_seed(seed)
-        net = rv.nets.DiT(channels=1, size=8, patch=2, width=64, depth=4, heads=4, activation="relu")
+        net = rv.nets.build(
+            rv.nets.DiTConfig(patch=2, width=64, depth=4, heads=4, activation="relu"), channels=1, size=8
+        )
         denoise = NetDenoiser(net, Cosine(), "v", shape=(1, 8, 8), space=polar.Stretch())
         task, part = Denoising(denoise, Uniform()), REPA("blocks.1", 64, see, 48, hidden=128)
         task = WithAuxiliary(task, part) if aligned else task

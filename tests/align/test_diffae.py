@@ -35,9 +35,11 @@ def awake(net):
 
 def model(dim=4):
     torch.manual_seed(0)
-    net = awake(rv.nets.DiT(channels=1, size=8, patch=2, width=16, depth=2, heads=2, vector=dim))
+    net = awake(rv.nets.build(rv.nets.DiTConfig(patch=2, width=16, depth=2, heads=2, vector=dim), channels=1, size=8))
     encoder = awake(
-        SemanticEncoder(channels=1, size=8, classes=dim, width=8, multipliers=(1, 2), attention=(), heads=2)
+        SemanticEncoder(
+            rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(), heads=2), channels=1, size=8, classes=dim
+        )
     )
     return NetDenoiser(AutoEncoder(net, encoder), Flow(), shape=(1, 8, 8))
 
@@ -156,7 +158,11 @@ def test_the_prior_draws_codes_like_those_it_saw():
 
 
 def test_what_is_no_auto_encoder_is_said():
-    plain = NetDenoiser(rv.nets.DiT(channels=1, size=8, patch=2, width=16, depth=1, heads=2), Flow(), shape=(1, 8, 8))
+    plain = NetDenoiser(
+        rv.nets.build(rv.nets.DiTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8),
+        Flow(),
+        shape=(1, 8, 8),
+    )
     with pytest.raises(InputError, match="takes nothing"):
         AutoEncoder(plain.net, nn.Identity())
     with pytest.raises(InputError, match="diffusion auto-encoder"):

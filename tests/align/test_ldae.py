@@ -130,7 +130,7 @@ def test_a_variant_is_a_denoiser_whose_blocks_can_be_tapped(space, images):
         denoise = ldae.build(settings, space, (1, 16, 16), NET, classes=10)
         assert set(denoise.conditions) == ({"label"} if settings.labels else set())
         assert rv.sample(denoise, n=2, steps=2).shape == (2, 1, 16, 16)
-        assert taps.read(denoise, ["blocks.0"], space.encode(images[:3]), 0.1)["blocks.0"].shape == (3, 16, 16)
+        assert taps.features(denoise, ["blocks.0"], space.encode(images[:3]), 0.1)["blocks.0"].shape == (3, 16, 16)
 
 
 def test_one_noise_level_is_one_noise_level(space):

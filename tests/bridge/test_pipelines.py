@@ -82,7 +82,9 @@ def test_features_of_a_latent_model_are_read_off_pictures(sd):
     read = rv.read.features(model, pictures, sites="middle.0", t=0.5, noise=None, cond=cond, pool=None)
     point = model.schedule.point(0.5)
     with torch.no_grad():
-        expected = taps.read(model, ["middle.0"], point.alpha * model.space.encode(pictures), point, cond)["middle.0"]
+        expected = taps.features(model, ["middle.0"], point.alpha * model.space.encode(pictures), point, cond)[
+            "middle.0"
+        ]
     assert read.shape == (2, 32, 4, 4) and close(read, expected, 1e-5)
     with pytest.raises(InputError, match=r"N, 3, 16, 16"):
         rv.read.features(model, noise(2, 4, 8, 8), sites="middle.0", logsnr=4.0, cond=cond)
@@ -306,7 +308,7 @@ def test_a_wrapped_network_is_tapped_guided_and_masked(tiny, tmp_path):
         masked = model(x, a.point, rv.Cond(text=cut, image=image)).eps
         alone = model(x[:1], a.point, rv.Cond(text=text[:1, :4], image=image[:1])).eps
         assert close(masked[:1], alone, 1e-5) and close(masked[1:], b[1:], 1e-5)  # what is padded is not read
-        read = taps.read(guide.cfg(model, 2.0), ["mid_block", "skip.1"], x, a.point, cond)
+        read = taps.features(guide.cfg(model, 2.0), ["mid_block", "skip.1"], x, a.point, cond)
     assert read["mid_block"].shape == (4, 32, 4, 4) and set(read) == {"mid_block", "skip.1"}
     site = next(site for site in taps.sites(model) if site.endswith("attn2"))
     told = []

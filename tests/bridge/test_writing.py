@@ -50,14 +50,14 @@ UNET = nets.UNetConfig(**ADM)
 DIT = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True)
 RUNS = {
     "flow": (UNET, Flow(), "flow", {}),
-    "flow, shifts alone": (replace(UNET, scaled=False), Flow(), "straight", {}),
+    "flow, shifts alone": (replace(UNET, scale_shift_norm=False), Flow(), "straight", {}),
     "flow, another count": (replace(UNET, time_scale=250.0), Flow(), "flow", {}),
     "flow, ADM": (replace(UNET, resample="residual"), Flow(), "flow", {}),
     "ddpm": (UNET, Table.linear(), "eps", {}),
     "ddpm, ADM": (
         replace(UNET, resample="residual", endpoint=True, multipliers=(1, 2, 2), attention=(2, 4), head_width=8), Table.linear(), "eps", {},
     ),
-    "ddpm, a learned variance": (replace(UNET, resample="residual", variance=True), Table.linear(), "eps", {"learned_variance": True}),
+    "ddpm, a learned variance": (replace(UNET, resample="residual", learn_sigma=True), Table.linear(), "eps", {"learned_variance": True}),
     "ddpm, DiT": (DIT, Table.scaled_linear(), "eps", {}),
     "zero terminal": (DIT, Table.linear().zero_terminal(), "v", {}),
     "cosine": (UNET, Cosine(), "v", {}),
@@ -184,7 +184,7 @@ def test_a_dit_of_ours_becomes_theirs(tiny, tmp_path, variance):
     import diffusers
 
     torch.manual_seed(0)
-    config = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True, variance=variance)
+    config = nets.DiTConfig(patch=2, width=16, depth=2, heads=2, endpoint=True, learn_sigma=variance, mlp_eps=0.1)
     net = tiny.shaken(nets.build(config, channels=4, size=8, classes=3))
     denoise = NetDenoiser(net, Flow(), "flow", shape=(4, 8, 8), learned_variance=variance)
     bridge.write(denoise, tmp_path / "out")
@@ -204,7 +204,9 @@ def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
     import diffusers
 
     torch.manual_seed(0)
-    config = nets.MMDiTConfig(patch=2, width=16, depth=2, heads=2, context=6, vector=3, reach=8, norm=norm)
+    config = nets.MMDiTConfig(
+        patch=2, width=16, depth=2, heads=2, context=6, vector=3, pos_embed_max_size=8, qk_norm=norm
+    )
     net = tiny.shaken(nets.build(config, channels=2, size=8))
     bridge.write(NetDenoiser(net, Flow(), "flow", shape=(2, 8, 8)), tmp_path / "out")
     theirs = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "out" / "transformer").eval()
@@ -221,7 +223,7 @@ UNWRITTEN = {
     "a DiT of the paper's code": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=False), {}, "--net.endpoint"),
     "no classes": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), {"classes": None}, "classes"),
     "folded pixels": (replace(UNET, patch=2), {}, "--net.patch 1"),
-    "DDPM++": (replace(UNET, rescale=0.5**0.5, fourier=16.0), {}, "--net.rescale 1.0, --net.fourier None"),
+    "DDPM++": (replace(UNET, skip_scale=0.5**0.5, fourier=16.0), {}, "--net.skip-scale 1.0, --net.fourier None"),
     "heads": (replace(UNET, attention=(1, 2)), {}, "--net.head-width 8"),
     "groups": (replace(UNET, groups=32), {}, "--net.groups 16"),
     "clean pictures on a flow": (UNET, {"kind": "x0"}, "--kind flow"),
@@ -235,7 +237,7 @@ UNWRITTEN = {
         UNET, {"schedule": EDM()}, "--time log_sigma, --net unet, --net.time-scale 1, --kind edm, --data-std 0.5"
     ),
     "a variance beside a factor": (
-        replace(DIT, variance=True), {"schedule": Trigonometric(), "learned_variance": True}, "--net.no-variance"
+        replace(DIT, learn_sigma=True), {"schedule": Trigonometric(), "learned_variance": True}, "--net.no-learn-sigma"
     ),
 }  # fmt: skip
 

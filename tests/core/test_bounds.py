@@ -89,7 +89,7 @@ def test_every_whole_number_of_a_recipe_has_its_range_and_every_default_is_in_it
     bounds.check_bounds(config())
     rules, all_hints = bounds.rules_of(config), get_type_hints(config)
     hints = {name: all_hints[name] for name in rules}
-    free = {"filter"}  # of which any weights will do
+    free = {"resample_filter"}  # of which any weights will do
     for name, hint in hints.items():
         whole = int in (hint, *get_args(hint), *(part for arg in get_args(hint) for part in get_args(arg)))
         assert rules[name] or not whole or name in free, name

@@ -18,7 +18,7 @@ from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian
 from reverie.core.schedules import Cosine, Flow
 from reverie.inverse.operators import Inpaint
-from reverie.nets import DiTConfig, UNetConfig, build, kept, taps, winograd
+from reverie.nets import DiTConfig, UNetConfig, build, prepacked, taps, winograd
 from reverie.solve import DDIM, fast, sample
 
 
@@ -61,11 +61,13 @@ def edits(denoise: NetDenoiser) -> list:
     cond, sites = Cond(label=torch.arange(16) % 3), denoise.net.sites()
     block = next(site for site in sites if site in ("blocks.0", "middle.0"))
     attention = next(site for site in sites if site.endswith("attention"))
-    residual = torch.randn(taps.read(denoise, [block], x, 0.4)[block].shape, generator=torch.Generator().manual_seed(2))
+    residual = torch.randn(
+        taps.features(denoise, [block], x, 0.4)[block].shape, generator=torch.Generator().manual_seed(2)
+    )
     change = taps.replace(guide.cfg(denoise, 3.0), {block: lambda v, at: v + len(at.branches) * v.flip(-1).cos()})
     return [
         lambda: guide.cfg(denoise, 40.0)(x, 0.4, cond).out,
-        lambda: taps.read(denoise, [block], x, 0.4, cond)[block],
+        lambda: taps.features(denoise, [block], x, 0.4, cond)[block],
         lambda: change(x, 0.4, cond).out,
         lambda: taps.attention(denoise, {attention: lambda q, k, v, at: 5.0 * v.flip(-2)})(x, 0.4, cond).out,
         lambda: taps.add(denoise, {block: residual})(x, 0.4, cond).out,
@@ -75,12 +77,12 @@ def edits(denoise: NetDenoiser) -> list:
 
 @pytest.mark.parametrize(("which", "rounds"), [("dit", 200), ("unet", 30)])
 def test_threads_on_one_network_give_what_each_gives_alone(which, rounds, monkeypatch):
-    """Rounds of each use beside all the others; weights, however small, are kept in their other form for a run."""
-    monkeypatch.setattr(kept, "WIDE", 0)
+    """Rounds of each use beside all the others; weights, however small, are prepacked for a run."""
+    monkeypatch.setattr(prepacked, "WIDE", 0)
     monkeypatch.setattr(winograd, "CHANNELS", 1.0)
     denoise, packed = model(which), []
-    prepacked = kept.prepacked
-    monkeypatch.setattr(kept, "prepacked", lambda net: packed.append(net) or prepacked(net))
+    prepack = prepacked.prepack
+    monkeypatch.setattr(prepacked, "prepack", lambda net: packed.append(net) or prepack(net))
     works = edits(denoise)
     alone = [work() for work in works]
     for i in range(len(works)):

@@ -27,7 +27,7 @@ NETWORKS = {
         rv.nets.DiTConfig(patch=2, width=128, depth=1, heads=2), 4, 64
     ),  # activations are made again on the way back
     "jit": lambda: built(rv.nets.JiTConfig(width=16, depth=3, heads=2, bottleneck=8), 4),
-    "mmdit": lambda: built(rv.nets.MMDiTConfig(width=16, depth=2, heads=2, **TOLD, vector=7, reach=8)),
+    "mmdit": lambda: built(rv.nets.MMDiTConfig(width=16, depth=2, heads=2, **TOLD, vector=7, pos_embed_max_size=8)),
     "uvit": lambda: built(rv.nets.UViTConfig(width=16, depth=3, heads=2, **TOLD)),
     "unet": lambda: built(rv.nets.UNetConfig(**SMALL), 4),
     "unet-wide": lambda: built(
@@ -35,7 +35,9 @@ NETWORKS = {
     ),  # Winograd
     "unet-text": lambda: built(rv.nets.UNetConfig(**SMALL, **TOLD, vector=7)),
     "unet-ncsn": lambda: built(
-        rv.nets.UNetConfig(**SMALL, fourier=1.0, time_scale=1.0, resample="residual", pyramid=True, filter=(1, 3, 3, 1))
+        rv.nets.UNetConfig(
+            **SMALL, fourier=1.0, time_scale=1.0, resample="residual", pyramid=True, resample_filter=(1, 3, 3, 1)
+        )
     ),
     "encoder": lambda: built(rv.nets.EncoderConfig(**SMALL), 4),
     "vectors": lambda: VectorNet(6, 16, 2),

@@ -19,7 +19,8 @@ SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}
 
 
 NCSN = {
-    "attention": (2,), "fourier": 16.0, "resample": "residual", "pyramid": True, "filter": (1, 3, 3, 1), "scaled": False, "time_scale": 1.0,
+    "attention": (2,), "fourier": 16.0, "resample": "residual", "pyramid": True, "resample_filter": (1, 3, 3, 1),
+    "scale_shift_norm": False, "time_scale": 1.0,
 }  # fmt: skip
 
 
@@ -52,12 +53,12 @@ def vectors(net: nn.Module) -> NetDenoiser:
 MODELS: dict[str, Callable[[], NetDenoiser]] = {
     "dit": lambda: of(DiTConfig(width=16, depth=2, heads=2, local=True), CLASSES),
     "jit": lambda: of(JiTConfig(width=16, depth=3, heads=2, bottleneck=8), CLASSES, "x0"),
-    "mmdit": lambda: of(MMDiTConfig(width=16, depth=2, heads=2, context=5, length=6, vector=7, reach=8)),
+    "mmdit": lambda: of(MMDiTConfig(width=16, depth=2, heads=2, context=5, length=6, vector=7, pos_embed_max_size=8)),
     "uvit": lambda: of(UViTConfig(width=16, depth=3, heads=2, context=5, length=6), CLASSES),
     "unet": lambda: of(UNetConfig(**SMALL, attention=(2,)), CLASSES),
     "unet-wide": lambda: of(UNetConfig(width=128, multipliers=(1,), blocks=1, attention=()), CLASSES),
     "unet-text": lambda: of(UNetConfig(**SMALL, attention=(2,), context=5, length=6, vector=7), CLASSES),
-    "unet-image": lambda: of(UNetConfig(**SMALL, attention=(2,), image=2, patch=2, corner=True)),
+    "unet-image": lambda: of(UNetConfig(**SMALL, attention=(2,), image=2, patch=2, asymmetric_padding=True)),
     "unet-ncsn": lambda: of(UNetConfig(**SMALL, **NCSN)),
     "prior": with_prior,
     "vectors": lambda: vectors(VectorNet(6, 16, 2)),

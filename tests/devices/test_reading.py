@@ -98,9 +98,8 @@ def test_correspondence_on_maps_that_stay_there():
 
 def test_a_diffusion_auto_encoder():
     base = MODELS["unet-text"]()
-    encoder = diffae.SemanticEncoder(
-        channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2
-    )
+    small = rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)
+    encoder = diffae.SemanticEncoder(small, channels=CHANNELS, size=SIZE, classes=7)
     here = NetDenoiser(
         diffae.AutoEncoder(base.net, encoder).eval().requires_grad_(False), base.schedule, shape=base.shape
     )
@@ -118,7 +117,9 @@ def test_a_diffusion_auto_encoder():
 
 def test_odise():
     torch.manual_seed(0)
-    net = rv.nets.UNet(channels=3, size=16, width=8, multipliers=(1, 2), blocks=1, attention=(), heads=1, vector=5)
+    net = rv.nets.build(
+        rv.nets.UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), heads=1, vector=5), channels=3, size=16
+    )
     denoise = NetDenoiser(net.eval().requires_grad_(False), rv.core.schedules.Flow(), shape=(3, 16, 16))
     backbone = Backbone(
         denoise, ["up.0.0.in", "up.1.0.in"], [32, 24], PRESETS["small"],

@@ -71,9 +71,8 @@ def aligned() -> With:
 
 def semantic() -> diffae.SemanticDenoising:
     base = MODELS["unet-text"]()
-    encoder = diffae.SemanticEncoder(
-        channels=CHANNELS, size=SIZE, classes=7, width=8, multipliers=(1, 2), attention=(2,), heads=2
-    )
+    small = rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)
+    encoder = diffae.SemanticEncoder(small, channels=CHANNELS, size=SIZE, classes=7)
     net = trained(diffae.AutoEncoder(base.net, encoder))
     return diffae.SemanticDenoising(NetDenoiser(net, Cosine(), "eps", shape=(CHANNELS, SIZE, SIZE)), Uniform())
 

@@ -14,6 +14,7 @@ from reverie.core.task import Moment
 from reverie.core.times import Uniform
 from reverie.diffusion.classifying import Classifying
 from reverie.guide.classifier import NetClassifier, gradient
+from reverie.nets.config import EncoderConfig
 from reverie.nets.encoder import Encoder
 from reverie.solve import DDIM, sample
 
@@ -79,7 +80,9 @@ def test_a_classifier_of_shuffled_labels_guides_nowhere():
 
 
 def test_the_encoder_reads_pictures_time_and_place():
-    net = Encoder(channels=1, size=8, classes=5, width=16, multipliers=(1, 2), blocks=1, attention=(2,)).eval()
+    net = Encoder(
+        EncoderConfig(width=16, multipliers=(1, 2), blocks=1, attention=(2,)), channels=1, size=8, classes=5
+    ).eval()
     for parameter in net.parameters():
         if not parameter.any():  # what starts at zero hides the time
             torch.nn.init.normal_(parameter, std=0.2)
@@ -93,7 +96,7 @@ def test_the_encoder_reads_pictures_time_and_place():
 
 
 def test_validation_reports_accuracy_by_noise_level():
-    net = Encoder(channels=1, size=8, classes=2, width=16, multipliers=(1, 2), blocks=1, attention=(2,))
+    net = Encoder(EncoderConfig(width=16, multipliers=(1, 2), blocks=1, attention=(2,)), channels=1, size=8, classes=2)
     images = torch.cat([torch.full((32, 1, 8, 8), -0.8), torch.full((32, 1, 8, 8), 0.8)])
     labels = torch.arange(2).repeat_interleave(32)
     task = Classifying(

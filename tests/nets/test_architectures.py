@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from reverie import nets
 from reverie.core.condition import Cond, Entry
 from reverie.core.errors import InputError
-from reverie.nets import DiTConfig, JiTConfig, MMDiTConfig, UNetConfig, UViTConfig, build, recompute
+from reverie.nets import DiTConfig, JiTConfig, MMDiTConfig, UNetConfig, UViTConfig, build, checkpointing
+from reverie.nets.checkpointing import checkpointed
 from reverie.nets.jit import rotate, rotations
-from reverie.nets.recompute import recomputed
 from reverie.nets.resample import Resample
 
 from ..margin import apart
@@ -23,17 +23,17 @@ from ..margin import apart
 TINY = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "heads": 2}
 SMALL = {
     "unet": UNetConfig(**TINY),
-    "ddpm": UNetConfig(**TINY, groups=2, scaled=False, endpoint=True, corner=True),
+    "ddpm": UNetConfig(**TINY, groups=2, scale_shift_norm=False, endpoint=True, asymmetric_padding=True),
     "ncsn++": UNetConfig(
-        **TINY, groups=2, scaled=False, resample="residual", project=True, rescale=0.5**0.5, attend_last=True,
-        filter=(1, 3, 3, 1), pyramid=True, fourier=16.0, frequencies=2, time_scale=1.0,
+        **TINY, groups=2, scale_shift_norm=False, resample="residual", resample_proj=True, skip_scale=0.5**0.5, attend_last=True,
+        resample_filter=(1, 3, 3, 1), pyramid=True, fourier=16.0, frequencies=2, time_scale=1.0,
     ),
-    "adm": UNetConfig(**TINY, resample="residual", variance=True),
-    "latent": UNetConfig(**TINY, groups=2, scaled=False, context=6, length=5, depths=(1, 2), vector=3, image=2),
+    "adm": UNetConfig(**TINY, resample="residual", learn_sigma=True),
+    "latent": UNetConfig(**TINY, groups=2, scale_shift_norm=False, context=6, length=5, transformer_depth=(1, 2), vector=3, image=2),
     "dit": DiTConfig(patch=4, width=16, depth=3, heads=2, vector=3, image=2),
     "uvit": UViTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5),
-    "mmdit": MMDiTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5, vector=3, reach=4),
-    "jit": JiTConfig(patch=4, width=16, depth=3, heads=2, bottleneck=5, told=2, told_from=1),
+    "mmdit": MMDiTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5, vector=3, pos_embed_max_size=4),
+    "jit": JiTConfig(patch=4, width=16, depth=3, heads=2, bottleneck=5, context_tokens=2, context_start=1),
 }  # fmt: skip
 TEXTUAL = ["latent", "uvit", "mmdit"]
 
@@ -70,8 +70,8 @@ def told(net, batch=2) -> Cond:
 
 @pytest.fixture(autouse=True)
 def _recompute_everything(monkeypatch):
-    """These networks are tiny: nothing would be recomputed."""
-    monkeypatch.setattr(recompute, "SMALL", 0)
+    """These networks are tiny: nothing would be checkpointed."""
+    monkeypatch.setattr(checkpointing, "SMALL", 0)
 
 
 @pytest.fixture(params=SMALL)
@@ -254,13 +254,13 @@ def test_checkpointing_gives_the_same_gradients_for_less_memory(name):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_recomputed_function_keeps_only_what_goes_in():
+def test_a_checkpointed_function_keeps_only_what_goes_in():
     def function(x, w):
         return (x.exp().sin() * w).exp()
 
     x, w = torch.randn(50, 50, requires_grad=True), torch.randn(50, requires_grad=True)
     plain, expected = kept(lambda: function(x, w))
-    less, actual = kept(lambda: recomputed(function, x, w))
+    less, actual = kept(lambda: checkpointed(function, x, w))
     assert less == 4 * (50 * 50 + 50) and plain > 2 * less
     assert torch.equal(actual, expected)
     direction = torch.randn(50, 50)
@@ -273,7 +273,7 @@ def test_a_recomputed_function_keeps_only_what_goes_in():
         torch.testing.assert_close(second[0], second[1])
 
 
-def test_what_is_cheap_is_forgotten():
+def test_what_is_cheap_is_rematerialised():
     """A perceptron keeps what its activation takes and not what it gives, with the same first and second derivatives."""
     from reverie.nets.layers import FeedForward, normalised, plain_norm
     from reverie.solve.fast import _Live
@@ -283,7 +283,7 @@ def test_what_is_cheap_is_forgotten():
     x, shift, scale = (torch.randn(4, n, 16, requires_grad=True) for n in (32, 1, 1))
     live, first, second = {}, {}, {}
     for small in (0, 1 << 40):
-        recompute.SMALL = small
+        checkpointing.SMALL = small
         with _Live() as now:
             out = normalised(mlp, norm, x, shift, scale)
         live[small] = now.now / x.nbytes
@@ -378,13 +378,13 @@ def test_any_configuration_keeps_shape_and_samples_apart(data):
     config = {
         "unet": lambda: UNetConfig(
             width=width, multipliers=(1, 2)[:depth], blocks=draw(st.integers(1, 2)), attention=(draw(st.sampled_from([1, 2])),),
-            heads=heads, scaled=draw(st.booleans()), resample=draw(st.sampled_from(["conv", "residual"])), patch=patch,
-            corner=draw(st.booleans()), variance=False, groups=draw(st.sampled_from([1, 4, 32])),
+            heads=heads, scale_shift_norm=draw(st.booleans()), resample=draw(st.sampled_from(["conv", "residual"])), patch=patch,
+            asymmetric_padding=draw(st.booleans()), learn_sigma=False, groups=draw(st.sampled_from([1, 4, 32])),
         ),
         "dit": lambda: DiTConfig(**plain, local=draw(st.booleans())),
         "uvit": lambda: UViTConfig(**plain),
-        "jit": lambda: JiTConfig(**plain, bottleneck=draw(st.integers(1, 9)), told=draw(st.integers(0, 3)), told_from=0),
-        "mmdit": lambda: MMDiTConfig(**plain, context=5, reach=4, norm=draw(st.booleans())),
+        "jit": lambda: JiTConfig(**plain, bottleneck=draw(st.integers(1, 9)), context_tokens=draw(st.integers(0, 3)), context_start=0),
+        "mmdit": lambda: MMDiTConfig(**plain, context=5, pos_embed_max_size=4, qk_norm=draw(st.booleans())),
     }[kind]()  # fmt: skip
     multiple = patch * (2 ** (len(config.multipliers) - 1) if isinstance(config, UNetConfig) else 1)
     size = (rows * multiple, columns * multiple)

@@ -50,7 +50,7 @@ def test_outputs_are_those_of_the_authors_code(monkeypatch):
         "bottleneck_dim": 6,
     }
     theirs = JiT(**sizes, in_context_len=3, in_context_start=1).eval()
-    config = JiTConfig(patch=4, width=32, depth=3, heads=2, bottleneck=6, told=3, told_from=1)
+    config = JiTConfig(patch=4, width=32, depth=3, heads=2, bottleneck=6, context_tokens=3, context_start=1)
     ours = build(config, channels=3, size=16, classes=5).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():

@@ -165,7 +165,7 @@ def test_memory_format_does_not_change_the_output():
 
 def test_a_picture_is_laid_out_as_it_was_cut():
     """A DiT whose output layer returns the patch it was given must return the picture."""
-    net = DiT(patch=2, width=12, depth=0, heads=1, channels=3, size=(4, 6))
+    net = DiT(DiTConfig(patch=2, width=12, depth=0, heads=1), channels=3, size=(4, 6))
     with torch.no_grad():
         net.embed.weight.copy_(torch.eye(12).reshape(12, 2, 2, 3).permute(0, 3, 1, 2))
         net.embed.bias.zero_()
@@ -213,13 +213,15 @@ def count(net: nn.Module) -> int:
 def test_parameters_of_the_published_dit():
     """DiT-XL/2 has 675,129,632, with 256 fixed positions and 16 outputs for a learned variance, which ours has not."""
     with torch.device("meta"):
-        net = DiT(channels=4, size=32, patch=2, width=1152, depth=28, heads=16, classes=1000)
+        net = DiT(DiTConfig(patch=2, width=1152, depth=28, heads=16), channels=4, size=32, classes=1000)
     assert count(net) == 675_129_632 - 256 * 1152 - 16 * (1152 + 1)
 
 
 def test_parameters_of_the_published_unet():
     """The CIFAR-10 network of DDPM has 35,746,307; scaling besides shifting doubles the layer of each block for it."""
     with torch.device("meta"):
-        net = UNet(channels=3, size=32, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(2,), heads=1)
+        net = UNet(
+            UNetConfig(width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(2,), heads=1), channels=3, size=32
+        )
     channels = 2 * 128 + 6 * 256 + 2 * 256 + 9 * 256 + 3 * 128
     assert count(net) == 35_746_307 + 513 * channels

@@ -144,7 +144,7 @@ def test_a_value_put_there_is_used_and_no_other(net):
         assert torch.equal(taps.replace(net, {site: lambda value, at: value})(*inputs()), plain), site
         changed = taps.replace(net, {site: lambda value, at: other(value)})(*inputs())
         assert apart(changed, plain) > 1e-2, site
-        there = taps.read(net, [site], *inputs())[site]
+        there = taps.features(net, [site], *inputs())[site]
         assert torch.equal(taps.replace(net, {site: other(there)})(*inputs()), changed), site
     assert torch.equal(net(*inputs()), plain)
 
@@ -153,7 +153,7 @@ def test_a_residual_is_added_where_it_says(net):
     """As a hand-made sum: what follows sees value + residual. It is one a sample whatever branches a guide makes of them."""
     site = "blocks.1" if "blocks.1" in net.sites() else "skip.1"
     denoise, (x, _, cond) = NetDenoiser(net, Flow(), shape=(1, 8, 8)), inputs()
-    value = taps.read(denoise, [site], x, 0.4, cond)[site]
+    value = taps.features(denoise, [site], x, 0.4, cond)[site]
     residual = torch.randn(value.shape, generator=torch.Generator().manual_seed(7))
     by_hand = taps.replace(denoise, {site: value + residual})(x, 0.4, cond).out
     assert apart(by_hand, denoise(x, 0.4, cond).out) > 1e-2
@@ -177,7 +177,7 @@ def test_replacing_a_skip_leaves_the_way_down_alone():
     _, before = seen(net, ["middle.1", "up.0.0.in"], *inputs())
     denoise = taps.replace(NetDenoiser(net, Flow(), shape=(1, 8, 8)), {"skip.3": lambda v, at: v * 0})
     x, _, cond = inputs()
-    after = taps.read(denoise, ["middle.1", "up.0.0.in"], x, 0.4, cond)
+    after = taps.features(denoise, ["middle.1", "up.0.0.in"], x, 0.4, cond)
     assert torch.equal(before["middle.1"], after["middle.1"])
     assert not after["up.0.0.in"][:, -16:].any() and before["up.0.0.in"][:, -16:].any()
 
@@ -186,7 +186,7 @@ def test_gradients_pass_through_reading_and_replacing(net):
     site = "blocks.1" if "blocks.1" in net.sites() else "middle.0"
     x, time, cond = inputs()
     x.requires_grad_()
-    read = taps.read(net, [site], x, time, cond)
+    read = taps.features(net, [site], x, time, cond)
     (gradient,) = torch.autograd.grad(read[site].square().sum(), x)
     assert gradient.abs().max() > 0
     value = read[site].detach().requires_grad_()
@@ -227,10 +227,10 @@ def test_a_denoiser_is_read_in_one_call(net):
     denoise = NetDenoiser(net, Flow(), shape=(1, 8, 8))
     site = "blocks.1" if "blocks.1" in net.sites() else "middle.0"
     x, time, cond = inputs()
-    read = taps.read(denoise, [site], x, 0.4, cond)
-    assert torch.equal(read[site], taps.read(net, [site], x, time, cond)[site])
+    read = taps.features(denoise, [site], x, 0.4, cond)
+    assert torch.equal(read[site], taps.features(net, [site], x, time, cond)[site])
     guided = guide.cfg(denoise, 3.0)
-    both = taps.read(guided, [site], x, 0.4, cond)[site]
+    both = taps.features(guided, [site], x, 0.4, cond)[site]
     assert len(both) == 4
     torch.testing.assert_close(both[2:], read[site])
     inside = guide.cfg(taps.record(denoise, [site]), 3.0)(x, 0.4, cond)
@@ -421,7 +421,7 @@ def test_a_denoiser_that_hands_no_call_on_says_so():
     x = torch.ones(2, 4)
     assert torch.equal(Halved(denoise)(x, 0.5, None, Call(("a", "b"))).out, denoise(x / 2, 0.5).out)
     with pytest.raises(InputError, match=r"blocks\.0 cannot be reached inside of Halved.*argument call"):
-        taps.read(Halved(denoise), ["blocks.0"], x, 0.5)
+        taps.features(Halved(denoise), ["blocks.0"], x, 0.5)
     assert taps.record(Halved(denoise), [])(x, 0.5).features == {}
     exact = Gaussian(torch.zeros(4), torch.eye(4)).denoiser(Flow())
     with pytest.raises(InputError, match="a network or a denoiser"):
@@ -466,7 +466,7 @@ def test_a_checkpointed_block_is_read_once():
     (gradient,) = torch.autograd.grad(read["blocks.2"].sum(), net.blocks[1].attention.qkv.weight)
     assert read["blocks.1.attention"] is first and runs == [False, True]  # a replacement acts in both
     net.checkpointing = False
-    plain = taps.read(counted, ["blocks.2"], x, 0.4, cond)["blocks.2"]
+    plain = taps.features(counted, ["blocks.2"], x, 0.4, cond)["blocks.2"]
     torch.testing.assert_close(gradient, torch.autograd.grad(plain.sum(), net.blocks[1].attention.qkv.weight)[0])
 
 
@@ -475,7 +475,7 @@ def test_taps_compose_with_transforms(net):
     site = "blocks.1" if "blocks.1" in net.sites() else "middle.0"
     denoise = NetDenoiser(net, Flow(), shape=(1, 8, 8))
     x = torch.randn(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(8))
-    tapped = taps.add(denoise, {site: torch.ones(1, *taps.read(denoise, [site], x[0], 0.4)[site].shape[1:])})
+    tapped = taps.add(denoise, {site: torch.ones(1, *taps.features(denoise, [site], x[0], 0.4)[site].shape[1:])})
     out = torch.func.vmap(lambda x: tapped(x, 0.4).out)(x)
     torch.testing.assert_close(out[1], tapped(x[1], 0.4).out, rtol=1e-4, atol=1e-5)
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -483,7 +483,7 @@ def test_taps_compose_with_transforms(net):
     with sdpa_kernel(SDPBackend.MATH):
         _, tangent = torch.func.jvp(lambda x: tapped(x, 0.4).out, (x[0],), (x[1],))
     wide = NetDenoiser(copy.deepcopy(net).double(), Flow(), shape=(1, 8, 8))
-    wide = taps.add(wide, {site: torch.ones(1, *taps.read(denoise, [site], x[0], 0.4)[site].shape[1:])})
+    wide = taps.add(wide, {site: torch.ones(1, *taps.features(denoise, [site], x[0], 0.4)[site].shape[1:])})
     a, b, h = x[0].double(), x[1].double(), 1e-5
     with torch.no_grad():
         slope = (wide(a + h * b, 0.4).out - wide(a - h * b, 0.4).out) / (2 * h)
@@ -548,7 +548,7 @@ def test_a_tap_fires_after_a_truly_compiled_call():
         plain = compiled(x, time, cond)
         changed = taps.replace(compiled, {"blocks.0": lambda v, at: other(v)})(x, time, cond)
         assert apart(changed, plain) > 1e-2
-        assert "blocks.1" in taps.read(compiled, ["blocks.1"], x, time, cond)
+        assert "blocks.1" in taps.features(compiled, ["blocks.1"], x, time, cond)
         assert torch.equal(compiled(x, time, cond), plain)
     torch._dynamo.reset()
 
@@ -572,7 +572,7 @@ def test_sites_of_a_diffusers_unet():
         for site in names:
             changed = taps.replace(net, {site: lambda value, at: other(value)})(*foreign_inputs()).sample
             assert apart(changed, plain) > 1e-2, site
-        assert set(taps.read(net, ["mid_block"], *foreign_inputs())) == {"mid_block"}
+        assert set(taps.features(net, ["mid_block"], *foreign_inputs())) == {"mid_block"}
         assert torch.equal(net(*foreign_inputs()).sample, plain)
 
 

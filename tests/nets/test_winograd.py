@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from reverie.nets import winograd
-from reverie.nets.kept import prepacked, size, special
+from reverie.nets.prepacked import packed_bytes, prepack, special
 from reverie.nets.winograd import Conv3x3, convolve, filters, weight_gradient
 
 
@@ -54,7 +54,7 @@ def test_error_in_single_precision():
 @pytest.fixture
 def layer(monkeypatch):
     """A small layer that goes Winograd's way, in double precision."""
-    monkeypatch.setattr(Conv3x3, "pays", lambda self, x, kept: not special(x))
+    monkeypatch.setattr(Conv3x3, "pays", lambda self, x, packed: not special(x))
     torch.manual_seed(0)
     return Conv3x3(3, 5).double()
 
@@ -113,13 +113,13 @@ def test_frozen_filters_are_those_of_the_weights(monkeypatch):
     monkeypatch.setattr(winograd, "filters", lambda weight: made.append(1) or filters(weight))
     with torch.no_grad():
         for _ in range(2):
-            packed = prepacked(net)[0]
-            assert size(net) == 4 * packed.kept.numel()
+            packed = prepack(net)[0]
+            assert packed_bytes(net) == 4 * packed.packed.numel()
             for _ in range(3):
                 torch.testing.assert_close(
                     packed(x), F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=0, atol=1e-4
                 )
             layer.weight.data.mul_(-2)  # which no counter of versions notices
-        assert len(made) == 2 and layer.kept is None
-    packed.kept = packed.kept * torch.nan
+        assert len(made) == 2 and layer.packed is None
+    packed.packed = packed.packed * torch.nan
     assert not packed(torch.cat([x, x])).isnan().any()  # a guide that asks for gradients

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine, Flow
-from reverie.nets import DiT, UNet
+from reverie.nets import DiT, DiTConfig, UNet, UNetConfig
 from reverie.read import untrained
 
 sys.path.append(str(Path(__file__).parent))  # for polar.py
@@ -17,13 +17,13 @@ sys.path.append(str(Path(__file__).parent))  # for polar.py
 
 @pytest.fixture(scope="session")
 def unet() -> NetDenoiser:
-    net = UNet(channels=1, size=8, width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2)
+    net = UNet(UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2), channels=1, size=8)
     return untrained(NetDenoiser(net.eval().requires_grad_(False), Cosine(), "v", shape=(1, 8, 8)))
 
 
 @pytest.fixture(scope="session")
 def dit() -> NetDenoiser:
-    net = DiT(channels=3, size=8, patch=2, width=16, depth=3, heads=2, classes=4)
+    net = DiT(DiTConfig(patch=2, width=16, depth=3, heads=2), channels=3, size=8, classes=4)
     return untrained(NetDenoiser(net.eval().requires_grad_(False), Flow(), "flow", shape=(3, 8, 8)))
 
 

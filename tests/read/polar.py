@@ -18,7 +18,7 @@ from reverie.core.schedules import Cosine
 from reverie.core.space import Identity
 from reverie.core.tensors import combine
 from reverie.learn.muon import Muon
-from reverie.nets import UNet
+from reverie.nets import UNet, UNetConfig
 
 FILE = Path(__file__).with_suffix(".safetensors")
 SCALE = 3.2
@@ -68,7 +68,7 @@ def bed() -> tuple[Polar, Polar]:
 def network() -> NetDenoiser:
     """The untrained denoiser of the bed, a U-Net of 0.4 million parameters."""
     torch.manual_seed(0)
-    net = UNet(channels=1, size=8, width=24, multipliers=(1, 2), blocks=1, attention=(2,))
+    net = UNet(UNetConfig(width=24, multipliers=(1, 2), blocks=1, attention=(2,)), channels=1, size=8)
     return NetDenoiser(net, Cosine(), "v", shape=(1, 8, 8), space=Stretch())
 
 

@@ -14,7 +14,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
 from reverie.core.tensors import combine
 from reverie.learn.muon import Muon
-from reverie.nets import UNet
+from reverie.nets import UNet, UNetConfig
 from reverie.read.odise import scenes
 
 FILE = Path(__file__).with_suffix(".safetensors")
@@ -24,7 +24,7 @@ AWAY = 1_000_000
 
 def network() -> NetDenoiser:
     torch.manual_seed(0)
-    net = UNet(channels=3, size=16, width=16, multipliers=(1, 2, 2), blocks=1, attention=(4,), heads=2)
+    net = UNet(UNetConfig(width=16, multipliers=(1, 2, 2), blocks=1, attention=(4,), heads=2), channels=3, size=16)
     return NetDenoiser(net, Flow(), "flow", shape=(3, 16, 16))
 
 

@@ -13,7 +13,7 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.files import read_about
 from reverie.core.noise import Tape
 from reverie.core.schedules import Flow
-from reverie.nets import DiT, UNet, taps
+from reverie.nets import DiT, DiTConfig, UNet, UNetConfig, taps
 from reverie.read.maps import as_map
 from reverie.read.probes.finetune import finetune
 
@@ -49,7 +49,7 @@ def test_kinds_of_noise(unet, images):
     assert read(8).std(0).mean() < 0.7 * read(1).std(0).mean()  # the mean over noises varies less, √8 in the limit
     clean = rv.read.features(unet, twins, "middle.0", t=0.5, noise=None)
     point = unet.schedule.point(0.5)
-    torch.testing.assert_close(clean, taps.read(unet, ["middle.0"], point.alpha * twins, point)["middle.0"].mean((2, 3)))  # fmt: skip
+    torch.testing.assert_close(clean, taps.features(unet, ["middle.0"], point.alpha * twins, point)["middle.0"].mean((2, 3)))  # fmt: skip
 
 
 def test_the_call_ends_after_the_last_site(unet, images):
@@ -145,11 +145,11 @@ def test_a_model_of_codes_is_read_and_tuned_by_pictures():
     """Pictures of 16x16 go in, though what is diffused are codes of 4x4."""
     pictures = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     space = rv.spaces.PatchPCA(1, 4, 3).normalise(pictures)
-    net = DiT(channels=3, size=4, patch=1, width=16, depth=2, heads=2)
+    net = DiT(DiTConfig(patch=1, width=16, depth=2, heads=2), channels=3, size=4)
     denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(3, 4, 4), space=space))
     found = rv.read.features(denoise, pictures, "blocks.0", t=0.2, noise=None, pool=None)
     point = denoise.schedule.point(0.2)
-    by_hand = taps.read(denoise, ["blocks.0"], point.alpha * space.encode(pictures), point)["blocks.0"]
+    by_hand = taps.features(denoise, ["blocks.0"], point.alpha * space.encode(pictures), point)["blocks.0"]
     torch.testing.assert_close(found, as_map(by_hand, (4, 4)))
     looked = rv.read.attention(denoise, pictures, "blocks.0.attention", t=0.2)["blocks.0.attention"]
     assert looked.shape == (6, 2, 16, 16)
@@ -161,7 +161,11 @@ def test_a_model_of_codes_is_read_and_tuned_by_pictures():
 
 def test_where_a_place_listens_in_a_text():
     """Cross-attention: places of the picture by words, which sum to 1; padding is never listened to."""
-    net = UNet(channels=1, size=8, width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context=6, length=5)
+    net = UNet(
+        UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context=6, length=5),
+        channels=1,
+        size=8,
+    )
     denoise = rv.read.untrained(NetDenoiser(net.eval(), Flow(), "flow", shape=(1, 8, 8)))
     text = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[True, True, True, False, False], [True] * 5])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import reverie as rv
 from reverie.core.errors import InputError
-from reverie.nets import UNet, taps
+from reverie.nets import UNet, UNetConfig, taps
 from reverie.read.probes.diffeed import DifFeed, pairs
 from reverie.read.probes.difformer import DifFormer
 
@@ -26,7 +26,7 @@ def test_no_feedback_is_a_single_pass_to_the_bit(unet, fed, images):
     fed.eval()
     for net in fed.feedback.values():
         nn.init.zeros_(net[0].weight)
-    once = taps.read(unet, ["up.0.1"], images, fed.point)["up.0.1"]
+    once = taps.features(unet, ["up.0.1"], images, fed.point)["up.0.1"]
     assert torch.equal(fed.map(images), once)
     for net in fed.feedback.values():
         nn.init.ones_(net[1].bias)
@@ -34,14 +34,14 @@ def test_no_feedback_is_a_single_pass_to_the_bit(unet, fed, images):
 
 
 def test_feedback_goes_to_the_block_that_gave_the_skip(unet):
-    net = UNet(channels=1, size=32, width=8, multipliers=(1, 2, 4), blocks=2, attention=(), heads=2).eval()
+    net = UNet(UNetConfig(width=8, multipliers=(1, 2, 4), blocks=2, attention=(), heads=2), channels=1, size=32).eval()
     found = pairs(net)
     encoder = [f"down.{i}.{j}" for i, n in enumerate((2, 3, 3)) for j in range(n)]
     decoder = [f"up.{i}.{j}" for i in range(3) for j in range(3)]
     assert found == list(zip(decoder, reversed(encoder), strict=False))  # b <-> 38 - b: the first goes to the last
-    seen = taps.read(net, [site for pair in found for site in pair], torch.zeros(1, 1, 32, 32), torch.tensor(0.5))
+    seen = taps.features(net, [site for pair in found for site in pair], torch.zeros(1, 1, 32, 32), torch.tensor(0.5))
     assert all(seen[d].shape[-1] == seen[e].shape[-1] for d, e in found)
-    dit = rv.nets.DiT(channels=1, size=8, patch=2, width=16, depth=1, heads=2)
+    dit = rv.nets.build(rv.nets.DiTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
     with pytest.raises(InputError, match="U-Net"):
         pairs(dit)
 

@@ -36,13 +36,17 @@ def pooled(x):
 
 def model(captioned=True):
     torch.manual_seed(0)
-    net = rv.nets.UNet(channels=3, size=16, width=8, multipliers=(1, 2), blocks=1, attention=(), heads=1, vector=5)
+    net = rv.nets.build(
+        rv.nets.UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), heads=1, vector=5), channels=3, size=16
+    )
     for p in net.parameters():
         if not p.any() and p.ndim > 1:
             nn.init.normal_(p, std=0.1)
     denoise = NetDenoiser(net.eval().requires_grad_(False), Flow(), shape=(3, 16, 16))
     captioner = Captioner(torch.zeros(5), 12, time=32) if captioned else None
-    widths = [value.shape[1] for value in rv.nets.taps.read(denoise, SITES, torch.zeros(1, 3, 16, 16), 0.1).values()]
+    widths = [
+        value.shape[1] for value in rv.nets.taps.features(denoise, SITES, torch.zeros(1, 3, 16, 16), 0.1).values()
+    ]
     backbone = Backbone(
         denoise,
         SITES,

@@ -1,5 +1,6 @@
 """Recipes from YAML and back, and the ones that come along."""
 
+import hashlib
 import random
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import yaml
 
 from reverie.core.errors import InputError
 from reverie.diffusion.config import DenoisingConfig
-from reverie.nets.config import DiTConfig, UNetConfig
+from reverie.nets.config import DiTConfig, JiTConfig, MMDiTConfig, UNetConfig, UViTConfig
 from reverie.recipes import serialisation, tasks
 from reverie.recipes.recipe import Recipe
 
@@ -101,6 +102,46 @@ def test_every_flipped_bit_of_a_runs_recipe_is_noticed_or_changes_nothing(tmp_pa
     assert noticed > 145
     path.write_bytes(whole)
     assert serialisation.load(path, sealed=True) == recipe
+
+
+EARLIER = {
+    "unet": (
+        "{scaled: false, rescale: 0.5, project: true, filter: [1, 3, 3, 1], depths: [1, 2], variance: true, corner: true}",
+        UNetConfig(
+            scale_shift_norm=False,
+            skip_scale=0.5,
+            resample_proj=True,
+            resample_filter=(1, 3, 3, 1),
+            transformer_depth=(1, 2),
+            learn_sigma=True,
+            asymmetric_padding=True,
+        ),
+    ),
+    "dit": ("{variance: true, endpoint: true}", DiTConfig(learn_sigma=True, endpoint=True)),
+    "uvit": ("{smooth: false, depth: 3}", UViTConfig(final_conv=False, depth=3)),
+    "mmdit": ("{norm: false, reach: 8}", MMDiTConfig(qk_norm=False, pos_embed_max_size=8)),
+    "jit": ("{told: 3, told_from: 1}", JiTConfig(context_tokens=3, context_start=1)),
+}
+"""Options of networks as earlier runs wrote them."""
+
+
+@pytest.mark.parametrize("layout", ["task: {name: denoising, net: NET}\n", "net: NET\n"])
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_run_in_the_earlier_words_of_its_network_opens(tmp_path, name: str, layout: str):
+    options, expected = EARLIER[name]
+    text = layout.replace("NET", options.replace("{", f"{{name: {name}, "))
+    (tmp_path / "recipe.yaml").write_text(f"{text}{serialisation.SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n")
+    recipe = serialisation.load(serialisation.find(str(tmp_path)), sealed=True)
+    assert recipe.task.net == expected != type(expected)()
+
+
+def test_earlier_words_are_those_of_their_network_and_never_beside_todays():
+    for net, key in (
+        ({"name": "uvit", "corner": True}, "corner"),
+        ({"told": 3, "context_tokens": 4, "name": "jit"}, "told"),
+    ):
+        with pytest.raises(InputError, match=rf"unknown key task\.net\.{key};"):
+            serialisation.from_dict({"task": {"net": net}})
 
 
 def test_a_recipe_that_was_changed_in_its_run_says_so_and_a_copy_may_be_changed(tmp_path):

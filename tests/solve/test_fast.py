@@ -162,7 +162,7 @@ def test_filters_are_kept_for_a_run_and_no_longer(monkeypatch):
         patch.setattr(winograd.Conv3x3, "wide", False)
         plain = draw()
     torch.testing.assert_close(draw(), plain, rtol=1e-4, atol=1e-4)
-    assert all(layer.kept is None for layer in net.modules() if isinstance(layer, winograd.Conv3x3))
+    assert all(layer.packed is None for layer in net.modules() if isinstance(layer, winograd.Conv3x3))
     x = torch.randn(1, 1, 16, 16, requires_grad=True)
     (gradient,) = torch.autograd.grad(sample(denoise, x=x, steps=2).square().sum(), x)
     assert gradient.abs().max() > 0

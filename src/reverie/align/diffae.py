@@ -6,7 +6,7 @@ code x_T is x0 taken along the deterministic solver under z (section 3.2), so th
 z (section 3.4), and the normal of a linear classifier of z is a direction in which a picture changes by that attribute (section 4.1).
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,9 +112,8 @@ def build(config: DiffAEConfig, spec: DataSpec, seed: int, folder: Path | None =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nets.build(replace(config.net, vector=config.dim), channels=shape[0], size=shape[1:])
-        encoder = SemanticEncoder(
-            channels=spec.shape[0], size=(spec.shape[1], spec.shape[2]), classes=config.dim, **asdict(config.encoder)
-        )
+        size = (spec.shape[1], spec.shape[2])
+        encoder = SemanticEncoder(config.encoder, channels=spec.shape[0], size=size, classes=config.dim)
     schedule = building.schedule_of(config)
     return NetDenoiser(AutoEncoder(net, encoder), schedule, config.kind, shape=shape, time=config.time, space=space)
 

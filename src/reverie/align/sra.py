@@ -64,7 +64,7 @@ class SRA(AuxiliaryLoss):
         noise = onto(seen.rng.normal("noise", x0.shape[1:]), x0)
         point = seen.denoise.schedule.point(t).align(x0)
         x_t = combine((point.alpha, point.sigma), (x0, noise))
-        read = taps.read(self.teacher, [self.target], x_t, point, seen.cond)
+        read = taps.features(self.teacher, [self.target], x_t, point, seen.cond)
         return Observation(self.teacher, seen.images, seen.cond, t, seen.rng, read).map(self.target)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 
 from reverie.bridge.foreign import Labels
 from reverie.core.condition import Label
+from reverie.nets.config import DiTConfig, MMDiTConfig, UNetConfig
 from reverie.nets.dit import DiT
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
@@ -113,9 +114,7 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
     channels, out = config["in_channels"], config["out_channels"]
     if out not in (channels, 2 * channels):
         return None
-    net = UNet(
-        channels=channels,
-        size=config["sample_size"] or 2 ** (levels + 2),
+    options = UNetConfig(
         width=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=blocks,
@@ -123,17 +122,18 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         heads=count,
         head_width=size,
         resample="residual" if residual else "conv",
-        scaled=SCALED[config["resnet_time_scale_shift"]],
+        scale_shift_norm=SCALED[config["resnet_time_scale_shift"]],
         dropout=config["dropout"],
         context=config.get("cross_attention_dim", 0),
-        depths=(per_level,) * levels if isinstance(per_level, int) else tuple(per_level),
+        transformer_depth=(per_level,) * levels if isinstance(per_level, int) else tuple(per_level),
         vector=config["projection_class_embeddings_input_dim"] if extra else 0,
-        variance=out == 2 * channels,
+        learn_sigma=out == 2 * channels,
         endpoint=config["freq_shift"] == 1,
-        corner=config["downsample_padding"] == 0,
+        asymmetric_padding=config["downsample_padding"] == 0,
         groups=config["norm_num_groups"],
         eps=config["norm_eps"],
     )
+    net = UNet(options, channels=channels, size=config["sample_size"] or 2 ** (levels + 2))
     if config["num_class_embeds"] is not None:
         net.conditions["label"] = Label(config["num_class_embeds"])
         net.conditioning.label = Labels(config["num_class_embeds"], 4 * widths[0])  # pyright: ignore[reportAttributeAccessIssue]
@@ -156,18 +156,16 @@ def _dit(config: Mapping[str, Any]) -> DiT | None:
         or out not in (channels, 2 * channels)
     ):
         return None
-    return DiT(
-        channels=channels,
-        size=config["sample_size"],
+    options = DiTConfig(
         patch=config["patch_size"],
         width=config["num_attention_heads"] * config["attention_head_dim"],
         depth=config["num_layers"],
         heads=config["num_attention_heads"],
-        variance=out == 2 * channels,
+        learn_sigma=out == 2 * channels,
         endpoint=True,
         mlp_eps=config["norm_eps"],
-        classes=config["num_embeds_ada_norm"],
     )
+    return DiT(options, channels=channels, size=config["sample_size"], classes=config["num_embeds_ada_norm"])
 
 
 def _mmdit(config: Mapping[str, Any]) -> MMDiT | None:
@@ -179,15 +177,15 @@ def _mmdit(config: Mapping[str, Any]) -> MMDiT | None:
         or config["out_channels"] not in (None, config["in_channels"])
     ):
         return None
-    return MMDiT(
-        channels=config["in_channels"],
-        size=config["sample_size"],
+    options = MMDiTConfig(
         patch=config["patch_size"],
         width=width,
         depth=config["num_layers"],
         heads=config["num_attention_heads"],
         context=config["joint_attention_dim"],
+        length=333,
         vector=config["pooled_projection_dim"],
-        norm=config["qk_norm"] is not None,
-        reach=config["pos_embed_max_size"],
+        qk_norm=config["qk_norm"] is not None,
+        pos_embed_max_size=config["pos_embed_max_size"],
     )
+    return MMDiT(options, channels=config["in_channels"], size=config["sample_size"])

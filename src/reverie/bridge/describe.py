@@ -17,8 +17,8 @@ from reverie.nets.network import Network
 from reverie.nets.unet import UNet
 
 UNET = {
-    "patch": 1, "rescale": 1.0, "attend_last": False, "project": False, "filter": (1, 1), "pyramid": False, "context": 0, "vector": 0,
-    "image": 0, "fourier": None, "frequencies": 1,
+    "patch": 1, "skip_scale": 1.0, "attend_last": False, "resample_proj": False, "resample_filter": (1, 1), "pyramid": False,
+    "context": 0, "vector": 0, "image": 0, "fourier": None, "frequencies": 1,
 }  # fmt: skip
 DIT = {"activation": "gelu", "local": False, "vector": 0, "image": 0, "endpoint": True}
 """Settings that diffusers' models do not have, as they must be."""
@@ -109,9 +109,9 @@ def _transformer(net: DiT | MMDiT, heads: int) -> dict[str, Any]:
 def _dit(net: DiT, config: DiTConfig) -> dict[str, Any]:
     assert net.conditioning.label is not None
     return _transformer(net, config.heads) | {
-        "out_channels": net.channels * (2 if config.variance else 1),
+        "out_channels": net.channels * (2 if config.learn_sigma else 1),
         "num_embeds_ada_norm": net.conditioning.label.null,
-        "norm_eps": 1e-6,
+        "norm_eps": config.mlp_eps,
     }
 
 
@@ -121,8 +121,8 @@ def _mmdit(net: MMDiT, config: MMDiTConfig) -> dict[str, Any]:
         "joint_attention_dim": config.context,
         "caption_projection_dim": config.width,
         "pooled_projection_dim": config.vector,
-        "pos_embed_max_size": config.reach,
-        "qk_norm": "rms_norm" if config.norm else None,
+        "pos_embed_max_size": config.pos_embed_max_size,
+        "qk_norm": "rms_norm" if config.qk_norm else None,
     }
 
 
@@ -136,7 +136,7 @@ def _unet(net: UNet, config: UNetConfig) -> dict[str, Any]:
     return {
         "sample_size": net.size[0] if net.size[0] == net.size[1] else list(net.size),
         "in_channels": net.channels,
-        "out_channels": net.channels * (2 if config.variance else 1),
+        "out_channels": net.channels * (2 if config.learn_sigma else 1),
         "block_out_channels": [config.width * multiplier for multiplier in config.multipliers],
         "layers_per_block": config.blocks,
         "down_block_types": down,
@@ -149,8 +149,8 @@ def _unet(net: UNet, config: UNetConfig) -> dict[str, Any]:
         "attn_norm_num_groups": groups,
         "norm_eps": config.eps,
         "dropout": config.dropout,
-        "resnet_time_scale_shift": "scale_shift" if config.scaled else "default",
-        "downsample_padding": 0 if config.corner else 1,
+        "resnet_time_scale_shift": "scale_shift" if config.scale_shift_norm else "default",
+        "downsample_padding": 0 if config.asymmetric_padding else 1,
         "flip_sin_to_cos": True,
         "freq_shift": int(config.endpoint),
         "num_class_embeds": None if table is None else len(table.table.weight),

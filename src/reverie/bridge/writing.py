@@ -123,8 +123,8 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
     changed, trained = needs(net), training(denoise)
     if not isinstance(trained, Training):
         changed += trained
-    elif trained.outward != 1.0 and getattr(net.config, "variance", False):
-        changed.append("--net.no-variance")
+    elif trained.outward != 1.0 and getattr(net.config, "learn_sigma", False):
+        changed.append("--net.no-learn-sigma")
     elif isinstance(net, MMDiT) and not isinstance(denoise.schedule, Flow):
         changed.append("--schedule flow")
     if denoise.prior is not None:

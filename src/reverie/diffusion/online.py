@@ -72,7 +72,7 @@ class Online(Denoising):
         x0 = self.denoise.space.to(images.device).encode(images)
         point = self.denoise.schedule.point(self.view)
         x = combine((point.alpha, point.sigma), (x0, onto(rng.normal(stream, x0.shape[1:]), x0)))
-        return self.prototypes(pooled(taps.read(self.denoise, [self.site], x, point, None)[self.site]))
+        return self.prototypes(pooled(taps.features(self.denoise, [self.site], x, point, None)[self.site]))
 
     @torch.no_grad()
     def assign(self, images: Tensor, seed: int = 0) -> Tensor:

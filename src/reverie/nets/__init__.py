@@ -7,7 +7,7 @@ understands.
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reverie.nets.config import (
@@ -87,13 +87,11 @@ def build(
         config = replace(config, image=image)
     network = getattr(importlib.import_module(f"reverie.nets.{module}"), name)
     bounds.check_bounds(config, lambda key: f"net.{key}")
-    made = memory.built(
-        lambda: network(channels=channels, size=size, classes=classes, **asdict(config)),
+    return memory.built(
+        lambda: network(config, channels=channels, size=size, classes=classes),
         "this network",
         "choose a smaller width or depth",
     )
-    made.config = config
-    return made
 
 
 def __getattr__(name: str) -> object:

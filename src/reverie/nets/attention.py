@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError
-from reverie.nets.kept import Linear
+from reverie.nets.prepacked import Linear
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k and v -> ``softmax(q·kᵀ/√d)·v``, all (B, heads, N, d)."""
@@ -84,11 +84,11 @@ class Attention(Attending):
         heads: a divisor of the width.
         context: features of the context's tokens; None for self-attention.
         bias: of the linear maps to q, k and v.
-        norm: RMS normalisation of q and k, over the features of a head (Dehghani et al. 2023).
+        qk_norm: RMS normalisation of q and k, over the features of a head (Dehghani et al. 2023).
     """
 
     def __init__(
-        self, width: int, heads: int, context: int | None = None, bias: bool = True, norm: bool = False
+        self, width: int, heads: int, context: int | None = None, bias: bool = True, qk_norm: bool = False
     ) -> None:
         super().__init__(width, heads)
         if context is None:
@@ -97,7 +97,7 @@ class Attention(Attending):
             self.q = Linear(width, width, bias=bias)
             self.kv = Linear(context, 2 * width, bias=bias)
         self.cross = context is not None
-        self.norm_q, self.norm_k = head_norms(width // heads, norm)
+        self.norm_q, self.norm_k = head_norms(width // heads, qk_norm)
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -115,15 +115,15 @@ class JointAttention(Attending):
     Args:
         width: features of the tokens of both.
         heads: a divisor of the width.
-        norm: RMS normalisation of q and k, over the features of a head.
+        qk_norm: RMS normalisation of q and k, over the features of a head.
         last: the second stream is only read: it has no output.
     """
 
-    def __init__(self, width: int, heads: int, norm: bool = False, last: bool = False) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, last: bool = False) -> None:
         super().__init__(width, heads)
         self.qkv, self.qkv_context = Linear(width, 3 * width), Linear(width, 3 * width)
-        self.norm_q, self.norm_k = head_norms(width // heads, norm)
-        self.norm_q_context, self.norm_k_context = head_norms(width // heads, norm)
+        self.norm_q, self.norm_k = head_norms(width // heads, qk_norm)
+        self.norm_q_context, self.norm_k_context = head_norms(width // heads, qk_norm)
         self.out = Linear(width, width)
         self.out_context = None if last else Linear(width, width)
 

@@ -27,8 +27,9 @@ class DiTConfig:
             (Chu et al. 2023, conditional positional encoding); it starts at zero.
         vector: numbers of the condition "vector"; 0 for none.
         image: channels of the condition "image"; 0 for none.
-        variance: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
+        learn_sigma: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
         endpoint: the sinusoids' last frequency is 1/10000 itself, as in diffusers' DiT; off, one before it, as in the paper's code.
+        mlp_eps: of the normalisations before the perceptrons.
     """
 
     patch: Width = 4
@@ -39,8 +40,9 @@ class DiTConfig:
     local: bool = False
     vector: Width0 = 0
     image: Width0 = 0
-    variance: bool = False
+    learn_sigma: bool = False
     endpoint: bool = True
+    mlp_eps: Positive = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +58,25 @@ class UNetConfig:
         attention: down-sampling factors (1, 2, 4, ...), counted after the folding, of the levels with attention.
         heads: attention heads.
         head_width: features of a head, in place of ``heads``; 0 for the number of heads.
-        scaled: the condition scales and shifts (ADM) or only shifts (DDPM).
+        scale_shift_norm: the condition scales and shifts (ADM) or only shifts (DDPM).
         resample: how the resolution changes: a convolution (DDPM), or residual blocks (ADM, DDPM++).
         dropout: in the residual blocks.
-        rescale: factor of each residual sum; √½ in DDPM++ and NCSN++.
+        skip_scale: factor of each residual sum; √½ in DDPM++ and NCSN++.
         attend_last: on the way up only the last block of a level attends (DDPM++, NCSN++).
-        project: convolutions in the shortcuts of residual resampling (DDPM++, NCSN++).
-        filter: of residual resampling; 1 3 3 1 in NCSN++.
+        resample_proj: convolutions in the shortcuts of residual resampling (DDPM++, NCSN++).
+        resample_filter: of residual resampling; 1 3 3 1 in NCSN++.
         pyramid: the filtered input joins each level (NCSN++).
         context: features of a token of the condition "text", which makes attention a spatial transformer; 0 for none.
         length: the most tokens that a text has.
-        depths: transformer blocks at each level; none given, one each.
+        transformer_depth: transformer blocks at each level; none given, one each.
         vector: numbers of the condition "vector"; 0 for none.
         image: channels of the condition "image"; 0 for none.
-        variance: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
+        learn_sigma: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
         time_scale: what multiplies the time before its sinusoids.
         endpoint: the sinusoids' last frequency is 1/10000 itself (DDPM).
         fourier: standard deviation of random frequencies in place of sinusoids (NCSN++).
         frequencies: sinusoids of the time in units of ``width``.
-        corner: strided convolutions are padded at the right and below only (DDPM).
+        asymmetric_padding: strided convolutions are padded at the right and below only (DDPM).
         groups: of the normalisations; with as many as channels a shift alone would be normalised away.
         eps: of the normalisations.
     """
@@ -86,25 +88,25 @@ class UNetConfig:
     patch: Width = 1
     heads: Width = 4
     head_width: Width0 = 0
-    scaled: bool = True
+    scale_shift_norm: bool = True
     resample: Literal["conv", "residual"] = "conv"
     dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.0
-    rescale: Positive = 1.0
+    skip_scale: Positive = 1.0
     attend_last: bool = False
-    project: bool = False
-    filter: tuple[int, ...] = (1, 1)
+    resample_proj: bool = False
+    resample_filter: tuple[int, ...] = (1, 1)
     pyramid: bool = False
     context: Width0 = 0
     length: Width = 77
-    depths: Annotated[tuple[int, ...], Bound(ge=1, le=1_000)] = ()
+    transformer_depth: Annotated[tuple[int, ...], Bound(ge=1, le=1_000)] = ()
     vector: Width0 = 0
     image: Width0 = 0
-    variance: bool = False
+    learn_sigma: bool = False
     time_scale: Positive = 1000.0
     endpoint: bool = False
     fourier: Positive | None = None
     frequencies: Width = 1
-    corner: bool = False
+    asymmetric_padding: bool = False
     groups: Width = 32
     eps: Positive = 1e-6
 
@@ -120,7 +122,7 @@ class UViTConfig:
         heads: attention heads per block.
         context: features of a token of the condition "text"; 0 for none.
         length: the most tokens that a text has.
-        smooth: a 3x3 convolution at the end.
+        final_conv: a 3x3 convolution at the end.
     """
 
     patch: Width = 4
@@ -129,7 +131,7 @@ class UViTConfig:
     heads: Width = 4
     context: Width0 = 0
     length: Width = 77
-    smooth: bool = True
+    final_conv: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +146,8 @@ class MMDiTConfig:
         context: features of a token of the condition "text"; with 0 the second stream is one token, of the time and the class.
         length: the most tokens that a text has.
         vector: numbers of the condition "vector", the pooled text; 0 for none.
-        norm: normalise q and k.
-        reach: rows and columns of patches that the position code knows.
+        qk_norm: normalise q and k.
+        pos_embed_max_size: rows and columns of patches that the position code knows.
     """
 
     patch: Width = 2
@@ -155,8 +157,8 @@ class MMDiTConfig:
     context: Width0 = 64
     length: Width = 77
     vector: Width0 = 0
-    norm: bool = True
-    reach: Annotated[int, Bound(ge=1, le=1_024)] = 64
+    qk_norm: bool = True
+    pos_embed_max_size: Annotated[int, Bound(ge=1, le=1_024)] = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +171,8 @@ class JiTConfig:
         depth: number of blocks.
         heads: attention heads per block.
         bottleneck: features of a patch on its way in.
-        told: tokens of the class that join the sequence.
-        told_from: the block before which they join.
+        context_tokens: tokens of the class that join the sequence ("in-context class tokens").
+        context_start: the block before which they join.
     """
 
     patch: Width = 4
@@ -178,8 +180,8 @@ class JiTConfig:
     depth: Depth = 6
     heads: Width = 4
     bottleneck: Width = 32
-    told: Annotated[int, Bound(ge=0, le=1_000)] = 4
-    told_from: Annotated[int, Bound(ge=0, le=1_000)] = 2
+    context_tokens: Annotated[int, Bound(ge=0, le=1_000)] = 4
+    context_start: Annotated[int, Bound(ge=0, le=1_000)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)

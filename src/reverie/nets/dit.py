@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.config import DiTConfig
 from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
 from reverie.nets.layers import (
     FeedForward,
@@ -21,8 +22,8 @@ from reverie.nets.layers import (
     norm_modulate,
     normalised,
     pair,
-    places,
     plain_norm,
+    to_tokens,
     unpatch,
     zeroed,
 )
@@ -35,19 +36,18 @@ if TYPE_CHECKING:
 class Block(nn.Module):
     """Attention and a perceptron on tokens ``(B, N, width)``, modulated and gated by ``(B, width)`` (figure 3).
 
-    With ``local``, a depthwise convolution over the ``grid`` of tokens comes first.
+    If ``local``, a depthwise convolution over the ``grid`` of tokens comes first.
     """
 
-    def __init__(
-        self, width: int, heads: int, activation: str, local: bool, grid: tuple[int, int], mlp_eps: float
-    ) -> None:
+    def __init__(self, config: DiTConfig, grid: tuple[int, int]) -> None:
         super().__init__()
+        width = config.width
         self.grid = grid
-        self.local = zeroed(nn.Conv2d(width, width, 3, padding=1, groups=width)) if local else None
+        self.local = zeroed(nn.Conv2d(width, width, 3, padding=1, groups=width)) if config.local else None
         self.norm_attention = plain_norm(width)
-        self.attention = Attention(width, heads)
-        self.norm_mlp = plain_norm(width, mlp_eps)
-        self.mlp = FeedForward(width, 4 * width, activation)
+        self.attention = Attention(width, config.heads)
+        self.norm_mlp = plain_norm(width, config.mlp_eps)
+        self.mlp = FeedForward(width, 4 * width, config.activation)
         self.modulation = zeroed(nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -62,19 +62,9 @@ class DiT(Network):
     """Diffusion transformer.
 
     Args:
+        config: its options.
         channels: channels of the picture.
-        size: height and width of the picture in pixels (one number if square), multiples of ``patch``.
-        patch: side of a patch in pixels.
-        width: features per token.
-        depth: number of blocks.
-        heads: attention heads per block.
-        activation: of the perceptrons, "gelu" (tanh form) or "relu".
-        local: a depthwise 3x3 convolution over the tokens before each attention (Chu et al. 2023), zero at the start.
-        vector: numbers of the condition "vector", or 0.
-        image: channels of the condition "image", or 0.
-        variance: twice the channels come out, for a learned variance (Nichol & Dhariwal 2021).
-        endpoint: of the time's sinusoids, see :func:`~reverie.nets.embeddings.sinusoids`.
-        mlp_eps: of the normalisation before the perceptrons.
+        size: height and width of the picture in pixels (one number if square), multiples of the patch.
         classes: number of classes, or None for a network without labels.
 
     Raises:
@@ -82,37 +72,24 @@ class DiT(Network):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        activation: str = "gelu",
-        local: bool = False,
-        vector: int = 0,
-        image: int = 0,
-        variance: bool = False,
-        endpoint: bool = False,
-        mlp_eps: float = 1e-6,
-        classes: int | None = None,
+        self, config: DiTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
+        patch, width = config.patch, config.width
+        self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch, self.image = channels, patch, image
-        self.conditions = conditions(classes, vector, image=image)
+        self.patch, self.image = patch, config.image
+        self.conditions = conditions(classes, config.vector, image=config.image)
         self.grid = (self.size[0] // patch, self.size[1] // patch)
 
-        self.embed = nn.Conv2d(channels + image, width, patch, stride=patch)
+        self.embed = nn.Conv2d(channels + config.image, width, patch, stride=patch)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
-        self.conditioning = Conditioning(TimeEmbedding(256, width, endpoint=endpoint), classes, vector)
-        self.blocks = nn.ModuleList(Block(width, heads, activation, local, self.grid, mlp_eps) for _ in range(depth))
+        time = TimeEmbedding(256, width, endpoint=config.endpoint)
+        self.conditioning = Conditioning(time, classes, config.vector)
+        self.blocks = nn.ModuleList(Block(config, self.grid) for _ in range(config.depth))
         self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.out = zeroed(nn.Linear(width, patch * patch * channels * (2 if variance else 1)))
+        self.out = zeroed(nn.Linear(width, patch * patch * channels * (2 if config.learn_sigma else 1)))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
@@ -127,7 +104,7 @@ class DiT(Network):
         """
         check_picture(x, self.channels, self.patch, self.size)
         condition = self.conditioning(time, cond, x.shape[0])
-        tokens = places(self.embed(with_image(x, cond, self.image))) + self.positions  # pyright: ignore[reportOperatorIssue]
+        tokens = to_tokens(self.embed(with_image(x, cond, self.image))) + self.positions  # pyright: ignore[reportOperatorIssue]
         for block in self.blocks:
             tokens = self.through(block, tokens, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.config import EncoderConfig
 from reverie.nets.embeddings import Conditioning, TimeEmbedding
 from reverie.nets.layers import check_picture, check_size, group_norm, pair
 from reverie.nets.resample import Down
@@ -34,44 +35,30 @@ class Encoder(nn.Module):
     """Noise-aware encoder of pictures.
 
     Args:
+        config: its options.
         channels: channels of the picture.
         size: height and width in pixels (one number if square), multiples of 2 ** (levels - 1).
         classes: how many it tells apart.
-        width: channels at full resolution.
-        multipliers: channels of each level in units of ``width``.
-        blocks: residual blocks per level.
-        attention: down-sampling factors of the levels with self-attention.
-        heads: attention heads.
 
     Raises:
         InputError: if the down-sampling does not divide the size, or the heads the channels.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        classes: int,
-        width: int = 32,
-        multipliers: tuple[int, ...] = (1, 2, 4),
-        blocks: int = 1,
-        attention: tuple[int, ...] = (4,),
-        heads: int = 4,
-    ) -> None:
+    def __init__(self, config: EncoderConfig, *, channels: int, size: int | tuple[int, int], classes: int) -> None:
         super().__init__()
-        self.size, self.channels, self.multiple = pair(size), channels, 2 ** (len(multipliers) - 1)
+        width, heads = config.width, config.heads
+        self.size, self.channels, self.multiple = pair(size), channels, 2 ** (len(config.multipliers) - 1)
         check_size(self.size, self.multiple)
         condition = 4 * width
         self.conditioning = Conditioning(TimeEmbedding(width, condition))
         self.embed = nn.Conv2d(channels, width, 3, padding=1)
         self.down, at = nn.ModuleList(), width
-        for level, multiplier in enumerate(multipliers):
+        for level, multiplier in enumerate(config.multipliers):
             if level:
                 self.down.append(Down(at))
-            for _ in range(blocks):
+            for _ in range(config.blocks):
                 here = width * multiplier
-                attends = SpatialAttention(here, heads, 1.0, 1e-6, 32) if 2**level in attention else None
+                attends = SpatialAttention(here, heads, 1.0, 1e-6, 32) if 2**level in config.attention else None
                 self.down.append(Stage(ResidualBlock(at, here, condition), attends))
                 at = here
         self.norm = nn.Sequential(group_norm(at), nn.SiLU())

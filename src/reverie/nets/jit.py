@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.config import JiTConfig
 from reverie.nets.embeddings import LabelEmbedding, TimeEmbedding, grid_positions
-from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, places, unpatch, zeroed
+from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, to_tokens, unpatch, zeroed
 from reverie.nets.network import Network, conditions
 from reverie.nets.precision import KeepsPrecision
 
@@ -57,7 +58,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm_attention = nn.RMSNorm(width, eps=1e-6)
-        self.attention = RotaryAttention(width, heads, norm=True)
+        self.attention = RotaryAttention(width, heads, qk_norm=True)
         self.norm_mlp = nn.RMSNorm(width, eps=1e-6)
         self.mlp = FeedForward(width, 4 * width * 2 // 3, "silu", gated=True)
         self.modulation = zeroed(nn.Linear(width, 6 * width))
@@ -72,15 +73,9 @@ class JiT(KeepsPrecision, Network):
     """Just image Transformer.
 
     Args:
+        config: its options.
         channels: channels of the picture.
-        size: height and width of the picture in pixels (one number if square), multiples of ``patch``.
-        patch: side of a patch in pixels.
-        width: features per token.
-        depth: number of blocks.
-        heads: attention heads per block.
-        bottleneck: features of a patch on its way in, fewer than its pixels.
-        told: tokens of the class that join the sequence, or 0.
-        told_from: the block before which they join.
+        size: height and width of the picture in pixels (one number if square), multiples of the patch.
         classes: number of classes, or None for a network without labels (and without their tokens).
 
     Raises:
@@ -88,35 +83,26 @@ class JiT(KeepsPrecision, Network):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        bottleneck: int = 128,
-        told: int = 32,
-        told_from: int = 4,
-        classes: int | None = None,
+        self, config: JiTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
+        patch, width = config.patch, config.width
+        self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch = channels, patch
-        self.told, self.told_from = (0 if classes is None else told), told_from
+        tokens = 0 if classes is None else config.context_tokens
+        self.patch, self.context_tokens, self.context_start = patch, tokens, config.context_start
         self.conditions = conditions(classes)
         self.grid = (self.size[0] // patch, self.size[1] // patch)
 
-        self.squeeze = nn.Conv2d(channels, bottleneck, patch, stride=patch, bias=False)
-        self.embed = nn.Conv2d(bottleneck, width, 1)
+        self.squeeze = nn.Conv2d(channels, config.bottleneck, patch, stride=patch, bias=False)
+        self.embed = nn.Conv2d(config.bottleneck, width, 1)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)
-        self.register_buffer("angles", rotations(*self.grid, width // heads, self.told), persistent=False)
+        self.register_buffer("angles", rotations(*self.grid, width // config.heads, tokens), persistent=False)
         self.time = TimeEmbedding(256, width, scale=1.0)
         self.label = None if classes is None else LabelEmbedding(classes, width)
-        self.told_positions = nn.Parameter(0.02 * torch.randn(self.told, width)) if self.told else None
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        # the weights of earlier runs have this name
+        self.told_positions = nn.Parameter(0.02 * torch.randn(tokens, width)) if tokens else None
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))
@@ -137,10 +123,10 @@ class JiT(KeepsPrecision, Network):
         condition = self.time(time.expand(batch))
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
         condition = nn.functional.silu(condition if label is None else condition + label)
-        x = places(self.embed(self.squeeze(x))) + self.positions.to(x.dtype)  # pyright: ignore[reportOperatorIssue]
-        angles = self.angles[self.told :]  # pyright: ignore[reportIndexIssue]
+        x = to_tokens(self.embed(self.squeeze(x))) + self.positions.to(x.dtype)  # pyright: ignore[reportOperatorIssue]
+        angles = self.angles[self.context_tokens :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):
-            if i == self.told_from and label is not None and self.told_positions is not None:
+            if i == self.context_start and label is not None and self.told_positions is not None:
                 x, angles = torch.cat([label[:, None] + self.told_positions, x], dim=1), self.angles
             x = self.through(block, x, condition, angles)
         x = x[:, x.shape[1] - self.grid[0] * self.grid[1] :]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.errors import InputError, unknown
-from reverie.nets.kept import Linear, plain, special
-from reverie.nets.recompute import forgotten, recomputed
+from reverie.nets.checkpointing import checkpointed, rematerialised
+from reverie.nets.prepacked import Linear, plain, special
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -119,7 +119,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.inner(x)
         hidden = self.activated(inner)
-        with forgotten(hidden, lambda: self.activated(inner)):
+        with rematerialised(hidden, lambda: self.activated(inner)):
             return self.outer(hidden)
 
     def activated(self, x: Tensor) -> Tensor:
@@ -136,13 +136,13 @@ def group_norm(channels: int, eps: float = 1e-6, groups: int = 32) -> nn.GroupNo
 
 def norm_modulate(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """``x`` normalised without parameters and modulated; for its gradient only ``x`` is kept."""
-    return recomputed(lambda x, shift, scale: modulate(norm(x), shift, scale), x, shift, scale)
+    return checkpointed(lambda x, shift, scale: modulate(norm(x), shift, scale), x, shift, scale)
 
 
 def normalised(module: nn.Module, norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """``module`` of what :func:`norm_modulate` gives, which is not kept for its gradient either."""
     normed = norm_modulate(norm, x, shift, scale)
-    with forgotten(normed, lambda: norm_modulate(norm, x, shift, scale)):
+    with rematerialised(normed, lambda: norm_modulate(norm, x, shift, scale)):
         return module(normed)
 
 
@@ -156,7 +156,9 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None, scale:
         x = F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
         return F.silu(modulate(x, *modulation) if modulation else x)
 
-    return recomputed(function, x, norm.weight, norm.bias, *(() if shift is None or scale is None else (shift, scale)))
+    return checkpointed(
+        function, x, norm.weight, norm.bias, *(() if shift is None or scale is None else (shift, scale))
+    )
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ def plain_norm(width: int, eps: float = 1e-6) -> nn.LayerNorm:
     return nn.LayerNorm(width, elementwise_affine=False, eps=eps)
 
 
-def places(x: Tensor) -> Tensor:
+def to_tokens(x: Tensor) -> Tensor:
     """The places of a picture ``(B, C, H, W)`` as tokens ``(B, H * W, C)``, laid out as such: sums keep the layout of what comes first."""
     return x.flatten(2).transpose(1, 2).contiguous()
 

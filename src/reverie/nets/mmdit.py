@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import InputError
 from reverie.nets.attention import JointAttention
+from reverie.nets.config import MMDiTConfig
 from reverie.nets.embeddings import Conditioning, TimeEmbedding, grid_positions
 from reverie.nets.layers import (
     FeedForward,
@@ -21,8 +22,8 @@ from reverie.nets.layers import (
     norm_modulate,
     normalised,
     pair,
-    places,
     plain_norm,
+    to_tokens,
     unpatch,
     zeroed,
 )
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 class Stream(nn.Module):
     """What one stream has of its own in a block: its normalisations, modulation and perceptron.
 
-    A stream that is only ``read`` is normalised and modulated for the attention, no more.
+    A stream that is ``pre_only`` is normalised and modulated for the attention, no more.
     """
 
-    def __init__(self, width: int, read: bool = False) -> None:
+    def __init__(self, width: int, pre_only: bool = False) -> None:
         super().__init__()
-        self.modulation = zeroed(nn.Linear(width, (2 if read else 6) * width))
+        self.modulation = zeroed(nn.Linear(width, (2 if pre_only else 6) * width))
         self.norm_attention = plain_norm(width)
-        if not read:
+        if not pre_only:
             self.norm_mlp = plain_norm(width)
             self.mlp = FeedForward(width, 4 * width)
 
@@ -61,10 +62,10 @@ class Stream(nn.Module):
 class Block(nn.Module):
     """Joint attention of pictures ``(B, N, width)`` and text ``(B, L, width)``; ``last`` gives no text."""
 
-    def __init__(self, width: int, heads: int, norm: bool, last: bool) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool, last: bool) -> None:
         super().__init__()
-        self.picture, self.text = Stream(width), Stream(width, read=last)
-        self.attention = JointAttention(width, heads, norm=norm, last=last)
+        self.picture, self.text = Stream(width), Stream(width, pre_only=last)
+        self.attention = JointAttention(width, heads, qk_norm=qk_norm, last=last)
 
     def forward(self, x: Tensor, text: Tensor, condition: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         a, rest = self.picture.before(x, condition)
@@ -78,52 +79,34 @@ class MMDiT(Network):
     """Multimodal diffusion transformer.
 
     Args:
+        config: its options.
         channels: channels of the picture.
-        size: height and width of the picture in pixels (one number if square), multiples of ``patch``; others up to ``reach``
-            patches a side serve as well.
-        patch: side of a patch in pixels.
-        width: features per token.
-        depth: number of blocks.
-        heads: attention heads per block.
-        context: features of a token of the condition "text"; with 0 the second stream is one token, of the time and the class.
-        length: the most tokens that a text has.
-        vector: numbers of the condition "vector", the pooled text.
-        norm: RMS normalisation of q and k.
-        reach: rows and columns of the table of position codes, whose middle is used.
-        classes: None; pictures are told by text.
+        size: height and width of the picture in pixels (one number if square), multiples of the patch; others of as many patches a
+            side as the position code knows serve as well.
+        classes: number of classes, or None for a network without labels.
 
     Raises:
-        InputError: if the patch does not divide the size, the heads the width, or the picture is larger than the table.
+        InputError: if the patch does not divide the size, the heads the width, or the picture is larger than the position code.
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        context: int,
-        length: int = 333,
-        vector: int = 2048,
-        norm: bool = False,
-        reach: int = 192,
-        classes: int | None = None,
+        self, config: MMDiTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
+        patch, width, depth, side = config.patch, config.width, config.depth, config.pos_embed_max_size
+        self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch, self.context, self.reach = channels, patch, context, reach
-        self.conditions = conditions(classes, vector, context, length)
+        self.patch, self.context, self.side = patch, config.context, side
+        self.conditions = conditions(classes, config.vector, config.context, config.length)
 
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
-        codes = grid_positions(reach, reach, width, scale=self.size[0] // patch / reach)
-        self.register_buffer("positions", codes.unflatten(0, (reach, reach)))
-        self.conditioning = Conditioning(TimeEmbedding(256, width), classes, vector)
-        self.text = nn.Linear(context or width, width)
-        self.blocks = nn.ModuleList(Block(width, heads, norm, last=i == depth - 1) for i in range(depth))
+        codes = grid_positions(side, side, width, scale=self.size[0] // patch / side)
+        self.register_buffer("positions", codes.unflatten(0, (side, side)))
+        self.conditioning = Conditioning(TimeEmbedding(256, width), classes, config.vector)
+        self.text = nn.Linear(config.context or width, width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.qk_norm, last=i == depth - 1) for i in range(depth)
+        )
         self.norm = plain_norm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))
@@ -141,12 +124,12 @@ class MMDiT(Network):
         """
         check_picture(x, self.channels, self.patch)
         grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
-        if max(grid) > self.reach:
+        if max(grid) > self.side:
             raise InputError(
-                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.reach} a side. "
+                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.side} a side. "
                 "Give smaller pictures."
             )
-        top, left = ((self.reach - side) // 2 for side in grid)
+        top, left = ((self.side - each) // 2 for each in grid)
         positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)  # pyright: ignore[reportIndexIssue]
         condition = self.conditioning(time, cond, x.shape[0])
         mask = None
@@ -155,7 +138,7 @@ class MMDiT(Network):
         else:
             given = condition[:, None]
         text = self.text(given)
-        x = places(self.embed(x)) + positions
+        x = to_tokens(self.embed(x)) + positions
         for block in self.blocks:
             x, text = self.through(block, x, text, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

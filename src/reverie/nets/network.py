@@ -27,7 +27,7 @@ class Network(nn.Module):
 
     Attributes:
         conditions: what ``cond`` may hold, by name.
-        config: what it was built from by :func:`reverie.nets.build`, or None.
+        config: its options; None for a module of another library.
         checkpointing: compute the blocks again on the way back instead of keeping what is inside them (Chen et al. 2016).
     """
 

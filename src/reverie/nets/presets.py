@@ -29,7 +29,14 @@ class Preset:
 
 
 DDPM = UNetConfig(
-    width=128, multipliers=(1, 2, 2, 2), attention=(2,), heads=1, scaled=False, dropout=0.1, endpoint=True, corner=True
+    width=128,
+    multipliers=(1, 2, 2, 2),
+    attention=(2,),
+    heads=1,
+    scale_shift_norm=False,
+    dropout=0.1,
+    endpoint=True,
+    asymmetric_padding=True,
 )
 """Ho et al. 2020, appendix B: CIFAR-10."""
 
@@ -39,11 +46,11 @@ DDPMPP = UNetConfig(
     blocks=4,
     attention=(2,),
     heads=1,
-    scaled=False,
+    scale_shift_norm=False,
     resample="residual",
-    project=True,
+    resample_proj=True,
     dropout=0.13,
-    rescale=0.5**0.5,
+    skip_scale=0.5**0.5,
     attend_last=True,
     time_scale=1.0,
     endpoint=True,
@@ -56,15 +63,27 @@ ADM = UNetConfig(
     attention=(8, 16, 32),
     head_width=64,
     resample="residual",
-    variance=True,
+    learn_sigma=True,
     eps=1e-5,
 )
 """Dhariwal & Nichol 2021, table 11: ImageNet 256."""
 
-SD1 = UNetConfig(width=320, multipliers=(1, 2, 4, 4), attention=(1, 2, 4), heads=8, scaled=False, context=768, eps=1e-5)
+SD1 = UNetConfig(
+    width=320, multipliers=(1, 2, 4, 4), attention=(1, 2, 4), heads=8, scale_shift_norm=False, context=768, eps=1e-5
+)
 """Stable Diffusion 1.x (Rombach et al. 2022)."""
 
-SD3 = MMDiTConfig(patch=2, width=1536, depth=24, heads=24, context=4096, length=333, vector=2048, norm=False, reach=192)
+SD3 = MMDiTConfig(
+    patch=2,
+    width=1536,
+    depth=24,
+    heads=24,
+    context=4096,
+    length=333,
+    vector=2048,
+    qk_norm=False,
+    pos_embed_max_size=192,
+)
 """Stable Diffusion 3 medium (Esser et al. 2024): depth d, d heads, 64 · d features."""
 
 DIT = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
@@ -89,7 +108,7 @@ PRESETS: dict[str, Preset] = {
     "ddpm-cifar10": Preset(DDPM),
     "ddpm++-cifar10": Preset(DDPMPP),
     "ncsn++-cifar10": Preset(
-        replace(DDPMPP, filter=(1, 3, 3, 1), pyramid=True, fourier=16.0, frequencies=2, endpoint=False)
+        replace(DDPMPP, resample_filter=(1, 3, 3, 1), pyramid=True, fourier=16.0, frequencies=2, endpoint=False)
     ),
     "adm-imagenet64": Preset(
         replace(ADM, width=192, multipliers=(1, 2, 3, 4), blocks=3, attention=(2, 4, 8), dropout=0.1),
@@ -104,14 +123,20 @@ PRESETS: dict[str, Preset] = {
     "sd2": Preset(replace(SD1, context=1024, heads=4, head_width=64), channels=4, size=96),
     "sdxl": Preset(
         replace(
-            SD1, multipliers=(1, 2, 4), attention=(2, 4), head_width=64, context=2048, depths=(1, 2, 10), vector=2816
+            SD1,
+            multipliers=(1, 2, 4),
+            attention=(2, 4),
+            head_width=64,
+            context=2048,
+            transformer_depth=(1, 2, 10),
+            vector=2816,
         ),
         channels=4,
         size=128,
     ),
     **{
         f"dit-{name}/{patch}": Preset(
-            DiTConfig(patch=patch, width=width, depth=depth, heads=heads, variance=True), channels=4, classes=1000
+            DiTConfig(patch=patch, width=width, depth=depth, heads=heads, learn_sigma=True), channels=4, classes=1000
         )
         for name, (width, depth, heads) in DIT.items()
         for patch in (2, 4, 8)
@@ -121,13 +146,19 @@ PRESETS: dict[str, Preset] = {
     "uvit-m/4-imagenet64": Preset(UViTConfig(patch=4, width=768, depth=17, heads=12), size=64, classes=1000),
     "uvit-l/4-imagenet64": Preset(UViTConfig(patch=4, width=1024, depth=21, heads=16), size=64, classes=1000),
     "uvit-l/2": Preset(UViTConfig(patch=2, width=1024, depth=21, heads=16), channels=4, classes=1000),
-    "uvit-h/2": Preset(UViTConfig(patch=2, width=1152, depth=29, heads=16, smooth=False), channels=4, classes=1000),
+    "uvit-h/2": Preset(UViTConfig(patch=2, width=1152, depth=29, heads=16, final_conv=False), channels=4, classes=1000),
     "sd3-medium": Preset(SD3, channels=16, size=128),
-    "sd3-8b": Preset(replace(SD3, width=2432, depth=38, heads=38, norm=True), channels=16, size=128),
+    "sd3-8b": Preset(replace(SD3, width=2432, depth=38, heads=38, qk_norm=True), channels=16, size=128),
     **{
         f"jit-{name}/{patch}": Preset(
             JiTConfig(
-                patch=patch, width=width, depth=depth, heads=heads, bottleneck=bottleneck, told=32, told_from=start
+                patch=patch,
+                width=width,
+                depth=depth,
+                heads=heads,
+                bottleneck=bottleneck,
+                context_tokens=32,
+                context_start=start,
             ),
             size=16 * patch,
             classes=1000,

@@ -10,15 +10,15 @@ from reverie.nets.winograd import Conv3x3
 
 
 class Down(nn.Module):
-    """Half the resolution: a 3x3 convolution with stride 2, padded on all sides, or at the right and below (``corner``, Ho et al. 2020)."""
+    """Half the resolution: a 3x3 convolution with stride 2, padded on all sides, or (``asymmetric``, Ho et al. 2020) right and below."""
 
-    def __init__(self, channels: int, corner: bool = False) -> None:
+    def __init__(self, channels: int, asymmetric: bool = False) -> None:
         super().__init__()
-        self.corner = corner
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if corner else 1)
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.corner else x)
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Up(nn.Module):

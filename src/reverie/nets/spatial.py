@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
-from reverie.nets.kept import Linear
 from reverie.nets.layers import FeedForward, group_norm, zeroed
+from reverie.nets.prepacked import Linear
 
 
 class TransformerBlock(nn.Module):

@@ -236,7 +236,7 @@ def record(denoise: Denoiser, sites: Iterable[str], stop: bool = False) -> Denoi
     return Recorded(denoise, find(denoise, sites), stop)
 
 
-def read(model: nn.Module | Denoiser, sites: Iterable[str], *arguments: Any) -> dict[str, Tensor]:
+def features(model: nn.Module | Denoiser, sites: Iterable[str], *arguments: Any) -> dict[str, Tensor]:
     """The values at ``sites`` for one call ``model(*arguments)``, which ends after the last of them; differentiable.
 
     Raises:

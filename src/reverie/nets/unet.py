@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.config import UNetConfig
 from reverie.nets.embeddings import Conditioning, TimeEmbedding
 from reverie.nets.layers import channels_last, check_picture, check_size, group_norm, norm_silu, pair, zeroed
 from reverie.nets.network import Network, Skip, conditions, tokens, with_image
@@ -33,9 +34,9 @@ class ResidualBlock(nn.Module):
     Args:
         inputs, outputs: channels.
         condition: features of the condition.
-        scaled: the condition scales and shifts what the second normalisation gives (ADM), or shifts what it takes (DDPM).
+        scale_shift_norm: the condition scales and shifts what the second normalisation gives (ADM), or shifts what it takes (DDPM).
         dropout: before the second convolution.
-        rescale: factor of the sum; √½ keeps its variance (Song et al. 2021).
+        skip_scale: factor of the sum; √½ keeps its variance (Song et al. 2021).
         eps, groups: of the normalisations.
         resample: halves or doubles height and width, of the branch and of the shortcut alike.
         project: a 1x1 convolution in the shortcut even where the channels agree.
@@ -46,20 +47,20 @@ class ResidualBlock(nn.Module):
         inputs: int,
         outputs: int,
         condition: int,
-        scaled: bool = True,
+        scale_shift_norm: bool = True,
         dropout: float = 0.0,
-        rescale: float = 1.0,
+        skip_scale: float = 1.0,
         eps: float = 1e-6,
         groups: int = 32,
         resample: nn.Module | None = None,
         project: bool = False,
     ) -> None:
         super().__init__()
-        self.scaled, self.rescale = scaled, rescale
+        self.scale_shift_norm, self.skip_scale = scale_shift_norm, skip_scale
         self.norm_in = group_norm(inputs, eps, groups)
         self.resample = nn.Identity() if resample is None else resample
         self.conv_in = Conv3x3(inputs, outputs)
-        self.modulation = nn.Linear(condition, 2 * outputs if scaled else outputs)
+        self.modulation = nn.Linear(condition, 2 * outputs if scale_shift_norm else outputs)
         self.norm_out = group_norm(outputs, eps, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(Conv3x3(outputs, outputs))
@@ -68,13 +69,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = self.conv_in(self.resample(norm_silu(self.norm_in, x)))
         modulation = self.modulation(condition)[:, :, None, None]
-        if self.scaled:
+        if self.scale_shift_norm:
             scale, shift = modulation.chunk(2, dim=1)
             h = norm_silu(self.norm_out, h, shift, scale)
         else:
             h = norm_silu(self.norm_out, h + modulation)
         h = self.conv_out(self.dropout(h))
-        return rescaled(self.shortcut(self.resample(x)) + h, self.rescale)
+        return rescaled(self.shortcut(self.resample(x)) + h, self.skip_scale)
 
 
 def rescaled(x: Tensor, factor: float) -> Tensor:
@@ -84,15 +85,15 @@ def rescaled(x: Tensor, factor: float) -> Tensor:
 class SpatialAttention(Attention):
     """Self-attention between the places of a feature map ``(B, C, H, W)``, added to it."""
 
-    def __init__(self, channels: int, heads: int, rescale: float, eps: float, groups: int) -> None:
+    def __init__(self, channels: int, heads: int, skip_scale: float, eps: float, groups: int) -> None:
         super().__init__(channels, heads)
-        self.rescale = rescale
+        self.skip_scale = skip_scale
         self.norm = group_norm(channels, eps, groups)
         zeroed(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         attended = super().forward(self.norm(x).flatten(2).transpose(1, 2))
-        return rescaled(x + attended.transpose(1, 2).unflatten(2, x.shape[2:]), self.rescale)
+        return rescaled(x + attended.transpose(1, 2).unflatten(2, x.shape[2:]), self.skip_scale)
 
 
 class Stage(nn.Module):
@@ -112,34 +113,9 @@ class UNet(Network):
     """Convolutional U-Net.
 
     Args:
+        config: its options.
         channels: channels of the picture.
         size: height and width in pixels (one number if square), multiples of ``patch`` * 2 ** (levels - 1).
-        width: channels at full resolution.
-        multipliers: channels of each level in units of ``width``.
-        blocks: residual blocks per level (one more on the way up).
-        attention: down-sampling factors of the levels with attention; the middle always has it.
-        patch: side of a square of pixels folded into channels on the way in and unfolded on the way out.
-        heads: attention heads; or
-        head_width: features of a head, whose number then grows with the channels.
-        scaled: the condition scales and shifts (ADM) or only shifts (DDPM).
-        resample: "conv", convolutions with stride 2 and after doubling, or "residual" blocks that resample (ADM).
-        dropout: in the residual blocks.
-        rescale: factor of each residual sum.
-        attend_last: on the way up, only the last block of a level attends (DDPM++, NCSN++).
-        project: 1x1 convolutions in the shortcuts of residual resampling (DDPM++, NCSN++).
-        filter: of residual resampling: (1, 1), or (1, 3, 3, 1) for NCSN++.
-        pyramid: the filtered, halved input joins each level on the way down (NCSN++, "residual").
-        context: features of a token of the condition "text", or 0; with it attention is a spatial transformer.
-        length: the most tokens that a text has.
-        depths: transformer blocks per level; () is one each.
-        vector: numbers of the condition "vector", or 0.
-        image: channels of the condition "image", or 0.
-        variance: twice the channels come out, for a learned variance (Nichol & Dhariwal 2021).
-        time_scale, endpoint, fourier: of the time's embedding, see :class:`~reverie.nets.embeddings.TimeEmbedding`.
-        frequencies: sinusoids of the time in units of ``width``.
-        corner: strided convolutions are padded at the right and below only (DDPM).
-        groups: of the normalisations.
-        eps: of the normalisations.
         classes: number of classes, or None for a network without labels.
 
     Raises:
@@ -147,71 +123,48 @@ class UNet(Network):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        width: int,
-        multipliers: tuple[int, ...] = (1, 2, 4),
-        blocks: int = 2,
-        attention: tuple[int, ...] = (4,),
-        patch: int = 1,
-        heads: int = 4,
-        head_width: int = 0,
-        scaled: bool = True,
-        resample: str = "conv",
-        dropout: float = 0.0,
-        rescale: float = 1.0,
-        attend_last: bool = False,
-        project: bool = False,
-        filter: tuple[int, ...] = (1, 1),
-        pyramid: bool = False,
-        context: int = 0,
-        length: int = 77,
-        depths: tuple[int, ...] = (),
-        vector: int = 0,
-        image: int = 0,
-        variance: bool = False,
-        time_scale: float = 1000.0,
-        endpoint: bool = False,
-        fourier: float | None = None,
-        frequencies: int = 1,
-        corner: bool = False,
-        groups: int = 32,
-        eps: float = 1e-6,
-        classes: int | None = None,
+        self, config: UNetConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
-        self.channels, self.multiple = channels, patch * 2 ** (len(multipliers) - 1)
-        self.context, self.image, self.rescale = context, image, rescale
+        width, multipliers, blocks, context = config.width, config.multipliers, config.blocks, config.context
+        self.config, self.channels, self.size = config, channels, pair(size)
+        self.multiple = config.patch * 2 ** (len(multipliers) - 1)
+        self.context, self.image, self.skip_scale = context, config.image, config.skip_scale
         check_size(self.size, self.multiple)
-        self.conditions = conditions(classes, vector, context, length, image)
+        self.conditions = conditions(classes, config.vector, context, config.length, config.image)
 
         condition = 4 * width
-        time = TimeEmbedding(frequencies * width, condition, time_scale, endpoint, fourier)
-        self.conditioning = Conditioning(time, classes, vector)
-        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
-        folded = (channels + image) * patch**2
+        time = TimeEmbedding(config.frequencies * width, condition, config.time_scale, config.endpoint, config.fourier)
+        self.conditioning = Conditioning(time, classes, config.vector)
+        self.fold, self.unfold = nn.PixelUnshuffle(config.patch), nn.PixelShuffle(config.patch)
+        folded = (channels + config.image) * config.patch**2
         self.embed = Conv3x3(folded, width)
 
         residual = partial(
-            ResidualBlock, condition=condition, scaled=scaled, dropout=dropout, rescale=rescale, eps=eps, groups=groups
+            ResidualBlock,
+            condition=condition,
+            scale_shift_norm=config.scale_shift_norm,
+            dropout=config.dropout,
+            skip_scale=config.skip_scale,
+            eps=config.eps,
+            groups=config.groups,
         )
 
+        depths = config.transformer_depth or (1,) * len(multipliers)
+
         def attends(level: int, here: int) -> nn.Module:
-            n = here // head_width if head_width else heads
+            n = here // config.head_width if config.head_width else config.heads
             if context:
-                return SpatialTransformer(here, n, context, depths[level] if depths else 1, groups)
-            return SpatialAttention(here, n, rescale, eps, groups)
+                return SpatialTransformer(here, n, context, depths[level], config.groups)
+            return SpatialAttention(here, n, config.skip_scale, config.eps, config.groups)
 
         def stage(inputs: int, outputs: int, level: int, attend: bool) -> Stage:
             return Stage(residual(inputs, outputs), attends(level, outputs) if attend else None)
 
         def resampled(here: int, up: bool) -> nn.Module:
-            if resample == "residual":
-                return residual(here, here, resample=Resample(up, filter), project=project)
-            return Up(here) if up else Down(here, corner)
+            if config.resample == "residual":
+                return residual(here, here, resample=Resample(up, config.resample_filter), project=config.resample_proj)
+            return Up(here) if up else Down(here, config.asymmetric_padding)
 
         at, skips, self.down, self.pyramid = width, [width], nn.ModuleList(), nn.ModuleList()
         auxiliary = folded
@@ -220,12 +173,12 @@ class UNet(Network):
             if level:
                 here.append(resampled(at, up=False))
                 skips.append(at)
-                if pyramid:
-                    conv = nn.Conv2d(auxiliary, at, 3, padding=1 + (len(filter) - 1) // 2)
-                    self.pyramid.append(nn.Sequential(conv, Resample(False, filter, padded=False)))
+                if config.pyramid:
+                    conv = nn.Conv2d(auxiliary, at, 3, padding=1 + (len(config.resample_filter) - 1) // 2)
+                    self.pyramid.append(nn.Sequential(conv, Resample(False, config.resample_filter, padded=False)))
                     auxiliary = at
             for _ in range(blocks):
-                here.append(stage(at, width * multiplier, level, 2**level in attention))
+                here.append(stage(at, width * multiplier, level, 2**level in config.attention))
                 at = width * multiplier
                 skips.append(at)
             self.down.append(here)
@@ -238,15 +191,15 @@ class UNet(Network):
         for level, multiplier in reversed(list(enumerate(multipliers))):
             here = nn.ModuleList()
             for block in range(blocks + 1):
-                attend = 2**level in attention and (block == blocks or not attend_last)
+                attend = 2**level in config.attention and (block == blocks or not config.attend_last)
                 here.append(stage(at + skips.pop(), width * multiplier, level, attend))
                 at = width * multiplier
             if level:
                 here.append(resampled(at, up=True))
             self.up.append(here)
 
-        self.norm = group_norm(at, eps, groups)
-        self.out = zeroed(nn.Conv2d(at, (2 if variance else 1) * channels * patch**2, 3, padding=1))
+        self.norm = group_norm(at, config.eps, config.groups)
+        self.out = zeroed(nn.Conv2d(at, (2 if config.learn_sigma else 1) * channels * config.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
@@ -269,7 +222,7 @@ class UNet(Network):
             for i, block in enumerate(stages):  # pyright: ignore[reportArgumentType]
                 x = self.through(block, x, condition, *(context if isinstance(block, Stage) else ()))
                 if level and i == 0 and self.pyramid:
-                    auxiliary = x = rescaled(x + self.pyramid[level - 1](auxiliary), self.rescale)
+                    auxiliary = x = rescaled(x + self.pyramid[level - 1](auxiliary), self.skip_scale)
                 skips.append(self.skip[len(skips)](x))
         for block in self.middle:
             x = self.through(block, x, condition, *context)

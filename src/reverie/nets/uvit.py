@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
+from reverie.nets.config import UViTConfig
 from reverie.nets.embeddings import LabelEmbedding, sinusoids
-from reverie.nets.kept import Linear
-from reverie.nets.layers import FeedForward, check_picture, check_size, pair, places, unpatch
+from reverie.nets.layers import FeedForward, check_picture, check_size, pair, to_tokens, unpatch
 from reverie.nets.network import Network, Skip, conditions, tokens
+from reverie.nets.prepacked import Linear
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -43,15 +44,9 @@ class UViT(Network):
     """U-ViT.
 
     Args:
+        config: its options.
         channels: channels of the picture.
-        size: height and width of the picture in pixels (one number if square), multiples of ``patch``.
-        patch: side of a patch in pixels.
-        width: features per token.
-        depth: number of blocks, odd: as many early as late ones and one between.
-        heads: attention heads per block.
-        context: features of a token of the condition "text", or 0.
-        length: the most tokens that a text has.
-        smooth: a 3x3 convolution at the end.
+        size: height and width of the picture in pixels (one number if square), multiples of the patch.
         classes: number of classes, or None for a network without labels.
 
     Raises:
@@ -59,39 +54,29 @@ class UViT(Network):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        size: int | tuple[int, int],
-        patch: int,
-        width: int,
-        depth: int,
-        heads: int,
-        context: int = 0,
-        length: int = 77,
-        smooth: bool = True,
-        classes: int | None = None,
+        self, config: UViTConfig, *, channels: int, size: int | tuple[int, int], classes: int | None = None
     ) -> None:
         super().__init__()
-        self.size = pair(size)
+        patch, width, heads, context = config.patch, config.width, config.heads, config.context
+        self.config, self.channels, self.size = config, channels, pair(size)
         check_size(self.size, patch)
-        self.channels, self.patch, self.width, self.context = channels, patch, width, context
-        self.conditions = conditions(classes, context=context, length=length)
+        self.patch, self.width, self.context = patch, width, context
+        self.conditions = conditions(classes, context=context, length=config.length)
         self.grid = (self.size[0] // patch, self.size[1] // patch)
 
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.label = None if classes is None else LabelEmbedding(classes, width)
         self.text = nn.Linear(context, width) if context else None
-        self.extras = 1 + (self.label is not None) + (length if context else 0)
+        self.extras = 1 + (self.label is not None) + (config.length if context else 0)
         self.positions = nn.Parameter(torch.zeros(self.extras + self.grid[0] * self.grid[1], width))
-        half = depth // 2
+        half = config.depth // 2
         self.early = nn.ModuleList(Block(width, heads) for _ in range(half))
         self.middle = nn.ModuleList([Block(width, heads)])
         self.late = nn.ModuleList(Block(width, heads, late=True) for _ in range(half))
         self.skip = nn.ModuleList(Skip() for _ in range(half))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, patch * patch * channels)
-        self.smooth = nn.Conv2d(channels, channels, 3, padding=1) if smooth else nn.Identity()
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1) if config.final_conv else nn.Identity()
 
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -112,10 +97,10 @@ class UViT(Network):
             ``(B, channels, H, W)``.
         """
         check_picture(x, self.channels, self.patch, self.size)
-        told, mask = self._told(x, time, cond)
-        patches = places(self.embed(x))
-        positions = torch.cat([self.positions[: told.shape[1]], self.positions[self.extras :]])
-        x = torch.cat([told, patches], dim=1) + positions
+        prefix, mask = self._prefix(x, time, cond)
+        patches = to_tokens(self.embed(x))
+        positions = torch.cat([self.positions[: prefix.shape[1]], self.positions[self.extras :]])
+        x = torch.cat([prefix, patches], dim=1) + positions
         skips = []
         for block, skip in zip(self.early, self.skip, strict=True):
             x = self.through(block, x, mask)
@@ -123,20 +108,20 @@ class UViT(Network):
         x = self.through(self.middle[0], x, mask)
         for block in self.late:
             x = self.through(block, x, mask, skips.pop())
-        x = self.out(self.norm(x)[:, told.shape[1] :])
+        x = self.out(self.norm(x)[:, prefix.shape[1] :])
         return self.smooth(unpatch(x, self.grid, self.patch))
 
-    def _told(self, x: Tensor, time: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor | None]:
+    def _prefix(self, x: Tensor, time: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor | None]:
         """The tokens before the patches, (B, n, width): label, time, text; and the mask of all tokens, if there is padding."""
         batch = len(x)
         waves = sinusoids(1000.0 * time.expand(batch), self.width).to(x.dtype)
-        told, mask = [waves[:, None]], None
+        prefix, mask = [waves[:, None]], None
         if self.label is not None:
-            told.insert(0, self.label(cond, batch).expand(batch, -1)[:, None])
+            prefix.insert(0, self.label(cond, batch).expand(batch, -1)[:, None])
         if self.text is not None:
             text = tokens(cond, self.context, x)
-            told.append(self.text(text.value))
+            prefix.append(self.text(text.value))
             if text.mask is not None:
-                here, rest = text.mask.new_ones(batch, len(told) - 1), self.grid[0] * self.grid[1]
+                here, rest = text.mask.new_ones(batch, len(prefix) - 1), self.grid[0] * self.grid[1]
                 mask = torch.cat([here, text.mask, text.mask.new_ones(batch, rest)], dim=1)
-        return torch.cat(told, dim=1), mask
+        return torch.cat(prefix, dim=1), mask

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.tensors import asks_gradient
-from reverie.nets.kept import Keeping, plain, special
+from reverie.nets.prepacked import Prepackable, plain, special
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 TILE, SIDE = 4, 6
@@ -128,7 +128,7 @@ class _Winograd(torch.autograd.Function):
         )
 
 
-class Conv3x3(Keeping, nn.Conv2d):
+class Conv3x3(Prepackable, nn.Conv2d):
     """A 3x3 convolution padded by 1, in Winograd's way where that is the faster one.
 
     That is on a CPU, in single precision, for enough channels and places: from C to O channels it takes about 1/4 + 39 (1/C + 1/O)
@@ -144,23 +144,23 @@ class Conv3x3(Keeping, nn.Conv2d):
         return 1 / self.in_channels + 1 / self.out_channels <= CHANNELS
 
     @property
-    def keeps(self) -> int:
+    def packed_bytes(self) -> int:
         return 4 * SIDE * SIDE * self.in_channels * self.out_channels if self.wide and plain(self.weight) else 0
 
-    def form(self) -> Tensor:
+    def pack(self) -> Tensor:
         return filters(self.weight.detach())
 
-    def pays(self, x: Tensor, kept: bool) -> bool:
-        """Whether Winograd's way is the faster one for ``x``, with filters that are ``kept`` or made anew."""
+    def pays(self, x: Tensor, packed: bool) -> bool:
+        """Whether Winograd's way is the faster one for ``x``, with filters that are ``packed`` or made anew."""
         tiles = len(x) * math.prod(_grid(x))
-        fits = self.wide and plain(x, self.weight) and tiles >= (FEWEST if kept else 2 * FEWEST)
+        fits = self.wide and plain(x, self.weight) and tiles >= (FEWEST if packed else 2 * FEWEST)
         return fits and not special(x)
 
     def forward(self, x: Tensor) -> Tensor:
         gradient = asks_gradient(x, self.weight, self.bias)
-        kept = None if gradient else self.kept
-        if not self.pays(x, kept is not None):
+        packed = None if gradient else self.packed
+        if not self.pays(x, packed is not None):
             return super().forward(x)
         if gradient:
             return _Winograd.apply(x, self.weight, self.bias)  # pyright: ignore[reportReturnType]
-        return convolve(x, filters(self.weight) if kept is None else kept, self.bias)
+        return convolve(x, filters(self.weight) if packed is None else packed, self.bias)

@@ -115,7 +115,7 @@ def maps(
     Raises:
         InputError: for an unknown site, with the nearest names; for a guided denoiser, which runs several states at once.
     """
-    return laid_out(taps.read(denoise, sites, x_t, point, cond), sites, x_t)
+    return laid_out(taps.features(denoise, sites, x_t, point, cond), sites, x_t)
 
 
 def laid_out(seen: Mapping[str, Tensor], sites: Sequence[str], x_t: Tensor) -> dict[str, Tensor]:

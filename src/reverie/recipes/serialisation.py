@@ -19,6 +19,22 @@ from reverie.recipes.recipe import Recipe
 NAMES: dict[Any, str] = {config: name for name, config in CONFIGS.items()}
 """The names of networks by their configurations."""
 NAMED = Path(__file__).parent / "named"
+RENAMED = {
+    "unet": {
+        "scaled": "scale_shift_norm",
+        "rescale": "skip_scale",
+        "project": "resample_proj",
+        "filter": "resample_filter",
+        "depths": "transformer_depth",
+        "variance": "learn_sigma",
+        "corner": "asymmetric_padding",
+    },
+    "dit": {"variance": "learn_sigma"},
+    "uvit": {"smooth": "final_conv"},
+    "mmdit": {"norm": "qk_norm", "reach": "pos_embed_max_size"},
+    "jit": {"told": "context_tokens", "told_from": "context_start"},
+}
+"""What options of networks were called in earlier recipes, and are now."""
 SEAL = "# sha256: "
 """Begins the last line of a run's recipe: the SHA-256 of the text before it."""
 
@@ -100,7 +116,18 @@ def check_recipe(recipe: Recipe, source: str = "") -> None:
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of the layout before tasks, in which a denoiser's settings had sections of their own, as one of today's."""
+    """An earlier recipe as one of today's."""
+    values = _with_task(values)
+    task = values.get("task")
+    if not isinstance(task, dict) or not isinstance(task.get("net"), dict):
+        return values
+    net, renamed = task["net"], RENAMED.get(str(task["net"].get("name", "dit")), {})
+    names = {key: renamed[key] for key in net if key in renamed and renamed[key] not in net}
+    return {**values, "task": {**task, "net": {names.get(key, key): value for key, value in net.items()}}}
+
+
+def _with_task(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of the layout before tasks, in which a denoiser's settings had sections of their own, in today's."""
     if "task" in values or not {"net", "space", "denoising"} & set(values):
         return dict(values)
     rest = {key: value for key, value in values.items() if key not in ("net", "space", "denoising")}

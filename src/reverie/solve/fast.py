@@ -1,8 +1,8 @@
 """The faster path of sampling: prepacked weights, compiled networks where that pays, and batches that fit into memory.
 
-All act only where neither weights nor state nor condition ask for a gradient. Wide layers keep their weights in another form for a run
-(:mod:`reverie.nets.kept`). A network without them may be compiled, and what is compiled is there for the next run. Either belongs to the
-calls of its run (:mod:`reverie.core.call`): the network itself stays the plain one.
+All act only where neither weights nor state nor condition ask for a gradient. Wide layers prepack their weights for a run
+(:mod:`reverie.nets.prepacked`). A network without them may be compiled, and what is compiled is there for the next run. Either belongs to
+the calls of its run (:mod:`reverie.core.call`): the network itself stays the plain one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from reverie.core.call import Call
 from reverie.core.denoiser import Denoiser, Told
 from reverie.core.devices import available, synchronise
 from reverie.core.tensors import asks_gradient
-from reverie.nets import kept
-from reverie.nets.kept import special
+from reverie.nets import prepacked
+from reverie.nets.prepacked import special
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -86,14 +86,14 @@ def _values(cond: Cond | None) -> list[Tensor | None]:
 def fast(denoise: Denoiser, rows: int, x: Tensor | None, cond: Cond | None, evaluations: int) -> Denoiser:
     """The denoiser with its network running the faster way that pays for so many evaluations of batches of ``rows``.
 
-    Where another form of the weights fits into a quarter of the free memory it is kept; a compiler does not know it, and saves less.
+    Weights are prepacked where that fits into a quarter of the free memory; a compiler does not know it, and saves less.
     Else the network is compiled; without a working compiler it runs as it is.
     """
     net = network(denoise)
     if net is None or net._compiled_call_impl is not None or hasattr(net, "_orig_mod") or not free(net, x, cond):
         return denoise
-    if evaluations > 1 and 0 < kept.size(net) <= available(denoise.device) // 4:
-        other = kept.prepacked(net)
+    if evaluations > 1 and 0 < prepacked.packed_bytes(net) <= available(denoise.device) // 4:
+        other = prepacked.prepack(net)
     else:
         other = _compiled(net, denoise, rows, cond, evaluations)
     return denoise if other is None else Told(denoise, partial(Call.served, faster=_InPlaceOf(net, other)))

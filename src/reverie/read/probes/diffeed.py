@@ -47,7 +47,7 @@ class DifFeed(nn.Module):
         denoise.net.requires_grad_(False)
         x = torch.zeros(1, *denoise.shape, device=denoise.device)
         with torch.no_grad():
-            seen = taps.read(denoise, [*self.partner, *self.partner.values()], x, point)
+            seen = taps.features(denoise, [*self.partner, *self.partner.values()], x, point)
         self.feedback = nn.ModuleDict(
             {
                 site.replace(".", "-"): nn.Sequential(
@@ -63,14 +63,14 @@ class DifFeed(nn.Module):
         """The map (B, C, h, w) of the second pass; differentiable in the feedback networks."""
         (denoise,) = self.denoise
         with torch.no_grad():
-            first = taps.read(denoise, list(self.partner), x_t, self.point, cond)
+            first = taps.features(denoise, list(self.partner), x_t, self.point, cond)
         back = {to: self.feedback[site.replace(".", "-")](first[site]) for site, to in self.partner.items()}
 
         def add(value: Tensor, at: taps.At) -> Tensor:
             return value + F.interpolate(back[at.site], value.shape[-2:], mode="bilinear", align_corners=False)
 
         fed = taps.replace(denoise, dict.fromkeys(back, add))
-        return as_map(taps.read(fed, [self.read], x_t, self.point, cond)[self.read], x_t.shape[-2:])
+        return as_map(taps.features(fed, [self.read], x_t, self.point, cond)[self.read], x_t.shape[-2:])
 
     def forward(self, x_t: Tensor, cond: Cond | None = None) -> Tensor:
         return self.head(self.map(x_t, cond))

@@ -1,4 +1,5 @@
-"""Cheap functions that are computed again on the way back, in place of keeping what is inside them, or what they give, for it.
+"""Activation checkpointing of cheap functions: they are computed again on the way back, in place of keeping what is inside them, or what
+they give, for it (Chen et al. 2016).
 
 Unlike ``torch.utils.checkpoint`` this composes with second derivatives; forward derivatives and ``vmap`` keep everything.
 """
@@ -12,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.nets.kept import special
+from reverie.nets.prepacked import special
 
 SMALL = 1 << 18
 """Numbers below which keeping costs less than computing again (a U-Net of the demo's size trained at half speed without this)."""
 
 
-class _Recomputed(torch.autograd.Function):
+class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.function = function
@@ -30,7 +31,7 @@ class _Recomputed(torch.autograd.Function):
         return None, *torch.func.vjp(ctx.function, *ctx.saved_tensors)[1](gradient)
 
 
-def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def checkpointed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``function(*tensors)``, of which only the tensors are kept for the gradient.
 
     A compiler chooses by itself what to keep, under autocast the way back would run in another precision, and a forward derivative of
@@ -38,7 +39,7 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """
     if _plain(tensors[0]):
         return function(*tensors)
-    return _Recomputed.apply(function, *tensors)  # pyright: ignore[reportReturnType]
+    return _Checkpointed.apply(function, *tensors)  # pyright: ignore[reportReturnType]
 
 
 def _plain(x: Tensor) -> bool:
@@ -46,7 +47,7 @@ def _plain(x: Tensor) -> bool:
 
 
 @contextmanager
-def forgotten(value: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
+def rematerialised(value: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
     """Inside, whoever would keep ``value`` for a gradient asks ``again()`` for it on the way back.
 
     ``again`` should hold nothing that is not kept anyway. Where others decide what is kept (checkpointing), they go on to.
@@ -55,22 +56,22 @@ def forgotten(value: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
         yield
         return
     outer = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-    if outer is not None and outer[1] is not _remember:
+    if outer is not None and outer[1] is not _unpack:
         yield
         return
 
     address = value.data_ptr()  # autograd holds on to the hook, which must not hold on to the value
 
-    def forget(kept: Tensor) -> Any:
+    def pack(kept: Tensor) -> Any:
         if kept.data_ptr() != address:
             return kept if outer is None else outer[0](kept)
         size, stride = kept.shape, kept.stride()
         return lambda: again().as_strided(size, stride)
 
-    with torch.autograd.graph.saved_tensors_hooks(forget, _remember):
+    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
         yield
 
 
-def _remember(kept: Any) -> Tensor:
+def _unpack(kept: Any) -> Tensor:
     with torch.no_grad():
         return kept if isinstance(kept, Tensor) else kept()

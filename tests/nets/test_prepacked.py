@@ -1,4 +1,4 @@
-"""Linear layers that keep their weights for a run: the same numbers, only where it pays, never those of other weights."""
+"""Linear layers that prepack their weights for a run: the same numbers, only where it pays, never those of other weights."""
 
 import pytest
 import torch
@@ -6,16 +6,17 @@ from torch.nn import functional as F
 
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
+from reverie.nets.config import DiTConfig
 from reverie.nets.dit import DiT
-from reverie.nets.kept import Linear, prepacked, size
+from reverie.nets.prepacked import Linear, packed_bytes, prepack
 from reverie.solve.fast import fast
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN nothing is kept")
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN nothing is prepacked")
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each product with kept weights."""
+    """One entry for each product with prepacked weights."""
     made: list[int] = []
     real = torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: made.append(1) or real(*a))
@@ -27,20 +28,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_product_is_that_of_the_plain_layer(shape: tuple[int, ...], bias: bool, calls: list[int]) -> None:
     layer, x = Linear(384, 512, bias=bias), torch.randn(shape)
     expected = F.linear(x, layer.weight, layer.bias)
-    assert size(layer) == 4 * layer.weight.numel()
-    packed = prepacked(layer)
+    assert packed_bytes(layer) == 4 * layer.weight.numel()
+    packed = prepack(layer)
     turned = x.transpose(0, -2).contiguous().transpose(0, -2)  # not as it lies in memory
     with torch.no_grad():
         torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(packed(turned), expected, rtol=1e-5, atol=1e-5)
-    assert len(calls) == 2 and layer.kept is None and packed.weight is layer.weight
+    assert len(calls) == 2 and layer.packed is None and packed.weight is layer.weight
 
 
 def test_only_where_it_pays_and_no_gradient_is_asked_for(calls: list[int]) -> None:
     narrow, layer = Linear(64, 64), Linear(384, 512)
     x = torch.randn(64, 384)
-    small, packed = prepacked(torch.nn.ModuleList([narrow, layer]))
-    assert small is narrow and size(narrow) == 0
+    small, packed = prepack(torch.nn.ModuleList([narrow, layer]))
+    assert small is narrow and packed_bytes(narrow) == 0
     packed(x).sum().backward()
     assert layer.weight.grad is not None
     with torch.no_grad():
@@ -55,12 +56,12 @@ def test_only_where_it_pays_and_no_gradient_is_asked_for(calls: list[int]) -> No
     assert len(calls) == 2
     packed(x.requires_grad_()).sum().backward()  # as energy guidance does
     assert len(calls) == 2 and x.grad is not None
-    assert size(Linear(384, 512).double()) == size(Linear(384, 512).bfloat16()) == 0
+    assert packed_bytes(Linear(384, 512).double()) == packed_bytes(Linear(384, 512).bfloat16()) == 0
 
 
-def test_each_run_keeps_the_weights_of_its_time(calls: list[int]) -> None:
+def test_each_run_packs_the_weights_of_its_time(calls: list[int]) -> None:
     torch.manual_seed(0)
-    net = DiT(channels=1, size=16, patch=2, width=384, depth=1, heads=6)
+    net = DiT(DiTConfig(patch=2, width=384, depth=1, heads=6), channels=1, size=16)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     denoise = NetDenoiser(net.eval(), Flow(), shape=(1, 16, 16))
