@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
@@ -70,6 +71,14 @@ def test_first_use_loads_torch():
 @pytest.mark.parametrize("name", reverie.__all__)
 def test_every_public_name_resolves(name: str):
     assert getattr(reverie, name) is not None
+
+
+@pytest.mark.parametrize("room", ["align", "diffusion", "measure", "read", "recipes"])
+def test_no_module_hides_a_name_of_its_room(room: str):
+    """Importing the module ``room.name`` would put it in the place of a function ``name`` that is imported on first use."""
+    room = getattr(reverie, room)
+    modules = {module.name for module in pkgutil.iter_modules(room.__path__)}
+    assert modules and not modules & set(room._HOME)
 
 
 def test_unknown_name_is_an_attribute_error():
