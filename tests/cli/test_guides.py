@@ -79,7 +79,7 @@ def test_a_canvas_is_drawn_by_windows(reverie, here):
         "--guide auto:plain:2 --label 3": ["takes the conditions"],
         "--guide auto:classifier:2 --label 3": ["needs a diffusion model"],
         "--guide auto:digits:much --label 3": ["ends in a number"],
-        "--guide auto:digits:2 --scale 2 --label 3": ["leave --scale out"],
+        "--guide auto:digits:2 --scale 2 --label 3": ["in place of --scale"],
         "--guide classifier:classifier:2 --label none": ["give --label"],
         "--canvas 14 56 --label 3": ["at least one window of 28x28"],
     }.items(),

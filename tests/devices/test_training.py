@@ -9,7 +9,7 @@ import torch
 
 import reverie as rv
 from reverie.align import diffae, ldae
-from reverie.align.auxiliary import With
+from reverie.align.auxiliary import WithAuxiliary
 from reverie.align.dispersive import Dispersive
 from reverie.align.repa import REPA
 from reverie.align.sra import SRA
@@ -60,13 +60,13 @@ def online() -> Online:
     return Online(denoise, Prototypes(16, CLASSES), Uniform(), site="blocks.0")
 
 
-def aligned() -> With:
+def aligned() -> WithAuxiliary:
     base = denoising("dit")
     looks = (
         REPA("blocks.0", 16, lambda x: x.flatten(1)[:, :5], 5, hidden=8),
         SRA(base.denoise, "blocks.0", "blocks.1", 16),
     )
-    return With(base, *looks, Dispersive("blocks.1"))
+    return WithAuxiliary(base, *looks, Dispersive("blocks.1"))
 
 
 def semantic() -> diffae.SemanticDenoising:

@@ -194,7 +194,7 @@ def test_pigdm_does_not_overshoot_along_an_axis_of_large_variance(monkeypatch: p
         return float((operator(x) - y).abs().max())
 
     assert error() < 0.1
-    monkeypatch.setattr(sys.modules["reverie.inverse.pigdm"], "share", lambda moved, rest: torch.ones(len(moved)))
+    monkeypatch.setattr(sys.modules["reverie.inverse.pigdm"], "step_size", lambda moved, rest: torch.ones(len(moved)))
     assert not error() < 10.0
 
 

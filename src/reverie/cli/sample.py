@@ -95,7 +95,9 @@ def main(arguments: list[str]) -> None:
     if labelled(given.guide) and labels is None:
         raise InputError("--guide cfg, apg and classifier guide towards a label: give --label")
     if scaled(given.guide) and given.scale is not None:
-        raise InputError("--guide cfg, apg, auto and classifier have a scale of their own: leave --scale out")
+        raise InputError(
+            "--guide cfg, apg, auto and classifier have a scale of their own, in place of --scale: leave that out"
+        )
     asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
     if (labels is None or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
         asked["scale"] = 1.0
