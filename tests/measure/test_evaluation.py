@@ -116,8 +116,8 @@ def test_every_figure_says_how_it_was_taken(copier):
         assert how == (
             ("DPMpp(order=2)", "time(start=None, end=None)", 8, 1.0) if figure.of == "samples" else (None,) * 4
         )
-    assert evaluation.subjects == ["samples", "training", "blurred"]
-    assert len({figure.each for figure in evaluation.figures if figure.measure == "frechet"}) == 3
+    assert evaluation.subjects == ["samples", "training", "blurred", "noise"]
+    assert len({figure.each for figure in evaluation.figures if figure.measure == "kernel"}) == 4
 
 
 def test_a_figure_is_called_fid_only_in_inception():
@@ -179,7 +179,7 @@ def test_without_labels(sets: tuple[ImageSet, ImageSet]):
     sampler = Sampler(Empirical(plain[0].batch(range(100)).x, Flow()), steps=3)
     evaluation, drawn = evaluate(sampler, *plain, Pixels(), n=20, seeds=(0,))
     assert evaluation.figure("accuracy") is None and drawn.labels is None
-    assert evaluation.figure("frechet").count == 20
+    assert evaluation.figure("kernel").count == 20 and evaluation.figure("frechet") is None
 
 
 def test_bad_input(sets: tuple[ImageSet, ImageSet], judge: Judge):

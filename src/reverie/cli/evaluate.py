@@ -85,9 +85,12 @@ def show(evaluation: "Evaluation") -> None:
         table.add_column(SUBJECTS[of], justify="right")
     for measure in dict.fromkeys(f.measure for f in evaluation.figures):
         row = [evaluation.figure(measure, of) for of in evaluation.subjects]
-        table.add_row(next(f.title for f in row if f), *("" if f is None else f.text for f in row))
+        style = None if evaluation.tells(measure) else "dim"
+        table.add_row(next(f.title for f in row if f), *("" if f is None else f.text for f in row), style=style)
     copies = [evaluation.memorisation.get(of) for of in evaluation.subjects]
     table.add_row("Copies of training pictures", *("" if m is None else percent(m.copies) for m in copies))
     console = Console(highlight=False)
     console.print(table)
     console.print(f"{evaluation.how} {evaluation.verdict}")
+    for warning in evaluation.warnings:
+        console.print(f"[yellow]{warning}[/yellow]")

@@ -1,7 +1,8 @@
 """Measure a model: draw samples, compare them with held-out pictures, and put the figures of controls beside them.
 
-The controls give the scale: *training* pictures (real against real, and what a perfect copier would draw) and the same pictures
-*blurred*. Samples, like real data, are measured as 8-bit pictures.
+The controls give the scale: *training* pictures (real against real, and what a perfect copier would draw), the same pictures *blurred*, and
+*noise* of the mean and spread of the pictures, which is what a model draws that has learned nothing. Samples, like real data, are measured
+as 8-bit pictures. The Gaussians of a Fréchet distance take more pictures than features; with fewer only the kernel distance is taken.
 """
 
 import time
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from reverie.core.condition import Cond
 from reverie.core.errors import InputError, RunError
 from reverie.core.generator import Generator
-from reverie.core.noise import normals
+from reverie.core.noise import normal_rows, normals
 from reverie.core.progress import Progress
 from reverie.data import ImageSet
 from reverie.learn.grid import to_bytes
@@ -90,7 +91,9 @@ def evaluate(
     for looks in (extractor, judge):
         if isinstance(looks, nn.Module):
             looks.to(device)
-    reference = _ask(extractor, held_out.batch(range(len(held_out))).x)
+    unseen_pictures = held_out.batch(range(len(held_out))).x
+    reference = _ask(extractor, unseen_pictures)
+    frechet = min(n, len(reference)) > reference.shape[1]
 
     samples = _draw(generator, labels, n, seeds, batch_size)
     chosen = [_subset(train, held_out.labels, n, seed) for seed in seeds]
@@ -99,16 +102,21 @@ def evaluate(
         "samples": [(from_bytes(images), labels) for images in samples],
         "training": real,
         "blurred": [(blur(images, max(1.0, min(train.shape[1:]) / 28)), own) for images, own in real],
+        "noise": [(noise_like(unseen_pictures, n, seed), labels) for seed in seeds],
     }
     scores = {
-        of: [_score(*each, extractor, judge, reference) for each in pictures] for of, pictures in subjects.items()
+        of: [_score(*each, extractor, judge, reference, frechet) for each in pictures]
+        for of, pictures in subjects.items()
     }
-    unit = _mean([score["frechet"] for score in scores["training"]])
+    nothing = _mean([score["kernel"] for score in scores["noise"]])
+    unit = _mean([score["frechet"] for score in scores["training"]]) if frechet else None
 
     figures = []
     for of, each_seed in scores.items():
         for score in each_seed:
-            score["frechet_ratio"] = score["frechet"] / unit
+            score["kernel_share"] = score["kernel"] / nothing
+            if unit is not None:
+                score["frechet_ratio"] = score["frechet"] / unit
         for measure in (name for name in TITLES if name in each_seed[0]):
             each = tuple(score[measure] for score in each_seed)
             by = judge if measure == "accuracy" and judge is not None else extractor
@@ -128,7 +136,7 @@ def evaluate(
                 )
             )
 
-    unseen = nearest(held_out.batch(range(len(held_out))).x, train)
+    unseen = nearest(unseen_pictures, train)
     near = nearest(from_bytes(samples[0]), train)
     closest, drawn = _closest(near, samples[0], labels, train)
     evaluation = Evaluation(
@@ -139,8 +147,16 @@ def evaluate(
         },
         closest=closest,
         seconds=time.perf_counter() - started,
+        dims=reference.shape[1],
     )
     return evaluation, drawn
+
+
+def noise_like(pictures: Float[Tensor, "m c h w"], n: int, seed: int) -> Float[Tensor, "n c h w"]:
+    """Independent normal values with the mean and standard deviation of each channel of ``pictures``, as 8-bit pictures."""
+    mean, std = pictures.mean((0, 2, 3), keepdim=True), pictures.std((0, 2, 3), keepdim=True)
+    drawn = torch.from_numpy(normal_rows([f"measure/noise/{seed}/{i}" for i in range(n)], pictures[0].numel()))
+    return from_bytes(to_bytes(mean + std * drawn.to(pictures).view(n, *pictures.shape[1:])))
 
 
 def blur(images: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
@@ -179,16 +195,22 @@ def _draw(
 
 
 def _score(
-    images: Tensor, labels: Tensor | None, extractor: FeatureExtractor, judge: Judge | None, reference: Tensor
+    images: Tensor,
+    labels: Tensor | None,
+    extractor: FeatureExtractor,
+    judge: Judge | None,
+    reference: Tensor,
+    frechet: bool,
 ) -> dict[str, float]:
     features = _ask(extractor, images)
     covered = precision_recall(reference, features, K)
     score = {
-        "frechet": frechet_distance(features, reference),
         "kernel": kernel_distance(features, reference),
         "precision": covered.precision,
         "recall": covered.recall,
     }
+    if frechet:
+        score["frechet"] = frechet_distance(features, reference)
     if judge is not None and labels is not None:
         right = _ask(judge, images, judge.logits).argmax(1) == labels
         score["accuracy"] = right.double().mean().item()

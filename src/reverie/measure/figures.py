@@ -14,11 +14,12 @@ TITLES = {
     "frechet": "Fréchet distance",
     "frechet_ratio": "Fréchet ratio to training pictures",
     "kernel": "Kernel distance",
+    "kernel_share": "Kernel distance, of that of noise",
     "precision": "Precision",
     "recall": "Recall",
 }
-SUBJECTS = {"samples": "samples", "training": "training pictures", "blurred": "the same, blurred"}
-FRACTIONS = {"accuracy", "precision", "recall"}
+SUBJECTS = {"samples": "samples", "training": "training pictures", "blurred": "the same, blurred", "noise": "noise"}
+FRACTIONS = {"accuracy", "precision", "recall", "kernel_share"}
 VERSION = 2
 
 
@@ -33,7 +34,7 @@ class Figure:
 
     Attributes:
         measure: a key of :data:`TITLES`.
-        of: what was measured: ``samples``, or a control: ``training`` or ``blurred`` pictures.
+        of: what was measured: ``samples``, or a control: ``training`` or ``blurred`` pictures, or ``noise``.
         value: the mean of ``each``.
         each: one value a seed; for a control the seed chooses the training pictures.
         seeds: the seeds.
@@ -93,16 +94,56 @@ class Closest:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All figures of a model, whether it copies (``memorisation`` of samples and of a copier), and the samples closest to training."""
+    """All figures of a model, whether it copies (``memorisation`` of samples and of a copier), and the samples closest to training.
+
+    ``dims`` is the number of features that distances are taken in.
+    """
 
     figures: tuple[Figure, ...]
     memorisation: dict[str, Memorisation]
     closest: tuple[Closest, ...]
     seconds: float
+    dims: int = 0
 
     def figure(self, measure: str, of: str = "samples") -> Figure | None:
         """The figure with that name, or None if it was not taken."""
         return next((f for f in self.figures if f.measure == measure and f.of == of), None)
+
+    def tells(self, measure: str) -> bool:
+        """Whether a measure tells noise from pictures here, by its controls: one that does not praises anything.
+
+        A distance does where that of noise is twice that of training pictures and beyond the spread of these; a share of good pictures
+        where noise has a quarter less of them.
+        """
+        real, noise = self.figure(measure, "training"), self.figure(measure, "noise")
+        if real is None or noise is None:
+            return True
+        if measure in ("accuracy", "precision", "recall"):
+            return noise.value <= real.value - 0.25
+        spread = max(real.each) - min(real.each)
+        return noise.value >= max(2.0 * real.value, real.value + 2.0 * spread, 1e-9)
+
+    @property
+    def headline(self) -> list[Figure]:
+        """What a report begins with: the class accuracy and the distance that is taken here, as far as they tell noise from pictures."""
+        distance = "frechet_ratio" if self.figure("frechet_ratio") else "kernel_share"
+        found = (self.figure(measure) for measure in ("accuracy", distance) if self.tells(measure))
+        return [figure for figure in found if figure is not None]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What these figures cannot say, in sentences."""
+        said = []
+        if self.figure("frechet") is None:
+            f = self.figures[0]
+            said.append(
+                f"There is no Fréchet distance: {min(f.count, f.reference):,} pictures are fewer than it takes in {self.dims:,} features. "
+                "The kernel distance serves any number; more held-out pictures make it surer."
+            )
+        blind = [TITLES[m].lower() for m in dict.fromkeys(f.measure for f in self.figures) if not self.tells(m)]
+        if blind:
+            said.append(f"With so few pictures {', '.join(blind)} cannot tell noise from pictures: do not go by it.")
+        return said
 
     @property
     def subjects(self) -> list[str]:
@@ -123,7 +164,7 @@ class Evaluation:
         ]
         judged = self.figure("accuracy")
         by = "" if judged is None else f"; classes are judged by {judged.extractor}"
-        features = next(f.extractor for f in self.figures if f.measure == "frechet")
+        features = next(f.extractor for f in self.figures if f.measure == "kernel")
         return f"{', '.join(how)}. Figures are means over the seeds. Distances are taken in the features of {features}{by}."
 
     @property
@@ -154,6 +195,7 @@ class Evaluation:
                 memorisation={of: Memorisation(**_tuples(m)) for of, m in content["memorisation"].items()},
                 closest=tuple(Closest(**c) for c in content["closest"]),
                 seconds=content["seconds"],
+                dims=content.get("dims", 0),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot read {path}: {error}. Run reverie evaluate again.") from error

@@ -19,7 +19,7 @@ from torch import Tensor
 from reverie.core.files import write
 from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
-from reverie.measure.figures import SUBJECTS, Evaluation, percent
+from reverie.measure.figures import SUBJECTS, Evaluation, Figure, percent
 from reverie.measure.pictures import cut
 from reverie.read.probes.grid import Probed
 from reverie.read.probes.heatmap import heatmap
@@ -75,15 +75,7 @@ def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[
     classes = f" in {len(data.classes)} classes" if data.classes else ""
     numbers = []
     if evaluation is not None:
-        if accuracy := evaluation.figure("accuracy"):
-            numbers.append(
-                (
-                    accuracy.text,
-                    f"of samples show the class asked for (training pictures: {_text(evaluation, 'accuracy', 'training')})",
-                )
-            )
-        if ratio := evaluation.figure("frechet_ratio"):
-            numbers.append((f"{ratio.text}×", "the Fréchet distance of real training pictures to held-out ones"))
+        numbers += [_number(figure, evaluation) for figure in evaluation.headline]
         copies = evaluation.memorisation["samples"]
         numbers.append(
             (
@@ -100,6 +92,16 @@ def _headline(run: Run, drawn: Pictures, evaluation: Evaluation | None) -> dict[
         if state["images"] >= recipe.train.images
         else f"{state['images']:,} of {recipe.train.images:,}",
     }
+
+
+def _number(figure: Figure, evaluation: Evaluation) -> tuple[str, str]:
+    """A figure of the headline, and what it is."""
+    if figure.measure == "accuracy":
+        real = _text(evaluation, "accuracy", "training")
+        return figure.text, f"of samples show the class asked for (training pictures: {real})"
+    if figure.measure == "frechet_ratio":
+        return f"{figure.text}×", "the Fréchet distance of real training pictures to held-out ones"
+    return figure.text, "of the kernel distance of noise to held-out pictures (0 is as good as real)"
 
 
 def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
@@ -213,11 +215,13 @@ def _measures(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
     table = []
     for name in names:
         row = [evaluation.figure(name, of) for of in evaluation.subjects]
-        table.append((next(f.title for f in row if f is not None), row))
+        table.append((next(f.title for f in row if f is not None), row, evaluation.tells(name)))
     copies = [evaluation.memorisation.get(of) for of in evaluation.subjects]
     return {
         "evaluation": evaluation,
         "subjects": [SUBJECTS[of] for of in evaluation.subjects],
+        "noisy": "noise" in evaluation.subjects,
+        "warnings": evaluation.warnings,
         "table": table,
         "copies": ["" if c is None else percent(c.copies) for c in copies],
         "distances": Markup(distances),
