@@ -37,7 +37,7 @@ def test_no_command_is_help_and_an_unknown_one_names_the_nearest(reverie):
         ("--sample.solver dpmp2", ["dpmp2", "Did you mean 'dpmpp2'?"]),
         ("--sample.steps 0", ["steps", "at least 1", "got 0"]),
         ("--data mnist5", ["mnist5", "Did you mean 'mnist5k'?"]),
-        ("--data.size 30", ["30x30", "multiples of 4"]),
+        ("--net dit --data.size 30", ["30x30", "multiples of 4"]),
         ("--net unet --data.size 30", ["30x30", "multiples of 4"]),
         ("--train.device abacus", ["abacus", "cpu"]),
         ("--train.batch 0", ["train.batch", "at least 1", "got 0"]),

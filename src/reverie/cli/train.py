@@ -13,12 +13,16 @@ from reverie.core.text import shown
 from reverie.recipes import serialisation, tasks
 from reverie.recipes.recipe import Recipe
 
+OWN = ("--net.", "--space", "--prior", "--schedule", "--kind", "--train.optimizer", "--train.lr", "--train.batch")
+"""Flags of those who choose the method themselves: then what else is not given is plain, whatever the data."""
 SHORT = {"--data": "--data.name", "--net": "--net.name", "--space": "--space.name"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Train a recipe or a task, or go on with it where it stopped. Any key of a recipe is a flag, those of its task without a prefix.
+
+    Without a recipe, a network or settings of the method, all of it suits the data: pixels, colours, number of pictures, classes, device.
 
     Short: --data X for --data.name X, --net unet for --net.name unet, --space RUN for --space.name RUN.
 
@@ -27,19 +31,23 @@ class Arguments:
             file, or a run's folder; it comes first. Without it, a diffusion model.
         out: folder of the run, runs/NAME by default.
         fresh: start anew; the old run is renamed, not removed.
+        budget: train for a time, such as 90s, 5m or 1h30m, in place of a number of images.
     """
 
     spec: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[WHAT]")] = None
     out: Path | None = None
     fresh: bool = False
+    budget: str | None = None
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
 
 def main(arguments: list[str]) -> int:
     given = parse(arguments)
+    from reverie.recipes.outlook import seconds
     from reverie.recipes.training import train
 
-    run, seen = train(given.recipe, given.out, given.fresh)
+    budget = None if given.budget is None else seconds(given.budget)
+    run, seen = train(given.recipe, given.out, given.fresh, budget)
     total = run.recipe.train.images
     if seen < total:
         print(
@@ -69,16 +77,38 @@ def parse(arguments: list[str]) -> Arguments:
     name, arguments = _take("--net.name", arguments)
     if name is not None:
         recipe = replace(recipe, task=with_network(recipe.task, name))
-    given = tyro.cli(
+    given = _flags(arguments, Arguments(out=out, recipe=recipe))
+    if given.spec != spec:
+        raise InputError(f"what to train comes first: reverie train {given.spec} …")
+    if spec is None and name is None and not any(a.startswith(OWN) for a in arguments):
+        given = _flags(arguments, replace(given, recipe=suited(given.recipe)))
+    return given
+
+
+def _flags(arguments: list[str], default: Arguments) -> Arguments:
+    return tyro.cli(
         Arguments,
         args=arguments,
-        default=Arguments(out=out, recipe=recipe),
+        default=default,
         prog="reverie train",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    if given.spec != spec:
-        raise InputError(f"what to train comes first: reverie train {given.spec} …")
-    return given
+
+
+def suited(recipe: Recipe) -> Recipe:
+    """A recipe of the flags, whose data is chosen, with settings that suit it: see :mod:`reverie.recipes.suited`."""
+    from reverie import data
+    from reverie.recipes import suited as choosing
+
+    config = recipe.data
+    images = data.load(
+        config.name,
+        size=config.size,
+        channels=config.channels,
+        fit=config.fit,
+        largest=choosing.largest(recipe.train.device),
+    )
+    return choosing.suited(images, replace(recipe, data=replace(config, size=images.size)))
 
 
 def with_network(task: TaskConfig, name: str) -> TaskConfig:

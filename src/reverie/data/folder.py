@@ -48,7 +48,9 @@ class Decoded(NamedTuple):
     enlarged: int
 
 
-def load_folder(root: Path, size: pixels.Size | None, channels: int | None, fit: pixels.Fit) -> dict[str, Any]:
+def load_folder(
+    root: Path, size: pixels.Size | None, channels: int | None, fit: pixels.Fit, largest: int | None
+) -> dict[str, Any]:
     """Everything `ImageSet` needs to know of a folder, for all splits.
 
     Raises InputError if the folder holds no readable picture, or pictures both beside and inside class folders.
@@ -73,7 +75,7 @@ def load_folder(root: Path, size: pixels.Size | None, channels: int | None, fit:
             skipped.append(Skipped(path, error.reason))
     notes = []
     if size is None and headers:
-        size, note = infer_size(headers)
+        size, note = infer_size(headers, largest)
         notes.append(note)
     every_grey = all(header.grey for header in headers)
     decoded = _decode(
@@ -128,17 +130,18 @@ def label(root: Path, paths: list[str]) -> tuple[np.ndarray | None, list[str]]:
     return np.array([classes.index(name) for name in first]), classes
 
 
-def infer_size(headers: list[Header]) -> tuple[int, str]:
-    """The common side if all pictures are squares of one size, otherwise the largest power of two not above the median
-    short side, between 8 and 256; with a sentence that says so."""
+def infer_size(headers: list[Header], largest: int | None) -> tuple[int, str]:
+    """The common side if all pictures are squares of one size (up to ``largest``), otherwise the largest power of two not above ``largest``
+    (256) or the median short side, at least 8; with a sentence that says so."""
     sides = {(header.width, header.height) for header in headers}
-    if len(sides) == 1 and len(set(next(iter(sides)))) == 1:
-        side = headers[0].width
+    side = headers[0].width
+    if len(sides) == 1 and len(set(next(iter(sides)))) == 1 and (largest is None or side <= largest):
         return side, f"size {side}: all pictures are {side}x{side}."
+    most = largest or LARGEST_INFERRED
     median = int(np.median([min(header.width, header.height) for header in headers]))
-    size = 2 ** int(np.log2(min(max(median, 8), LARGEST_INFERRED)))
+    size = 2 ** int(np.log2(min(max(median, 8), most)))
     return size, (
-        f"size {size}: the largest power of two, up to {LARGEST_INFERRED}, not above the median short side of {median} "
+        f"size {size}: the largest power of two, up to {most}, not above the median short side of {median} "
         "pixels; give size to choose another."
     )
 

@@ -26,6 +26,7 @@ def load(
     size: pixels.Size | None = None,
     channels: int | None = None,
     fit: pixels.Fit = "crop",
+    largest: int | None = None,
 ) -> ImageSet:
     """Load a data set.
 
@@ -38,6 +39,7 @@ def load(
             square inferred from its pictures (and said in `ImageSet.notes`).
         channels: 1 (grey) or 3 (RGB); without it 1 if every picture is grey and 3 otherwise.
         fit: how a picture becomes one of that size, see `reverie.data.pixels.fit_to`: ``crop``, ``pad`` or ``stretch``.
+        largest: the largest side that is inferred; without it that of squares which are all alike, or 256.
 
     Raises:
         InputError: for an unknown name, a missing or empty folder, one without a readable picture, or arguments out of
@@ -58,7 +60,7 @@ def load(
         path = Path(name_or_path).expanduser()
         if not path.is_dir():
             raise _missing(str(name_or_path), path)
-        parts = folder.load_folder(path, size, channels, fit)
+        parts = folder.load_folder(path, size, channels, fit, largest)
         name = path.resolve().name
     test = parts.pop("held_out")
     rows = np.flatnonzero({"train": ~test, "test": test, "all": np.ones_like(test)}[split])

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from reverie.data import ImageSet, Loader, Mirrored
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources
+from reverie.recipes.outlook import outlook, within
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run, load
 
@@ -33,13 +35,16 @@ FREE = {"train.workers"}
 """Keys that may change while a run goes on: its weights do not depend on them."""
 
 
-def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) -> tuple[Run, int]:
+def train(
+    recipe: Recipe, out: str | Path | None = None, fresh: bool = False, budget: float | None = None
+) -> tuple[Run, int]:
     """Train a recipe to its end, from the latest checkpoint if its run has one.
 
     Args:
         recipe: what to train.
         out: folder of the run, ``runs/NAME`` by default.
         fresh: start anew; a run that is there is renamed, not removed.
+        budget: seconds of training, which decide the number of images of a new run; one that is there keeps its own.
 
     Returns:
         The run, and the images it has seen (fewer than the recipe's if it was interrupted).
@@ -60,10 +65,17 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     afford(4 * part * math.prod(data.shape), f"train.batch {part}", "choose fewer, or a train.micro_batch")
     spec = data.spec
     recipe.task.check(spec, recipe.sample)
-    run = _open(recipe, Path("runs") / recipe.name if out is None else Path(out), fresh)
+    folder = Path("runs") / recipe.name if out is None else Path(out)
+    if budget is not None:
+        begun = None if fresh or not (folder / "recipe.yaml").exists() else Run(folder).recipe.train
+        recipe = within(recipe, data, held_out, budget) if begun is None else replace(recipe, train=begun)
+    run = _open(recipe, folder, fresh)
     with _alone(run.folder):
         recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
         made = make(recipe, data, held_out, run.folder)
+        if launched()[0] == 0 and not run.checkpoints.all():
+            for line in outlook(recipe, made.task, data, held_out, run.folder):
+                print(shown(line), file=sys.stderr)
         with _companions(recipe, run.folder):
             seen = loop(
                 made.task,
