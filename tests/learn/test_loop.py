@@ -1,7 +1,9 @@
 """The loop: exact resume, a log without gaps or repeats, players it has never heard of, and stopping when a loss is not finite."""
 
 import json
+import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -354,3 +356,55 @@ def test_a_task_says_what_a_step_is(run):
     task = Nobody()
     run("a", TrainConfig(images=16, batch=16, warmup=0), task=task)
     assert [turn[0] for turn in task.seen] == ["generator"]
+
+
+@pytest.mark.parametrize("what", ["validate", "preview"])
+def test_an_interrupt_is_heard_while_pictures_are_drawn(run, tmp_path, what):
+    """What is drawn is left at once, with all saved; the run that goes on makes up for it and ends with the same bits and log."""
+
+    def slow(interrupted: bool):
+        task = denoising(CONFIG)
+        task.show = lambda denoise: (torch.zeros(2, 1, 4, 4), 2)
+        real, calls = getattr(task, what), []
+
+        def drawn():
+            if calls:
+                return real()
+            calls.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+            return real()
+
+        if interrupted:
+            setattr(task, what, drawn)
+        return task
+
+    begun = time.perf_counter()
+    run("b", task=slow(True))
+    assert time.perf_counter() - begun < 15
+    stopped = Checkpoints(tmp_path / "b" / "checkpoints").latest()
+    assert stopped is not None and stopped.state["images"] == 96
+    assert same(run("a", task=slow(False)), run("b", task=slow(False)))
+    logs = [
+        {(e["images"], *sorted(e)) for e in entries(tmp_path / name / "log.jsonl") if "validation" in e}
+        for name in "ab"
+    ]
+    assert logs[0] == logs[1]
+    assert {p.name for p in (tmp_path / "a" / "samples").iterdir()} == {
+        p.name for p in (tmp_path / "b" / "samples").iterdir()
+    }
+
+
+def test_what_was_saved_is_there_before_anything_is_drawn(run, tmp_path):
+    seen = []
+    task = denoising(CONFIG)
+    real = task.preview
+
+    def drawn():
+        latest = Checkpoints(tmp_path / "a" / "checkpoints").latest()
+        seen.append(None if latest is None else latest.state["images"])
+        return real()
+
+    task.preview = drawn
+    run("a", task=task)
+    assert seen == [96, 192, 288, 384, 400]

@@ -10,16 +10,23 @@ from reverie.core.files import inside, write
 
 
 class Journal:
-    """An append-only log. Opening it at ``images`` drops what a killed process wrote after its last checkpoint."""
+    """An append-only log. Opening it at ``images`` drops what a killed process wrote after its last checkpoint.
+
+    Attributes:
+        validated: the images seen at the last validation; −1 before the first.
+    """
 
     def __init__(self, path: Path, images: int) -> None:
         self.path = inside(path.parent, path.name)
         kept = [entry for entry in entries(path) if entry["images"] <= images]
+        self.validated = max((entry["images"] for entry in kept if "validation" in entry), default=-1)
         write(path, "".join(map(_line, kept)))
 
     def add(self, images: int, **values: Any) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line({"images": images, **values}))
+        if "validation" in values:
+            self.validated = images
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:

@@ -54,7 +54,8 @@ def train(
 ) -> int:
     """Train until ``config.images`` have been seen, from the latest checkpoint in ``folder`` if there is one.
 
-    Ctrl-C and SIGTERM end it after the step that is under way, with a checkpoint.
+    Ctrl-C and SIGTERM end it after the step that is under way, with a checkpoint; what is validated or drawn meanwhile is left, and made up
+    for when training goes on.
 
     Args:
         task: what to train.
@@ -72,7 +73,8 @@ def train(
         RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
     trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}))
-    with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, _interrupts() as interrupted:
+    interrupted = _Interrupts()
+    with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, interrupted.caught():
         try:
             trainer.run(interrupted)
             trainer.only(trainer.sides.values())
@@ -120,10 +122,12 @@ class _Trainer:
         self.read_at = time.perf_counter()
         self.recent: dict[str, list[float]] = {}
 
-    def run(self, interrupted: threading.Event) -> None:
+    def run(self, interrupted: "_Interrupts") -> None:
         config = self.config
         for side in self.sides.values():
             side.player.module.train(side.player.train)
+        if self.runtime.main and self.saved:
+            self.look(self.images - config.batch, interrupted)
         with closing(self.stream()) as stream:
             while self.images < config.images:
                 begun = time.perf_counter()
@@ -144,10 +148,11 @@ class _Trainer:
                     self.read_back()
                 if self.runtime.main:
                     self.bar.advance(count, note=self.summary())
-                    self.write(before, stop)
+                    self.write(before, stop, interrupted)
                 elif self.crossed(before, config.log_every):
                     self.read_back()
-                if stop:
+                if stop or (interrupted.heard and self.runtime.world == 1):
+                    self.save()
                     return
 
     def pieces(self, images: int) -> list[tuple[int, int]]:
@@ -165,20 +170,28 @@ class _Trainer:
         else:
             yield from (self.feed(*piece).to(self.runtime.device) for piece in pieces)
 
-    def write(self, before: int, stop: bool) -> None:
-        """What is due after a step that began at image ``before``: log, validation, samples, checkpoint."""
+    def write(self, before: int, stop: bool, interrupted: "_Interrupts") -> None:
+        """What is due after a step that began at image ``before``: log, checkpoint, validation, samples."""
         config = self.config
         last = self.images == config.images
         if last or self.crossed(before, config.log_every):
             self.write_log()
-        if last or self.crossed(before, config.validate_every):
-            with self.averaged():
-                if measures := self.task.validate():
-                    self.journal.add(self.images, validation=measures)
-        if last or self.crossed(before, config.sample_every):
-            self.show()
-        if last or stop or self.crossed(before, config.save_every):
+        if last or self.crossed(before, config.save_every):
             self.save()
+        if not (stop or interrupted.heard):
+            self.look(before, interrupted)
+
+    def look(self, before: int, interrupted: "_Interrupts") -> None:
+        """Validate and show, where that is due and not done; an interrupt ends it at once."""
+        config = self.config
+        last = self.images == config.images
+        with interrupted.breaking():
+            if (last or self.crossed(before, config.validate_every)) and self.journal.validated < self.images:
+                with self.averaged():
+                    if measures := self.task.validate():
+                        self.journal.add(self.images, validation=measures)
+            if (last or self.crossed(before, config.sample_every)) and not self.shown.exists():
+                self.show()
 
     def move(
         self,
@@ -187,7 +200,7 @@ class _Trainer:
         batches: Sequence[tuple[int, Batch]],
         count: int,
         now: Moment,
-        interrupted: threading.Event,
+        interrupted: "_Interrupts",
     ) -> bool:
         """One turn of one player: gradients of the batch, part by part, then the optimizers. Returns whether to stop after the step.
 
@@ -212,7 +225,7 @@ class _Trainer:
             torch.stack(list(scaled.values())).sum().backward()
             sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in scaled.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
-        stop, sums = self.runtime.add_up(trained, sums, interrupted.is_set())
+        stop, sums = self.runtime.add_up(trained, sums, interrupted.heard)
         norm = nn.utils.clip_grad_norm_(trained, side.clip or math.inf)
         for s in moved:
             s.step()
@@ -273,17 +286,22 @@ class _Trainer:
                 stack.enter_context(side.resting())
             yield
 
+    @property
+    def shown(self) -> Path:
+        """The picture that shows what there is after this step."""
+        return inside(self.folder, "samples", f"step-{self.step:08d}.png")
+
     def show(self) -> None:
         with self.averaged():
             preview = self.task.preview()
         if preview is not None:
             try:
-                grid.save(grid.tile(*preview), inside(self.folder, "samples", f"step-{self.step:08d}.png"))
+                grid.save(grid.tile(*preview), self.shown)
             except RunError as error:
                 raise RunError(f"{error}. {self.checkpoints.kept()}") from error
 
     def save(self) -> None:
-        if self.saved == self.images:
+        if self.saved == self.images or not self.runtime.main:
             return
         self.write_log()
         with torch.no_grad():
@@ -356,22 +374,42 @@ def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second Ctrl-C ends at once. Outside the main thread nothing is caught."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
+class _Broken(Exception):
+    """What was under way has been left for an interrupt."""
 
-    def handle(number: int, frame: Any) -> None:
-        if event.is_set() and number == signal.SIGINT:
+
+class _Interrupts:
+    """Whether SIGINT or SIGTERM has come; a second Ctrl-C ends at once. Outside the main thread nothing is caught."""
+
+    def __init__(self) -> None:
+        self.heard, self.breaks = False, False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.heard and number == signal.SIGINT:
             raise KeyboardInterrupt
-        event.set()
+        self.heard = True
+        if self.breaks:
+            raise _Broken
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def breaking(self) -> Iterator[None]:
+        """What is done inside is left at once when an interrupt comes."""
+        try:
+            self.breaks = True
+            yield
+        except _Broken:
+            pass
+        finally:
+            self.breaks = False
