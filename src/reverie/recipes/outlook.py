@@ -1,5 +1,6 @@
 """What a run will be, before its first step: its size, its pace, and how many images fit a budget of time."""
 
+import copy
 import math
 import re
 import time
@@ -36,37 +37,36 @@ def seconds(text: str) -> float:
     return total
 
 
-def pace(task: Task, recipe: Recipe, data: ImageSet) -> float:
-    """Seconds of training an image, from one pass there and back of each player that moves, once the first has warmed up."""
+def pace(task: Task, recipe: Recipe, data: ImageSet, held_out: ImageSet) -> float:
+    """Seconds of training an image, from one pass there and back of each player of a copy that moves, once the first has warmed up."""
+    task = copy.deepcopy(task, {id(images): images for images in (data, held_out)})
     runtime, count = Runtime.choose(recipe.train.device), min(MEASURED, recipe.train.batch)
     batch = data.batch(torch.arange(count) % len(data)).to(runtime.device)
     now, threads = Moment(0, 0, recipe.train.images), torch.get_num_threads()
-    modules = [player.module for player in task.players.values()]
-    for module in modules:
-        module.to(runtime.device).eval()
+    for player in task.players.values():
+        player.module.to(runtime.device).train(player.train)
     torch.set_num_threads(max(1, threads // recipe.train.processes))
     taken = 0.0
     try:
-        for _ in range(2):
-            begun = time.perf_counter()
-            for number, player in enumerate(task.turns(now)):
-                with runtime.autocast():
-                    parts = task.loss(player, batch, Draws(recipe.seed, 0, count, number), now)
-                torch.stack([part.mean() for part in parts.values()]).sum().backward()
-            if runtime.device.type != "cpu":
-                torch.accelerator.synchronize()
-            taken = time.perf_counter() - begun
+        with torch.random.fork_rng():
+            for _ in range(2):
+                begun = time.perf_counter()
+                for number, player in enumerate(task.turns(now)):
+                    with runtime.autocast():
+                        parts = task.loss(player, batch, Draws(recipe.seed, 0, count, number), now)
+                    torch.stack([part.mean() for part in parts.values()]).sum().backward()
+                if runtime.device.type != "cpu":
+                    torch.accelerator.synchronize()
+                taken = time.perf_counter() - begun
     finally:
         torch.set_num_threads(threads)
-        for module in modules:
-            module.zero_grad(set_to_none=True)
     return STEPS * taken / count / recipe.train.processes
 
 
 def within(recipe: Recipe, data: ImageSet, held_out: ImageSet, budget: float) -> Recipe:
     """The recipe with as many images as ``budget`` seconds of training allow, its warm-up and cadences in proportion."""
     model = recipe.task.build(data.spec, recipe.seed)
-    each = pace(recipe.task.task(model, data, held_out, recipe.usual, recipe.seed), recipe, data)
+    each = pace(recipe.task.task(model, data, held_out, recipe.usual, recipe.seed), recipe, data, held_out)
     config = recipe.train
     images = max(1, round(budget / each / config.batch)) * config.batch
     share = images / config.images
@@ -89,7 +89,7 @@ def outlook(recipe: Recipe, task: Task, data: ImageSet, held_out: ImageSet, fold
     classes = f" in {len(data.classes)} classes" if data.labels is not None else ""
     parameters = sum(p.numel() for player in task.players.values() for p in player.module.parameters())
     total = recipe.train.images
-    each = pace(task, recipe, data)
+    each = pace(task, recipe, data, held_out)
     look = min(total, recipe.train.sample_every)
     weights = sum(_bytes(player.module) for player in task.players.values())
     return [
