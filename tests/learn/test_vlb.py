@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reverie import guide
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.paths import SCHEDULES, Table
@@ -289,6 +290,13 @@ def test_ddpm_by_name_draws_with_the_learned_variance():
     torch.testing.assert_close(drawn["ddpm"], drawn[DDPM("large")])
     assert (drawn["ddpm"] - drawn[DDPM("small")]).abs().mean() > 0.05
     torch.testing.assert_close(plain, drawn[DDPM("small")])
+
+
+def test_windows_have_no_one_variance_and_draw_with_the_small_one():
+    canvas = guide.windows(known(), (6, 6), 2)
+    with torch.no_grad():
+        drawn = [sample(canvas, n=1, solver=s, steps=12, grid="time", seed=0) for s in ("ddpm", DDPM("small"))]
+    torch.testing.assert_close(*drawn)
 
 
 def test_what_cannot_be_trained_is_said():

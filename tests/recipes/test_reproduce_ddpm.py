@@ -49,9 +49,9 @@ def test_each_row_trains_what_it_says(row: Row, monkeypatch, tmp_path):
     with torch.no_grad():
         loss = sum(task.loss("denoiser", Batch(x), rng, Moment(0, 0, 1)).values())
     if row.loss == "simple":  # the network begins at 0: it pays the power of its target
-        t = torch.ceil(1000 * rng.even("time")) / 1000
+        t = torch.ceil(60 * rng.even("time")) / 60
         noise = rng.normal("noise", x.shape[1:])
-        alpha, sigma, u = denoise.schedule.alpha(t), denoise.schedule.sigma(t), t - 1e-3
+        alpha, sigma, u = denoise.schedule.alpha(t), denoise.schedule.sigma(t), t - 1 / 60
         before = (denoise.schedule.alpha(u), denoise.schedule.sigma(u))
         scale = [v.float().view(-1, 1, 1, 1) for v in (before[0], alpha * before[1] ** 2 / (before[0] * sigma))]
         target = scale[0] * x + scale[1] * noise if row.predicts == "mean" else noise
@@ -70,7 +70,7 @@ def test_the_two_evaluations_measure_the_bound():
     denoise.net.requires_grad_(False)
     bits, error = ablation.bound(denoise, some, 40, seed=0)
     whole = variational_bound(
-        denoise, some.batch(range(40)).x, some.batch(range(40)).cond, variance="learned", steps=1000
+        denoise, some.batch(range(40)).x, some.batch(range(40)).cond, variance="learned", steps=60
     )
     each = whole.total / (784 * math.log(2.0))
     assert bits == pytest.approx(float(each.mean()), rel=0.05) and 0 < error < 0.1 * bits

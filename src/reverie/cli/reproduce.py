@@ -103,7 +103,8 @@ def show_ablation(
     for row, f in figures:
         theirs = ["–" if value is None else f"{value:.2f}" for value in (row.fid, row.inception)]
         accuracy = "" if f.accuracy is None else f"{100.0 * f.accuracy:.1f} %"
-        ours = (accuracy, f"{f.frechet:.1f}", f"{f.bits:.2f}", f"{f.error:.2f}", f"{f.seconds:.0f}")
+        frechet = "diverged" if f.frechet is None else f"{f.frechet:.1f}"
+        ours = (accuracy, frechet, f"{f.bits:.2f}", f"{f.error:.2f}", f"{f.seconds:.0f}")
         rows.append((PREDICTS[row.predicts], LOSSES[row.loss], *ours, *theirs))
     _print(title, caption, columns, rows, words=2)
 

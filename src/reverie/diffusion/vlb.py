@@ -177,7 +177,7 @@ class History(nn.Module):
 
     def enter(self, moves: Tensor, losses: Tensor) -> None:
         """Losses (n,) of moves (n,) in their order, each in the place of the move's oldest."""
-        count, latest = self.count.tolist(), {}
+        count, latest = self.count.cpu().tolist(), {}
         for move, loss in zip(moves.tolist(), losses.tolist(), strict=True):
             latest[move, count[move] % self.KEPT] = loss
             count[move] += 1

@@ -33,9 +33,6 @@ from reverie.nets.presets import DDPM as NETWORK
 from reverie.recipes.measuring import extractor
 from reverie.solve import DDPM, Sampler, grids
 
-LEVELS = 1000
-"""β of the table, and moves of the chain."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -71,8 +68,8 @@ class Scale:
     Attributes:
         data: a bundled set or a folder.
         net: the network.
-        train: its training, which leaves the folder's own business to :func:`run`.
-        steps: of drawing, uniform in time.
+        train: its training.
+        levels: β of the table, in training as in drawing: μ̃ is the mean of one move. They grow as their number falls.
         n: pictures drawn.
         passes: estimates of the bound of each held-out picture, of two evaluations.
     """
@@ -80,20 +77,26 @@ class Scale:
     data: str = "mnist5k"
     net: NetConfig
     train: TrainConfig
-    steps: int
+    levels: int
     n: int
     passes: int
+
+    @property
+    def path(self) -> Table:
+        """The paper's linear table, or one of as much noise in fewer moves."""
+        factor = 1000 / self.levels
+        return Table.linear(self.levels, 1e-4 * factor, 0.02 * factor)
 
 
 SMALL = UNetConfig(patch=2, width=24, multipliers=(1, 1), blocks=1, attention=(2,), heads=2, groups=4)
 MUON = partial(TrainConfig, batch=32, optimizer="muon", lr=0.02, weight_decay=0.0, decay="linear")
 SCALES = {
     "tiny": Scale(
-        net=replace(SMALL, width=8, multipliers=(1,), attention=()), train=MUON(images=256, warmup=64), steps=4, n=20, passes=1,
+        net=replace(SMALL, width=8, multipliers=(1,), attention=()), train=MUON(images=256, warmup=64), levels=60, n=20, passes=1,
     ),
-    "small": Scale(net=SMALL, train=MUON(images=16_000, warmup=640), steps=100, n=400, passes=4),
+    "small": Scale(net=SMALL, train=MUON(images=12_000, warmup=640), levels=100, n=400, passes=4),
     "paper": Scale(
-        data="cifar10", net=NETWORK, steps=LEVELS, n=50_000, passes=16,
+        data="cifar10", net=NETWORK, levels=1000, n=50_000, passes=16,
         train=TrainConfig(
             images=800_000 * 128, batch=128, lr=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=5_000 * 128, decay="constant",
             ema_half_life=887_000,
@@ -109,14 +112,14 @@ class Figure:
 
     Attributes:
         accuracy: share of the pictures drawn that the judge sees the right class in; None without a judge of the data.
-        frechet: Fréchet distance to the held-out pictures, in units of that of training pictures.
+        frechet: Fréchet distance to the held-out pictures, in units of that of training pictures; None where drawing diverged.
         bits, error: the bound on held-out pictures in bits per dimension, and the standard error of their mean.
         seconds: of training.
     """
 
     name: str
     accuracy: float | None
-    frechet: float
+    frechet: float | None
     bits: float
     error: float
     seconds: float
@@ -151,11 +154,14 @@ def run(
             print(f"{row.name}:", file=sys.stderr)
             denoise = network(row, scale, train, seed)
             seconds = learn(denoise, row, scale, train, out / row.name, seed)
-            evaluation, _ = evaluate(sampler(denoise, row, scale), train, test, looks, n=scale.n, seeds=(seed,))
-            accuracy, frechet = (evaluation.figure(measure) for measure in ("accuracy", "frechet_ratio"))
-            assert frechet is not None
-            bits, error = bound(denoise, test, scale.passes, seed)
-            figure = Figure(row.name, accuracy and accuracy.value, frechet.value, bits, error, seconds)
+            try:
+                evaluation, _ = evaluate(sampler(denoise, row, scale), train, test, looks, n=scale.n, seeds=(seed,))
+                drawn = (evaluation.figure(measure) for measure in ("accuracy", "frechet_ratio"))
+            except RunError as error:  # the pictures are not finite
+                print(error, file=sys.stderr)
+                drawn = (None, None)
+            accuracy, frechet = (None if figure is None else figure.value for figure in drawn)
+            figure = Figure(row.name, accuracy, frechet, *bound(denoise, test, scale.passes, seed), seconds)
             files.write(path, json.dumps(asdict(figure), indent=1))
         figures[row.name] = asdict(figure)
         files.write(out / "ablation.json", json.dumps(figures, indent=1))
@@ -173,13 +179,13 @@ def _begin(out: Path, settings: dict[str, Any]) -> None:
 
 def network(row: Row, scale: Scale, images: ImageSet, seed: int) -> NetDenoiser:
     """The network of a row, freshly initialised."""
-    learned, path = row.loss == "learned", Table.linear(LEVELS)
+    learned, path = row.loss == "learned", scale.path
     classes = None if images.labels is None else len(images.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = replace(scale.net, variance=learned)  # pyright: ignore[reportCallIssue]
         net = nets.build(config, channels=images.channels, size=images.shape[1:], classes=classes)
-    predicts = mean(path, LEVELS) if row.predicts == "mean" else kind("eps")
+    predicts = mean(path, scale.levels) if row.predicts == "mean" else kind("eps")
     return NetDenoiser(net, path, predicts, shape=images.shape, learned_variance=learned)
 
 
@@ -194,7 +200,7 @@ def learn(denoise: NetDenoiser, row: Row, scale: Scale, images: ImageSet, folder
         save_every=max(1, total // 4),
     )
     if row.loss == "simple":
-        task = Denoising(denoise, Steps(LEVELS), drop=0.0)
+        task = Denoising(denoise, Steps(scale.levels), drop=0.0)
     else:
         task = VLB(denoise, importance=False, drop=0.0)
     seen = loop(task, Loader(images, seed), config, folder, seed=seed)
@@ -211,11 +217,11 @@ def sampler(denoise: NetDenoiser, row: Row, scale: Scale) -> Sampler:
     """Ancestral sampling with the variance of training. As in the authors' code, x0 is cut to [−1, 1] where ε is predicted; the predicted
     μ̃ is taken as it is."""
     drawn = denoise if row.predicts == "mean" else guide.threshold(denoise, quantile=1e-6)  # so low that s is the limit
-    return Sampler(drawn, DDPM("learned" if row.loss == "learned" else "small"), scale.steps, grids.time())
+    return Sampler(drawn, DDPM("learned" if row.loss == "learned" else "small"), scale.levels, grids.time())
 
 
 def bound(denoise: NetDenoiser, test: ImageSet, passes: int, seed: int) -> tuple[float, float]:
-    """Bits per dimension of the bound over 1,000 steps, mean over held-out pictures, and its standard error."""
+    """Bits per dimension of the bound over the chain, mean over held-out pictures, and its standard error."""
     task, n, each = OnChain(denoise), len(test), []
     for first in range(0, n, 250):
         batch = test.batch(range(first, min(first + 250, n)))
