@@ -6,7 +6,7 @@ import torch
 from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
 from reverie.core.paths import EDM, Custom, Shifted, SubVP, Table, Trigonometric, ZeroTerminal
-from reverie.core.predictions import KINDS, Kind, convert, edm, kind
+from reverie.core.predictions import KINDS, Kind, convert, edm, kind, mean
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule
 
 PATHS = [
@@ -54,6 +54,39 @@ def test_velocity_is_the_derivative_of_the_state() -> None:
 
 def test_flow_is_straight_on_the_straight_path() -> None:
     assert KINDS["flow"](Flow().point(0.4)) == (-1.0, 1.0) == KINDS["straight"](VP().point(0.4))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_mean_of_the_posterior_in_betas(per_sample: bool) -> None:
+    """μ̃ = √ᾱ_(t−1)·β_t/(1 − ᾱ_t)·x0 + √α_t·(1 − ᾱ_(t−1))/(1 − ᾱ_t)·x_t (Ho et al. 2020, eq. 7), and x0 at the first step."""
+    table = Table.linear(50, 1e-3, 0.3)
+    beta = torch.tensor(table.betas, dtype=torch.float64)
+    bar = torch.cumprod(1.0 - beta, 0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+    x0, eps = torch.randn(2, 50, 3, dtype=torch.float64)
+    x = bar.sqrt()[:, None] * x0 + (1.0 - bar).sqrt()[:, None] * eps
+    first, second = before.sqrt() * beta / (1.0 - bar), (1.0 - beta).sqrt() * (1.0 - before) / (1.0 - bar)
+    expected = first[:, None] * x0 + second[:, None] * x
+    times = torch.arange(1, 51, dtype=torch.float64) / 50
+    found = mean(table, 50)
+    if per_sample:
+        p, q = found(table.point(times).align(x0))
+        y = p * x0 + q * eps
+    else:
+        pairs = [found(table.point(t)) for t in times.tolist()]
+        y = torch.stack([p * a + q * b for (p, q), a, b in zip(pairs, x0, eps, strict=True)])
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(y[0], x0[0])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+def test_the_mean_of_the_posterior_determines_x0_on_every_path(path: Schedule) -> None:
+    x0, eps = torch.randn(2, 4, dtype=torch.float64)
+    for i in (1, 2, 13, 19):
+        point = path.point(i / 20)
+        pair = mean(path, 20)(point)
+        estimate = Estimate(point.alpha * x0 + point.sigma * eps, pair[0] * x0 + pair[1] * eps, pair, point)
+        torch.testing.assert_close(estimate.x0, x0, rtol=1e-8, atol=1e-8)
 
 
 def test_edm_is_the_preconditioning_of_the_paper() -> None:

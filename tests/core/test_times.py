@@ -8,13 +8,19 @@ from scipy import stats
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.paths import EDM, Table
 from reverie.core.schedules import VE, VP, Cosine, Flow
-from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, Uniform
+from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, Steps, Uniform
 
 U = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
 
 
 def test_uniform():
     assert torch.equal(Uniform()(U), U)
+
+
+def test_steps_of_a_chain_are_equally_likely():
+    t = Steps(8)(U)
+    assert torch.equal(t.unique(), torch.arange(1, 9, dtype=torch.float64) / 8)
+    assert torch.bincount((8 * t).long())[1:].tolist() == [125] * 8 and (t.diff() >= 0).all()
 
 
 def test_logit_normal():

@@ -16,6 +16,7 @@ from reverie.align.sra import SRA
 from reverie.core.batch import Batch
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
+from reverie.core.paths import Table
 from reverie.core.schedules import Cosine
 from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
@@ -23,12 +24,13 @@ from reverie.data import ImageSet
 from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
+from reverie.diffusion.vlb import VLB, Hybrid, OnChain
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
 from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
 from .emulated import DEVICE, NAME, waiting
-from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures
+from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures, shaken
 from .test_guiding import classifier
 
 X = pictures(4)
@@ -52,6 +54,14 @@ def latent() -> Denoising:
     task = denoising("dit", weight=lambda lam: torch.sigmoid(-lam), loss_kind="eps")
     task.denoise.space = space
     return task
+
+
+def on_chain(objective: type[OnChain]) -> OnChain:
+    torch.manual_seed(0)
+    config = rv.nets.DiTConfig(width=16, depth=1, heads=2, learn_sigma=True)
+    net = trained(shaken(rv.nets.build(config, channels=CHANNELS, size=SIZE, classes=CLASSES)))
+    denoise = NetDenoiser(net, Table.linear(20), "eps", shape=(CHANNELS, SIZE, SIZE), learned_variance=True)
+    return objective(denoise, held_out=Batch(X, condition(denoise, len(X))))
 
 
 def online() -> Online:
@@ -109,6 +119,8 @@ TASKS: dict[str, Callable[[], Any]] = {
     **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes")},
     "latent": latent,
     "deconstructed": deconstructed,
+    "hybrid": lambda: on_chain(Hybrid),
+    "vlb": lambda: on_chain(VLB),
     "online": online,
     "aligned": aligned,
     "semantic": semantic,
@@ -170,7 +182,7 @@ def test_every_task_takes_the_same_step(name):
         assert after[key] == pytest.approx(value, rel=2e-2, abs=1e-3, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["dit", "unet-text", "prior", "latent", "aligned", "classifier", "conv-vae"])
+@pytest.mark.parametrize("name", ["dit", "unet-text", "prior", "latent", "hybrid", "aligned", "classifier", "conv-vae"])
 def test_no_loss_and_no_gradient_waits(name):
     """What a step draws and computes is left to the device; the loop reads losses back when it logs."""
     task = TASKS[name]()

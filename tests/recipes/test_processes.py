@@ -39,6 +39,19 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path):
     assert apart(one, two) < 1e-3 < 1e-2 < apart(one, other)
 
 
+def test_two_processes_know_one_history(tmp_path: Path):
+    """Each has drawn by the losses of both: as many of each move as one process alone, and the same losses."""
+    task = replace(
+        RECIPE.task, net=replace(RECIPE.task.net, learn_sigma=True), objective="vlb", times="uniform", schedule="ddpm"
+    )
+    recipe = replace(RECIPE, task=task, train=replace(RECIPE.train, images=93, batch=31, save_every=31))
+    one = weights(tmp_path / "one", recipe)
+    two = weights(tmp_path / "two", replace(recipe, train=replace(recipe.train, processes=2)))
+    assert one["history.count"].sum() == 93 and torch.equal(one["history.count"], two["history.count"])
+    torch.testing.assert_close(one["history.losses"], two["history.losses"], rtol=1e-2, atol=1e-5)
+    assert one["history.losses"].max() > 1e-2
+
+
 def test_shares_are_whole():
     parts = [Runtime(torch.device("cpu"), rank=rank, world=3).shard(10, 8) for rank in range(3)]
     assert [i for start, count in parts for i in range(start, start + count)] == list(range(10, 18))

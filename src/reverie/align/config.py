@@ -39,6 +39,13 @@ class DiffAEConfig(OnPath):
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
 
     def check(self, spec: DataSpec, sample: Any) -> None:
+        from reverie.core.errors import InputError
+        from reverie.diffusion.building import learns_variance
+
+        if learns_variance(self.net):
+            raise InputError(
+                "a diffusion auto-encoder is trained by the squared error alone: leave out net.learn_sigma"
+            )
         self.build(spec, 0)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:

@@ -31,7 +31,7 @@ VERBS = {
     "runs": "list runs",
     "prefetch": "download data sets and small models, to work offline",
     "convert": "write a model to a folder that diffusers loads",
-    "reproduce": "run the ablation of a paper at a small scale, its figures beside ours",
+    "reproduce": "what a paper compares, at a small scale, its figures beside ours",
 }
 
 

@@ -7,11 +7,12 @@ converts anything to anything.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from reverie.core.errors import InputError, unknown
-from reverie.core.schedules import Point
-from reverie.core.tensors import Scalar
+from reverie.core.schedules import Point, Schedule
+from reverie.core.tensors import Scalar, exact
 
 Pair = tuple[Scalar, Scalar]
 
@@ -48,6 +49,29 @@ def edm(data_std: float = 0.5) -> Kind:
     It has unit variance for data of standard deviation s = ``data_std``.
     """
     return Kind(f"edm({data_std})", _EDM(data_std))
+
+
+@dataclass(frozen=True)
+class _Mean:
+    schedule: Schedule
+    steps: int
+
+    def __call__(self, point: Point) -> Pair:
+        t = point.t if isinstance(point.t, Tensor) else torch.tensor(point.t, dtype=torch.float64, device="cpu")
+        u = ((t.to(exact(t)) * self.steps).round() - 1.0).clamp(min=0.0) / self.steps
+        alpha, sigma = self.schedule.alpha(u), self.schedule.sigma(u) * (u > 0.0)
+        if isinstance(point.t, Tensor):
+            alpha, sigma = alpha.to(t.dtype), sigma.to(t.dtype)
+        else:
+            alpha, sigma = alpha.item(), sigma.item()
+        return alpha, point.alpha * sigma**2 / (alpha * point.sigma)
+
+
+def mean(schedule: Schedule, steps: int) -> Kind:
+    """The mean μ̃ of q(x_u | x_t, x0) one step u = t − 1/T down a chain of T = ``steps`` (Ho et al. 2020, eq. 7):
+    ``y = α_u·x0 + (α_t·σ_u²/(α_u·σ_t))·ε``. Between the steps it is that of the nearest.
+    """
+    return Kind(f"mean({steps})", _Mean(schedule, steps))
 
 
 def _x0(point: Point) -> Pair:

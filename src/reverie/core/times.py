@@ -23,6 +23,16 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Uniform on the times 1/T, 2/T, …, 1 of a chain of T = ``steps`` (Ho et al. 2020, algorithm 1)."""
+
+    steps: int
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return torch.ceil(u * self.steps) / self.steps
+
+
+@dataclass(frozen=True)
 class LogitNormal:
     """``logit(t) ~ N(mean, std²)`` (Esser et al. 2024, section 3.1). On the straight path logit(t) = −λ."""
 

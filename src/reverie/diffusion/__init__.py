@@ -1,4 +1,4 @@
-"""Training diffusion models: the denoising objective, classifiers of noisy samples, and the tasks that recipes name.
+"""Training diffusion models: the denoising objectives, classifiers of noisy samples, and the tasks that recipes name.
 
 Everything is imported on first use, so that reading a recipe needs no torch.
 """
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
     from reverie.diffusion.denoising import Denoising
     from reverie.diffusion.online import Online
+    from reverie.diffusion.vlb import VLB, Hybrid
 
-_HOME = {"Classifying": "classifying", "Denoising": "denoising", "Online": "online"}
+_HOME = {"VLB": "vlb", "Classifying": "classifying", "Denoising": "denoising", "Hybrid": "vlb", "Online": "online"}
 
-__all__ = ["Classifying", "Denoising", "Online"]
+__all__ = ["VLB", "Classifying", "Denoising", "Hybrid", "Online"]
 
 
 def __getattr__(name: str) -> Any:

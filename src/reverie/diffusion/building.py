@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from reverie.core.times import LogitNormal, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
 from reverie.learn.loop import train
@@ -155,7 +157,39 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
-    return NetDenoiser(net, schedule, config.kind, shape=shape, time=config.time, data_std=config.data_std, space=space)
+    return NetDenoiser(
+        net,
+        schedule,
+        config.kind,
+        shape=shape,
+        time=config.time,
+        data_std=config.data_std,
+        learned_variance=learns_variance(config.net),
+        space=space,
+    )
+
+
+def learns_variance(net: object) -> bool:
+    """Whether the settings of a network ask for a learned variance."""
+    return getattr(net, "learn_sigma", False)
+
+
+def check_objective(config: DenoisingConfig) -> None:
+    """Raise an :class:`InputError` unless the objective trains all that the network gives, and looks at all that is set."""
+    if config.objective == "simple":
+        if learns_variance(config.net):
+            raise InputError(
+                "the simple objective trains no variance: with net.learn_sigma use --objective hybrid or vlb, or --net.no-learn-sigma"
+            )
+        return
+    if config.objective == "hybrid" and not learns_variance(config.net):
+        raise InputError(
+            "the objective hybrid trains the network's variance: add --net.learn-sigma (dit and unet have one)"
+        )
+    if config.times != "uniform":
+        raise InputError(f"the objective {config.objective} is a sum over all steps of a chain: add --times uniform")
+    if config.objective == "vlb" and config.loss_kind is not None:
+        raise InputError("the objective vlb measures no squared error: leave out loss_kind")
 
 
 def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path | None) -> NetClassifier:
@@ -196,9 +230,9 @@ def denoising(
     """The objective; a prior is fitted to the data."""
     if model.prior is not None:
         _fit_prior(model, data)
-    return Denoising(
+    objective = {"simple": partial(Denoising, times=times(config, model.schedule)), "hybrid": Hybrid, "vlb": VLB}
+    return objective[config.objective](
         model,
-        times(config, model.schedule),
         drop=config.drop,
         loss_kind=config.loss_kind,
         held_out=unseen(held_out),

@@ -85,6 +85,8 @@ class DenoisingConfig(OnPath):
     Attributes:
         net: the network.
         kind: what the network predicts.
+        objective: simple, the squared error; hybrid, beside it the variance of a network that gives one (net.learn_sigma); vlb, the
+            variational bound.
         data_std: scale the network's input to unit variance for data of this standard deviation; as it is without.
         loss_kind: the kind in which the error is measured; the network's own without.
         drop: share of the images whose label is dropped, so that guidance works.
@@ -97,15 +99,17 @@ class DenoisingConfig(OnPath):
 
     net: NetConfig = field(default_factory=CONFIGS[DEFAULT])
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
+    objective: Literal["simple", "hybrid", "vlb"] = "simple"
     data_std: Annotated[float, Bound(gt=0)] | None = None
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
     prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
-        from reverie.diffusion.building import solving
+        from reverie.diffusion.building import check_objective, solving
 
         solving(sample)
+        check_objective(self)
         super().check(spec, sample)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reverie.core.batch import Batch
 from reverie.core.condition import Cond
-from reverie.core.denoiser import NetDenoiser
+from reverie.core.denoiser import Estimate, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.predictions import Kind, kind
 from reverie.core.task import Moment, Player, Task
@@ -80,15 +80,22 @@ class Denoising(Task):
 
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """The weighted squared error of each image at its time, mean over pixels: (B, C, H, W) and float64 (B,) -> (B,)."""
+        x0, noise, estimate = self.estimate(images, t, rng, cond)
+        weight = onto(self.weight(self.denoise.schedule.lam(t)), x0)
+        return weight * self.squared(x0, noise, estimate)
+
+    def estimate(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> tuple[Tensor, Tensor, Estimate]:
+        """x0 and ε of each image, both (B, …), and what the denoiser says of x_t at its time t, float64 (B,)."""
         x0 = self.denoise.space.to(images.device).encode(images)
         noise = self.coupling(x0, onto(rng.normal("noise", x0.shape[1:]), x0))
-        schedule_point = self.denoise.schedule.point(t)
-        weight = onto(self.weight(schedule_point.lam), x0)
-        point = schedule_point.align(x0)
-        estimate = self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
-        pair = self.kind(point)
+        point = self.denoise.schedule.point(t).align(x0)
+        return x0, noise, self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
+
+    def squared(self, x0: Tensor, noise: Tensor, estimate: Estimate) -> Tensor:
+        """The squared error of an estimate, mean over pixels, (B,)."""
+        pair = self.kind(estimate.point)
         out = estimate.out if self.kind == self.denoise.kind else estimate.linear(*pair)
-        return weight * (out - combine(pair, (x0, noise))).float().square().flatten(1).mean(1)
+        return (out - combine(pair, (x0, noise))).float().square().flatten(1).mean(1)
 
     def describe(self, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         return {"logsnr": 2.0 * self.denoise.schedule.lam(self.times(rng.even("time")))}

@@ -33,6 +33,7 @@ class Windows(Wrapper):
                 f"the canvas holds at least one window of {height}x{width}, moved by at least 1: got {size[0]}x{size[1]} and {stride}"
             )
         self.shape = (channels, *size)
+        self.learned_variance = False  # what windows say of a shared place has no one variance
         self.corners = [(y, x) for y in _places(size[0], height, stride) for x in _places(size[1], width, stride)]
         self.regions = [(weight.double(), constant(cond, "a region's condition")) for weight, cond in regions]
         for weight, cond in self.regions:

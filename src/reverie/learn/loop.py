@@ -107,6 +107,7 @@ class _Trainer:
         self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
         decay = power(config.ema_std) if config.ema_half_life is None else half_life(config.ema_half_life)
         self.sides = sides(task, config, decay, self.runtime.device)
+        self.stepped = [name for name, side in self.sides.items() if side.optimizer is not None]
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
         self.step, self.images, self.seconds = 0, 0, 0.0
         latest = self.checkpoints.newest_whole(warn if self.runtime.main else quiet)
@@ -258,7 +259,7 @@ class _Trainer:
                     raise self.diverged(f"the loss of {turn.player}, part {part!r}, is {value}", turn, part)
             if not math.isfinite(norm):
                 raise self.diverged(f"the gradient norm of {turn.player} is {norm} at loss {loss:.4g}", turn)
-            prefix = "" if len(self.task.players) == 1 else f"{turn.player}."
+            prefix = "" if len(self.stepped) == 1 else f"{turn.player}."
             for key, value in {"loss": loss, **sums, "grad_norm": norm, "lr": turn.rate}.items():
                 self.recent.setdefault(prefix + key, []).append(value)
 

@@ -40,6 +40,9 @@ DDPM = UNetConfig(
 )
 """Ho et al. 2020, appendix B: CIFAR-10."""
 
+DDPM_SMALL = UNetConfig(patch=2, width=24, multipliers=(1, 1), blocks=1, attention=(2,), heads=2, groups=4)
+"""For digits, in minutes of a processor."""
+
 DDPMPP = UNetConfig(
     width=128,
     multipliers=(2, 2, 2),

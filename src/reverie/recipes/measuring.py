@@ -57,16 +57,21 @@ def measure(
     afford(4 * n * math.prod(train.shape), f"n {n}", "choose fewer, and more seeds")
     if not len(held_out):
         raise InputError(f"{train.name} holds out no pictures to compare samples with: add pictures")
-    extractor = _extractor(recipe.data.name, train, judge)
+    looks = extractor(recipe.data.name, train, judge)
     generator = run.generator(sample)
-    evaluation, drawn = evaluate(generator, train, held_out, extractor, n=n, seeds=seeds, batch_size=batch_size)
+    evaluation, drawn = evaluate(generator, train, held_out, looks, n=n, seeds=seeds, batch_size=batch_size)
     grid.save(sheet(drawn.images, COLUMNS), pictures)
     grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), closest)
     write(figures, evaluation.to_json())
     return evaluation
 
 
-def _extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExtractor:
+def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExtractor:
+    """What pictures of a data set are looked at by: the judge that was given, the bundled one of the data, or EfficientNet-Lite0.
+
+    Raises:
+        InputError: when there is none.
+    """
     if judge is not None:
         return Run(judge).open() if (Path(judge) / "recipe.yaml").is_file() else judges.load(judge)
     if (judges.FOLDER / f"{name}.safetensors").is_file():

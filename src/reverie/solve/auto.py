@@ -85,7 +85,8 @@ def choose(
 ) -> tuple[Solver, Grid]:
     """The solver and grid of a run: what was given, the model's calibration for this many steps, or :func:`default`.
 
-    "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
+    "ddpm" takes the variance that the model learned, if it did. "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes
+    all the way from noise to data: a calibration serves no other.
 
     Raises:
         InputError: for an unknown name of a solver or grid.
@@ -98,4 +99,6 @@ def choose(
         solver = usual
     elif solver == "stochastic":
         solver, usual_grid = SDEDPMpp(), logistic()
+    elif solver == "ddpm" and getattr(denoise, "learned_variance", False):
+        solver = DDPM("learned")
     return named(solver), usual_grid if grid is None else grids.named(grid)

@@ -7,6 +7,7 @@ length in nats of a real code for the data. Both sides of every middle term are 
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -18,7 +19,8 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Estimate
 from reverie.core.errors import InputError, unknown
 from reverie.core.noise import NoiseTape, Tape, sample_seeds
-from reverie.core.schedules import HostPoint
+from reverie.core.schedules import HostPoint, Point, Schedule
+from reverie.core.tensors import Scalar, align, onto
 from reverie.solve import grids
 from reverie.solve.grids import Grid
 from reverie.solve.sampling import Seeds
@@ -72,48 +74,124 @@ def variational_bound(
         raise unknown("variance", variance, ("small", "large", "learned"))
     if tuple(x.shape[1:]) != tuple(denoise.shape):
         raise InputError(f"x holds samples of shape {tuple(x.shape[1:])}, the model's are {tuple(denoise.shape)}")
-    points = grids.named("time" if grid is None else grid)(denoise.schedule, steps)
-    if points[-1].sigma != 0.0 or len(points) < 3:
-        raise InputError("the bound needs a grid of at least 2 steps that ends at clean data")
+    chain = Chain(denoise.schedule, steps, grid)
     if cond is not None:
         cond.check(denoise.conditions)
         cond = cond.expand(len(x)).to(denoise.device)
     x = x.to(denoise.device)
     tape = Tape(sample_seeds(seed, len(x))) if tape is None else tape
     terms = []
-    for number, (at, to) in enumerate(pairwise(points)):
+    for number, move in enumerate(chain.moves):
         noise = tape.draw("probe", number, denoise.shape).to(x)
-        estimate = denoise(at.alpha * x + at.sigma * noise, at, cond)
-        last = to.sigma == 0.0
-        small = _posterior(*points[-3:-1]) if last else _posterior(at, to)
-        large = _fresh(at, to) * at.sigma**2
-        if callable(variance):
-            v = variance(estimate, at, to)
-        elif variance == "learned":
-            if estimate.variance is None:
-                raise InputError("variance='learned' needs a network that learned its variance: use 'small' or 'large'")
-            v = small ** (1.0 - estimate.variance) * large**estimate.variance
-        else:
-            v = small if last or variance == "small" else large
-        v = torch.as_tensor(v).to(x)
-        if last:
-            terms.append(_sum(_decoder(x, estimate.x0, v, levels)))
-            continue
-        ratio = small / v
-        pull = (to.alpha * _fresh(at, to)) ** 2 / v
-        terms.append(_sum(0.5 * (ratio - 1.0 - torch.log(ratio) + pull * (x - estimate.x0) ** 2)))
-    prior = _sum(0.5 * (points[0].alpha / points[0].sigma * x) ** 2)
-    return VariationalBound(prior, torch.stack(terms[:-1], 1), terms[-1])
+        estimate = denoise(move.at.alpha * x + move.at.sigma * noise, move.at, cond)
+        terms.append(term(x, estimate.x0, onto(_log_variance(estimate, move, variance), x), move, levels))
+    return VariationalBound(chain.prior(x), torch.stack(terms[:-1], 1), terms[-1])
+
+
+class Move(NamedTuple):
+    """A reverse move t→u: host floats, or tensors that broadcast over samples of which each makes a move of its own.
+
+    Args:
+        at, to: where it begins and ends.
+        log_small: log variance of q(x_u | x_t, x0); of the last move, whose own is 0, that of the move before.
+        log_large: log σ²_ts.
+        pull: α_u·σ²_ts/σ_t², the share of x0 in the mean.
+        last: whether it ends at clean data, so that its term is the decoder's; (B,) on the host for several.
+    """
+
+    at: Point
+    to: Point
+    log_small: Scalar
+    log_large: Scalar
+    pull: Scalar
+    last: bool | Tensor
+
+    def between(self, fraction: Tensor) -> Tensor:
+        """The log variance at a fraction of the way from the small to the large one (Nichol & Dhariwal 2021, eq. 15)."""
+        return self.log_small + fraction * (self.log_large - self.log_small)
+
+
+class Chain:
+    """The moves of ancestral sampling on a grid, from the noisiest to the cleanest.
+
+    Args:
+        schedule: the path.
+        steps: number of moves, at least 2.
+        grid: where they are; uniform in time by default.
+
+    Raises:
+        InputError: for a grid that does not end at clean data, or has a single move.
+    """
+
+    def __init__(self, schedule: Schedule, steps: int, grid: Grid | str | None = None) -> None:
+        points = grids.named("time" if grid is None else grid)(schedule, steps)
+        if points[-1].sigma != 0.0 or len(points) < 3:
+            raise InputError("the bound needs a grid of at least 2 steps that ends at clean data")
+        pairs = list(pairwise(points))
+        posteriors = [math.log(_fresh(at, to) * to.sigma**2) for at, to in pairs[:-1]]
+        self.moves = [
+            Move(at, to, small, math.log(_fresh(at, to) * at.sigma**2), to.alpha * _fresh(at, to), to.sigma == 0.0)
+            for (at, to), small in zip(pairs, [*posteriors, posteriors[-1]], strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+    def at(self, i: Tensor, x: Tensor) -> Move:
+        """The moves of numbers ``i`` (B,), on the host, for samples ``x`` (B, …)."""
+        ends, *fields = self._fields
+        at, to = (Point(*(align(column, x) for column in end[:, i])) for end in ends)
+        small, large, pull = (align(field[i], x) for field in fields)
+        return Move(at, to, small, large, pull, i == len(self) - 1)
+
+    @cached_property
+    def _fields(self) -> tuple[Tensor, ...]:
+        """Both ends of all moves (2, 6, T), and ``log_small``, ``log_large`` and ``pull`` (T,), float64."""
+        at, to, *fields, _ = zip(*self.moves, strict=True)
+        ends = torch.tensor([at, to], dtype=torch.float64, device="cpu").mT
+        return ends, *(torch.tensor(field, dtype=torch.float64, device="cpu") for field in fields)
+
+    def prior(self, x: Tensor) -> Tensor:
+        """KL(q(x_T|x0) ‖ N(0, σ_T²)) of samples x (B, …), (B,)."""
+        start = self.moves[0].at
+        return _sum(0.5 * (start.alpha / start.sigma * x) ** 2)
+
+
+def term(x: Tensor, mean: Tensor, log_variance: Tensor, move: Move, levels: int | None = 256) -> Tensor:
+    """Nats of a move for each sample, (B,): the divergence of the two Gaussians, of the last move the decoder's −log p(x0 | x_1).
+
+    Args:
+        x: x0, (B, …).
+        mean: its estimate, (B, …).
+        log_variance: of p(x_u | x_t), broadcasting over x.
+        move: one for all, or one a sample.
+        levels: as in :func:`variational_bound`.
+    """
+    excess = move.log_small - log_variance
+    pull = move.pull**2 * torch.exp(-log_variance)
+    nats = _sum(0.5 * (torch.expm1(excess) - excess + pull * (x - mean) ** 2))
+    rows = torch.as_tensor(move.last, device="cpu").expand(len(x)).nonzero().flatten()
+    if not len(rows):
+        return nats
+    rows = rows.to(x.device)
+    decoded = _decoder(x[rows], mean[rows], torch.exp(log_variance.expand_as(x)[rows]), levels)
+    return nats.index_copy(0, rows, _sum(decoded).to(nats))
+
+
+def _log_variance(estimate: Estimate, move: Move, variance: Variance) -> Tensor:
+    if callable(variance):
+        return torch.log(torch.as_tensor(variance(estimate, move.at, move.to)))
+    if variance == "learned":
+        if estimate.variance is None:
+            raise InputError("variance='learned' needs a network that learned its variance: use 'small' or 'large'")
+        return move.between(estimate.variance)
+    chosen = move.log_small if move.last or variance == "small" else move.log_large
+    return torch.tensor(chosen, dtype=torch.float64, device="cpu")
 
 
 def _fresh(at: HostPoint, to: HostPoint) -> float:
     """σ²_ts/σ_t² = 1 − e^(−2h): the part of the variance at t that has come since u."""
     return -math.expm1(2.0 * (at.lam - to.lam))
-
-
-def _posterior(at: HostPoint, to: HostPoint) -> float:
-    """Variance of q(x_u | x_t, x0)."""
-    return _fresh(at, to) * to.sigma**2
 
 
 def _decoder(x: Tensor, mean: Tensor, variance: Tensor, levels: int | None) -> Tensor:
