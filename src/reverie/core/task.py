@@ -178,9 +178,13 @@ class TaskConfig(ABC):
     def modules(self, model: Any) -> Mapping[str, nn.Module]:
         """What of a model checkpoints fill when it is opened, by the names of players."""
 
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+        """What is learned from and validated on: the run's data, or what :meth:`prepare` made of it in ``folder``."""
+        return data, held_out
+
     @abstractmethod
     def task(self, model: Any, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Task:
-        """What trains the model."""
+        """What trains the model on such :meth:`examples`."""
 
     def describe(self, model: Any, spec: DataSpec) -> dict[str, str]:
         """What the header of a weight file says, and opening checks."""

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
     from reverie.diffusion.denoising import Denoising
     from reverie.diffusion.online import Online
+    from reverie.diffusion.reflow import Reflow
 
-_HOME = {"Classifying": "classifying", "Denoising": "denoising", "Online": "online"}
+_HOME = {"Classifying": "classifying", "Denoising": "denoising", "Online": "online", "Reflow": "reflow"}
 
-__all__ = ["Classifying", "Denoising", "Online"]
+__all__ = ["Classifying", "Denoising", "Online", "Reflow"]
 
 
 def __getattr__(name: str) -> Any:
