@@ -17,7 +17,7 @@ from reverie.core.schedules import VP, Flow
 from reverie.core.task import Moment
 from reverie.data import Loader, TensorSet
 from reverie.diffusion import Reflow, reflow
-from reverie.diffusion.config import DenoisingConfig, SampleConfig
+from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, SampleConfig
 from reverie.diffusion.teacher import ReflowConfig
 from reverie.learn import Batch, Checkpoints, Draws, TrainConfig, train
 from reverie.nets.config import DiTConfig
@@ -207,7 +207,7 @@ def test_a_teacher_that_is_none_is_refused(teacher, tmp_path):
         rv.recipes.train(replace(recipe(teacher), data=DataConfig(name="emoji")), tmp_path / "emoji")
     judge = Recipe(
         data=TEACHER.data,
-        task=rv.recipes.tasks.config("classifier")(),
+        task=ClassifierConfig(),
         train=replace(TEACHER.train, images=32),
     )
     run, _ = rv.recipes.train(judge, tmp_path / "judge")

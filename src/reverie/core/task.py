@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -162,6 +162,10 @@ class TaskConfig(ABC):
         """Raise an :class:`~reverie.core.errors.InputError` unless this can be trained on such data and drawn from by the settings
         ``sample``, before anything is made."""
         self.build(spec, 0)
+
+    def resolved(self) -> Self:
+        """The settings with what was left open filled in, as a run's recipe says them."""
+        return self
 
     def prepare(self, given: Given) -> None:  # noqa: B027 - most tasks need nothing here
         """Make in the run's folder what :meth:`build` needs besides the data, such as a tokenizer, unless it is there already."""

@@ -20,7 +20,7 @@ from reverie.core.paths import SCHEDULES
 from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.task import Given
-from reverie.core.times import LogitNormal, LogSNR, TimeSampler, Uniform
+from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
@@ -162,8 +162,12 @@ def schedule_of(config: OnPath) -> Schedule:
 
 def times(config: OnPath, schedule: Schedule) -> TimeSampler:
     """The density of the training times."""
+    known = config.resolved()
+    assert known.times_mean is not None and known.times_std is not None
     if config.times == "logit-normal":
-        return LogitNormal(config.times_mean, config.times_std)
+        return LogitNormal(known.times_mean, known.times_std)
+    if config.times == "lognormal-sigma":
+        return LogNormalSigma(schedule, known.times_mean, known.times_std)
     return Uniform() if config.times == "uniform" else LogSNR(schedule)
 
 

@@ -52,6 +52,7 @@ def train(recipe: Recipe, out: str | Path | None = None, fresh: bool = False) ->
     """
     serialisation.check_recipe(recipe)
     recipe = _taught(recipe)
+    recipe = replace(recipe, task=recipe.task.resolved())
     Runtime.choose(recipe.train.device)
     data = sources.load(recipe)
     for note in data.notes:
