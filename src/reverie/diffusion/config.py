@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -57,7 +56,8 @@ class OnPath(TaskConfig):
         time: what the network is told of the time: t, or ¼·log(σ/α).
         times: density of the training times; of lognormal-sigma ln(σ/α) is normal, as EDM's (Karras et al. 2022).
         times_mean: mean of logit(t) for logit-normal times, 0 without; of ln(σ/α) for lognormal-sigma, log(data_std/0.5) - 1.2 without.
-        times_std: their standard deviation, 1 for logit-normal times without, 1.2 for lognormal-sigma.
+        times_std: their standard deviation, 1 for logit-normal times without, 1.2 for lognormal-sigma; 0 is one noise
+            level.
     """
 
     space: SpaceConfig = field(default_factory=SpaceConfig)
@@ -65,12 +65,12 @@ class OnPath(TaskConfig):
     time: Literal["t", "log_sigma"] = "t"
     times: Literal["logit-normal", "uniform", "logsnr", "lognormal-sigma"] = "logit-normal"
     times_mean: float | None = None
-    times_std: Annotated[float, Bound(gt=0)] | None = None
+    times_std: Annotated[float, Bound(ge=0)] | None = None
 
     def resolved(self) -> Self:
         usual_mean, usual_std = 0.0, 1.0
         if self.times == "lognormal-sigma":
-            usual_mean, usual_std = math.log((getattr(self, "data_std", None) or 0.5) / 0.5) - 1.2, 1.2
+            usual_mean, usual_std = -1.2, 1.2
         mean = usual_mean if self.times_mean is None else self.times_mean
         return replace(self, times_mean=mean, times_std=usual_std if self.times_std is None else self.times_std)
 
