@@ -18,6 +18,7 @@ C = TypeVar("C", bound=type[TaskConfig])
 TASKS: dict[str, str | type[TaskConfig]] = {
     "denoising": "reverie.diffusion.config:DenoisingConfig",
     "classifier": "reverie.diffusion.config:ClassifierConfig",
+    "reflow": "reverie.diffusion.teacher:ReflowConfig",
     "autoencoder": "reverie.spaces.config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
