@@ -58,6 +58,7 @@ def test_match_draws_the_lines(reverie, digits, tmp_path):
         ("read probe digits --head liner", "linear"),
         ("read probe digits --data nowhere", "nowhere"),
         ("read segment digits --masks nowhere", "no folder"),
+        ("read segment digits --labels 3 --least 9999", "no class has 9999 labelled pixels"),
         ("read probe nowhere", "no run"),
     ],
 )

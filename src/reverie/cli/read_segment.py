@@ -31,6 +31,7 @@ class Arguments(Placing):
         masks: folder of PNG files with the pictures' names and a class number a pixel (255 where unknown). Without it pixels
             brighter than the middle take the class of their picture, and others class 0: made for digits.
         labels: labelled pictures to learn from.
+        least: pixels that a class must have in a picture to be learned from it, at the size the network reads.
         members: of the ensemble.
         sites: blocks to read; those in the middle by default.
         t: times to read at.
@@ -41,6 +42,7 @@ class Arguments(Placing):
     data: str | None = None
     masks: Path | None = None
     labels: Annotated[int, Bound(ge=1, le=10**6)] = 60
+    least: Annotated[int, Bound(ge=1, le=10**6)] = 20
     members: Annotated[int, Bound(ge=1, le=10**6)] = 10
     sites: tuple[str, ...] = ()
     t: tuple[float, ...] = (0.05, 0.15, 0.25)
@@ -62,6 +64,9 @@ def main(arguments: list[str]) -> None:
     known, known_masks = _labelled(train, given.masks, given.labels, run.recipe.data.fit, seed=0)
     asked, truth = _labelled(test, given.masks, given.pictures, run.recipe.data.fit, seed=1)
     classes = int(known_masks.max()) + 1
+    known_masks = segment.without_specks(known_masks, given.least)
+    if not (known_masks != segment.IGNORE).any():
+        raise InputError(f"no class has {given.least} labelled pixels in any picture: lower --least, or label more")
     trained = run.denoiser()
     sites, first, figures = given.sites or tuple(knowing(trained)), None, []
     for model in (trained, untrained(trained)):
