@@ -43,12 +43,12 @@ class Arguments(Placing):
     stuff: tuple[int, ...] = (0,)
     names: tuple[str, ...] = ()
     size: Annotated[tuple[int, int] | None, Bound(ge=1, le=10**5)] = None
-    labels: Annotated[int, Bound(ge=1, le=10**6)] = 500
-    steps: Annotated[int, Bound(ge=1, le=10**7)] = 300
+    labels: Annotated[int, Bound(ge=1, le=10**6)] = 2000
+    steps: Annotated[int, Bound(ge=1, le=10**7)] = 800
     batch: Annotated[int, Bound(ge=1, le=10**6)] = 8
     sites: tuple[str, ...] = ()
     t: float = 0.05
-    least: float = 0.3
+    least: float = 0.2
     pictures: Annotated[int, Bound(ge=1, le=10**6)] = 100
 
 
