@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
     from reverie.diffusion.denoising import Denoising
+    from reverie.diffusion.genie import Genie
     from reverie.diffusion.online import Online
     from reverie.diffusion.reflow import Reflow
 
-_HOME = {"Classifying": "classifying", "Denoising": "denoising", "Online": "online", "Reflow": "reflow"}
+_HOME = {
+    "Classifying": "classifying",
+    "Denoising": "denoising",
+    "Genie": "genie",
+    "Online": "online",
+    "Reflow": "reflow",
+}
 
-__all__ = ["Classifying", "Denoising", "Online", "Reflow"]
+__all__ = ["Classifying", "Denoising", "Genie", "Online", "Reflow"]
 
 
 def __getattr__(name: str) -> Any:
