@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
     from reverie.diffusion.denoising import Denoising
+    from reverie.diffusion.genie import Genie
     from reverie.diffusion.online import Online
     from reverie.diffusion.reflow import Reflow
     from reverie.diffusion.vlb import VLB, Hybrid
@@ -17,12 +18,13 @@ _HOME = {
     "VLB": "vlb",
     "Classifying": "classifying",
     "Denoising": "denoising",
+    "Genie": "genie",
     "Hybrid": "vlb",
     "Online": "online",
     "Reflow": "reflow",
 }
 
-__all__ = ["VLB", "Classifying", "Denoising", "Hybrid", "Online", "Reflow"]
+__all__ = ["VLB", "Classifying", "Denoising", "Genie", "Hybrid", "Online", "Reflow"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from reverie.core.batch import Dataset, DataSpec
     from reverie.core.denoiser import Denoiser, NetDenoiser
+    from reverie.diffusion.genie import Genie, WithHead
     from reverie.diffusion.reflow import Reflow
     from reverie.solve import Sampler
 
@@ -131,3 +132,61 @@ class ReflowConfig(FromTeacher):
 
     def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
         return self.denoising.describe(model, spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenieConfig(FromTeacher):
+    """Distil the derivative of a diffusion model's flow into a small head, for second-order steps of one evaluation (Dockhorn et al. 2022).
+
+    With the solver auto it draws by GENIE with the head, unguided; with any other it is the teacher.
+
+    Attributes:
+        width: features of the head.
+        depth: its layers.
+    """
+
+    name: ClassVar[str] = "genie"
+
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 64
+    depth: Annotated[int, Bound(ge=1, le=1_000)] = 3
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> WithHead:
+        from reverie.diffusion.genie import build
+
+        return build(self, spec, seed, folder)
+
+    def modules(self, model: WithHead) -> Mapping[str, nn.Module]:
+        from torch import nn
+
+        return {"head": nn.ModuleDict({"head": model.head})}
+
+    def task(self, model: WithHead, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Genie:
+        from reverie.diffusion.building import unseen
+        from reverie.diffusion.genie import Genie
+
+        return Genie(model, held_out=unseen(held_out))
+
+    def describe(self, model: WithHead, spec: DataSpec) -> dict[str, str]:
+        return {**super().describe(model, spec), "shape": "x".join(map(str, model.shape)), "kind": "genie head"}
+
+    def open(self, model: WithHead, spec: DataSpec) -> WithHead:
+        model.base.net.eval().requires_grad_(False)  # pyright: ignore[reportAttributeAccessIssue]
+        self.denoising.open(model.base, spec)  # pyright: ignore[reportArgumentType]
+        return model
+
+    def usual(self, sample: SampleConfig) -> SampleConfig:
+        return replace(sample, scale=1.0)
+
+    def sweep(self, sample: SampleConfig) -> None:
+        return None
+
+    def generator(self, opened: WithHead, sample: SampleConfig) -> Sampler:  # pyright: ignore[reportIncompatibleMethodOverride]
+        from reverie.solve import Sampler
+
+        if sample.solver != "auto":
+            return self.denoising.generator(opened.base, sample)
+        if sample.scale != 1.0:
+            raise InputError(
+                "the head knows the flow of the model as it is: draw at scale 1, or with another solver than auto"
+            )
+        return Sampler(opened, opened.solver, sample.steps, sample.grid or "quadratic")
