@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -70,7 +71,7 @@ class OnPath(TaskConfig):
     def resolved(self) -> Self:
         usual_mean, usual_std = 0.0, 1.0
         if self.times == "lognormal-sigma":
-            usual_mean, usual_std = -1.2, 1.2
+            usual_mean, usual_std = math.log((getattr(self, "data_std", None) or 0.5) / 0.5) - 1.2, 1.2
         mean = usual_mean if self.times_mean is None else self.times_mean
         return replace(self, times_mean=mean, times_std=usual_std if self.times_std is None else self.times_std)
 
