@@ -310,3 +310,13 @@ def test_help_needs_no_torch(words: str):
 
 def test_version():
     assert main(["--version"]) == 0
+
+
+def test_a_run_goes_on_by_more_images(reverie, digits):
+    said = reverie("train", str(digits), "--train.images", "768")
+    assert said.code == 2 and "--extend goes on" in said.err
+    said = reverie("train", str(digits), "--extend", "--train.images", "768")
+    assert said.code == 0 and "768 images" in said.out and "train.images 768 (was 640)" in said.err
+    assert reverie("train", str(digits)).code == 0
+    for flag in (["--fresh"], ["--budget", "1m"]):
+        assert reverie("train", str(digits), "--extend", *flag).code == 2
