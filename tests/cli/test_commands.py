@@ -1,5 +1,6 @@
 """The commands doing their work, in this process and in one that is interrupted or killed."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from reverie.cli import main
@@ -146,6 +148,56 @@ def test_sampling_by_label(reverie, digits, tmp_path):
     with Image.open(tmp_path / "c.png") as sheet:
         assert sheet.size == (10 * 86 - 2, 2 * 86 - 2)
     assert reverie("sample digits --label none --n 2 --out d.png").code == 0
+
+
+def test_a_picture_says_how_it_was_drawn_and_is_drawn_again(reverie, digits, tmp_path):
+    """To the byte, from the run that its file names, as a grid and by itself; also when the recipe or the newest weights are others now."""
+    assert reverie("sample digits --label 7,1 --n 3 --scale 3 --solver heun --seed 5 --out a.png").code == 0
+    with Image.open(tmp_path / "a.png") as image:
+        said, recipe = json.loads(image.info["reverie"]), yaml.safe_load(image.info["recipe"])
+    assert said["run"] == str(digits) and said["seed"] == 5 and said["checkpoint"] == "step-00000020"
+    assert said["settings"]["solver"] == "heun" and said["settings"]["steps"] == 2 and said["settings"]["scale"] == 3.0
+    assert recipe["name"] == "mnist5k" and recipe["sample"]["steps"] == 2
+    assert reverie("sample --like a.png").out.strip() == "a-again.png"
+    drawn = (tmp_path / "a.png").read_bytes()
+    assert (tmp_path / "a-again.png").read_bytes() == drawn
+    assert reverie("sample digits --n 4 --out many").code == 0
+    assert reverie("sample --like many/0002.png --out b.png").code == 0
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "many" / "0002.png").read_bytes()
+    assert (tmp_path / "b.png").read_bytes() != (tmp_path / "many" / "0001.png").read_bytes()
+    assert reverie("sample --like a.png --seed 6 --out other.png").code == 0
+    assert (picture(tmp_path / "other.png") != picture(tmp_path / "a.png")).any()
+    assert reverie("sample --like other.png --out seed.png --seed 5").code == 0
+    assert (tmp_path / "seed.png").read_bytes() == drawn
+    said = reverie("train", str(digits), "--extend", "--train.images", "768", "--sample.steps", "5")
+    assert said.code == 0, said.err
+    assert "not in" not in reverie("sample --like a.png --out c.png").err
+    assert (picture(tmp_path / "c.png") == picture(tmp_path / "a.png")).all()
+    shutil.move(digits, tmp_path / "moved")
+    assert reverie("sample --like a.png --out d.png").code == 2
+    assert reverie("sample moved --like a.png --out d.png").code == 0
+    assert (picture(tmp_path / "d.png") == picture(tmp_path / "a.png")).all()
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "step-00000020")
+    said = reverie("sample moved --like a.png --out e.png")
+    assert said.code == 0 and "the weights that drew it (step-00000020) are not in moved" in said.err
+    assert (picture(tmp_path / "e.png") != picture(tmp_path / "a.png")).any()
+
+
+def test_what_does_not_say_how_it_was_drawn_is_refused(reverie, digits, tmp_path):
+    reverie("sample digits --n 1 --out a.jpg")
+    Image.new("L", (8, 8)).save(tmp_path / "plain.png")
+    for name in ("a.jpg", "plain.png"):
+        said = reverie("sample --like", name)
+        assert said.code == 2 and "--like takes a PNG that reverie sample wrote" in said.err
+    assert "cannot be read" in reverie("sample --like missing.png").err
+    assert "name the run to draw from" in reverie("sample").err
+    text = PngInfo()
+    named = {"run": str(digits), "checkpoint": "x", "weights": "y", "index": None}
+    text.add_text("reverie", json.dumps(named | {"flags": ["--n=1", "--out=planted.png", "--like=plain.png"]}))
+    text.add_text("recipe", (digits / "recipe.yaml").read_text())
+    Image.new("L", (8, 8)).save(tmp_path / "odd.png", pnginfo=text)
+    assert reverie("sample --like odd.png").out.strip() == "odd-again.png"
+    assert not (tmp_path / "planted.png").exists(), "a picture decides no file that is written"
 
 
 def picture(path: Path) -> np.ndarray:
@@ -310,3 +362,13 @@ def test_help_needs_no_torch(words: str):
 
 def test_version():
     assert main(["--version"]) == 0
+
+
+def test_a_run_goes_on_by_more_images(reverie, digits):
+    said = reverie("train", str(digits), "--train.images", "768")
+    assert said.code == 2 and "--extend goes on" in said.err
+    said = reverie("train", str(digits), "--extend", "--train.images", "768")
+    assert said.code == 0 and "768 images" in said.out and "train.images 768 (was 640)" in said.err
+    assert reverie("train", str(digits)).code == 0
+    for flag in (["--fresh"], ["--budget", "1m"]):
+        assert reverie("train", str(digits), "--extend", *flag).code == 2

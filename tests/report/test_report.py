@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import json
 import re
 import shutil
 import sys
@@ -289,6 +290,38 @@ def test_measuring_keeps_its_files_in_the_run(run: Run, judge: Path):
     assert {**figure.settings, "grid": ""} == {"solver": "DDIM(eta=0.0)", "grid": "", "steps": 2, "guidance": 1.5}
     with Image.open(run.folder / "samples" / "evaluation.png") as image:
         assert image.size == (40 * 8, 8)
+
+
+def test_measurements_are_kept_by_their_settings(run: Run, judge: Path):
+    """Another way to draw is a row more, the same way takes the place of the one before; old files are read."""
+    path = run.folder / "evaluation.json"
+    path.unlink(missing_ok=True)
+    first, second = SampleConfig(steps=2, scale=1.5, solver="ddim"), SampleConfig(steps=3, scale=1.5, solver="euler")
+    one = measure(run, first, n=20, seeds=(4,), judge=judge)
+    assert "All measurements" not in report(run).read_text(encoding="utf-8")
+    old = {
+        key: value for key, value in json.loads(path.read_text()).items() if key not in ("earlier", "date", "images")
+    }
+    path.write_text(json.dumps(old))
+    assert Evaluation.load_all(path) == [dataclasses.replace(one, date="", images=None)]
+    two = measure(run, second, n=20, seeds=(4,), judge=judge)
+    more = measure(run, second, n=20, seeds=(4, 5), judge=judge)
+    again = measure(run, first, n=20, seeds=(4,), judge=judge)
+    assert Evaluation.load_all(path) == [again, more, two] and Evaluation.load(path) == again
+    assert again.images == 256 and again.date.endswith("+00:00")
+    text = report(run).read_text(encoding="utf-8")
+    table = text[text.index("All measurements") :].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in table.split("<tr>")[2:]]
+    assert [(row[0], row[2], row[3], row[4]) for row in rows] == [
+        ("DDIM(eta=0.0)", "2", "1.5", "1 × 20"),
+        ("Euler()", "3", "1.5", "2 × 20"),
+        ("Euler()", "3", "1.5", "1 × 20"),
+    ]
+    assert again.figure("kernel").text in rows[0] and two.figure("kernel").text in rows[2]
+    assert rows[0][-2:] == ["256", again.date[:19].replace("T", " ")]
+    path.write_text("{")
+    measure(run, first, n=20, seeds=(4,), judge=judge)
+    assert len(Evaluation.load_all(path)) == 1, "what cannot be read is measured anew"
 
 
 def nowhere(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

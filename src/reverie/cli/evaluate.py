@@ -22,7 +22,7 @@ KEYS = ("solver", "steps", "grid", "scale")
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Placing):
-    """Measure the samples of a run against held-out pictures, beside controls; writes evaluation.json in it.
+    """Measure the samples of a run against held-out pictures, beside controls; adds to evaluation.json in it.
 
     Attributes:
         run: folder of a run, or of one of its checkpoints.

@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from reverie.core.condition import Cond
     from reverie.core.denoiser import Denoiser
+    from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -32,13 +34,15 @@ Side = Annotated[int, Bound(ge=1, le=65_536)]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Placing):
-    """Draw pictures from a run. What is not given is as its recipe says.
+    """Draw pictures from a run. What is not given is as its recipe says. A PNG says how it was drawn, and --like draws it again.
 
     Attributes:
-        run: folder of a run, or of one of its checkpoints.
+        run: folder of a run, or of one of its checkpoints; with like, in place of the one that drew the picture.
+        like: a PNG that this command wrote: what is not given is as it was drawn, so that it is drawn again.
         label: what to draw: a class or several (7 or 0,1,2, by name or number), all, or none; dealt out in turn. All without.
         n: how many pictures; without it 16, or the next multiple of the number of labels.
-        out: a picture file, which gets all in a grid, or a folder, which gets a file each.
+        out: a picture file, which gets all in a grid, or a folder, which gets a file each; samples.png without, with like NAME-again.png
+            beside it.
         steps: of the solver.
         solver: auto, stochastic, or one by name, such as ddim, dpmpp2, unipc3 or heun.
         grid: where the steps are taken.
@@ -55,10 +59,11 @@ class Arguments(Placing):
         canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
+    like: Path | None = None
     label: str | None = None
     n: Annotated[int, Bound(ge=1, le=10**6)] | None = None
-    out: Path = Path("samples.png")
+    out: Path | None = None
     steps: Annotated[int, STEPS] | None = None
     solver: str | None = None
     grid: GridName | None = None
@@ -73,12 +78,20 @@ class Arguments(Placing):
 
 
 def main(arguments: list[str]) -> None:
-    given = parse(Arguments, arguments, "sample")
+    given, drawn = parse(Arguments, arguments, "sample"), None
+    if given.like is not None:
+        given, drawn = alike(given, arguments)
+    if given.run is None:
+        raise InputError(
+            "name the run to draw from, reverie sample RUN, or a picture to draw again, --like samples.png"
+        )
     if given.start is not None and given.image is None:
         raise InputError("--start says how far a given picture is kept: give the picture with --image")
-    if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
+    out = given.out or Path("samples.png")
+    if out.suffix and out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {out}")
 
+    from reverie.recipes import drawn as text
     from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
 
@@ -101,7 +114,8 @@ def main(arguments: list[str]) -> None:
     asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
     if (labels is None or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
         asked["scale"] = 1.0
-    config = drawn_with(recipe, asked)
+    was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
+    config = drawn_with(replace(recipe, sample=was.sample), asked)
     generator = run.generator(config)
     if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
@@ -111,8 +125,35 @@ def main(arguments: list[str]) -> None:
         images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
     else:
         images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
-    for path in write(images, given.out, len(labels or [0])):
+    told, index = flags(replace(given, n=n)), None if drawn is None else drawn.index
+    for path in write(images, out, len(labels or [0]), lambda i: text.chunks(run, told, config, given.seed, i), index):
         print(shown(path))
+
+
+def alike(given: Arguments, arguments: list[str]) -> "tuple[Arguments, Drawn]":
+    """The arguments that drew the picture ``--like``, with the given ones on top, and what else it says."""
+    from reverie.recipes.drawn import find, read
+
+    assert given.like is not None
+    drawn = read(given.like)
+    out = given.out or given.like.with_name(f"{given.like.stem}-again.png")
+    again = parse(Arguments, [*drawn.flags, *arguments], "sample")
+    return replace(again, run=find(drawn, given.run), like=given.like, out=out), drawn
+
+
+def flags(given: Arguments) -> list[str]:
+    """What draws the same from the same run, in words of the command line."""
+    words = []
+    for field in fields(given):
+        value = getattr(given, field.name)
+        if field.name in ("run", "like", "out") or (value == field.default and field.name != "seed"):
+            continue
+        several = value if field.name == "guide" else (value,)
+        for each in several:
+            each = each.absolute() if isinstance(each, Path) else each
+            parts = each if isinstance(each, tuple) else (each,)
+            words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
+    return words
 
 
 def steered(
@@ -200,15 +241,33 @@ def condition(labels: list[int] | None, n: int) -> "Cond | None":
     return None if labels is None else Cond(label=[labels[i % len(labels)] for i in range(n)])
 
 
-def write(images: "Tensor", out: Path, labels: int) -> list[str]:
-    """One grid, or one file a picture; returns what was written."""
+def write(
+    images: "Tensor",
+    out: Path,
+    labels: int,
+    text: Callable[[int | None], dict[str, str] | None] = lambda i: None,
+    only: int | None = None,
+) -> list[str]:
+    """One grid, or one file a picture, or the picture ``only``; returns what was written.
+
+    Args:
+        text: what the picture of a number, or the grid of all (None), says of itself.
+
+    Raises:
+        InputError: when there is no picture ``only``.
+    """
     from reverie.learn import grid
 
-    if out.suffix:
+    if only is not None and only >= len(images):
+        raise InputError(f"the picture was number {only} of those drawn: --n is more than that, got {len(images)}")
+    if out.suffix and only is None:
         columns = labels if labels > 1 else math.ceil(math.sqrt(len(images)))
-        grid.save(grid.tile(images, min(columns, len(images))), out)
+        grid.save(grid.tile(images, min(columns, len(images))), out, text(None))
         return [str(out)]
-    paths = [out / f"{i:0{max(4, len(str(len(images))))}d}.png" for i in range(len(images))]
-    for path, pixels in zip(paths, grid.to_bytes(images), strict=True):
-        grid.save(grid.to_picture(pixels), path)
+    if out.suffix and only is not None:
+        grid.save(grid.to_picture(grid.to_bytes(images)[only]), out, text(only))
+        return [str(out)]
+    for i in range(len(images)) if only is None else (only,):
+        path = out / f"{i:0{max(4, len(str(len(images))))}d}.png"
+        grid.save(grid.to_picture(grid.to_bytes(images[i])), path, text(i))
     return [f"{out}{os.sep}"]

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -12,6 +12,9 @@ from reverie.core.task import TaskConfig
 from reverie.core.text import shown
 from reverie.recipes import serialisation, tasks
 from reverie.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from reverie.data import ImageSet
 
 OWN = ("--net.", "--space", "--prior", "--schedule", "--kind", "--train.optimizer", "--train.lr", "--train.batch")
 """Flags of those who choose the method themselves: then what else is not given is plain, whatever the data."""
@@ -23,6 +26,7 @@ class Arguments:
     """Train a recipe or a task, or go on with it where it stopped. Any key of a recipe is a flag, those of its task without a prefix.
 
     Without a recipe, a network or settings of the method, all of it suits the data: pixels, colours, number of pictures, classes, device.
+    With --init alone, the network, its path and what it predicts are those of the model that is trained on.
 
     Short: --data X for --data.name X, --net unet for --net.name unet, --space RUN for --space.name RUN.
 
@@ -31,12 +35,15 @@ class Arguments:
             file, or a run's folder; it comes first. Without it, a diffusion model.
         out: folder of the run, runs/NAME by default.
         fresh: start anew; the old run is renamed, not removed.
+        extend: go on with a run that is there by other settings of train and sample (more images, say); its recipe is rewritten, and the
+            one before kept.
         budget: train for a time, such as 90s, 5m or 1h30m, in place of a number of images.
     """
 
     spec: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[WHAT]")] = None
     out: Path | None = None
     fresh: bool = False
+    extend: bool = False
     budget: str | None = None
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
 
@@ -46,8 +53,10 @@ def main(arguments: list[str]) -> int:
     from reverie.recipes.outlook import seconds
     from reverie.recipes.training import train
 
+    if given.extend and (given.fresh or given.budget):
+        raise InputError("--extend goes on with a run, by a number of images: leave --fresh and --budget out")
     budget = None if given.budget is None else seconds(given.budget)
-    run, seen = train(given.recipe, given.out, given.fresh, budget)
+    run, seen = train(given.recipe, given.out, given.fresh, budget, given.extend)
     total = run.recipe.train.images
     if seen < total:
         print(
@@ -74,13 +83,23 @@ def parse(arguments: list[str]) -> Arguments:
             out = Path(spec)
         elif not recipe.name and path.parent != serialisation.NAMED:
             recipe = replace(recipe, name=path.stem)
+    init, _ = _take("--init", arguments)
+    if init is not None and spec is None:
+        from reverie.recipes.starting import recipe_from
+
+        recipe = recipe_from(init)
     name, arguments = _take("--net.name", arguments)
     if name is not None:
         recipe = replace(recipe, task=with_network(recipe.task, name))
     given = _flags(arguments, Arguments(out=out, recipe=recipe))
     if given.spec != spec:
         raise InputError(f"what to train comes first: reverie train {given.spec} …")
-    if spec is None and name is None and not any(a.startswith(OWN) for a in arguments):
+    if spec is None and init is not None:
+        from reverie.recipes.starting import training
+
+        begun = replace(given.recipe, train=training(_images(given.recipe), given.recipe))
+        given = _flags(arguments, replace(given, recipe=begun))
+    elif spec is None and name is None and not any(a.startswith(OWN) for a in arguments):
         given = _flags(arguments, replace(given, recipe=suited(given.recipe)))
     return given
 
@@ -97,19 +116,26 @@ def _flags(arguments: list[str], default: Arguments) -> Arguments:
 
 def suited(recipe: Recipe) -> Recipe:
     """A recipe of the flags, whose data is chosen, with settings that suit it: see :mod:`reverie.recipes.suited`."""
-    from reverie import data
     from reverie.recipes import suited as choosing
 
     serialisation.check_recipe(recipe)
+    images = _images(recipe)
+    return choosing.suited(images, replace(recipe, data=replace(recipe.data, size=images.size)))
+
+
+def _images(recipe: Recipe) -> "ImageSet":
+    """The data of the flags, of a size that suits the device where none is asked for."""
+    from reverie import data
+    from reverie.recipes.suited import largest
+
     config = recipe.data
-    images = data.load(
+    return data.load(
         config.name,
         size=config.size,
         channels=config.channels,
         fit=config.fit,
-        largest=choosing.largest(recipe.train.device),
+        largest=largest(recipe.train.device),
     )
-    return choosing.suited(images, replace(recipe, data=replace(config, size=images.size)))
 
 
 def with_network(task: TaskConfig, name: str) -> TaskConfig:

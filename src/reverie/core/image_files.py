@@ -131,6 +131,16 @@ def flatten(image: "Image.Image", mode: str, ground: str = "white") -> "Image.Im
     return opaque.convert(mode)
 
 
+def texts(path: Path) -> dict[str, str]:
+    """What a picture's file says in words beside its pixels, by keys (the text chunks of a PNG).
+
+    Raises:
+        Unreadable: see :func:`opened`.
+    """
+    with opened(path) as image:
+        return {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
+
+
 def read_mask(path: str | Path) -> "np.ndarray":
     """Where a mask is white: bool (H, W), upright like the picture that it was drawn on.
 

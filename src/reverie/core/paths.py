@@ -389,5 +389,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "edm": EDM,
     "trigonometric": Trigonometric,
     "ddpm": Table.linear,
+    "scaled_linear": Table.scaled_linear,
+    "squaredcos_cap_v2": Table.cosine,
 }
 """Paths by the names that recipes and the command line use."""

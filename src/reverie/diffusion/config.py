@@ -53,7 +53,7 @@ class OnPath(TaskConfig):
 
     Attributes:
         space: what is diffused.
-        schedule: the path from data to noise: flow, cosine, vp, subvp, ve, edm, trigonometric; ddpm is the table of Ho et al. 2020.
+        schedule: the path from data to noise: flow, cosine, vp, subvp, ve, edm, trigonometric, ddpm, scaled_linear or squaredcos_cap_v2.
         time: what the network is told of the time: t, or ¼·log(σ/α).
         times: density of the training times; of lognormal-sigma ln(σ/α) is normal, as EDM's (Karras et al. 2022).
         times_mean: mean of logit(t) for logit-normal times, 0 without; of ln(σ/α) for lognormal-sigma, log(data_std/0.5) - 1.2 without.

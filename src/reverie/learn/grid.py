@@ -1,10 +1,12 @@
 """Images as one PNG."""
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from reverie.core.files import write
@@ -37,8 +39,10 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Write an image file that appears complete or not at all."""
-    content = BytesIO()
-    picture.save(content, Image.registered_extensions()[path.suffix.lower()])
+def save(picture: Image.Image, path: Path, text: Mapping[str, str] | None = None) -> None:
+    """Write an image file that appears complete or not at all, a PNG with chunks of ``text`` by their keys."""
+    content, chunks = BytesIO(), PngInfo()
+    for key, value in (text or {}).items():
+        chunks.add_itxt(key, value.encode(errors="backslashreplace").decode())
+    picture.save(content, Image.registered_extensions()[path.suffix.lower()], pnginfo=chunks)
     write(path, content.getvalue())

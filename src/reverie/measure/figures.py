@@ -1,7 +1,7 @@
 """What a measurement says, and everything needed to take it again: JSON in ``evaluation.json`` of a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class Closest:
 class Evaluation:
     """All figures of a model, whether it copies (``memorisation`` of samples and of a copier), and the samples closest to training.
 
-    ``dims`` is the number of features that distances are taken in.
+    ``dims`` is the number of features that distances are taken in, ``date`` the time (ISO 8601), ``images`` what the model had seen.
     """
 
     figures: tuple[Figure, ...]
@@ -104,6 +104,19 @@ class Evaluation:
     closest: tuple[Closest, ...]
     seconds: float
     dims: int = 0
+    date: str = ""
+    images: int | None = None
+
+    @property
+    def drawn(self) -> Mapping[str, Any]:
+        """How its samples were drawn, as the generator says."""
+        return next((f.settings for f in self.figures if f.of == "samples"), {})
+
+    @property
+    def settings(self) -> str:
+        """What another measurement has alike that takes this one's place, as JSON."""
+        taken = [f for f in self.figures if f.of == "samples"]
+        return json.dumps([[f.measure, f.seeds, f.count, f.data, f.extractor, f.settings] for f in taken])
 
     def figure(self, measure: str, of: str = "samples") -> Figure | None:
         """The figure with that name, or None if it was not taken."""
@@ -175,30 +188,47 @@ class Evaluation:
         usual = f"against {percent(m.held_out_copies)} of held-out pictures"
         return f"{found}, {usual}: {'the model copies its training data' if m.flagged else 'no sign of copying'}."
 
-    def to_json(self) -> str:
-        return json.dumps({"version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+    def to_json(self, earlier: Sequence["Evaluation"] = ()) -> str:
+        """The text of ``evaluation.json``: this measurement, and ``earlier`` ones of other settings, the newest first."""
+        kept = {"earlier": [asdict(other) for other in earlier if other.settings != self.settings]}
+        return json.dumps({"version": VERSION, **asdict(self), **kept}, indent=1, ensure_ascii=False)
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Read ``evaluation.json``.
+        """The newest measurement of ``evaluation.json``.
 
         Raises:
             RunError: if it cannot be read, or another version wrote it.
+        """
+        return cls.load_all(path)[0]
+
+    @classmethod
+    def load_all(cls, path: Path) -> list["Evaluation"]:
+        """All that ``evaluation.json`` keeps, one for each way to draw and to measure, the newest first.
+
+        Raises:
+            RunError: as :meth:`load`.
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] not in (1, VERSION):
                 raise ValueError(f"it has version {content['version']}, this Reverie reads {VERSION}")
             figures = map(_settings, content["figures"]) if content["version"] == 1 else content["figures"]
-            return cls(
-                figures=tuple(Figure(**_tuples(f)) for f in figures),
-                memorisation={of: Memorisation(**_tuples(m)) for of, m in content["memorisation"].items()},
-                closest=tuple(Closest(**c) for c in content["closest"]),
-                seconds=content["seconds"],
-                dims=content.get("dims", 0),
-            )
+            return [cls._read({**content, "figures": figures}), *map(cls._read, content.get("earlier", []))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot read {path}: {error}. Run reverie evaluate again.") from error
+
+    @classmethod
+    def _read(cls, content: Mapping[str, Any]) -> "Evaluation":
+        return cls(
+            figures=tuple(Figure(**_tuples(f)) for f in content["figures"]),
+            memorisation={of: Memorisation(**_tuples(m)) for of, m in content["memorisation"].items()},
+            closest=tuple(Closest(**c) for c in content["closest"]),
+            seconds=content["seconds"],
+            dims=content.get("dims", 0),
+            date=content.get("date", ""),
+            images=content.get("images"),
+        )
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:

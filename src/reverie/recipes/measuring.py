@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, RunError
 from reverie.core.files import write
 from reverie.core.memory import afford
 from reverie.data import ImageSet
@@ -36,8 +39,8 @@ def measure(
 ) -> Evaluation:
     """Measure a run against the held-out split of its data, see :func:`reverie.measure.evaluate`.
 
-    Writes ``evaluation.json``, the samples of the first seed (``samples/evaluation.png``) and those closest to training pictures above
-    these (``samples/closest.png``).
+    Writes ``evaluation.json``, which keeps the newest measurement of each setting, the samples of the first seed
+    (``samples/evaluation.png``) and those closest to training pictures above these (``samples/closest.png``).
 
     Args:
         run: what to measure; the averaged weights of its checkpoint.
@@ -60,9 +63,14 @@ def measure(
     looks = extractor(recipe.data.name, train, judge)
     generator = run.generator(sample)
     evaluation, drawn = evaluate(generator, train, held_out, looks, n=n, seeds=seeds, batch_size=batch_size)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    evaluation = replace(evaluation, date=now, images=run.checkpoint.state["images"])
     grid.save(sheet(drawn.images, COLUMNS), pictures)
     grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), closest)
-    write(figures, evaluation.to_json())
+    earlier: list[Evaluation] = []
+    with suppress(RunError):  # damaged: measured anew
+        earlier = Evaluation.load_all(figures) if figures.exists() else []
+    write(figures, evaluation.to_json(earlier))
     return evaluation
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,15 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Task
 from reverie.data import ImageSet, Loader
+from reverie.diffusion.config import DenoisingConfig
 from reverie.learn.runtime import Runtime
 from reverie.recipes.recipe import Recipe
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 STEPS = 1.25
 """What a step costs of its passes: optimizer, averages, data, log, and processes in each other's way."""
+FEW = 200
+"""Pictures below which a diffusion model learns these, and little of what they have in common."""
 MEASURED = 32
 """Images of a pass that is timed, at most."""
 
@@ -91,12 +95,24 @@ def outlook(recipe: Recipe, task: Task, data: ImageSet, held_out: ImageSet, fold
     total = recipe.train.images
     look = min(total, recipe.train.sample_every)
     weights = sum(_bytes(player.module) for player in task.players.values())
+    few = []
+    if len(data) < FEW and recipe.init is None and isinstance(recipe.task, DenoisingConfig):
+        few = [
+            f"{len(data):,} pictures are too few to learn from alone: what is drawn will be copies or noise. Start from a model of similar "
+            f"pictures, a run or a folder in diffusers' format: {_from_another(recipe)}"
+        ]
     return [
         f"{data.name}: {len(data):,} pictures of {height}x{width} in {'grey' if data.channels == 1 else 'colour'}{classes}, "
         f"{len(held_out):,} more held out",
         f"{describe(recipe.task)}: {parameters:,} parameters; checkpoints of about {_size(4 * weights)} in {folder}",
         f"{total:,} images in batches of {recipe.train.batch}: about {_time(each * total)}, a first look after about {_time(each * look)}",
+        *few,
     ]
+
+
+def _from_another(recipe: Recipe) -> str:
+    """The command that does not learn from these pictures alone."""
+    return f"reverie train --init RUN --data {shlex.quote(recipe.data.name)}"
 
 
 def _bytes(module: nn.Module) -> int:

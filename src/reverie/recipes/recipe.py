@@ -46,12 +46,14 @@ class Recipe:
     Attributes:
         name: of the run's folder in runs/.
         seed: of all randomness.
+        init: start from the weights of another run, or of a folder in diffusers' format: what fits by name and shape is taken.
         task: what is trained; its keys are flags without a prefix.
         sample: how what it trains is drawn from, an instance of the task's ``Sample``.
     """
 
     name: Annotated[str, FolderName()] = ""
     seed: Annotated[int, Bound(ge=0, lt=2**63)] = 0
+    init: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     task: Annotated[TaskConfig, arg(name="")] = field(default_factory=DenoisingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

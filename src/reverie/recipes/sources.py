@@ -43,7 +43,8 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         classes=None if images.labels is None else tuple(images.classes),
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
     )
-    return replace(recipe, name=recipe.name or Path(name).name, data=config)
+    init = None if recipe.init is None else str(Path(recipe.init).expanduser().absolute())
+    return replace(recipe, name=recipe.name or Path(name).name, data=config, init=init)
 
 
 def spec(config: DataConfig) -> DataSpec:

@@ -25,9 +25,11 @@ from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
 from reverie.diffusion.teacher import FromTeacher
+from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
-from reverie.recipes import serialisation, sources
+from reverie.recipes import serialisation, sources, starting
+from reverie.recipes.extending import extend, may_change
 from reverie.recipes.outlook import outlook, pace, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
@@ -37,7 +39,11 @@ FREE = {"train.workers"}
 
 
 def train(
-    recipe: Recipe, out: str | Path | None = None, fresh: bool = False, budget: float | None = None
+    recipe: Recipe,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    budget: float | None = None,
+    extending: bool = False,
 ) -> tuple[Run, int]:
     """Train a recipe to its end, from the latest checkpoint if its run has one.
 
@@ -46,6 +52,7 @@ def train(
         out: folder of the run, ``runs/NAME`` by default.
         fresh: start anew; a run that is there is renamed, not removed.
         budget: seconds of training, which decide the number of images of a new run; one that is there keeps its own.
+        extending: a run that is there goes on by this recipe, see :func:`~reverie.recipes.extending.extend`.
 
     Returns:
         The run, and the images it has seen (fewer than the recipe's if it was interrupted).
@@ -71,8 +78,10 @@ def train(
     folder = Path("runs") / recipe.name if out is None else Path(out)
     if budget is not None and not fresh and (folder / "recipe.yaml").exists():
         recipe = replace(recipe, train=Run(folder).recipe.train)
-    run = _open(recipe, folder, fresh)
+    run = _open(recipe, folder, fresh, extending)
     with _alone(run.folder):
+        run = extend(run, recipe) if extending else run
+        starting.prepare(recipe, run.folder)
         recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
         made = make(recipe, data, held_out, run.folder)
         if launched()[0] == 0 and not run.checkpoints.all():
@@ -103,8 +112,10 @@ class Made(NamedTuple):
 
 
 def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Made:
-    """The model of a resolved recipe, freshly initialised by its seed, its task and its data in order."""
+    """The model of a resolved recipe, initialised by its seed and the weights it starts from, its task and its data in order."""
     model = recipe.task.build(data.spec, recipe.seed, folder)
+    if recipe.init is not None and not Checkpoints(folder / "checkpoints").all():
+        starting.begin(recipe, model)
     seen, unseen = recipe.task.examples(data, held_out, folder)
     task = recipe.task.task(model, seen, unseen, recipe.usual, recipe.seed)
     flip = recipe.data.flip
@@ -197,8 +208,10 @@ def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
         loop(made.task, made.loader, recipe.train, folder, seed=recipe.seed)
 
 
-def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
-    """The run in a folder, new or the same recipe's."""
+def _open(recipe: Recipe, folder: Path, fresh: bool, extending: bool) -> Run:
+    """The run in a folder, new or the same recipe's, or one that may go on by this recipe."""
+    if extending and not (folder / "recipe.yaml").exists():
+        raise InputError(f"--extend goes on with a run that is there: there is none in {folder}")
     if fresh and folder.exists():
         number = 1
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
@@ -210,7 +223,7 @@ def _open(recipe: Recipe, folder: Path, fresh: bool) -> Run:
         changes = [change for change in serialisation.difference(begun, recipe) if change[0] not in FREE]
         if begun.data.contents is None:
             changes = [change for change in changes if change[0] != "data.contents"]
-        if changes:
+        if any(not (extending and may_change(key)) for key, *_ in changes):
             raise InputError(_changed(folder, changes))
     elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no run: choose another --out")
@@ -230,7 +243,9 @@ def _changed(folder: Path, changes: list[tuple[str, object, object]]) -> str:
         if others
         else "is a run of another recipe"
     )
+    extendable = all(may_change(key) for key, *_ in changes)
     return (
         f"{folder} {what}:\n{table}\n"
+        f"{'--extend goes on with that run by these. ' if extendable else ''}"
         "--fresh starts anew and keeps the old run beside it; --out or --name takes another folder."
     )

@@ -46,7 +46,8 @@ def report(run: Run) -> Path:
     """
     drawn = pictures(run)
     measured = run.folder / EVALUATION
-    evaluation = Evaluation.load(measured) if measured.exists() else None
+    evaluations = Evaluation.load_all(measured) if measured.exists() else []
+    evaluation = next(iter(evaluations), None)
     loader = PackageLoader("reverie.report", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -59,6 +60,7 @@ def report(run: Run) -> Path:
         **_curves(run),
         **_likelihood(run, drawn),
         **_measures(run, evaluation),
+        **_kept(evaluations),
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
         environment=_environment(run),
@@ -228,6 +230,31 @@ def _measures(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
         "pairs": _pairs(run, evaluation),
         "memorisation": m,
     }
+
+
+def _kept(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """All measurements that are kept, a row each: how was drawn, what came out, when."""
+    if len(evaluations) < 2:
+        return {"kept": []}
+    ways = list(dict.fromkeys(key for e in evaluations for key in e.drawn))
+    measures = list(dict.fromkeys(f.measure for e in evaluations for f in e.figures))
+    titles = {f.measure: f.title for e in evaluations for f in e.figures}
+    rows = []
+    for e in evaluations:
+        first, copies = e.figures[0], e.memorisation.get("samples")
+        drawn = [e.drawn.get(key, "") for key in ways]
+        rows.append(
+            [
+                *(f"{value:g}" if isinstance(value, float) else str(value) for value in drawn),
+                f"{len(first.seeds)} × {first.count:,}",
+                *("" if (f := e.figure(measure)) is None else f.text for measure in measures),
+                "" if copies is None else percent(copies.copies),
+                "" if e.images is None else f"{e.images:,}",
+                e.date.partition("+")[0].replace("T", " "),
+            ]
+        )
+    heads = [*ways, "samples", *(titles[measure] for measure in measures), "Copies", "pictures seen", "date (UTC)"]
+    return {"kept": rows, "kept_heads": heads}
 
 
 def _pairs(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
