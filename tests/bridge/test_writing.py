@@ -11,6 +11,7 @@ import torch
 import reverie as rv
 from reverie import bridge, nets
 from reverie.bridge.foreign import Foreign
+from reverie.bridge.using import lines
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.paths import EDM, SubVP, Table, Trigonometric
@@ -164,6 +165,41 @@ def test_whole_pipelines_draw_by_class(tiny, tmp_path, case):
     with torch.no_grad():
         ours = rv.sample(denoise, cond=rv.Cond(label=labels), x=x, **steps)
     assert close((ours / 2 + 0.5).clamp(0, 1), theirs, 1e-4) and theirs.std() > 0.05
+
+
+DRAWN = {
+    **{case: RUNS[case] for case in ("flow", "flow, another count", "ddpm", "ddpm, a learned variance", "zero terminal", "cosine", "edm")},
+    "flow, DiT": (DIT, Flow(), "flow", {}),
+    "flow, DiT, a learned variance": (replace(DIT, learn_sigma=True), Flow(), "flow", {"learned_variance": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [3, None])
+@pytest.mark.parametrize("case", DRAWN)
+def test_the_lines_that_are_printed_draw_what_ours_draws(tiny, tmp_path, case, classes):
+    """Grey pictures by class, in diffusers alone; labels are read."""
+    config, schedule, kind, options = DRAWN[case]
+    if classes is None and isinstance(config, nets.DiTConfig):
+        return  # refused: theirs has classes
+    denoise = run(tiny, config, schedule, kind, classes=classes, **options)
+    bridge.write(denoise, tmp_path / "out")
+    scope = {}
+    torch.manual_seed(7)
+    exec(compile(lines(tmp_path / "out", 5), "lines", "exec"), scope)
+    torch.manual_seed(7)
+    x = torch.randn(4, 1, 8, 8)
+    if isinstance(schedule, EDM):
+        x = x * (schedule.sigma_max**2 + 1) ** 0.5
+        how = {"solver": rv.solve.DDIM(), "steps": 5, "grid": rv.grids.karras()}
+    else:
+        stated = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text())
+        flow = stated["_class_name"].startswith("Flow")
+        how = bridge.Scheduler(stated if flow else stated | {"_class_name": "DDIMScheduler"})(5)
+    with torch.no_grad():
+        cond, other = (None if classes is None else rv.Cond(label=which) for which in ([0, 1, 2, 0], [1, 2, 0, 1]))
+        ours, wrong = ((rv.sample(denoise, cond=c, x=x, **how) / 2 + 0.5).clamp(0, 1) for c in (cond, other))
+    assert scope["images"].std() > 0.05 and close(ours, scope["images"], 1e-3)
+    assert classes is None or not close(wrong, scope["images"], 1e-2)
 
 
 def test_a_run_without_classes_becomes_theirs(tiny, tmp_path):

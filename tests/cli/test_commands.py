@@ -372,3 +372,18 @@ def test_a_run_goes_on_by_more_images(reverie, digits):
     assert reverie("train", str(digits)).code == 0
     for flag in (["--fresh"], ["--budget", "1m"]):
         assert reverie("train", str(digits), "--extend", *flag).code == 2
+
+
+def test_the_demo_is_written_for_diffusers_once_it_is_trained_as_the_refusal_says(reverie, tmp_path):
+    """The flags that the refusal names, on the same recipe, and then the lines that are printed, as printed."""
+    short = "--train.images 32 --train.processes 1 --train.sample-every 1000000"
+    assert reverie("train demo --out runs/a", short).code == 0
+    said = reverie("convert runs/a out")
+    assert said.code == 2 and "--prior None, --net.patch 1" in said.err
+    flags = said.err.strip().partition("train with ")[2].replace(",", "")
+    assert reverie("train demo --out runs/b", short, flags).code == 0
+    said = reverie("convert runs/b out")
+    assert said.code == 0, said.err
+    scope = {}
+    exec(said.out.partition("In diffusers:")[2], scope)
+    assert scope["images"].shape == (4, 1, 28, 28) and scope["images"].isfinite().all() and scope["images"].std() > 0.01

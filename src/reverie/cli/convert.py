@@ -14,6 +14,8 @@ from reverie.core.text import shown
 class Arguments:
     """Write a model to a new folder in diffusers' format, from which diffusers computes the same outputs.
 
+    Of a run, the lines of Python that draw with it there are printed.
+
     Attributes:
         source: folder of a run, or of a pipeline in diffusers' format.
         out: the new folder.
@@ -41,4 +43,9 @@ def main(arguments: list[str]) -> None:
         if not isinstance(model, bridge.Pretrained):
             raise InputError("adapters fit models in diffusers' format; this is a run")
         bridge.merge(model, path, given.scale)
-    print(shown(bridge.write(model, given.out)))
+    written = bridge.write(model, given.out)
+    print(shown(written))
+    if not isinstance(model, bridge.Pretrained) and "text" not in model.conditions:
+        from reverie.bridge.using import lines
+
+        print(f"\nIn diffusers:\n\n{lines(written)}")
