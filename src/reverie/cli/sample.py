@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from reverie.cli.evaluate import drawn_with
 from reverie.cli.placing import Placing
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
+from reverie.core.image_files import WRITTEN
 from reverie.core.memory import afford
 from reverie.core.names import GridName
 from reverie.core.text import shown
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from reverie.core.denoiser import Denoiser
     from reverie.recipes.recipe import Recipe
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 START = 0.6
 Side = Annotated[int, Bound(ge=1, le=65_536)]
 
@@ -76,8 +77,8 @@ def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "sample")
     if given.start is not None and given.image is None:
         raise InputError("--start says how far a given picture is kept: give the picture with --image")
-    if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
+    if given.out.suffix and given.out.suffix.lower() not in WRITTEN:
+        raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {given.out}")
 
     from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
@@ -111,7 +112,8 @@ def main(arguments: list[str]) -> None:
         images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
     else:
         images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
-    for path in write(images, given.out, len(labels or [0])):
+    names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
+    for path in write(images, given.out, names):
         print(shown(path))
 
 
@@ -200,15 +202,9 @@ def condition(labels: list[int] | None, n: int) -> "Cond | None":
     return None if labels is None else Cond(label=[labels[i % len(labels)] for i in range(n)])
 
 
-def write(images: "Tensor", out: Path, labels: int) -> list[str]:
-    """One grid, or one file a picture; returns what was written."""
-    from reverie.learn import grid
+def write(images: "Tensor", out: Path, names: Sequence[str] = ()) -> list[str]:
+    """One grid, of a column a name if there are several, or one file a picture; returns what was written."""
+    from reverie.learn import pictures
 
-    if out.suffix:
-        columns = labels if labels > 1 else math.ceil(math.sqrt(len(images)))
-        grid.save(grid.tile(images, min(columns, len(images))), out)
-        return [str(out)]
-    paths = [out / f"{i:0{max(4, len(str(len(images))))}d}.png" for i in range(len(images))]
-    for path, pixels in zip(paths, grid.to_bytes(images), strict=True):
-        grid.save(grid.to_picture(pixels), path)
-    return [f"{out}{os.sep}"]
+    pictures.save(images, out, headings=names if len(names) > 1 else ())
+    return [str(out) if out.suffix else f"{out}{os.sep}"]
