@@ -391,8 +391,8 @@ class NetDenoiser(Bounded, Denoiser):
         return f"NetDenoiser({describe.network(self.net)}, {kind}, {shape}, {describe.conditions(self.conditions)})"
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
-        if as_cond(cond) is not None:
-            cond.check_names(self.conditions)  # pyright: ignore[reportOptionalMemberAccess]
+        if (cond := as_cond(cond)) is not None:
+            cond.check_names(self.conditions)
         point = self.point(t, x)
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
         time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)

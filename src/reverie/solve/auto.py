@@ -150,12 +150,16 @@ def recalled(
         if grid is None and (solver is None or split(solver)[1] is None):
             grid = own.grid
         solver, steps = own.solver if solver is None else solver, own.steps if steps is None else steps
-    alone = own is not None and not isinstance(denoise, Wrapper)
-    if scale is None:
-        scale = own.scale if alone and cond is not None else 1.0
-    elif scale != 1.0 and (not alone or cond is None):
-        why = "guides towards a condition: give cond=" if alone else "is of a model that `rv.load` opened from a run"
-        raise InputError(f"scale={scale:g} {why}; any other is guided by rv.guide.cfg(denoise, {scale:g})")
-    if scale != 1.0:
-        denoise = own.guided(denoise, scale)  # pyright: ignore[reportOptionalMemberAccess]
+    if own is None or isinstance(denoise, Wrapper):
+        if scale not in (None, 1.0):
+            raise InputError(
+                f"scale={scale:g} is of a model that `rv.load` opened from a run; any other is guided by rv.guide.cfg(denoise, {scale:g})"
+            )
+        scale = 1.0
+    elif cond is None and scale not in (None, 1.0):
+        raise InputError(f"scale={scale:g} guides towards a condition: give cond=, or leave scale out")
+    elif scale is None:
+        scale = 1.0 if cond is None else own.scale
+    if scale != 1.0 and own is not None:
+        denoise = own.guided(denoise, scale)
     return denoise, solver, STEPS if steps is None else steps, grid

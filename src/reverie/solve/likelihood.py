@@ -84,7 +84,7 @@ def log_prob(
     if probes < 1:
         raise InputError(f"probes is at least 1: got {probes}")
     _check_guides(denoise)
-    if as_cond(cond) is not None:
+    if (cond := as_cond(cond)) is not None:
         cond.check(denoise.conditions)
         cond = cond.expand(len(x)).to(denoise.device)
     solver = RK45() if solver is None else named(solver)
