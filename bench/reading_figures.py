@@ -117,7 +117,7 @@ def panoptic() -> None:
     widths = [m.shape[1] for m in rv.taps.features(denoise, sites, torch.zeros(1, 3, 16, 16), 0.1).values()]
     model = ODISE(Backbone(denoise, sites, widths, PRESETS["small"], t=0.05), 7, PRESETS["small"])
     words = scenes.vocabulary()
-    task = Segmenting(model, None, scenes.vocabulary(new=False))
+    task = Segmenting(model, scenes.vocabulary(new=False))
 
     def loss(step: int) -> Tensor:
         parts = task.loss("odise", scenes.scenes(8 * step, 8), Draws(0, 8 * step, 8), Moment(step, 0, 1))
@@ -133,7 +133,7 @@ def panoptic() -> None:
         score = quality(found, true, len(words.names)).pq
         print(f"{name}: panoptic quality {score:.3f}, true masks named right {right:.1%}")
     parts = [scenes.scenes(20_000, 6), scenes.scenes(20_000, 4, new=True)]
-    x = torch.cat([part.images for part in parts])
+    x = torch.cat([part.x for part in parts])
     true = [m for part in parts for m in scenes.truth(part)]
     found = model.segment(x, words, stuff=(scenes.GROUND,), least=0.3)
     painted = [torch.stack([_paint(m) for m in maps]) for maps in (true, found)]

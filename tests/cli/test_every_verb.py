@@ -25,7 +25,9 @@ VERBS = {
     "calibrate": "calibrate RUN --steps 2 --label 1 --scale 1",
     "restore": "restore RUN --image small.png --task superres --factor 2 --steps 4 --label 3 --out restored.png",
     "read probe": "read probe RUN --labels 40 --seeds 1 --logsnr 0 --pictures 50",
+    "read classify": "read classify RUN --epochs 1 --batch 1000 --t 0.1",
     "read segment": "read segment RUN --labels 4 --members 1 --pictures 4 --t 0.2",
+    "read panoptic": "read panoptic RUN --labels 4 --pictures 4 --steps 1 --batch 2",
     "read match": "read match one.png other.png --run RUN --noises 1 --points 3",
     "convert": "convert RUN written",
 }
@@ -77,7 +79,9 @@ def test_every_verb(run: Path, verb: str, reverie, pictures):
             "calibrate": None,
             "restore": "restored.png",
             "read probe": "probe.json",
+            "read classify": None,
             "read segment": "segment.png",
+            "read panoptic": "panoptic.png",
             "read match": "matches.png",
         }[verb]
         assert made is None or made in files

@@ -19,6 +19,7 @@ PLANTED = {
     "report digits": ["report.html", ".tmp-report.html", "samples", "samples/report", "samples/report/film.png"],
     "calibrate digits --steps 2 --scale 1": ["calibrated-2-1.json"],
     "read segment digits --labels 5 --pictures 5 --members 1 --t 0.1": ["read", "read/segment.png"],
+    "read panoptic digits --labels 4 --pictures 4 --steps 1": ["read", "read/panoptic.png"],
 }
 
 

@@ -34,6 +34,32 @@ def test_segment_writes_masks_and_measures_them(reverie, digits):
     assert "true and found masks" in page and "reverie read probe" in page
 
 
+def folder_of_things(tmp_path):
+    """Twenty pictures of 28x56 with a bar of class 1 and, at times, a block of class 2; masks beside them."""
+    for name in ("things", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(20):
+        picture, mask = Image.new("L", (56, 28), 40), Image.new("L", (56, 28), 0)
+        for image, colours in ((picture, (250, 140)), (mask, (1, 2))):
+            image.paste(colours[0], (4 + i, 3, 9 + i, 25))
+            if i % 2:
+                image.paste(colours[1], (40, 8, 52, 20))
+        picture.save(tmp_path / "things" / f"{i}.png")
+        mask.save(tmp_path / "masks" / f"{i}.png")
+
+
+def test_panoptic_learns_things_from_masks_and_reads_by_windows(reverie, digits, tmp_path):
+    folder_of_things(tmp_path)
+    words = "read panoptic digits --data things --masks masks --labels 15 --steps 8 --batch 4 --size 28 56"
+    said = reverie(words, "--names ground bar block --sites blocks.0")
+    assert said.code == 0, said.err
+    assert "Panoptic quality" in said.out and "an untrained network" in said.out and "ground: " in said.out
+    with Image.open(digits / "read" / "panoptic.png") as picture:
+        assert picture.width / picture.height > 56 / (3 * 28 + 20)
+    assert "3 classes, --names gives 2" in reverie(words, "--names ground bar").err
+    assert "28x28 pixels or more" in reverie(words.replace("--size 28 56", "--size 20 56")).err
+
+
 def test_match_draws_the_lines(reverie, digits, tmp_path):
     for name in ("a", "b"):
         image = Image.new("L", (28, 28))
@@ -58,6 +84,7 @@ def test_match_draws_the_lines(reverie, digits, tmp_path):
         ("read probe digits --head liner", "linear"),
         ("read probe digits --data nowhere", "nowhere"),
         ("read segment digits --masks nowhere", "no folder"),
+        ("read segment digits --labels 3 --least 9999", "no class has 9999 labelled pixels"),
         ("read probe nowhere", "no run"),
     ],
 )

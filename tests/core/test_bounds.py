@@ -100,7 +100,7 @@ WRONG = {
         ("data_std", -1.0),
         ("data_std", 0.0),
         ("times_std", math.inf),
-        ("times_std", 0.0),
+        ("times_std", -0.1),
         ("drop", 1.5),
         ("prior", 0),
     ],

@@ -35,6 +35,8 @@ VERBS = {
     "evaluate": "evaluate {run} --n 12 --seeds 0 --steps 2",
     "report": "report {run}",
     "probe": "read probe {run} --labels 10 --seeds 1 --pictures 20 --logsnr 2.0 --sites blocks.1",
+    "classify": "read classify {run} --epochs 1 --batch 1000 --t 0.1",
+    "panoptic": "read panoptic {run} --labels 4 --pictures 4 --steps 1 --batch 2",
     "match": "read match {run}/../a.png {run}/../a.png --run {run} --noises 1 --out {to}/lines.png",
 }
 
@@ -53,7 +55,18 @@ def test_every_verb_runs_where_it_is_told(run, tmp_path, capsys, verb):
 
 
 def test_every_verb_that_runs_a_network_takes_the_flags():
-    for verb in ("sample", "calibrate", "restore", "evaluate", "report", "read_probe", "read_match", "read_segment"):
+    for verb in (
+        "sample",
+        "calibrate",
+        "restore",
+        "evaluate",
+        "report",
+        "read_probe",
+        "read_match",
+        "read_segment",
+        "read_classify",
+        "read_panoptic",
+    ):
         assert issubclass(import_module(f"reverie.cli.{verb}").Arguments, Placing), verb
 
 

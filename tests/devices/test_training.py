@@ -24,6 +24,7 @@ from reverie.data import ImageSet
 from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
+from reverie.diffusion.reflow import Reflow
 from reverie.diffusion.vlb import VLB, Hybrid, OnChain
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
@@ -79,6 +80,12 @@ def aligned() -> WithAuxiliary:
     return WithAuxiliary(base, *looks, Dispersive("blocks.1"))
 
 
+def straightened() -> Reflow:
+    base = denoising("dit")
+    held_out = Batch(X, condition(base.denoise, len(X)), {"noise": X.flip(0)})
+    return Reflow(base.denoise, held_out=held_out)
+
+
 def semantic() -> diffae.SemanticDenoising:
     base = MODELS["unet-text"]()
     small = rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)
@@ -123,6 +130,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "vlb": lambda: on_chain(VLB),
     "online": online,
     "aligned": aligned,
+    "reflow": straightened,
     "semantic": semantic,
     "codes": codes,
     "classifier": classifying,
@@ -141,7 +149,7 @@ def step(task: Any, device: Any, cond: rv.Cond | None, images: torch.Tensor, opt
     for name in task.turns(NOW):
         player = task.players[name]
         stepped = optim.build(player.module, settings)
-        batch = Batch(images, cond).to(device)
+        batch = Batch(images, cond, {"noise": images.flip(0)}).to(device)
         losses = task.loss(name, batch, Draws(0, 0, len(images)), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
         found |= {f"{name} {key}": v.detach() for key, v in losses.items()}

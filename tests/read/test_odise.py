@@ -15,12 +15,25 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.learn import Batch, Draws, Moment
-from reverie.read.odise import ODISE, PRESETS, Backbone, Captioner, Naming, Vocabulary, panoptic, quality
+from reverie.read.odise import (
+    CAPTIONS,
+    LABELS,
+    ODISE,
+    PRESETS,
+    Backbone,
+    Captioner,
+    Helper,
+    Naming,
+    Vocabulary,
+    masked,
+    panoptic,
+    quality,
+)
 from reverie.read.odise.criterion import Criterion, Segments, assign, dice
 from reverie.read.odise.deformable import Deformable, centers
 from reverie.read.odise.masks import MaskGenerator, inside
 from reverie.read.odise.model import Segmenting, unpack
-from reverie.read.odise.naming import fuse
+from reverie.read.odise.naming import fuse, helped
 from reverie.read.odise.panoptics import Panoptic
 from reverie.read.odise.scenes import COLOURS, GROUND, SEEN, scenes, truth, vocabulary
 
@@ -230,6 +243,85 @@ def test_the_fused_probability_is_the_weighted_geometric_mean():
     fused = fuse(p, q, torch.tensor([True, False]), torch.tensor(0.25))
     expected = [0.75 * 0.2**0.7 * 0.6**0.3, 0.75 * 0.5**0.3 * 0.1**0.7]
     torch.testing.assert_close(fused, torch.tensor(expected))
+
+
+def as_seen(images):
+    """A made picture-text model: each place says the word of the shape's colour it shows, never the shape."""
+    palette = torch.tensor(list(COLOURS.values())).float() * 1.6 - 0.7
+    nearest = (images[:, None] - palette[None, :, :, None, None]).square().sum(2).argmin(1)
+    words = torch.eye(len(COLOURS))
+    return words[nearest].permute(0, 3, 1, 2)
+
+
+def test_masked_scores_say_what_lies_inside_the_masks():
+    batch = scenes(0, 20)
+    known = Vocabulary([[colour] for colour in COLOURS], torch.eye(len(COLOURS)))
+    q = masked(as_seen)(batch.x, batch.extra["masks"], known)
+    wanted = torch.tensor([list(COLOURS).index(SEEN[k][1]) for k in batch.extra["categories"][:, :2].flatten()])
+    assert q.shape == (20, 3, len(COLOURS))
+    torch.testing.assert_close(q.sum(-1), torch.ones(20, 3))
+    assert (q[:, :2].argmax(-1).flatten() == wanted).double().mean() == 1.0
+    other = masked(as_seen)(batch.x, batch.extra["masks"].roll(1, 0), known)
+    assert (other[:, :2].argmax(-1).flatten() == wanted).double().mean() < 0.8
+
+
+@pytest.mark.parametrize(("light", "shares"), [(LABELS, (0.3, 0.7)), (CAPTIONS, (0.35, 0.65))])
+def test_a_helper_joins_by_the_geometric_mean_of_the_paper(light, shares):
+    """One seen and one new category: p^(1−λ)·q^λ·(1 − null), with the null, made to sum to one."""
+    logits, known = torch.tensor([[[1.0, 0.0, -1.0]]]), Vocabulary([["a"], ["b"]], torch.eye(2))
+    q = torch.tensor([[[0.2, 0.8]]])
+    helper = Helper(lambda images, masks, words: q, torch.tensor([True, False]), light)
+    got = helped(logits, helper, torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4), known)[0, 0]
+    e = [math.exp(v) for v in (1.0, 0.0, -1.0)]
+    null, p = e[2] / sum(e), [e[0] / (e[0] + e[1]), e[1] / (e[0] + e[1])]
+    raw = [
+        p[0] ** (1 - shares[0]) * 0.2 ** shares[0] * (1 - null),
+        p[1] ** (1 - shares[1]) * 0.8 ** shares[1] * (1 - null),
+        null,
+    ]
+    torch.testing.assert_close(got, torch.tensor(raw) / sum(raw))
+    assert got[1] > logits.softmax(-1)[0, 0, 1] + 0.1, "the helper is heard"
+    with pytest.raises(InputError, match="one a category"):
+        helped(
+            logits, helper._replace(seen=torch.tensor([True])), torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4), known
+        )
+
+
+def test_segments_take_the_names_of_a_helper():
+    it, batch = model(captioned=False).eval(), scenes(0, 4)
+    words, sure = vocabulary(), 3
+    nn.init.constant_(it.naming.log_scale, -3.0)  # undecided, so that the null does not win
+
+    def scorer(images, masks, known):
+        assert images.shape == (4, 3, 16, 16) and masks.shape == (4, 6, 16, 16) and masks.min() >= 0
+        return F.one_hot(torch.full(masks.shape[:2], sure), len(known.names)).float().clamp(1e-6)
+
+    helper = Helper(scorer, torch.zeros(len(words.names), dtype=torch.bool))
+    found = it.segment(batch.x, words, least=0.0, visible=0.0, helper=helper)
+    alone = it.segment(batch.x, words, least=0.0, visible=0.0)
+    assert {label for m in found for label in m.labels.values()} == {sure}
+    assert {label for m in alone for label in m.labels.values()} != {sure}
+
+
+def test_larger_pictures_are_read_window_by_window():
+    backbone = model(captioned=False).backbone
+    wide = torch.cat([scenes(0, 2).x, scenes(2, 2).x], 3)
+    with torch.no_grad():
+        left, right = backbone(wide[..., :16]), backbone(wide[..., 16:])
+        for whole, a, b in zip(backbone(wide), left, right, strict=True):
+            assert torch.equal(whole, torch.cat([a, b], 3))
+        for whole, a, b in zip(backbone(wide[..., :24]), left, backbone(wide[..., 8:24]), strict=True):
+            n = whole.shape[3] // 3  # a third is seen by both
+            torch.testing.assert_close(whole[..., :n], a[..., :n])
+            torch.testing.assert_close(whole[..., n : 2 * n], 0.5 * (a[..., n:] + b[..., :n]))
+            torch.testing.assert_close(whole[..., 2 * n :], b[..., n:])
+        tall = backbone(F.pad(wide, (0, 0, 0, 5)))
+        assert [m.shape[2:] for m in tall] == [(21, 32), (10, 16), (5, 8), (2, 4)]
+        assert all(m.isfinite().all() for m in tall)
+    found = model(captioned=False).eval().segment(wide, vocabulary(), least=0.0)
+    assert found[0].segments.shape == (16, 32)
+    with pytest.raises(InputError, match="16x16 pixels or more"):
+        backbone(wide[..., :15])
 
 
 def test_grounding_is_lowest_when_pictures_meet_their_own_captions():

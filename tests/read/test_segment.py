@@ -65,6 +65,21 @@ def test_miou_counts_over_the_whole_set():
     assert segment.miou(found, truth, 3) == pytest.approx((1 / 4 + 3 / 6) / 2)
 
 
+def test_a_class_of_fewer_than_twenty_pixels_in_a_picture_is_ignored_there():
+    masks = torch.zeros(2, 10, 10, dtype=torch.long)
+    masks[:, 0] = segment.IGNORE
+    masks[0, 1:3] = 1  # 20 pixels
+    masks[0, 4:6], masks[0, 5, 9] = 2, 0  # 19
+    masks[1, 4:6] = 2  # 20 in the other picture: 39 in all do not help the first
+    kept = segment.without_specks(masks)
+    assert (kept[0] == 1).sum() == 20 and (kept[1] == 2).sum() == 20
+    assert (kept[0][masks[0] == 2] == segment.IGNORE).all()
+    rest = (masks != 2) | (torch.arange(2)[:, None, None] == 1)
+    assert torch.equal(kept[rest], masks[rest])
+    assert torch.equal(segment.without_specks(masks, 19), masks)
+    assert (masks[0] == 2).sum() == 19, "what was given stays"
+
+
 def test_masks_that_do_not_fit():
     ensemble = segment.Ensemble(8, 2, members=1)
     x, y = scene(2)

@@ -2,21 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from reverie.cli.arguments import parse
+from reverie.cli.labelled import labelled
 from reverie.cli.placing import Placing
 from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 from reverie.core.text import shown
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from reverie.data import ImageSet
-    from reverie.data.pixels import Fit
 
 SHOWN = 10
 
@@ -31,6 +26,7 @@ class Arguments(Placing):
         masks: folder of PNG files with the pictures' names and a class number a pixel (255 where unknown). Without it pixels
             brighter than the middle take the class of their picture, and others class 0: made for digits.
         labels: labelled pictures to learn from.
+        least: pixels that a class must have in a picture to be learned from it, at the size the network reads.
         members: of the ensemble.
         sites: blocks to read; those in the middle by default.
         t: times to read at.
@@ -41,6 +37,7 @@ class Arguments(Placing):
     data: str | None = None
     masks: Path | None = None
     labels: Annotated[int, Bound(ge=1, le=10**6)] = 60
+    least: Annotated[int, Bound(ge=1, le=10**6)] = 20
     members: Annotated[int, Bound(ge=1, le=10**6)] = 10
     sites: tuple[str, ...] = ()
     t: tuple[float, ...] = (0.05, 0.15, 0.25)
@@ -59,9 +56,12 @@ def main(arguments: list[str]) -> None:
     run = given.open(given.run)
     path = run.path("read/segment.png")
     train, test = splits(run.recipe, given.data)
-    known, known_masks = _labelled(train, given.masks, given.labels, run.recipe.data.fit, seed=0)
-    asked, truth = _labelled(test, given.masks, given.pictures, run.recipe.data.fit, seed=1)
+    known, known_masks = labelled(train, given.masks, given.labels, run.recipe.data.fit, seed=0)
+    asked, truth = labelled(test, given.masks, given.pictures, run.recipe.data.fit, seed=1)
     classes = int(known_masks.max()) + 1
+    known_masks = segment.without_specks(known_masks, given.least)
+    if not (known_masks != segment.IGNORE).any():
+        raise InputError(f"no class has {given.least} labelled pixels in any picture: lower --least, or label more")
     trained = run.denoiser()
     sites, first, figures = given.sites or tuple(knowing(trained)), None, []
     for model in (trained, untrained(trained)):
@@ -80,44 +80,3 @@ def main(arguments: list[str]) -> None:
         f"mean IoU {figures[0]:.3f} on {len(asked)} held-out pictures, learned from {len(known)}; "
         f"an untrained network {figures[1]:.3f}. {shown(path)}"
     )
-
-
-def _labelled(data: "ImageSet", masks: Path | None, count: int, fit: "Fit", seed: int) -> "tuple[Tensor, Tensor]":
-    """Pictures with a class a pixel, at most ``count``."""
-    import torch
-
-    if masks is None:
-        if data.labels is None:
-            raise InputError(f"{data.name} has no labels: give --masks, a folder with a class number a pixel")
-        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
-        some = data.batch(rows)
-        images, labels = some.x, some.label
-        assert labels is not None
-        return images, torch.where(images.mean(1) > 0.0, labels[:, None, None] + 1, 0)
-    if "path" not in data.columns:
-        raise InputError(f"--masks goes by the names of files, and {data.name} is no folder: give --data FOLDER")
-    files = [(row, masks / Path(name).with_suffix(".png")) for row, name in enumerate(data.columns["path"])]
-    there = [(row, file) for row, file in files if file.is_file()]
-    if not there:
-        raise InputError(f"no mask in {masks} for the {data.split} pictures of {data.name}, such as {files[0][1].name}")
-    order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    images = data.batch([there[i][0] for i in order]).x
-    return images, torch.stack([_mask(there[i][1], images.shape[-2:], fit) for i in order])
-
-
-def _mask(path: Path, size: tuple[int, ...], fit: "Fit") -> "Tensor":
-    """Class numbers (H, W), brought to ``size`` as the pictures are."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from reverie.core import image_files
-    from reverie.data import pixels
-    from reverie.read.dense_prediction.segment import IGNORE
-
-    image = image_files.open_image(path)
-    if image.mode not in ("L", "P", "1"):
-        raise InputError(f"{path} is no mask: its pixels are {image.mode}, class numbers are grey or a palette")
-    small = pixels.fit_to(image, (size[0], size[1]), fit, Image.Resampling.NEAREST)
-    values = torch.from_numpy(np.array(small).astype(np.int64))
-    return torch.where(values == 255, IGNORE, values)

@@ -107,6 +107,7 @@ def suited(recipe: Recipe) -> Recipe:
     from reverie import data
     from reverie.recipes import suited as choosing
 
+    serialisation.check_recipe(recipe)
     config = recipe.data
     images = data.load(
         config.name,

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -171,6 +171,10 @@ class TaskConfig(ABC):
         ``sample``, before anything is made."""
         self.build(spec, 0)
 
+    def resolved(self) -> Self:
+        """The settings with what was left open filled in, as a run's recipe says them."""
+        return self
+
     def prepare(self, given: Given) -> None:  # noqa: B027 - most tasks need nothing here
         """Make in the run's folder what :meth:`build` needs besides the data, such as a tokenizer, unless it is there already."""
 
@@ -186,9 +190,13 @@ class TaskConfig(ABC):
     def modules(self, model: Any) -> Mapping[str, nn.Module]:
         """What of a model checkpoints fill when it is opened, by the names of players."""
 
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+        """What is learned from and validated on: the run's data, or what :meth:`prepare` made of it in ``folder``."""
+        return data, held_out
+
     @abstractmethod
     def task(self, model: Any, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Task:
-        """What trains the model."""
+        """What trains the model on such :meth:`examples`."""
 
     def describe(self, model: Any, spec: DataSpec) -> dict[str, str]:
         """What the header of a weight file says, and opening checks."""

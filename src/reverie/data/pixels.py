@@ -40,7 +40,7 @@ def sides(size: Any) -> tuple[int, int]:
     return given[0], given[-1]
 
 
-def load_pixels(path: Path, size: Size, channels: int, fit: Fit) -> np.ndarray:
+def read(path: Path, size: Size, channels: int, fit: Fit) -> np.ndarray:
     """Decode a file to uint8 (channels, height, width).
 
     The first frame is taken, EXIF orientation is applied, transparency is composited on white, 16-bit grey keeps its

@@ -84,7 +84,7 @@ def emoji(folder: Path, size: int = 64) -> Made:
 
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     entries = sorted((e for e in entries if e["has_img_twitter"]), key=lambda e: e["sort_order"])
-    images = np.stack([pixels.load_pixels(folder / "img/twitter/64" / e["image"], size, 3, "pad") for e in entries])
+    images = np.stack([pixels.read(folder / "img/twitter/64" / e["image"], size, 3, "pad") for e in entries])
     classes = sorted({e["category"] for e in entries})
     return {
         "images": images,

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
     from reverie.diffusion.denoising import Denoising
+    from reverie.diffusion.genie import Genie
     from reverie.diffusion.online import Online
+    from reverie.diffusion.reflow import Reflow
     from reverie.diffusion.vlb import VLB, Hybrid
 
-_HOME = {"VLB": "vlb", "Classifying": "classifying", "Denoising": "denoising", "Hybrid": "vlb", "Online": "online"}
+_HOME = {
+    "VLB": "vlb",
+    "Classifying": "classifying",
+    "Denoising": "denoising",
+    "Genie": "genie",
+    "Hybrid": "vlb",
+    "Online": "online",
+    "Reflow": "reflow",
+}
 
-__all__ = ["VLB", "Classifying", "Denoising", "Hybrid", "Online"]
+__all__ = ["VLB", "Classifying", "Denoising", "Genie", "Hybrid", "Online", "Reflow"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie import guide, nets, spaces
+from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
@@ -20,7 +21,7 @@ from reverie.core.paths import SCHEDULES
 from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.task import Given, Preview
-from reverie.core.times import LogitNormal, LogSNR, TimeSampler, Uniform
+from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
@@ -39,6 +40,8 @@ HELD_OUT = 512
 """Held-out samples that training validates on."""
 FITTED = 20_000
 """Training samples that a prior is fitted to."""
+TEACHER = "teacher.safetensors"
+"""In a run's folder, the weights that it began with."""
 
 
 def prepare_space(config: SpaceConfig, given: Given) -> None:
@@ -114,6 +117,40 @@ def space_of(config: SpaceConfig, spec: DataSpec, folder: Path | None) -> Space:
     return spaces.build(config, spec.shape[0]) if folder is None else spaces.load(folder / FILE)
 
 
+def prepare_teacher(teacher: str, given: Given) -> None:
+    """Leave the model of another run in the run's folder: its space and its averaged weights.
+
+    Raises:
+        InputError: when there is no such run, or its model is of other data.
+    """
+    path = inside(given.folder, TEACHER)
+    if path.exists():
+        return
+    model: NetDenoiser = given.load(teacher)
+    data = (model.space.data_shape(model.shape), {**model.conditions})
+    if data != (given.spec.shape, {**given.spec.conditions}):
+        raise InputError(
+            f"{teacher} is a model of other data: of {data}, not {given.spec.shape, {**given.spec.conditions}}"
+        )
+    if isinstance(model.space, Latent):
+        spaces.save(model.space, inside(given.folder, FILE))
+    files.write_tensors(path, model.net.state_dict(), {"what": "teacher", "kind": model.kind.name})
+
+
+def begin(model: NetDenoiser, folder: Path | None) -> NetDenoiser:
+    """The model with the weights that :func:`prepare_teacher` left in a run's folder; without one, as it is.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    if folder is not None:
+        try:
+            model.net.load_state_dict(files.read_tensors(folder / TEACHER))
+        except RuntimeError as error:
+            raise RunError(f"{folder / TEACHER} holds another network than the recipe describes: {error}") from error
+    return model
+
+
 def schedule_of(config: OnPath) -> Schedule:
     """The path of the settings.
 
@@ -127,8 +164,12 @@ def schedule_of(config: OnPath) -> Schedule:
 
 def times(config: OnPath, schedule: Schedule) -> TimeSampler:
     """The density of the training times."""
+    known = config.resolved()
+    assert known.times_mean is not None and known.times_std is not None
     if config.times == "logit-normal":
-        return LogitNormal(config.times_mean, config.times_std)
+        return LogitNormal(known.times_mean, known.times_std)
+    if config.times == "lognormal-sigma":
+        return LogNormalSigma(schedule, known.times_mean, known.times_std)
     return Uniform() if config.times == "uniform" else LogSNR(schedule)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.names import GridName
@@ -54,17 +55,25 @@ class OnPath(TaskConfig):
         space: what is diffused.
         schedule: the path from data to noise: flow, cosine, vp, subvp, ve, edm, trigonometric; ddpm is the table of Ho et al. 2020.
         time: what the network is told of the time: t, or ¼·log(σ/α).
-        times: density of the training times.
-        times_mean: mean of logit(t), for logit-normal times.
-        times_std: standard deviation of logit(t), for logit-normal times.
+        times: density of the training times; of lognormal-sigma ln(σ/α) is normal, as EDM's (Karras et al. 2022).
+        times_mean: mean of logit(t) for logit-normal times, 0 without; of ln(σ/α) for lognormal-sigma, log(data_std/0.5) - 1.2 without.
+        times_std: their standard deviation, 1 for logit-normal times without, 1.2 for lognormal-sigma; 0 is one noise
+            level.
     """
 
     space: SpaceConfig = field(default_factory=SpaceConfig)
     schedule: str = "flow"
     time: Literal["t", "log_sigma"] = "t"
-    times: Literal["logit-normal", "uniform", "logsnr"] = "logit-normal"
-    times_mean: float = 0.0
-    times_std: Annotated[float, Bound(gt=0)] = 1.0
+    times: Literal["logit-normal", "uniform", "logsnr", "lognormal-sigma"] = "logit-normal"
+    times_mean: float | None = None
+    times_std: Annotated[float, Bound(ge=0)] | None = None
+
+    def resolved(self) -> Self:
+        usual_mean, usual_std = 0.0, 1.0
+        if self.times == "lognormal-sigma":
+            usual_mean, usual_std = math.log((getattr(self, "data_std", None) or 0.5) / 0.5) - 1.2, 1.2
+        mean = usual_mean if self.times_mean is None else self.times_mean
+        return replace(self, times_mean=mean, times_std=usual_std if self.times_std is None else self.times_std)
 
     def check(self, spec: DataSpec, sample: Any) -> None:
         from reverie.diffusion.building import check_fed
@@ -87,7 +96,8 @@ class DenoisingConfig(OnPath):
         kind: what the network predicts.
         objective: simple, the squared error; hybrid, beside it the variance of a network that gives one (net.learn_sigma); vlb, the
             variational bound.
-        data_std: scale the network's input to unit variance for data of this standard deviation; as it is without.
+        data_std: of the data: scales the network's input to unit variance, as it is without; and the kind edm and the lognormal-sigma times
+            are for data of it, of 0.5 without.
         loss_kind: the kind in which the error is measured; the network's own without.
         drop: share of the images whose label is dropped, so that guidance works.
         prior: correct the exact denoiser of one Gaussian a class with this many axes, fitted to the data, in place of learning all of it;

@@ -70,7 +70,7 @@ class Denoising(Task):
         self.players = {"denoiser": Player(denoise.net)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        return {"mse": self.errors(batch.x, self.times(rng.even("time")), rng, self.condition(batch, rng))}
+        return {"mse": self.batch_errors(batch, self.times(rng.even("time")), rng, self.condition(batch, rng))}
 
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:
         """The conditions of a batch, some dropped."""
@@ -78,18 +78,28 @@ class Denoising(Task):
             return batch.cond
         return batch.cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
 
+    def batch_errors(self, batch: Batch, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
+        """:meth:`errors` of a batch, for a task that takes more of it than the images."""
+        return self.errors(batch.x, t, rng, cond)
+
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """The weighted squared error of each image at its time, mean over pixels: (B, C, H, W) and float64 (B,) -> (B,)."""
-        x0, noise, estimate = self.estimate(images, t, rng, cond)
-        weight = onto(self.weight(self.denoise.schedule.lam(t)), x0)
-        return weight * self.squared(x0, noise, estimate)
+        return self.weighted(*self.pair(images, rng), t, cond)
 
-    def estimate(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> tuple[Tensor, Tensor, Estimate]:
-        """x0 and ε of each image, both (B, …), and what the denoiser says of x_t at its time t, float64 (B,)."""
+    def weighted(self, x0: Tensor, noise: Tensor, t: Tensor, cond: Cond | None) -> Tensor:
+        """The weighted squared error between x0 and ε, both (B, …), at float64 t (B,), mean over dimensions: (B,)."""
+        weight = onto(self.weight(self.denoise.schedule.lam(t)), x0)
+        return weight * self.squared(x0, noise, self.estimate(x0, noise, t, cond))
+
+    def pair(self, images: Tensor, rng: Draws) -> tuple[Tensor, Tensor]:
+        """x0 and the ε that it meets, both (B, …) in the diffused space."""
         x0 = self.denoise.space.to(images.device).encode(images)
-        noise = self.coupling(x0, onto(rng.normal("noise", x0.shape[1:]), x0))
+        return x0, self.coupling(x0, onto(rng.normal("noise", x0.shape[1:]), x0))
+
+    def estimate(self, x0: Tensor, noise: Tensor, t: Tensor, cond: Cond | None) -> Estimate:
+        """What the denoiser says of ``α(t)·x0 + σ(t)·ε``."""
         point = self.denoise.schedule.point(t).align(x0)
-        return x0, noise, self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
+        return self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
 
     def squared(self, x0: Tensor, noise: Tensor, estimate: Estimate) -> Tensor:
         """The squared error of an estimate, mean over pixels, (B,)."""
@@ -111,7 +121,7 @@ class Denoising(Task):
             part = slice(i, min(i + 256, n))
             rng = Draws(0, part.start, part.stop - part.start)
             some = self.held_out.index(part).to(device)
-            parts.append(self.errors(some.x, self.times(u[part]), rng, some.cond))
+            parts.append(self.batch_errors(some, self.times(u[part]), rng, some.cond))
         errors = torch.cat(parts).cpu().double()
         bins = [float(errors[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]
         centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)

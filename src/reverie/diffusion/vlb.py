@@ -70,7 +70,8 @@ class OnChain(Denoising):
         i = drawn(q := share / share.sum(), rng.even("move"))
         total = torch.zeros(len(batch), device=batch.x.device)
         for moves, weight in ((torch.full_like(i, len(q)), torch.ones_like(q)[i]), (i, 1.0 / q[i])):
-            x0, _, estimate = self.estimate(batch.x, self.time(moves), rng, batch.cond)
+            x0, noise = self.pair(batch.x, rng)
+            estimate = self.estimate(x0, noise, self.time(moves), batch.cond)
             total += onto(weight, total) * self.bits(x0, estimate, moves)
         return total + self.chain.prior(x0) / (x0[0].numel() * math.log(2.0))
 
@@ -101,7 +102,8 @@ class Hybrid(OnChain):
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         t = self.times(rng.even("time"))
-        x0, noise, estimate = self.estimate(batch.x, t, rng, self.condition(batch, rng))
+        x0, noise = self.pair(batch.x, rng)
+        estimate = self.estimate(x0, noise, t, self.condition(batch, rng))
         i = len(self.chain) - (t * len(self.chain)).round().long()
         bits = self.bits(x0, estimate.replace(estimate.out.detach()), i)
         return {"mse": self.squared(x0, noise, estimate), "vlb": self.WEIGHT * len(self.chain) * bits}
@@ -127,7 +129,8 @@ class VLB(OnChain):
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         p = self.history.probabilities()
         i = drawn(p, rng.even("time"))
-        x0, _, estimate = self.estimate(batch.x, self.time(i), rng, self.condition(batch, rng))
+        x0, noise = self.pair(batch.x, rng)
+        estimate = self.estimate(x0, noise, self.time(i), self.condition(batch, rng))
         bits = self.bits(x0, estimate, i)
         self.losses.append(torch.stack([onto(i, bits), bits.detach()], 1))
         return {"vlb": bits / onto(p[i], bits)}

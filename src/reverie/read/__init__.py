@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from reverie.read.dense_prediction.segment import Ensemble, miou, pixels
     from reverie.read.extract import features
     from reverie.read.maps import attention, blocks, knowing, of_module
-    from reverie.read.probes import ddae, gdc, grid, heads, heatmap, probe
+    from reverie.read.probes import ddae, gdc, grid, heads, heatmap, noise_conditional, probe
     from reverie.read.probes.diffeed import DifFeed
     from reverie.read.probes.difformer import DifFormer
     from reverie.read.probes.grid import Grid, Probed, untrained
@@ -45,6 +45,7 @@ _ROOMS = {
     "grid": "probes.grid",
     "heads": "probes.heads",
     "heatmap": "probes.heatmap",
+    "noise_conditional": "probes.noise_conditional",
     "odise": "odise",
     "probe": "probes.probe",
 }
@@ -72,6 +73,7 @@ __all__ = [
     "knowing",
     "match",
     "miou",
+    "noise_conditional",
     "odise",
     "of_module",
     "pck",

@@ -16,7 +16,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import SampleSeed, Tape
-from reverie.core.schedules import HostPoint
+from reverie.core.schedules import HostPoint, Point
 from reverie.core.tensors import combine, onto
 from reverie.nets import taps
 from reverie.nets.copies import sharing
@@ -108,7 +108,7 @@ def noisy(x0: Tensor, point: HostPoint, noise: Tensor | None) -> Tensor:
 
 
 def maps(
-    denoise: Denoiser, x_t: Tensor, point: HostPoint, sites: Sequence[str], cond: Cond | None = None
+    denoise: Denoiser, x_t: Tensor, point: Point, sites: Sequence[str], cond: Cond | None = None
 ) -> dict[str, Tensor]:
     """What the network says at ``sites`` of a noisy state, as maps (B, C, h, w); differentiable, and early out.
 

@@ -5,15 +5,17 @@ import math
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from reverie.core.batch import Dataset
 from reverie.core.bounds import check_bounds
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Task
-from reverie.data import ImageSet
+from reverie.data import ImageSet, Loader
 from reverie.learn.runtime import Runtime
 from reverie.recipes.recipe import Recipe
 
@@ -37,11 +39,11 @@ def seconds(text: str) -> float:
     return total
 
 
-def pace(task: Task, recipe: Recipe, data: ImageSet, held_out: ImageSet) -> float:
+def pace(task: Task, loader: Loader, recipe: Recipe) -> float:
     """Seconds of training an image, from one pass there and back of each player of a copy that moves, once the first has warmed up."""
-    task = copy.deepcopy(task, {id(images): images for images in (data, held_out)})
     runtime, count = Runtime.choose(recipe.train.device), min(MEASURED, recipe.train.batch)
-    batch = data.batch(torch.arange(count) % len(data)).to(runtime.device)
+    batch = loader(0, count).to(runtime.device)
+    task = copy.deepcopy(task, {id(data): data for data in vars(task).values() if isinstance(data, Dataset)})
     now, threads = Moment(0, 0, recipe.train.images), torch.get_num_threads()
     for player in task.players.values():
         player.module.to(runtime.device).train(player.train)
@@ -63,10 +65,8 @@ def pace(task: Task, recipe: Recipe, data: ImageSet, held_out: ImageSet) -> floa
     return STEPS * taken / count / recipe.train.processes
 
 
-def within(recipe: Recipe, data: ImageSet, held_out: ImageSet, budget: float) -> Recipe:
-    """The recipe with as many images as ``budget`` seconds of training allow, its warm-up and cadences in proportion."""
-    model = recipe.task.build(data.spec, recipe.seed)
-    each = pace(recipe.task.task(model, data, held_out, recipe.usual, recipe.seed), recipe, data, held_out)
+def within(recipe: Recipe, budget: float, each: float) -> Recipe:
+    """The recipe with as many images as ``budget`` seconds allow at ``each`` a piece, its warm-up and cadences in proportion."""
     config = recipe.train
     images = max(1, round(budget / each / config.batch)) * config.batch
     share = images / config.images
@@ -81,15 +81,14 @@ def within(recipe: Recipe, data: ImageSet, held_out: ImageSet, budget: float) ->
     return replace(recipe, train=train)
 
 
-def outlook(recipe: Recipe, task: Task, data: ImageSet, held_out: ImageSet, folder: object) -> list[str]:
-    """What is about to happen, a line each: the data and its split, the network, the time, the memory, what can be done with it."""
+def outlook(recipe: Recipe, task: Task, data: ImageSet, held_out: ImageSet, folder: Path, each: float) -> list[str]:
+    """What is about to happen, a line each: the data and its split, the network and its checkpoints, the time at ``each`` an image."""
     from reverie.recipes.serialisation import describe
 
     height, width = data.shape[1:]
     classes = f" in {len(data.classes)} classes" if data.labels is not None else ""
     parameters = sum(p.numel() for player in task.players.values() for p in player.module.parameters())
     total = recipe.train.images
-    each = pace(task, recipe, data, held_out)
     look = min(total, recipe.train.sample_every)
     weights = sum(_bytes(player.module) for player in task.players.values())
     return [

@@ -200,6 +200,8 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
     if get_origin(expected) is Annotated:
         return _convert(value, get_args(expected)[0], key, source)
     if dataclasses.is_dataclass(expected):
+        if isinstance(value, dict) and value.get("name") == getattr(expected, "name", None):  # a task inside of another
+            value = {k: v for k, v in value.items() if k != "name"}
         return _section(value, expected, key, source)
     if get_origin(expected) in (Union, UnionType):
         options = get_args(expected)

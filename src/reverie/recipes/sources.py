@@ -83,7 +83,7 @@ def picture(path: Path, recipe: Recipe, size: tuple[int, int] | None = None, cha
     """
     config = recipe.data
     assert config.size is not None and config.channels is not None
-    array = pixels.load_pixels(path, size or config.size, channels or config.channels, config.fit)
+    array = pixels.read(path, size or config.size, channels or config.channels, config.fit)
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
 
 

@@ -24,11 +24,12 @@ from reverie.core.memory import afford, keep_freed_memory
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
+from reverie.diffusion.teacher import FromTeacher
 from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources
-from reverie.recipes.outlook import outlook, within
-from reverie.recipes.recipe import Recipe
+from reverie.recipes.outlook import outlook, pace, within
+from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
 FREE = {"train.workers"}
@@ -54,6 +55,8 @@ def train(
         RunError: when training fails; what was saved stays.
     """
     serialisation.check_recipe(recipe)
+    recipe = _taught(recipe)
+    recipe = replace(recipe, task=recipe.task.resolved())
     Runtime.choose(recipe.train.device)
     data = sources.load(recipe)
     for note in data.notes:
@@ -66,15 +69,18 @@ def train(
     spec = data.spec
     recipe.task.check(spec, recipe.sample)
     folder = Path("runs") / recipe.name if out is None else Path(out)
-    if budget is not None:
-        begun = None if fresh or not (folder / "recipe.yaml").exists() else Run(folder).recipe.train
-        recipe = within(recipe, data, held_out, budget) if begun is None else replace(recipe, train=begun)
+    if budget is not None and not fresh and (folder / "recipe.yaml").exists():
+        recipe = replace(recipe, train=Run(folder).recipe.train)
     run = _open(recipe, folder, fresh)
     with _alone(run.folder):
         recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
         made = make(recipe, data, held_out, run.folder)
         if launched()[0] == 0 and not run.checkpoints.all():
-            for line in outlook(recipe, made.task, data, held_out, run.folder):
+            each = pace(made.task, made.loader, recipe)
+            if budget is not None:
+                recipe = within(recipe, budget, each)
+                serialisation.write(recipe, run.path("recipe.yaml"))
+            for line in outlook(recipe, made.task, data, held_out, run.folder, each):
                 print(shown(line), file=sys.stderr)
         with _companions(recipe, run.folder):
             seen = loop(
@@ -99,11 +105,29 @@ class Made(NamedTuple):
 def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Made:
     """The model of a resolved recipe, freshly initialised by its seed, its task and its data in order."""
     model = recipe.task.build(data.spec, recipe.seed, folder)
-    task = recipe.task.task(model, data, held_out, recipe.usual, recipe.seed)
+    seen, unseen = recipe.task.examples(data, held_out, folder)
+    task = recipe.task.task(model, seen, unseen, recipe.usual, recipe.seed)
     flip = recipe.data.flip
     return Made(
-        model, task, Loader(Mirrored(data) if flip else data, recipe.seed, flip=flip, workers=recipe.train.workers)
+        model, task, Loader(Mirrored(seen) if flip else seen, recipe.seed, flip=flip, workers=recipe.train.workers)
     )
+
+
+def _taught(recipe: Recipe) -> Recipe:
+    """The recipe of a task that begins with the model of another run, with what that run's recipe says of it: the model, and unless it is
+    told otherwise the data.
+
+    Raises:
+        InputError: when there is no such run, or it trained no diffusion model.
+    """
+    task = recipe.task
+    if not isinstance(task, FromTeacher) or task.model is not None:
+        return recipe
+    if not task.teacher:
+        raise InputError(f"the task {task.name} begins with a trained model: give --teacher RUN")
+    teacher = Run(task.teacher).recipe
+    data = teacher.data if recipe.data == DataConfig() else recipe.data
+    return replace(recipe, name=recipe.name or f"{teacher.name}-{task.name}", data=data, task=task.of(teacher.task))
 
 
 @contextmanager

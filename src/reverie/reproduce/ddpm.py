@@ -94,7 +94,7 @@ SCALES = {
     "tiny": Scale(
         net=replace(SMALL, width=8, multipliers=(1,), attention=()), train=MUON(images=256, warmup=64), levels=60, n=20, passes=1,
     ),
-    "small": Scale(net=SMALL, train=MUON(images=12_000, warmup=640), levels=100, n=400, passes=4),
+    "small": Scale(net=SMALL, train=MUON(images=48_000, warmup=1_600), levels=100, n=400, passes=4),
     "paper": Scale(
         data="cifar10", net=NETWORK, levels=1000, n=50_000, passes=16,
         train=TrainConfig(

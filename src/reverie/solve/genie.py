@@ -1,18 +1,24 @@
-"""GENIE: the second derivative of the flow from a Jacobian-vector product."""
+"""GENIE: the second derivative of the flow, from a Jacobian-vector product or from a head that has learned it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from reverie.core.denoiser import Estimate
+from reverie.core.errors import InputError
 from reverie.core.jvp import jvp
-from reverie.core.schedules import HostPoint, Schedule
+from reverie.core.predictions import Pair
+from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.tensors import combine
 from reverie.solve.plan import Bound, PlanStep, Row, State, TableSolver, first_order
 from reverie.solve.variables import VARIABLES
+
+Head = Callable[[Estimate], Tensor]
+"""An estimate (B, …) -> dε/dρ along the flow there, of the same shape."""
 
 
 class Taylor(NamedTuple):
@@ -31,22 +37,30 @@ class Taylor(NamedTuple):
 class GENIE(TableSolver):
     """Second-order Taylor steps (Dockhorn et al. 2022, eq. 9): with ``d(x/M) = y dμ``, ``x_u/M_u = x/M + Δμ·y + ½Δμ²·dy/dμ``; order 2.
 
-    The total derivative dy/dμ along the flow is one Jacobian-vector product of the denoiser in (x, t); the paper distils it into a head,
-    here it is exact, and counts as a second evaluation. ``variable`` "eps" is the paper's (ε in ρ = σ/α), "straight" ε − x0 in
-    τ = σ/(α+σ), which a move from pure noise always takes. The move to clean data is of order 1.
+    The total derivative dy/dμ along the flow is one Jacobian-vector product of the denoiser in (x, t), exact, and counts as a second
+    evaluation; a ``head`` that has learned it (:mod:`reverie.diffusion.genie`) costs none. The move to clean data is of order 1.
+
+    Args:
+        variable: "eps" is the paper's (ε in ρ = σ/α), "straight" ε − x0 in τ = σ/(α+σ), which a move from pure noise always takes.
+        head: in place of the product, in the variable "eps"; a move from pure noise is then of order 1.
     """
 
     variable: Literal["eps", "straight"] = "straight"
+    head: Head | None = None
+
+    def __post_init__(self) -> None:
+        if self.head is not None and self.variable != "eps":
+            raise InputError('a head gives the derivative of eps: GENIE("eps", head)')
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         steps = []
         for at, to in pairwise(points):
             name = "straight" if at.alpha == 0.0 else self.variable
             step = first_order(at, to, VARIABLES[name].pair, to.alpha, to.sigma)
-            if to.sigma > 0.0:
-                mu, rate = (_tau, _tau_rate) if name == "straight" else (_rho, _rho_rate)
+            if to.sigma > 0.0 and not (self.head is not None and at.alpha == 0.0):
+                mu, rate = (_tau, _tau_rate) if name == "straight" else (_rho, rho_rate)
                 second = 0.5 * VARIABLES[name].scale(to) * (mu(to) - mu(at)) ** 2 / rate(at)
-                step = step._replace(row=Taylor(step.row, schedule, second), evaluations=2)
+                step = step._replace(row=Taylor(step.row, schedule, second), evaluations=1 if self.head else 2)
             steps.append(step)
         return steps
 
@@ -57,13 +71,21 @@ class GENIE(TableSolver):
         assert point is not None
         estimate = denoise(state.x, point)
         y = estimate.linear(*first.pair)
-
-        def along(x: Tensor, t: Tensor) -> Tensor:
-            return denoise(x, row.schedule.point(t)).linear(*first.pair)
-
-        t = torch.tensor(point.t, dtype=state.x.dtype, device=state.x.device)
-        _, slope = jvp(along, (state.x, t), (estimate.velocity, torch.ones_like(t)))
+        if self.head is not None:
+            slope = self.head(estimate) * rho_rate(point)
+        else:
+            t = torch.tensor(point.t, dtype=state.x.dtype, device=state.x.device)
+            slope = derivative(denoise, row.schedule, state.x, t, estimate.velocity, first.pair)
         return State(combine((first.c, *first.w, row.second), (state.x, y, slope)), state.history)
+
+
+def derivative(denoise: Bound, schedule: Schedule, x: Tensor, t: Tensor, velocity: Tensor, pair: Pair) -> Tensor:
+    """d(p·x0 + q·ε)/dt along the flow, whose ``velocity`` is dx/dt: (B, …), at a time of shape () or (B,)."""
+
+    def along(x: Tensor, t: Tensor) -> Tensor:
+        return denoise(x, schedule.point(t)).linear(*pair)
+
+    return jvp(along, (x, t), (velocity, torch.ones_like(t)))[1]
 
 
 def _tau(p: HostPoint) -> float:
@@ -79,6 +101,6 @@ def _tau_rate(p: HostPoint) -> float:
     return (p.alpha * p.d_sigma - p.sigma * p.d_alpha) / (p.alpha + p.sigma) ** 2
 
 
-def _rho_rate(p: HostPoint) -> float:
+def rho_rate(p: Point) -> Any:
     """dρ/dt."""
     return (p.alpha * p.d_sigma - p.sigma * p.d_alpha) / p.alpha**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import torch
 from PIL import Image, ImageDraw
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from reverie.core.errors import InputError
 from reverie.learn.grid import tile, to_bytes, to_picture
+from reverie.read.odise.panoptics import Panoptic
 
 SIDE = 384
 RADIUS = 5
@@ -28,6 +30,18 @@ def segmentation(images: Tensor, truth: Tensor, found: Tensor, uncertainty: Tens
     grey = uncertainty / uncertainty.max().clamp_min(1e-9) * 2.0 - 1.0
     pictures, unsure = (value.expand(-1, 3, -1, -1) for value in (images, grey[:, None]))
     rows = [pictures, _coloured(truth, classes), _coloured(found, classes), unsure]
+    return tile(torch.cat(rows), len(images))
+
+
+def panoptics(images: Tensor, maps: Sequence[Sequence[Panoptic]], *, classes: int) -> Image.Image:
+    """Rows: the pictures (N, C, H, W), then lists of their panoptic maps: a colour a class, dark between segments."""
+    rows = [images.cpu().expand(-1, 3, -1, -1)]
+    for row in maps:
+        labels = torch.stack([_by_pixel(m) for m in row])
+        segments = torch.stack([m.segments.cpu() for m in row])
+        padded = F.pad(segments[:, None].double(), (0, 1, 0, 1), mode="replicate")[:, 0].long()
+        edge = (padded[:, :-1, 1:] != segments) | (padded[:, 1:, :-1] != segments)
+        rows.append(torch.where(edge[:, None], -1.0, _coloured(labels + 1, classes + 1)))
     return tile(torch.cat(rows), len(images))
 
 
@@ -77,6 +91,14 @@ def lines(a: Tensor, b: Tensor, points: Tensor, found: Tensor) -> Image.Image:
         for x, y in (start, end):
             draw.ellipse([x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS], colour, "white")
     return sheet
+
+
+def _by_pixel(m: Panoptic) -> Tensor:
+    """(H, W): the class of each pixel, −1 for none."""
+    table = torch.full((max([0, *m.labels]) + 1,), -1)
+    for number, label in m.labels.items():
+        table[number] = label
+    return table[m.segments.cpu()]
 
 
 def _coloured(masks: Tensor, classes: int) -> Tensor:

@@ -27,6 +27,8 @@ PATIENCE, CHECK, LEAST, TOP = 50, 3, 2000, 0.1
 """A member stops after so many batches without a new lowest loss, but not in its first epochs, nor its first batches: the paper's epochs
 have tens of thousands of batches, those of a few small pictures some dozens. The share of pixels that a picture is scored by."""
 T = (0.05, 0.15, 0.25)
+LEAST_PIXELS = 20
+"""Labelled pixels that a class must have in a training picture, of the paper's pictures of 256x256 (Baranchuk et al. 2022, their code)."""
 
 
 def pixels(
@@ -49,6 +51,18 @@ def pixels(
     )
     size = images.shape[-2:]
     return torch.cat([F.interpolate(found[c], size, mode="bilinear", align_corners=False) for c in found], dim=1)
+
+
+def without_specks(masks: Tensor, least: int = LEAST_PIXELS) -> Tensor:
+    """Training masks (N, H, W) without small annotations: :data:`IGNORE` where a class has fewer than ``least`` pixels in a picture.
+
+    Every picture is counted for itself, at the size it is read at.
+    """
+    kept = masks.clone()
+    for mask in kept:
+        classes, counts = mask.unique(return_counts=True)
+        mask[torch.isin(mask, classes[counts < least])] = IGNORE
+    return kept
 
 
 class Segmented(NamedTuple):

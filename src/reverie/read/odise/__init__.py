@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from reverie.read.odise.criterion import Criterion, Segments
     from reverie.read.odise.masks import MaskGenerator
     from reverie.read.odise.model import ODISE, PRESETS, Backbone, Config
-    from reverie.read.odise.naming import Naming, Vocabulary
+    from reverie.read.odise.naming import CAPTIONS, LABELS, Helper, Naming, Vocabulary, masked
     from reverie.read.odise.panoptics import Quality, panoptic, quality
 
 _HOME = {
+    "CAPTIONS": "naming",
+    "Helper": "naming",
+    "LABELS": "naming",
+    "masked": "naming",
     "ODISE": "model",
     "PRESETS": "model",
     "Backbone": "model",
@@ -33,17 +37,21 @@ _HOME = {
 }
 
 __all__ = [
+    "CAPTIONS",
+    "LABELS",
     "ODISE",
     "PRESETS",
     "Backbone",
     "Captioner",
     "Config",
     "Criterion",
+    "Helper",
     "MaskGenerator",
     "Naming",
     "Quality",
     "Segments",
     "Vocabulary",
+    "masked",
     "panoptic",
     "quality",
 ]

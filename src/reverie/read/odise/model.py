@@ -20,8 +20,9 @@ from reverie.read.maps import maps, noisy
 from reverie.read.odise.captioner import Captioner
 from reverie.read.odise.criterion import Criterion, Segments
 from reverie.read.odise.masks import MaskGenerator, Proposal
-from reverie.read.odise.naming import Naming, Vocabulary
+from reverie.read.odise.naming import Helper, Naming, Vocabulary, helped
 from reverie.read.odise.panoptics import Panoptic, panoptic
+from reverie.read.odise.sliding import slide
 
 Maps = Callable[[Tensor], Sequence[Tensor]]
 
@@ -95,7 +96,23 @@ class Backbone(nn.Module):
         self.reduce = nn.ModuleList(nn.Conv2d(config.feature, config.width, 1) for _ in config.strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) in [−1, 1] -> four maps (B, width, H/stride, W/stride), the finest first."""
+        """(B, C, H, W) in [−1, 1] -> four maps (B, width, H/stride, W/stride), the finest first; larger pictures by sliding windows.
+
+        Raises:
+            InputError: for pictures smaller than the network's.
+        """
+        window = self.window
+        return self.single(images) if images.shape[2:] == window else slide(self.single, images, window, self.strides)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(height, width) of what the network reads."""
+        denoise = self._frozen[0]
+        _, height, width = denoise.space.data_shape(denoise.shape)
+        return height, width
+
+    def single(self, images: Tensor) -> list[Tensor]:
+        """The four maps of pictures of the network's own size."""
         sizes = [(max(1, images.shape[2] // s), max(1, images.shape[3] // s)) for s in self.strides]
         sums: list[Tensor | None] = [None] * len(sizes)
         for value, project in zip(self.values(images), self.projects, strict=True):
@@ -184,11 +201,17 @@ class ODISE(nn.Module):
         stuff: Collection[int] = (),
         least: float = 0.5,
         visible: float = 0.8,
+        helper: Helper | None = None,
     ) -> list[Panoptic]:
-        """The panoptic map of each picture, under any vocabulary; arguments as :func:`~reverie.read.odise.panoptics.panoptic`."""
+        """The panoptic map of each picture, under any vocabulary; arguments as :func:`~reverie.read.odise.panoptics.panoptic`.
+
+        Args:
+            helper: a picture-text model whose scores are fused with the model's own.
+        """
         z, masks = self(images)[-1]
-        scores = self.naming(z, vocabulary).softmax(-1)
+        logits = self.naming(z, vocabulary)
         masks = F.interpolate(masks, images.shape[2:], mode="bilinear").sigmoid()
+        scores = logits.softmax(-1) if helper is None else helped(logits, helper, images, masks, vocabulary)
         return [panoptic(s, m, stuff, least, visible) for s, m in zip(scores, masks, strict=True)]
 
     @torch.no_grad()

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from reverie.core.errors import InputError
@@ -36,7 +38,7 @@ def panoptic(
         return Panoptic(segments, found)
     owner = (best[kept, None, None] * masks[kept]).argmax(0)
     merged: dict[int, int] = {}
-    for i, query in enumerate(kept.tolist()):
+    for i, query in enumerate(kept.cpu().tolist()):
         whole = masks[query] >= 0.5
         mine = (owner == i) & whole
         if not mine.any() or mine.sum() < visible * whole.sum():
@@ -47,6 +49,24 @@ def panoptic(
             merged[label] = number
         segments[mine] = number
         found[number] = label
+    return Panoptic(segments, found)
+
+
+def components(classes: Tensor, stuff: Collection[int] = ()) -> Panoptic:
+    """The panoptic map of a class a pixel (H, W), negative where unknown: connected regions are things, all of a class of ``stuff`` one.
+
+    Pixels are neighbours across corners too. Two things of a class that touch count as one: where that matters, the truth must say which
+    is which.
+    """
+    segments, found = torch.zeros_like(classes), {}
+    for label in classes.unique().tolist():
+        if label < 0:
+            continue
+        here = (classes == label).cpu().numpy()
+        parts = here.astype(int) if label in stuff else ndimage.label(here, np.ones((3, 3)))[0]  # pyright: ignore[reportIndexIssue]
+        numbers = torch.as_tensor(parts, device=classes.device)
+        segments = torch.where(numbers > 0, numbers + len(found), segments)
+        found |= dict.fromkeys(range(len(found) + 1, len(found) + int(numbers.max()) + 1), label)
     return Panoptic(segments, found)
 
 
@@ -75,7 +95,7 @@ def quality(found: Sequence[Panoptic], truth: Sequence[Panoptic], categories: in
     overlap = torch.zeros(categories, dtype=torch.float64)
     hits, extra, missed = (torch.zeros(categories, dtype=torch.float64) for _ in range(3))
     for mine, true in zip(found, truth, strict=True):
-        pairs = torch.stack([mine.segments.flatten(), true.segments.flatten()])
+        pairs = torch.stack([mine.segments.cpu().flatten(), true.segments.cpu().flatten()])
         table = {(int(a), int(b)): int(n) for (a, b), n in zip(*_counts(pairs), strict=True)}
         sizes = [_sizes(pairs[i]) for i in (0, 1)]
         matched: set[int] = set()

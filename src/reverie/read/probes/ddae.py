@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
-from reverie.core.schedules import Point
 from reverie.data import ImageSet, order
 from reverie.read.extract import pooled
 from reverie.read.maps import blocks, draws, level, maps, noisy
@@ -106,20 +105,6 @@ def augmented(images: Tensor, seed: int, start: int, flip: bool, crop: int) -> T
     padded = nn.functional.pad(images, (crop,) * 4, mode="reflect")
     moves = torch.randint(2 * crop + 1, (len(images), 2), generator=rng).tolist()
     return torch.stack([picture[:, y : y + high, x : x + wide] for picture, (y, x) in zip(padded, moves, strict=True)])
-
-
-class NoiseConditional(nn.Module):
-    """A head for any time: ``Linear(C → 2C), SiLU, Linear`` on the feature plus an embedding of the time (the paper's appendix)."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.time = nn.Sequential(nn.Linear(1, channels), nn.SiLU(), nn.Linear(channels, channels))
-        self.inner, self.outer = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, classes)
-
-    def forward(self, feature: Tensor, point: Point) -> Tensor:
-        """Features (B, C) read at a point with times (B,) or one for all."""
-        t = torch.as_tensor(point.t, dtype=feature.dtype, device=feature.device).reshape(-1, 1).expand(len(feature), 1)
-        return self.outer(nn.functional.silu(self.inner(feature + self.time(t))))
 
 
 @torch.no_grad()
