@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         spaces,
     )
     from reverie.core.condition import Cond
+    from reverie.learn.pictures import save, show, to_pil
     from reverie.nets import taps
     from reverie.recipes.runs import load
     from reverie.solve import grids, invert, iterate, log_prob, sample
@@ -57,9 +58,12 @@ __all__ = [
     "read",
     "recipes",
     "sample",
+    "save",
+    "show",
     "solve",
     "spaces",
     "taps",
+    "to_pil",
 ]
 
 _HOME = {
@@ -70,7 +74,10 @@ _HOME = {
     "load": "reverie.recipes.runs",
     "log_prob": "reverie.solve",
     "sample": "reverie.solve",
+    "save": "reverie.learn.pictures",
+    "show": "reverie.learn.pictures",
     "taps": "reverie.nets",
+    "to_pil": "reverie.learn.pictures",
 }
 
 

@@ -433,3 +433,20 @@ def test_bits_per_dimension_and_dequantisation():
     alone = dequantise(levels, seed=[(1, 9)])
     assert torch.equal(alone[0], noisy[9])
     assert float(bits_per_dimension(torch.zeros(1), (4,), levels=2)) == 0.0
+
+
+def test_the_exact_trace_of_a_network_that_folds_pixels():
+    """The demo's kind of U-Net, whose patches PyTorch's batched gradients refuse; against the whole Jacobian."""
+    torch.manual_seed(0)
+    config = UNetConfig(patch=2, width=8, multipliers=(1, 1), blocks=1, attention=(2,), heads=2, groups=4)
+    net = nets.build(config, channels=1, size=(8, 8)).double().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    denoise = NetDenoiser(net, Flow(), "flow", shape=(1, 8, 8))
+    x, point = torch.randn(2, 1, 8, 8, dtype=F64), Flow().point(0.4)
+    y, trace = _Divergence(denoise, None, None)(x, point, (-1.0, 1.0))
+    whole = torch.autograd.functional.jacobian(lambda x: denoise(x, point).linear(-1.0, 1.0).flatten(1).sum(0), x)
+    expected = torch.stack([whole[:, i].flatten(1).detach().trace() for i in range(2)])  # pyright: ignore[reportCallIssue,reportArgumentType]
+    assert torch.allclose(trace, expected, rtol=1e-9) and torch.equal(y, denoise(x, point).linear(-1.0, 1.0))
+    assert float(trace.detach().abs().min()) > 0.1
+    assert log_prob(denoise, x, solver="heun", steps=1, trace="exact").isfinite().all()

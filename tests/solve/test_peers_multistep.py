@@ -51,6 +51,23 @@ def test_unipc_is_that_of_diffusers(problem: SimpleNamespace, order: int, form) 
     assert torch.allclose(*both(problem, UniPC(order, form), run), rtol=0, atol=1e-6)
 
 
+def test_unipc_of_falling_order_is_that_of_diffusers(problem: SimpleNamespace) -> None:
+    def make():
+        return diffusers.UniPCMultistepScheduler(
+            prediction_type="sample",
+            solver_order=3,
+            solver_type="bh1",
+            lower_order_final=True,
+            final_sigmas_type="sigma_min",
+        )
+
+    def run(denoise, z, rhos):
+        return drive(make, "vp", "sample", denoise, z, rhos)
+
+    assert torch.allclose(*both(problem, UniPC(3, "bh1", lower_order_final=True), run), rtol=0, atol=1e-6)
+    assert apart(*both(problem, UniPC(3, "bh1"), run)) > 1e-5
+
+
 def test_dpmpp_2m_is_that_of_diffusers(problem: SimpleNamespace) -> None:
     run = scheduler(diffusers.DPMSolverMultistepScheduler, solver_order=2, final_sigmas_type="sigma_min")
     assert torch.allclose(*both(problem, DPMpp(2), run), rtol=0, atol=1e-6)

@@ -15,7 +15,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.task import Moment, Player, Task
+from reverie.core.task import Moment, Player, Preview, Task
 from reverie.diffusion.denoising import Denoising
 from reverie.nets import taps
 from reverie.nets.layout import as_map
@@ -123,5 +123,5 @@ class WithAuxiliary(Task):
         """The base's: the denoising error alone."""
         return self.base.validate()
 
-    def preview(self) -> tuple[Tensor, int] | None:
+    def preview(self) -> Preview | None:
         return self.base.preview()

@@ -23,6 +23,7 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.schedules import VP
 from reverie.core.space import Space
+from reverie.core.task import Preview
 from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler, Uniform
 from reverie.diffusion import building
@@ -88,13 +89,13 @@ class SemanticDenoising(Denoising):
     def errors(self, images: Tensor, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         return super().errors(images, t, rng, Cond(vector=_encoder(self.denoise)(images)))
 
-    def preview(self) -> tuple[Tensor, int] | None:
+    def preview(self) -> Preview | None:
         """Held-out pictures, and below each two that its code draws with other noise."""
         if self.shown is None:
             return None
         semantic = _encoder(self.denoise)(self.shown.to(self.denoise.device))
         drawn = [decode(self.denoise, semantic, steps=10, seed=seed).cpu() for seed in range(2)]
-        return torch.cat([self.shown, *drawn]), len(self.shown)
+        return Preview(torch.cat([self.shown, *drawn]), len(self.shown))
 
 
 def build(config: DiffAEConfig, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:

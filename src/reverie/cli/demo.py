@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reverie.cli.arguments import parse
+from reverie.core.text import counted
 from reverie.recipes import serialisation
 
 
@@ -36,7 +37,8 @@ def main(arguments: list[str]) -> int:
     recipe = serialisation.load(serialisation.find("demo"))
     clock.lap("start")
     print(
-        f"learning to draw digits: {recipe.train.images:,} images, {torch.get_num_threads()} threads", file=sys.stderr
+        f"learning to draw digits: {recipe.train.images:,} images, {counted(torch.get_num_threads(), 'thread')}",
+        file=sys.stderr,
     )
     run, seen = train(recipe, given.out, given.fresh)
     if seen < recipe.train.images:

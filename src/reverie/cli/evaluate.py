@@ -69,6 +69,11 @@ def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:
     for key in asked:
         if not hasattr(recipe.usual, key):
             raise InputError(f"a run of the task {recipe.task.name} is drawn from without --{key}: leave it out")
+    from reverie.solve.auto import split
+
+    solver, grid = split(asked.get("solver"))
+    if grid is not None and "grid" not in asked:  # in place of the recipe's
+        asked |= {"solver": solver, "grid": grid}
     return replace(recipe.usual, **asked)
 
 

@@ -9,9 +9,10 @@ import tyro
 
 from reverie.cli.arguments import parse
 from reverie.cli.placing import Placing
-from reverie.cli.sample import SUFFIXES, choose, condition, write
+from reverie.cli.sample import choose, condition, write
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError
+from reverie.core.image_files import WRITTEN
 from reverie.core.memory import afford
 from reverie.core.text import shown
 
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
     from reverie.inverse.operators import Operator
     from reverie.recipes.recipe import Recipe
 
+SHOWN = 8
+"""Restorations that are shown beside what was given, at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Placing):
     """Restore a picture that is damaged, small, blurred or grey, with a run as what is known of such pictures.
+
+    Beside what is asked for, NAME-before-after.png shows what was given and what came of it, side by side.
 
     Attributes:
         run: folder of a run, or of one of its checkpoints.
@@ -62,13 +68,15 @@ class Arguments(Placing):
 
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "restore")
-    if given.out.suffix and given.out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {given.out}")
+    if given.out.suffix and given.out.suffix.lower() not in WRITTEN:
+        raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {given.out}")
     if (given.mask is None) == (given.task == "inpaint"):
         raise InputError("--mask goes with --task inpaint: a picture of the image's size, white where it is known")
 
+    import torch
+
     from reverie.inverse import restore
-    from reverie.learn import grid
+    from reverie.learn import pictures
 
     run = given.open(given.run)
     labels = choose(given.label, run.recipe) if run.recipe.data.classes or given.label != "none" else None
@@ -89,15 +97,24 @@ def main(arguments: list[str]) -> None:
         steps=given.steps,
         seed=given.seed,
     )
-    if given.out.suffix and given.n == 1:  # the restored picture itself, pixel for pixel
-        grid.save(grid.to_picture(grid.to_bytes(restored.images)[0]), given.out)
-        print(shown(given.out))
-    else:
-        print(*map(shown, write(restored.images, given.out, 1)), sep="\n")
+    images = restored.images
+    single = bool(given.out.suffix) and given.n == 1  # the restored picture itself, pixel for pixel
+    print(*map(shown, write(images[0] if single else images, given.out)), sep="\n")
+    both = given.out.with_name(f"{given.out.stem}-before-after.png")
+    after = images[:SHOWN]
+    pictures.save(torch.cat([before(y, after), after]), both, headings=("before", *["after"] * len(after)))
+    print(shown(both))
     print(
         f"differs from the measurement by {float(restored.consistency.square().mean().sqrt()):.4f} rms, where black to white is 2; "
         f"{restored.evaluations:.0f} evaluations and {restored.backwards:.0f} backward passes a picture"
     )
+
+
+def before(y: "Tensor", images: "Tensor") -> "Tensor":
+    """The measurement (1, …) as a picture like ``images``: enlarged by repeating pixels, and in grey, where it is smaller or grey."""
+    _, channels, height, width = images.shape
+    y = y.repeat_interleave(height // y.shape[-2], -2).repeat_interleave(width // y.shape[-1], -1)
+    return y.expand(1, channels, height, width).to(images)
 
 
 def measurement(given: Arguments, recipe: "Recipe") -> "tuple[Operator, Tensor]":

@@ -13,6 +13,7 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.text import shown
 
 if TYPE_CHECKING:
+    from reverie.learn.checkpoint import Checkpoint
     from reverie.recipes.runs import Run
 
 COLUMNS = ("name", "data", "task", "weights", "images", "loss", "measures", "age")
@@ -48,6 +49,12 @@ def main(arguments: list[str]) -> None:
     console.print(table)
 
 
+def _size(checkpoint: "Checkpoint") -> tuple[int, int]:
+    """The images seen, and the parameters: of an earlier run the numbers in its file, those that are not trained too."""
+    state, held = checkpoint.state, checkpoint.parameters("model")
+    return state["images"], state.get("parameters", held)
+
+
 def _row(folder: Path) -> list[str]:
     """The cells of a run; whatever is wrong with one is said in its row and hides no other."""
     from reverie.learn.checkpoint import quiet
@@ -57,7 +64,7 @@ def _row(folder: Path) -> list[str]:
     try:
         run = Run(folder)
         recipe = run.recipe
-        seen, weights = run.checkpoints.newest(lambda c: (c.state["images"], c.parameters("model")), quiet) or (0, None)
+        seen, weights = run.checkpoints.newest(_size, quiet) or (0, None)
         losses = [float(entry["loss"]) for entry in run.log if "loss" in entry]
         return [
             recipe.data.name if "/" not in recipe.data.name else Path(recipe.data.name).name,

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from reverie.cli.evaluate import drawn_with
 from reverie.cli.placing import Placing
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
+from reverie.core.image_files import WRITTEN
 from reverie.core.memory import afford
 from reverie.core.names import GridName
 from reverie.core.text import shown
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 START = 0.6
 Side = Annotated[int, Bound(ge=1, le=65_536)]
 
@@ -88,8 +88,8 @@ def main(arguments: list[str]) -> None:
     if given.start is not None and given.image is None:
         raise InputError("--start says how far a given picture is kept: give the picture with --image")
     out = given.out or Path("samples.png")
-    if out.suffix and out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--out is a file ending in {', '.join(SUFFIXES)}, or a folder: got {out}")
+    if out.suffix and out.suffix.lower() not in WRITTEN:
+        raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {out}")
 
     from reverie.recipes import drawn as text
     from reverie.recipes.guiding import labelled, scaled, teacher
@@ -125,8 +125,9 @@ def main(arguments: list[str]) -> None:
         images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
     else:
         images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
+    names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
     told, index = flags(replace(given, n=n)), None if drawn is None else drawn.index
-    for path in write(images, out, len(labels or [0]), lambda i: text.chunks(run, told, config, given.seed, i), index):
+    for path in write(images, out, names, lambda i: text.chunks(run, told, config, given.seed, i), index):
         print(shown(path))
 
 
@@ -244,11 +245,11 @@ def condition(labels: list[int] | None, n: int) -> "Cond | None":
 def write(
     images: "Tensor",
     out: Path,
-    labels: int,
+    names: Sequence[str] = (),
     text: Callable[[int | None], dict[str, str] | None] = lambda i: None,
     only: int | None = None,
 ) -> list[str]:
-    """One grid, or one file a picture, or the picture ``only``; returns what was written.
+    """One grid, of a column a name if there are several, or one file a picture, or the picture ``only``; returns what was written.
 
     Args:
         text: what the picture of a number, or the grid of all (None), says of itself.
@@ -256,18 +257,17 @@ def write(
     Raises:
         InputError: when there is no picture ``only``.
     """
-    from reverie.learn import grid
+    from reverie.learn import grid, pictures
 
     if only is not None and only >= len(images):
         raise InputError(f"the picture was number {only} of those drawn: --n is more than that, got {len(images)}")
     if out.suffix and only is None:
-        columns = labels if labels > 1 else math.ceil(math.sqrt(len(images)))
-        grid.save(grid.tile(images, min(columns, len(images))), out, text(None))
+        grid.save(pictures.show(images, headings=names if len(names) > 1 else ()), out, text(None))
         return [str(out)]
     if out.suffix and only is not None:
-        grid.save(grid.to_picture(grid.to_bytes(images)[only]), out, text(only))
+        grid.save(pictures.to_pil(images[only])[0], out, text(only))
         return [str(out)]
     for i in range(len(images)) if only is None else (only,):
         path = out / f"{i:0{max(4, len(str(len(images))))}d}.png"
-        grid.save(grid.to_picture(grid.to_bytes(images[i])), path, text(i))
+        grid.save(pictures.to_pil(images[i])[0], path, text(i))
     return [f"{out}{os.sep}"]

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reverie.cli import train_help
 from reverie.core.errors import InputError
 from reverie.core.task import TaskConfig
 from reverie.core.text import shown
+from reverie.nets.presets import PRESETS
 from reverie.recipes import serialisation, tasks
 from reverie.recipes.recipe import Recipe
 
@@ -28,7 +30,7 @@ class Arguments:
     Without a recipe, a network or settings of the method, all of it suits the data: pixels, colours, number of pictures, classes, device.
     With --init alone, the network, its path and what it predicts are those of the model that is trained on.
 
-    Short: --data X for --data.name X, --net unet for --net.name unet, --space RUN for --space.name RUN.
+    Short: --data X for --data.name X, --net unet (or dit-s/2, a published size) for --net.name unet, --space RUN for --space.name RUN.
 
     Attributes:
         spec: a recipe that comes along (demo, emoji, mnist5k, autoencoder, judge, …), a task (denoising, classifier, diffae, …), a YAML
@@ -91,6 +93,11 @@ def parse(arguments: list[str]) -> Arguments:
     name, arguments = _take("--net.name", arguments)
     if name is not None:
         recipe = replace(recipe, task=with_network(recipe.task, name))
+    suits = spec is None and init is None and name is None and not any(a.startswith(OWN) for a in arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(train_help.text(str(Arguments.__doc__).split("\n\n    Short")[0], Arguments(), recipe, suits))
+        raise SystemExit(0)
+    arguments = ["--help" if a == "--help-all" else a for a in arguments]
     given = _flags(arguments, Arguments(out=out, recipe=recipe))
     if given.spec != spec:
         raise InputError(f"what to train comes first: reverie train {given.spec} …")
@@ -99,7 +106,7 @@ def parse(arguments: list[str]) -> Arguments:
 
         begun = replace(given.recipe, train=training(_images(given.recipe), given.recipe))
         given = _flags(arguments, replace(given, recipe=begun))
-    elif spec is None and name is None and not any(a.startswith(OWN) for a in arguments):
+    elif suits:
         given = _flags(arguments, replace(given, recipe=suited(given.recipe)))
     return given
 
@@ -139,13 +146,18 @@ def _images(recipe: Recipe) -> "ImageSet":
 
 
 def with_network(task: TaskConfig, name: str) -> TaskConfig:
-    """The settings with another network at its defaults, unless it is the one they have.
+    """The settings with another network, at its defaults unless it is the one they have, or of a published size.
+
+    The objective simple trains no variance, so that published sizes come without theirs.
 
     Raises:
         InputError: for an unknown network, or a task whose network is not chosen.
     """
     if type(getattr(task, "net", None)) not in serialisation.NAMES:
         raise InputError(f"the task {task.name} has no network to choose: leave --net out")
+    if name in PRESETS:
+        net = PRESETS[name].config
+        return replace(task, net=replace(net, learn_sigma=False) if hasattr(net, "learn_sigma") else net)  # pyright: ignore
     chosen = serialisation.network(name, "--net")
     return task if type(task.net) is chosen else replace(task, net=chosen())  # pyright: ignore
 

@@ -74,6 +74,9 @@ class Label:
         if len(wrong):
             raise InputError(f"{name} {int(wrong[0])} is out of range: the model knows classes 0 to {self.classes - 1}")
 
+    def __str__(self) -> str:
+        return f"{self.classes} classes"
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -84,6 +87,9 @@ class Vector:
     def check(self, name: str, entry: Entry) -> None:
         """Raise an :class:`InputError` unless the value is floating, (B, dim) and finite."""
         _floating(name, entry, f"a vector of {self.dim} numbers a sample, (B, {self.dim})", (self.dim,))
+
+    def __str__(self) -> str:
+        return f"{self.dim} numbers"
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,9 @@ class Tokens:
                 f"sample {int(empty[0])} of {name} is all padding: drop it (present false) for the null instead"
             )
 
+    def __str__(self) -> str:
+        return f"{self.length} tokens of {self.dim} numbers"
+
 
 @dataclass(frozen=True)
 class Image:
@@ -124,6 +133,9 @@ class Image:
         """Raise an :class:`InputError` unless the value is floating, (B, channels, H, W) and finite."""
         wanted = f"a picture of {self.channels} channels a sample, (B, {self.channels}, H, W)"
         _floating(name, entry, wanted, (self.channels, None, None))
+
+    def __str__(self) -> str:
+        return f"a picture of {self.channels} channels"
 
 
 def _floating(name: str, entry: Entry, wanted: str, shape: tuple[int | None, ...]) -> None:
@@ -172,11 +184,7 @@ class Cond:
         return len(next(iter(self._entries.values())).present) if self._entries else 1
 
     def __repr__(self) -> str:
-        inner = ", ".join(
-            f"{name}={entry.value.tolist() if entry.value.ndim == 1 else tuple(entry.value.shape)}"
-            for name, entry in self._entries.items()
-        )
-        return f"Cond({inner})"
+        return f"Cond({', '.join(f'{name}={_said(entry)}' for name, entry in self._entries.items())})"
 
     def _map(self, f: Any) -> "Cond":
         return Cond(**{name: f(entry) for name, entry in self._entries.items()})
@@ -261,6 +269,28 @@ class Cond:
                 raise InputError(
                     f"the model is not conditioned on {name!r}, it takes: {known}.{nearest(name, conditions)}"
                 )
+
+
+def _said(entry: Entry) -> str:
+    """The values of an entry, or their shape; null where nothing is present."""
+    if not entry.present.any():
+        return "null"
+    if entry.value.ndim != 1:
+        absent = int((~entry.present).sum())
+        return f"{tuple(entry.value.shape)}{f' with {absent} null' if absent else ''}"
+    each = zip(entry.value.tolist(), entry.present.tolist(), strict=True)
+    return f"[{', '.join(f'{value}' if present else 'null' for value, present in each)}]"
+
+
+def as_cond(cond: Any) -> "Cond | None":
+    """``cond`` itself.
+
+    Raises:
+        InputError: for what is neither a :class:`Cond` nor None.
+    """
+    if cond is None or isinstance(cond, Cond):
+        return cond
+    raise InputError(f"a condition is a Cond, such as rv.Cond(label=7), or made by denoise.conditioner: got {cond!r}")
 
 
 def _expand(entry: Entry, n: int) -> Entry:

@@ -10,15 +10,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from reverie.core import describe
 from reverie.core.boundary import Bounded
 from reverie.core.call import Call
-from reverie.core.condition import Cond, Conditions
+from reverie.core.condition import Cond, Conditions, as_cond
 from reverie.core.conditioner import Conditioner
 from reverie.core.count import Count
 from reverie.core.errors import InputError, unknown
 from reverie.core.predictions import KINDS, Kind, Pair, convert
 from reverie.core.predictions import kind as as_kind
-from reverie.core.schedules import Point, Schedule
+from reverie.core.sampling import Sampling
+from reverie.core.schedules import Point, Schedule, as_schedule
 from reverie.core.space import Identity, Space
 from reverie.core.tensors import Scalar, align, combine, onto
 
@@ -105,6 +107,7 @@ class Denoiser(ABC):
 
     Attributes:
         calibrations: where a model has any, grids fitted to it, by the number of steps and the guidance scale.
+        sampling: how the recipe of a loaded model draws, None without one; :func:`reverie.sample` alone looks at it.
         together: it holds something of each sample, so that a run must not be split into batches.
     """
 
@@ -113,6 +116,7 @@ class Denoiser(ABC):
     conditions: Conditions
     space: Space
     calibrations: Mapping[tuple[int, float], Any]
+    sampling: Sampling | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -162,7 +166,7 @@ class Denoiser(ABC):
 
     def under(self, schedule: Schedule) -> "Denoiser":
         """The same denoiser on another path: the state is rescaled to the point of its own path that has the same λ."""
-        return self if schedule == self.schedule else Under(self, schedule)
+        return self if schedule == self.schedule else Under(self, as_schedule(schedule))
 
     def branches(
         self,
@@ -254,6 +258,13 @@ class Wrapper(Denoiser):
         if name == "base":
             raise AttributeError(name)
         return getattr(self.base, name)
+
+    @property
+    def sampling(self) -> Sampling | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.sampling
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([repr(self.base), *describe.settings(self)])})"
 
     @property
     def device(self) -> torch.device:
@@ -364,7 +375,8 @@ class NetDenoiser(Bounded, Denoiser):
     ) -> None:
         if isinstance(time, str) and time not in TIME_MAPS:
             raise unknown("time map", time, TIME_MAPS)
-        self.net, self.schedule, self.kind, self.shape = net, schedule, as_kind(kind, data_std), tuple(shape)
+        self.net, self.schedule, self.kind = net, as_schedule(schedule), as_kind(kind, data_std)
+        self.shape = tuple(shape)
         self.time, self.data_std, self.learned_variance = time, data_std, learned_variance
         self.asks = "call" in inspect.signature(getattr(net, "_orig_mod", net).forward).parameters
         self.prior: Any = getattr(net, "prior", None)
@@ -373,8 +385,13 @@ class NetDenoiser(Bounded, Denoiser):
         self.space = Identity() if space is None else space
         self.conditioner = Conditioner(self.conditions)
 
+    def __repr__(self) -> str:
+        path, shape = type(self.schedule).__name__.lower(), "x".join(map(str, self.shape))
+        kind = path if path == self.kind.name else f"{self.kind.name} on {path}"
+        return f"NetDenoiser({describe.network(self.net)}, {kind}, {shape}, {describe.conditions(self.conditions)})"
+
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
-        if cond is not None:
+        if (cond := as_cond(cond)) is not None:
             cond.check_names(self.conditions)
         point = self.point(t, x)
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5

@@ -40,6 +40,8 @@ FORMATS = (
     *("QOI", "SGI", "SUN", "XBM", "XPM", "TGA"),
 )
 """What Pillow decodes by itself: no other program, no stub, no file within a file of any kind."""
+WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of the files that pictures are written to."""
 LARGEST = 2**27
 """Pixels a picture may have: 134 megapixels, more than the largest sensors in use."""
 ORIENTATION = 0x0112

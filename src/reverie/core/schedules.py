@@ -183,6 +183,17 @@ class Schedule:
         return self.point(min(max(t, 0.0), 1.0))._replace(lam=lam)
 
 
+def as_schedule(schedule: Any) -> Schedule:
+    """``schedule`` itself.
+
+    Raises:
+        InputError: for a class or whatever else is no path.
+    """
+    if isinstance(schedule, type) or not hasattr(schedule, "log_alpha"):
+        raise InputError(f"a path is made by a call, such as Flow(): got {schedule!r}")
+    return schedule
+
+
 @dataclass(frozen=True)
 class VP(Schedule):
     """Variance preserving with linear β (Ho et al. 2020; Song et al. 2021, eq. 32): ``log α = −¼t²(β₁−β₀) − ½tβ₀``, α²+σ² = 1."""

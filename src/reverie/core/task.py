@@ -31,6 +31,14 @@ class Moment(NamedTuple):
         return self.images / self.total
 
 
+class Preview(NamedTuple):
+    """Images (N, C, H, W) in [−1, 1] that show the state of training, how many go in a row, and words above the columns."""
+
+    images: Tensor
+    columns: int
+    headings: Sequence[str] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optim:
     """How a player's weights are stepped; what is None is as the recipe's section ``train`` says.
@@ -107,8 +115,8 @@ class Task(ABC):
         """Measures on held-out data, for the log. The averaged weights are in place."""
         return {}
 
-    def preview(self) -> tuple[Tensor, int] | None:
-        """Images (N, C, H, W) in [−1, 1] that show the state of training, and how many go in a row. The averaged weights are in place."""
+    def preview(self) -> Preview | None:
+        """What shows the state of training. The averaged weights are in place."""
         return None
 
 

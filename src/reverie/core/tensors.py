@@ -78,3 +78,17 @@ def combine(coefficients: Sequence[Scalar], tensors: Sequence[Tensor]) -> Tensor
             total = torch.add(total, x, alpha=c)
         fresh = in_place and total is not x
     return torch.zeros_like(tensors[0]) if total is None else total
+
+
+FARTHEST = 16.0
+"""What no picture in [−1, 1] reaches, drawn by however poor a model."""
+
+
+def check_range(images: Tensor, what: str) -> None:
+    """Raise an :class:`InputError` when pictures (B, 1 or 3, H, W) hold numbers far outside [−1, 1], as bytes do; other data has any."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        return
+    if (largest := float(images.detach().abs().max())) > FARTHEST:
+        raise InputError(
+            f"{what} holds values up to {largest:g}: pictures are in [-1, 1], such as x / 127.5 - 1 of bytes"
+        )

@@ -6,6 +6,11 @@ from pathlib import Path
 from unicodedata import category
 
 
+def counted(number: int, what: str) -> str:
+    """``1 thread``, ``1,200 threads``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def shown(text: object) -> str:
     """The text with what is not to be printed escaped: control and format characters (``\\x1b``), bytes that are no UTF-8 (``\\udce9``).
 

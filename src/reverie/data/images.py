@@ -5,14 +5,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
+from reverie.core import describe
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Conditions, Label
+
+SHOWN = 12
+"""Pictures that a data set shows of itself."""
 
 
 class Skipped(NamedTuple):
@@ -22,7 +28,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet(Dataset):
     """Pictures of one split of a data set.
 
@@ -48,6 +54,21 @@ class ImageSet(Dataset):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        height, width = self.shape[1:]
+        classes = f", {len(self.classes)} classes" if self.labels is not None else ""
+        kind = "grey" if self.channels == 1 else "colour"
+        return f"ImageSet({self.name} {self.split}: {len(self):,} pictures of {height}x{width} in {kind}{classes})"
+
+    def _repr_html_(self) -> str:
+        """What ``repr`` says above the first pictures, those of each class if there are several."""
+        rows = torch.arange(min(SHOWN, len(self)))
+        if self.labels is not None:
+            firsts = [(self.labels == label).nonzero()[0, 0] for label in self.labels.unique()[:SHOWN]]
+            rows = torch.stack(firsts) if len(firsts) > 1 else rows
+        pictures = (pixels.permute(1, 2, 0).squeeze(2).numpy() for pixels in self.store[self.rows[rows]])
+        return f"<p>{escape(repr(self))}</p>" + " ".join(describe.html(Image.fromarray(p), 64) for p in pictures)
 
     @property
     def spec(self) -> DataSpec:

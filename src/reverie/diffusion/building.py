@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from reverie.core.files import inside
 from reverie.core.paths import SCHEDULES
 from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
-from reverie.core.task import Given
+from reverie.core.task import Given, Preview
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
@@ -306,7 +306,7 @@ def solving(sample: SampleConfig) -> dict:
     Raises:
         InputError: for an unknown solver or grid.
     """
-    if sample.solver not in auto.CHOICES:
+    if auto.split(sample.solver)[0] not in auto.CHOICES:
         raise unknown("solver", sample.solver, auto.CHOICES)
     grids.check_steps(sample.steps)
     grid = None if sample.grid is None else grids.named(sample.grid)
@@ -329,22 +329,22 @@ def guided(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) -> 
     return guide.cfg(denoise, sample.scale, None if below is None else (-math.inf, below))
 
 
-def _show(
-    config: DenoisingConfig, data: Dataset, sample: SampleConfig, seed: int
-) -> Callable[[NetDenoiser], tuple[Tensor, int]]:
-    """A row of real pictures and three of samples on fixed noise, a class a column if there are classes."""
+def _show(config: DenoisingConfig, data: Dataset, sample: SampleConfig, seed: int) -> Callable[[NetDenoiser], Preview]:
+    """A row of real pictures and three of samples on fixed noise, a class a column below its name if there are classes."""
     labels: Tensor | None = getattr(data, "labels", None) if "label" in data.spec.conditions else None
     if labels is None:
         columns, cond, rows = 8, None, torch.arange(min(8, len(data)))
+        names: Sequence[str] = ()
     else:
         present = labels.unique()[:10]
         columns, cond = len(present), Cond(label=present.repeat(3))
+        names = [data.spec.classes[label] if data.spec.classes else str(label) for label in present.tolist()]
         rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
     real = data.batch(rows).x
 
-    def show(denoise: NetDenoiser) -> tuple[Tensor, int]:
+    def show(denoise: NetDenoiser) -> Preview:
         drawn = sampler(config, denoise, sample).sample(3 * columns, cond, seed=seed)
         blank = torch.ones(columns - len(real), *real.shape[1:])
-        return torch.cat([real, blank, drawn.cpu()]), columns
+        return Preview(torch.cat([real, blank, drawn.cpu()]), columns, names)
 
     return show

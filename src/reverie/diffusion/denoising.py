@@ -14,7 +14,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Estimate, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.predictions import Kind, kind
-from reverie.core.task import Moment, Player, Task
+from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
@@ -47,7 +47,7 @@ class Denoising(Task):
         weight: of the squared error.
         coupling: how x0 meets ε.
         held_out: images to validate on, each at a fixed time and noise.
-        show: draws the images of :meth:`preview` from the denoiser, and how many go in a row.
+        show: draws the images of :meth:`preview` from the denoiser.
     """
 
     BINS = 8
@@ -62,7 +62,7 @@ class Denoising(Task):
         weight: Weight = one,
         coupling: Coupling = independent,
         held_out: Batch | None = None,
-        show: Callable[[NetDenoiser], tuple[Tensor, int]] | None = None,
+        show: Callable[[NetDenoiser], Preview] | None = None,
     ) -> None:
         self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
         self.kind = denoise.kind if loss_kind is None else kind(loss_kind, denoise.data_std)
@@ -128,5 +128,5 @@ class Denoising(Task):
         logsnr: list[float] = (2.0 * self.denoise.schedule.lam(centres)).tolist()
         return {"loss": float(errors.mean()), "logsnr": logsnr, "bins": bins}
 
-    def preview(self) -> tuple[Tensor, int] | None:
+    def preview(self) -> Preview | None:
         return None if self.show is None else self.show(self.denoise)

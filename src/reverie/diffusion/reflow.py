@@ -24,7 +24,7 @@ from reverie.core.noise import Tape, sample_seeds
 from reverie.core.predictions import Kind
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
-from reverie.core.task import Given
+from reverie.core.task import Given, Preview
 from reverie.data import TensorSet, order
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.teacher import ReflowConfig
@@ -84,13 +84,13 @@ class Reflow(Denoising):
         some = self.held_out.to(self.denoise.device)
         return {**super().validate(), "straightness": straightness(self.denoise, some.extra["noise"], some.cond)}
 
-    def preview(self) -> tuple[Tensor, int] | None:
+    def preview(self) -> Preview | None:
         """Held-out samples of the teacher, and below each what one step of Euler's method makes of its noise."""
         if self.held_out is None:
             return None
         some = self.held_out.index(slice(COLUMNS)).to(self.denoise.device)
         x0 = self.denoise.space.decode(some.x)
-        return torch.cat([x0, one_step(self.denoise, some.extra["noise"], some.cond)]).cpu(), len(x0)
+        return Preview(torch.cat([x0, one_step(self.denoise, some.extra["noise"], some.cond)]).cpu(), len(x0))
 
 
 def even_walk(schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
@@ -107,7 +107,8 @@ def even_walk(schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
 def one_step(denoise: Denoiser, noise: Tensor, cond: Cond | None = None) -> Tensor:
     """What a single step of Euler's method makes of ε, (B, …) -> (B, …) data."""
     points = even_walk(denoise.schedule, 1)
-    return sample(denoise, cond=cond, solver=DDIM(), x=noise * points[0].sigma, walk=plain(points))
+    x = noise * points[0].sigma
+    return sample(denoise, cond=cond, solver=DDIM(), x=x, walk=plain(points), progress="", scale=1.0)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """D-Flow: control by the initial noise, optimised through the whole ODE (Ben-Hamu et al. 2024, "D-Flow: differentiating through flows")."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,17 +100,18 @@ def _one(
 ) -> Controlled:
     x = source.detach().clone().requires_grad_()
     frugal, pixels = Checkpointed(denoise), Identity()
+    how: dict[str, Any] = {"solver": solver, "steps": steps, "grid": grid, "scale": 1.0}
     lbfgs = torch.optim.LBFGS(
         [x], max_iter=iterations, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
-        images = sample(frugal, x=x, cond=cond, solver=solver, steps=steps, grid=grid)
+        images = sample(frugal, x=x, cond=cond, progress="", **how)
         value = measure(loss, pixels, images)
         (x.grad,) = torch.autograd.grad(value.sum(), x)
         return value.sum()
 
     lbfgs.step(closure)
     with torch.no_grad():
-        images = sample(denoise, x=x, cond=cond, solver=solver, steps=steps, grid=grid)
+        images = sample(denoise, x=x, cond=cond, progress="", **how)
         return Controlled(images, x.detach(), loss(images))

@@ -47,13 +47,13 @@ class Restored(NamedTuple):
 
 def _pigdm(denoise: Denoiser, p: Problem) -> Tensor:
     guided = pigdm(denoise, p.operator, p.y, p.noise)
-    return sample(guided, len(p.y), p.cond, DDIM(1.0), p.steps, logistic(), p.seed)
+    return sample(guided, len(p.y), p.cond, DDIM(1.0), p.steps, logistic(), p.seed, scale=1.0)
 
 
 def _dps(denoise: Denoiser, p: Problem) -> Tensor:
     strength = (p.operator.gram or 1.0) ** 0.5  # of A, which the gradient of a norm is proportional to
     solver = dps(p.operator, p.y, 100.0 / (p.steps * strength), DDPM(), denoise.space)
-    return sample(denoise, len(p.y), p.cond, solver, p.steps, logistic(), p.seed)
+    return sample(denoise, len(p.y), p.cond, solver, p.steps, logistic(), p.seed, scale=1.0)
 
 
 def _repaint(denoise: Denoiser, p: Problem) -> Tensor:
@@ -65,7 +65,7 @@ def _repaint(denoise: Denoiser, p: Problem) -> Tensor:
     walk: Walk = plain(points)
     if last > 1:  # time travel only while the measurement holds the state
         walk = (*repaint(points[: last + 1], max(1, last // 10), 4), *plain(points[last:]))
-    return sample(denoise, len(p.y), p.cond, solver, seed=p.seed, walk=walk)
+    return sample(denoise, len(p.y), p.cond, solver, seed=p.seed, walk=walk, scale=1.0)
 
 
 def _reddiff(denoise: Denoiser, p: Problem) -> Tensor:

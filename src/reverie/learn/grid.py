@@ -1,18 +1,21 @@
 """Images as one PNG."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from reverie.core.files import write
+from reverie.core.text import shown
 
 TILE = 64
 """Smaller images are enlarged by a whole factor to at least this many pixels, so that they can be looked at."""
+TEXT = 12
+"""Height of a heading, in pixels."""
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -20,8 +23,8 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).byte().cpu()
 
 
-def tile(images: Tensor, columns: int, gap: int = 2) -> Image.Image:
-    """Images (N, C, H, W) in [−1, 1], row by row, on white, enlarged by repeating pixels if they are small."""
+def tile(images: Tensor, columns: int, headings: Sequence[str] = (), gap: int = 2) -> Image.Image:
+    """Images (N, C, H, W) in [−1, 1], row by row, on white, enlarged by repeating pixels if they are small, with words above columns."""
     pixels = to_bytes(images)
     enlarge = max(1, -(-TILE // pixels.shape[-1]))
     pixels = pixels.repeat_interleave(enlarge, -1).repeat_interleave(enlarge, -2)
@@ -31,7 +34,21 @@ def tile(images: Tensor, columns: int, gap: int = 2) -> Image.Image:
     for i, image in enumerate(pixels):
         top, left = i // columns * (h + gap), i % columns * (w + gap)
         sheet[:, top : top + h, left : left + w] = image
-    return to_picture(sheet)
+    return _headed(to_picture(sheet), headings, w, gap) if headings else to_picture(sheet)
+
+
+def _headed(sheet: Image.Image, headings: Sequence[str], width: int, gap: int) -> Image.Image:
+    """The sheet below a line of words, each in the middle of its column and cut off where it is wider."""
+    font = ImageFont.load_default(TEXT)
+    whole = Image.new(sheet.mode, (sheet.width, sheet.height + TEXT + 6), "white")
+    whole.paste(sheet, (0, TEXT + 6))
+    pen = ImageDraw.Draw(whole)
+    for i, heading in enumerate(headings):
+        words = shown(" ".join(heading.split()))
+        while len(words) > 1 and pen.textlength(words, font) > width:
+            words = f"{words.removesuffix('…')[:-1]}…"
+        pen.text((i * (width + gap) + width // 2, TEXT // 2 + 2), words, "black", font, anchor="mm")
+    return whole
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

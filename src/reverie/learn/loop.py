@@ -28,6 +28,7 @@ from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
 from reverie.core.progress import Progress
 from reverie.core.task import Moment, Task
+from reverie.core.text import counted
 from reverie.data import Loader
 from reverie.learn import grid, optim
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
@@ -318,6 +319,7 @@ class _Trainer:
                 "images": self.images,
                 "step": self.step,
                 "seconds": round(self.seconds, 3),
+                "parameters": sum(p.numel() for s in self.sides.values() for p in s.player.module.parameters()),
                 "optimizer": scalars,
                 "threads": torch.get_num_threads(),
                 "processes": self.runtime.world,
@@ -331,7 +333,8 @@ class _Trainer:
         state = checkpoint.state
         if state["threads"] != torch.get_num_threads():
             print(
-                f"{checkpoint.folder.name} was made with {state['threads']} threads, this process has {torch.get_num_threads()}: "
+                f"{checkpoint.folder.name} was made with {counted(state['threads'], 'thread')}, "
+                f"this process has {torch.get_num_threads()}: "
                 f"to end with the very same bits, set OMP_NUM_THREADS={state['threads']}",
                 file=sys.stderr,
             )

@@ -170,15 +170,17 @@ class Evaluation:
         drawn = ", ".join(
             f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in f.settings.items()
         )
+        several = len(f.seeds) > 1
+        of, means = ("for each of the seeds", " Figures are means over the seeds.") if several else ("of the seed", "")
         how = [
-            f"{f.count:,} samples for each of the seeds {', '.join(map(str, f.seeds))}",
+            f"{f.count:,} samples {of} {', '.join(map(str, f.seeds))}",
             f"drawn with {drawn}" if drawn else "drawn",
             f"against the {f.reference:,} pictures of the {f.split} split of {f.data}",
         ]
         judged = self.figure("accuracy")
         by = "" if judged is None else f"; classes are judged by {judged.extractor}"
         features = next(f.extractor for f in self.figures if f.measure == "kernel")
-        return f"{', '.join(how)}. Figures are means over the seeds. Distances are taken in the features of {features}{by}."
+        return f"{', '.join(how)}.{means} Distances are taken in the features of {features}{by}."
 
     @property
     def verdict(self) -> str:

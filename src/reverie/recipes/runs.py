@@ -1,7 +1,8 @@
 """Runs: folders with ``recipe.yaml``, ``log.jsonl``, ``checkpoints/``, ``samples/`` and ``report.html``."""
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 
 from reverie import bridge
+from reverie.core import describe, image_files
 from reverie.core.batch import DataSpec
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
 from reverie.core.files import inside
 from reverie.core.generator import Generator
+from reverie.core.sampling import Sampling
+from reverie.core.task import TaskConfig
+from reverie.diffusion.config import SampleConfig
 from reverie.learn import journal
-from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged
+from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged, quiet
 from reverie.recipes import serialisation, sources
 from reverie.recipes.recipe import Recipe
 from reverie.solve.calibrate import Calibrated
@@ -50,6 +55,21 @@ class Run:
             raise InputError(
                 f"no run in {self.folder}: it has no recipe.yaml. `reverie runs` lists what there is.{nearest(str(self.folder), beside)}"
             )
+
+    def __repr__(self) -> str:
+        return f"Run({', '.join([repr(str(self.folder)), *self._said])})"
+
+    def _repr_html_(self) -> str:
+        pictures = sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)
+        shown = describe.html(image_files.open_image(pictures[-1])) if pictures else ""
+        return f"<p><b>{escape(str(self.folder))}</b>: {escape(', '.join(self._said))}</p>{shown}"
+
+    @property
+    def _said(self) -> list[str]:
+        """What it trains, on what, and how far it is."""
+        seen = self.chosen.state["images"] if self.chosen else self.checkpoints.newest(_images, quiet)
+        far = "no checkpoint yet" if seen is None else f"{seen:,} images"
+        return [serialisation.describe(self.recipe.task), Path(self.recipe.data.name).name, far]
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -110,6 +130,7 @@ class Run:
         if isinstance(opened, NetDenoiser):
             calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
             opened.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
+            opened.sampling = _sampling(self.recipe)
         return opened
 
     def denoiser(self, ema: bool = True) -> NetDenoiser:
@@ -168,6 +189,22 @@ class Run:
         )
 
 
+def _images(checkpoint: Checkpoint) -> int:
+    return checkpoint.state["images"]
+
+
+def _sampling(recipe: Recipe) -> Sampling | None:
+    """How the recipe of a diffusion model draws, for the model to remember."""
+    usual = recipe.usual
+    if not isinstance(usual, SampleConfig):
+        return None
+    return Sampling(usual.solver, usual.steps, usual.grid, usual.scale, partial(_at_scale, recipe.task, usual))
+
+
+def _at_scale(task: TaskConfig, usual: SampleConfig, denoise: Denoiser, scale: float) -> Denoiser:
+    return task.generator(denoise, replace(usual, scale=scale)).denoise  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def load(
     folder: str | Path,
     ema: bool = True,
@@ -185,7 +222,8 @@ def load(
         dtype: what its weights are cast to; they stay in that of the file by default. Sampling keeps its state in float32.
 
     Returns:
-        What its task trains: a :class:`~reverie.core.denoiser.NetDenoiser` (unguided), another
+        What its task trains: a :class:`~reverie.core.denoiser.NetDenoiser`, unguided when called, which :func:`reverie.sample` draws
+        from as its recipe says (``denoise.sampling``); another
         :class:`~reverie.core.generator.Generator`, a classifier, a space …; for the folder of an auto-encoder in diffusers' format, the
         space.
 

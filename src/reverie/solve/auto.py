@@ -5,9 +5,12 @@
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
-from reverie.core.denoiser import Denoiser
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, Wrapper
 from reverie.core.errors import InputError, unknown
+from reverie.core.names import GridName
 from reverie.solve import grids
 from reverie.solve.grids import Grid, fitted, logistic
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
@@ -33,20 +36,40 @@ NAMED: dict[str, Callable[[], Solver]] = {
     "unipc3": lambda: UniPC(3),
 }
 """Solvers by name."""
-CHOICES = ("auto", "stochastic", *NAMED)
-"""What the command line and recipes take."""
+ELSEWHERE: dict[str, Callable[[], Solver]] = {
+    "dpmpp_2m": lambda: DPMpp(2),
+    "dpmpp_2m_sde": SDEDPMpp,
+    "euler_ancestral": lambda: DDIM(1.0),
+    "lms": lambda: DEIS(4, "rho"),
+    "uni_pc": lambda: UniPC(3, "bh1", lower_order_final=True),
+    "uni_pc_bh2": lambda: UniPC(3, "bh2", lower_order_final=True),
+}
+"""Names that k-diffusion and ComfyUI have for the same formula, in σ/α and x/α; ddim, ddpm, euler and heun are theirs too."""
+CHOICES = ("auto", "stochastic", *NAMED, *ELSEWHERE)
+"""What the command line and recipes take; each name may end in that of a grid, as ``dpmpp_2m_karras`` does."""
+STEPS = 30
+"""Steps of a run whose number nobody chooses."""
+
+
+def split(solver: Solver | str | None) -> tuple[Solver | str | None, str | None]:
+    """A solver's name without, and the grid's name at its end: ``dpmpp_2m_karras`` is dpmpp_2m on the grid karras."""
+    if isinstance(solver, str) and solver not in CHOICES:
+        for grid in get_args(GridName):
+            if solver.removesuffix(f"_{grid}") in CHOICES:
+                return solver.removesuffix(f"_{grid}"), grid
+    return solver, None
 
 
 def named(solver: Solver | str) -> Solver:
-    """The solver of that name, see :data:`NAMED`; a solver is itself.
+    """The solver of that name, see :data:`NAMED` and :data:`ELSEWHERE`; a solver is itself.
 
     Raises:
         InputError: for an unknown name, with the nearest one, or something that is no solver.
     """
     if isinstance(solver, str):
-        if solver not in NAMED:
+        if solver not in {**NAMED, **ELSEWHERE}:
             raise unknown("solver", solver, CHOICES)
-        return NAMED[solver]()
+        return {**NAMED, **ELSEWHERE}[solver]()
     if isinstance(solver, type) or not hasattr(solver, "plan"):
         raise InputError(f"a solver is a name, such as 'heun', or made by a call, such as solve.Heun(): got {solver!r}")
     return solver
@@ -89,8 +112,12 @@ def choose(
     all the way from noise to data: a calibration serves no other.
 
     Raises:
-        InputError: for an unknown name of a solver or grid.
+        InputError: for an unknown name of a solver or grid, or a grid beside a solver whose name ends in one.
     """
+    solver, own = split(solver)
+    if own is not None and grid is not None:
+        raise InputError(f"the solver's name says the grid {own}: leave grid={grid!r} out")
+    grid = own if grid is None else grid
     usual, usual_grid = default(steps, denoise.guidance, math.prod(denoise.shape))
     if solver is None or solver == "auto":
         calibrated = getattr(denoise, "calibrations", {}).get((steps, denoise.guidance))
@@ -102,3 +129,37 @@ def choose(
     elif solver == "ddpm" and getattr(denoise, "learned_variance", False):
         solver = DDPM("learned")
     return named(solver), usual_grid if grid is None else grids.named(grid)
+
+
+def recalled(
+    denoise: Denoiser,
+    cond: Cond | None,
+    solver: Solver | str | None,
+    steps: int | None,
+    grid: Grid | str | None,
+    scale: float | None,
+) -> tuple[Denoiser, Solver | str | None, int, Grid | str | None]:
+    """What was given of a run, and the rest as the model's recipe says: its solver, steps and grid, and its guidance around a model that
+    stands alone and is told a condition.
+
+    Raises:
+        InputError: for a scale of a model that is guided already, has no recipe, or is told no condition.
+    """
+    own = denoise.sampling
+    if own is not None:
+        if grid is None and (solver is None or split(solver)[1] is None):
+            grid = own.grid
+        solver, steps = own.solver if solver is None else solver, own.steps if steps is None else steps
+    if own is None or isinstance(denoise, Wrapper):
+        if scale not in (None, 1.0):
+            raise InputError(
+                f"scale={scale:g} is of a model that `rv.load` opened from a run; any other is guided by rv.guide.cfg(denoise, {scale:g})"
+            )
+        scale = 1.0
+    elif cond is None and scale not in (None, 1.0):
+        raise InputError(f"scale={scale:g} guides towards a condition: give cond=, or leave scale out")
+    elif scale is None:
+        scale = 1.0 if cond is None else own.scale
+    if scale != 1.0 and own is not None:
+        denoise = own.guided(denoise, scale)
+    return denoise, solver, STEPS if steps is None else steps, grid

@@ -16,6 +16,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Under
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint, Schedule
+from reverie.core.tensors import check_range
 from reverie.solve import ending
 from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
@@ -93,7 +94,7 @@ def invert(
     solver: Solver | str | None = None,
     grid: Grid | str | None = None,
 ) -> Tensor:
-    """The noise that ``sample(denoise, x=code, grid=grid, steps=steps)`` decodes to ``images``, up to the solver's error.
+    """The noise that ``sample(denoise, x=code, grid=grid, steps=steps, scale=1)`` decodes to ``images``, up to the solver's error.
 
     Args:
         denoise: the model; a guided one is inverted under its guidance, which amplifies errors: scale 1 is the usual choice.
@@ -109,9 +110,11 @@ def invert(
         ``(B, *denoise.shape)`` in the diffused space, of standard deviation about σ at the grid's start.
 
     Raises:
-        InputError: for a solver that draws noise, a shape or condition that does not fit, or images that are not finite.
+        InputError: for a solver that draws noise, a shape or condition that does not fit, or images that are not finite
+            or far outside [−1, 1].
         RunError: when the noise is not finite, as :func:`sample`.
     """
+    check_range(images, "images")
     solver, grid = choose(denoise, Heun("straight") if solver is None else solver, grid, steps)
     if isinstance(solver, ShiftedDDIM) and any(isinstance(inner, Under) for inner in chain(denoise)):
         raise InputError(

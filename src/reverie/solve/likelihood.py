@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reverie.core.condition import Cond
+from reverie.core.condition import Cond, as_cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError, unknown
 from reverie.core.noise import Tape, sample_seeds
@@ -84,7 +84,7 @@ def log_prob(
     if probes < 1:
         raise InputError(f"probes is at least 1: got {probes}")
     _check_guides(denoise)
-    if cond is not None:
+    if (cond := as_cond(cond)) is not None:
         cond.check(denoise.conditions)
         cond = cond.expand(len(x)).to(denoise.device)
     solver = RK45() if solver is None else named(solver)
@@ -162,10 +162,15 @@ class _Divergence:
         return total / len(vectors)
 
     def _exact(self, y: Tensor, x: Tensor, keep: bool) -> Tensor:
-        dims = x[0].numel()
-        basis = torch.eye(dims, dtype=y.dtype, device=y.device).reshape(dims, 1, *x.shape[1:]).expand(dims, *x.shape)
-        (rows,) = torch.autograd.grad(y, x, basis, is_grads_batched=True, create_graph=keep)
-        return rows.flatten(2).diagonal(dim1=0, dim2=2).sum(1)
+        total, flat = torch.zeros(len(x), dtype=x.dtype, device=x.device), y.flatten(1)
+        dims = flat.shape[1]
+        for i in range(
+            dims
+        ):  # one at a time: batched gradients (vmap) fail on what networks do, pixel_unshuffle among others
+            more = keep or i + 1 < dims
+            (row,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=more, create_graph=keep)
+            total = total + row.flatten(1)[:, i]
+        return total
 
 
 def density_rows(plan: Plan) -> list[tuple[float, tuple[float, ...]]]:

@@ -27,14 +27,15 @@ def table(
     final_order: int,
     corrector: Sequence[float],
     rule: Rule,
+    lower_order_final: bool = False,
 ) -> list[PlanStep]:
     """The rows that visit ``points``.
 
     The predictor integrates the polynomial through the last ``order`` predictions, as many as there are at the start and
-    ``final_order`` in the last step. The corrector (UniC, Zhao et al. 2023) replaces the move that led to a point by the one with the
-    prediction made there as one more node; being linear in the history it folds into the next row, and the last move has none. A weight
-    of it below 1, ``corrector[i]`` at point i + 1, leaves the rest of the move as predicted, which is measured to be better while steps are
-    large.
+    ``final_order`` in the last step; with ``lower_order_final`` no more than there are moves left. The corrector (UniC, Zhao et al.
+    2023) replaces the move that led to a point by the one with the prediction made there as one more node; being linear in the history
+    it folds into the next row, and the last move has none. A weight of it below 1, ``corrector[i]`` at point i + 1, leaves the rest of
+    the move as predicted, which is measured to be better while steps are large.
 
     Where the variable or the clock is infinite at an end of a move, that move is of order 1, exact in ε − x0, and the history
     begins after it.
@@ -52,7 +53,9 @@ def table(
         else:
             pair = variable.pair
             c = variable.scale(to) / variable.scale(at)
-            w = rule(at, to, past[: min(order, final_order) if i == len(points) - 2 else order])
+            left = len(points) - 1 - i
+            most = left if lower_order_final else final_order if left == 1 else order
+            w = rule(at, to, past[: min(order, most)])
         folded = list(w)
         if i and corrector[i - 1] and regular and moved is not None:
             origin, predicted = moved
@@ -170,10 +173,13 @@ class UniPC(TableSolver):
 
     From three nodes on, both of the paper's B(h) give the exact integral of the polynomial; with two they differ in the ½ rule.
     The global order is one above that of the predictor.
+
+    With ``lower_order_final`` the order is at most the number of moves that are left, as in the authors' code for few steps.
     """
 
     order: int = 3
     form: Literal["bh1", "bh2"] = "bh2"
+    lower_order_final: bool = False
 
     def __post_init__(self) -> None:
         _check_order("UniPC", self.order, 3)
@@ -182,7 +188,8 @@ class UniPC(TableSolver):
 
     def rows(self, schedule: Schedule, points: Sequence[HostPoint]) -> list[PlanStep]:
         s = CLOCKS["logsnr"]
-        return table(points, X0, s, self.order, self.order, [1.0] * len(points), partial(two_node, X0, s, self.form))
+        rule, corrector = partial(two_node, X0, s, self.form), [1.0] * len(points)
+        return table(points, X0, s, self.order, self.order, corrector, rule, self.lower_order_final)
 
 
 @dataclass(frozen=True)

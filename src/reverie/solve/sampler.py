@@ -22,7 +22,7 @@ from reverie.solve.sampling import Seeds, sample
 
 
 class Sampler(Generator):
-    """Draws as ``rv.sample(denoise, solver=…, steps=…, grid=…)`` does.
+    """Draws as ``rv.sample(denoise, solver=…, steps=…, grid=…, scale=1)`` does.
 
     Its ``log_prob`` is the density of the model's probability flow, whatever solver draws and guides push: :func:`log_prob` with
     RK45 at a tolerance of 10⁻², where it is off by .01 bits a dimension at most.
@@ -51,7 +51,12 @@ class Sampler(Generator):
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
         how = (self.solver, self.steps, self.grid)
-        return sample(self.denoise, n, cond, *how, seed=seed, batch_size=batch_size, on_step=on_step)
+        return sample(
+            self.denoise, n, cond, *how, seed=seed, batch_size=batch_size, on_step=on_step, progress="", scale=1.0
+        )
+
+    def __repr__(self) -> str:
+        return f"Sampler({self.denoise!r}, {self.solver!r}, {self.steps} steps, {self.grid!r})"
 
     def _log_prob(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         return log_prob(chain(self.denoise)[-1], x, cond, RK45(rtol=1e-2, atol=1e-2))

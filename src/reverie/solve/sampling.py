@@ -1,15 +1,17 @@
 """``sample`` and ``iterate``: run a solver's plan on a denoiser."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from operator import index
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from reverie.core.condition import Cond
+from reverie.core.condition import Cond, as_cond
 from reverie.core.count import Count
 from reverie.core.denoiser import Denoiser, Estimate, counted
 from reverie.core.errors import InputError
@@ -18,9 +20,9 @@ from reverie.core.generator import Frame, Generator
 from reverie.core.noise import NoiseTape, SampleSeed, Seeds, Tape, listed, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
-from reverie.core.tensors import finite
+from reverie.core.tensors import check_range, finite
 from reverie.solve import ending, grids
-from reverie.solve.auto import choose
+from reverie.solve.auto import STEPS, choose, recalled
 from reverie.solve.corrector import Corrector
 from reverie.solve.fast import LARGEST, fast, fitting
 from reverie.solve.grids import Grid
@@ -86,14 +88,14 @@ def iterate(
     """Run :func:`sample` step by step: yields a :class:`Step` at every node of the walk.
 
     The caller may assign ``step.x`` or ``step.cond``, or call ``step.rerun()``, before asking for the next one. Arguments as in
-    :func:`sample`, and
+    :func:`sample`, but of a recipe it knows nothing: what is not given is as of a model without one. And
 
     Args:
         walk: moves to make in place of a grid.
         tape: where the noise comes from, in place of the plain tape of ``seed``.
     """
     grids.check_steps(steps)
-    count = _count(n, cond, x, seed)
+    count = _count(n, as_cond(cond), x, seed)
     cond = _condition(denoise, cond, count)
     if sum(given is not None for given in (start, ends, walk)) > 1:
         raise InputError("start=, ends= and walk= each say where a run goes: give one of them")
@@ -149,7 +151,7 @@ def sample(
     n: int | None = None,
     cond: Cond | None = None,
     solver: Solver | str | None = None,
-    steps: int = 30,
+    steps: int | None = None,
     grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
@@ -161,6 +163,7 @@ def sample(
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
     ends: Ends | None = None,
+    scale: float | None = None,
     report: Literal[False] = False,
 ) -> Tensor: ...
 @overload
@@ -169,7 +172,7 @@ def sample(
     n: int | None = None,
     cond: Cond | None = None,
     solver: Solver | str | None = None,
-    steps: int = 30,
+    steps: int | None = None,
     grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
@@ -181,6 +184,7 @@ def sample(
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
     ends: Ends | None = None,
+    scale: float | None = None,
     report: Literal[True],
 ) -> tuple[Tensor, Report]: ...
 def sample(
@@ -188,7 +192,7 @@ def sample(
     n: int | None = None,
     cond: Cond | None = None,
     solver: Solver | str | None = None,
-    steps: int = 30,
+    steps: int | None = None,
     grid: Grid | str | None = None,
     seed: Seeds = 0,
     x: Tensor | None = None,
@@ -200,6 +204,7 @@ def sample(
     tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
     *,
     ends: Ends | None = None,
+    scale: float | None = None,
     report: bool = False,
 ) -> Tensor | tuple[Tensor, Report]:
     """Draw samples.
@@ -212,11 +217,12 @@ def sample(
             what follows from one; a :class:`~reverie.core.flow_map.FlowMap` takes ``steps`` leaps over the grid.
         n: how many; by default one for each condition, seed or row of ``x``, else 1.
         cond: one condition for all, or one a sample.
-        solver: a solver, or the name of one, in :data:`reverie.solve.auto.NAMED`. By default ("auto") the model's calibration for this
-            many steps, or the measured best for the number of steps and the guidance scale.
-        steps: intervals of the grid, at least 1.
-        grid: a grid, or the name of one, in :data:`reverie.core.names.GridName`; by default the one that suits the solver, see
-            :func:`reverie.solve.auto.choose`.
+        solver: a solver, or the name of one, in :data:`reverie.solve.auto.NAMED` or :data:`~reverie.solve.auto.ELSEWHERE`, which may end
+            in that of a grid (``dpmpp_2m_karras``); by default that of the recipe of a model from a run, else "auto": the model's
+            calibration for this many steps, or the measured best for the number of steps and the guidance scale.
+        steps: intervals of the grid, at least 1; by default those of the recipe, else 30.
+        grid: a grid, or the name of one, in :data:`reverie.core.names.GridName`; by default that of the recipe, else the one that suits
+            the solver, see :func:`reverie.solve.auto.choose`.
         seed: one seed for the run, any whole number, or a list with one a sample.
         x: start from this: noise of standard deviation σ at the grid's start, (n, …) floating, in the diffused space. With ``start`` it is
             clean data instead, (n, C, H, W) in [−1, 1], noised to that time: image to image. The state is of the wider of its dtype and the
@@ -224,12 +230,14 @@ def sample(
         start: time in (0, 1] to start from, with ``x``: 1 forgets the image, 0 keeps it.
         batch_size: evaluate at most so many at a time; by default what fits into memory (see :mod:`reverie.solve.fast`), and all where a
             guide or corrector holds something of each sample.
-        progress: label of a progress bar over the steps; none without.
+        progress: label of a progress bar over the steps, "" for none; by default there is one in a terminal.
         on_step: told of each step of each batch.
         walk: moves to make in place of a grid: :mod:`reverie.solve.walks`.
         tape: makes the noise tape of a batch from its seeds, for example a :class:`~reverie.core.brownian.BrownianTape`.
         ends: (logsnr_start, logsnr_end) between which the grid runs, and of ``x`` and of what is returned; pure noise and clean data
             without.
+        scale: of guidance, for a model from a run as :func:`reverie.load` gives it, told a condition: by default that of its recipe (with
+            its ``guide_below``); 1 is the model as it is. A guide around the model takes its place.
         report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
 
     Returns:
@@ -237,9 +245,17 @@ def sample(
         :class:`Report`.
 
     Raises:
-        InputError: for steps < 1, an unknown or out-of-range condition, lengths that do not fit, or an ``x`` that is not finite.
+        InputError: for steps < 1, an unknown or out-of-range condition, lengths that do not fit, an ``x`` that is not finite, or a scale
+            of what is guided otherwise.
         RunError: when the samples are not finite; it names the step at which that began.
     """
+    as_cond(cond)
+    if isinstance(denoise, type | str | Path):
+        raise InputError(
+            f"rv.sample draws from a model, such as rv.load(folder) gives or a call of its class makes: got {denoise!r}"
+        )
+    if progress is None:
+        progress = "sampling" if sys.stderr.isatty() else ""
     if isinstance(denoise, Generator):
         bound = {
             "solver": solver,
@@ -248,18 +264,27 @@ def sample(
             "start": start,
             "walk": walk,
             "ends": ends,
+            "scale": scale,
             "report": report or None,
         }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a {type(denoise).__name__} draws in its own way: leave {', '.join(given)} out")
-        with Progress(progress or "", total=_count(n, cond, None, seed), unit="steps") as bar:
+        with Progress(progress, total=_count(n, cond, None, seed), unit="steps") as bar:
             telling = _telling(bar, on_step) if progress else on_step
             return ending.drawn(denoise.sample(n, cond, seed=seed, batch_size=batch_size, on_step=telling))
     if isinstance(denoise, FlowMap):
-        bound = {"solver": solver, "start": start, "walk": walk, "ends": ends, "report": report or None}
+        bound = {
+            "solver": solver,
+            "start": start,
+            "walk": walk,
+            "ends": ends,
+            "scale": scale,
+            "report": report or None,
+        }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
-        return _leaps(denoise, n, cond, steps, grid, seed, x, batch_size, on_step)
+        return _leaps(denoise, n, cond, STEPS if steps is None else steps, grid, seed, x, batch_size, on_step)
+    denoise, solver, steps, grid = recalled(denoise, cond, solver, steps, grid, scale)
     grids.check_steps(steps)
     count = _count(n, cond, x, seed)
     cond = _condition(denoise, cond, count)
@@ -271,7 +296,7 @@ def sample(
         denoise = counted(denoise, cost)
     denoise = fast(denoise, min(size, count), x, cond, len(parts) * steps)
     total = count * (steps if walk is None else len(walk))
-    with Progress(progress or "", total=total, unit="steps") as bar:
+    with Progress(progress, total=total, unit="steps") as bar:
 
         def run(part: slice) -> Iterator[Step]:
             some = None if cond is None else cond.index(part)
@@ -393,6 +418,8 @@ def _initial(denoise: Denoiser, plan: Plan, x: Tensor | None, start: float | Non
     if x is not None and not x.is_floating_point():
         raise InputError(f"x holds {x.dtype}: give floats, pictures in [-1, 1], such as x / 127.5 - 1 of bytes")
     if x is not None:
+        if start is not None:
+            check_range(x, "x")
         x = x.to(device, torch.promote_types(x.dtype, dtype))
     if x is not None and start is None:
         if tuple(x.shape[1:]) != shape:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset
 from reverie.core.draws import Draws
-from reverie.core.task import Moment, Player, Task
+from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
 from reverie.spaces.latent import Latent
 
@@ -90,12 +90,12 @@ class Tokenizing(Task):
         x = self.held_out.to(self.space.scale.device)
         return {"mse": (x - self.space.decode_raw(self.space.encode_raw(x))).square().mean().item()}
 
-    def preview(self) -> tuple[Tensor, int] | None:
+    def preview(self) -> Preview | None:
         """Pictures, and below each what is left of it."""
         if self.held_out is None:
             return None
         x = self.held_out[:COLUMNS].to(self.space.scale.device)
-        return torch.cat([x, self.space.decode_raw(self.space.encode_raw(x))]).cpu(), len(x)
+        return Preview(torch.cat([x, self.space.decode_raw(self.space.encode_raw(x))]).cpu(), len(x))
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
