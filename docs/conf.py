@@ -1,10 +1,14 @@
 """Sphinx configuration: MyST pages, the furo theme, an API reference generated from the package."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from formulas import mathml
 
 project = "Reverie"
 author = "the Reverie authors"
@@ -19,6 +23,7 @@ html_theme = "furo"
 html_title = "Reverie"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
+html_css_files = ["reverie.css"]
 
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -35,11 +40,9 @@ napoleon_numpy_docstring = False
 
 
 def setup(app: Any) -> None:
-    """Formulas become MathML at build time, so that the pages need neither a script nor a network."""
-
-    def write(as_block: bool) -> Any:
+    def write(block: bool) -> Any:
         def visit(translator: Any, node: nodes.Node) -> None:
-            translator.body.append(str(latex2mathml.tex2mathml(node.astext(), as_block=as_block)))
+            translator.body.append(mathml(node.astext(), block))
             raise nodes.SkipNode
 
         return visit, None

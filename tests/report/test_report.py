@@ -387,3 +387,13 @@ def test_a_judge_of_your_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_durations(seconds: float, text: str):
     assert page._duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.19, 0.1901), (0.5, 0.52), (1.0, 3.0), (1.0, 5.0), (0.01, 90.0)])
+@pytest.mark.parametrize("log", [False, True])
+def test_every_axis_has_ticks_that_differ(low, high, log):
+    line = charts.Line("loss", [23_000.0, 23_002.0], [low, high], "first")
+    svg = charts.chart([line], "pictures seen", "loss", "words", log=log)
+    for anchor in ("end", "middle"):
+        ticks = [tick for tick in re.findall(rf'text-anchor="{anchor}">([^<]*)<', svg) if tick != "pictures seen"]
+        assert 2 <= len(ticks) == len(set(ticks)), ticks
