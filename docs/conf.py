@@ -8,6 +8,7 @@ from typing import Any
 from docutils import nodes
 
 sys.path.insert(0, str(Path(__file__).parent))
+import commands
 from formulas import mathml
 
 project = "Reverie"
@@ -15,7 +16,7 @@ author = "the Reverie authors"
 copyright = "2026, the Reverie authors"
 version = release = installed_version("reverie")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
@@ -40,6 +41,8 @@ napoleon_numpy_docstring = False
 
 
 def setup(app: Any) -> None:
+    app.connect("builder-inited", commands.write)
+
     def write(block: bool) -> Any:
         def visit(translator: Any, node: nodes.Node) -> None:
             translator.body.append(mathml(node.astext(), block))
