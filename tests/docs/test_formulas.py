@@ -40,6 +40,13 @@ def test_limits_of_a_sum_stay_below_and_above():
     assert re.search(r"<munderover><mo[^>]*>∑</mo>", mathml(r"\sum_{j}^n x_j"))
 
 
+def test_the_name_of_a_function_stands_apart():
+    made = mathml(r"\tfrac{1}{2} \log k")
+    assert made.index("</mfrac>") < made.index("<mspacewidth=") < made.index("<mi>log</mi>")
+    assert re.search(r'<mi>log</mi><morspace="0.1667em">.</mo><mi>k</mi>', made)
+    assert "rspace" not in mathml(r"\log (x)") and "mspace" not in mathml(r"= \log x")
+
+
 def test_every_formula_of_the_pages_is_converted():
     for page in (ROOT / "docs").rglob("*.md"):
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -82,6 +83,6 @@ def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExt
         return EfficientNetLite0()
     except InputError as error:
         raise InputError(
-            f"there is no judge of {data.name} pictures of shape {data.shape}: train one with `reverie judge {name}` and pass it as "
-            f"--judge, or measure in general features; {error}"
+            f"there is no judge of {data.name} pictures of shape {data.shape}: `reverie judge {quote(name)}` trains one, and "
+            f"`reverie evaluate` takes it as --judge; or measure in general features; {error}"
         ) from error

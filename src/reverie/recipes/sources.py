@@ -43,7 +43,8 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         classes=None if images.labels is None else tuple(images.classes),
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
     )
-    return replace(recipe, name=recipe.name or Path(name).name, data=config)
+    stem, task = Path(name).name, recipe.task.name
+    return replace(recipe, name=recipe.name or (stem if task == "denoising" else f"{stem}-{task}"), data=config)
 
 
 def spec(config: DataConfig) -> DataSpec:
