@@ -172,7 +172,7 @@ def test_text_from_the_run_is_escaped(run: Run):
 
 def test_without_an_evaluation_it_says_how_to_make_one(run: Run, judge: Path):
     text = report(run).read_text(encoding="utf-8")
-    assert "reverie evaluate tiny" in text and "memorise" not in text
+    assert f"reverie evaluate {run.folder}" in text and "memorise" not in text
     measure(run, n=20, seeds=(0,), judge=judge)
     assert "Nothing has been measured" not in report(run).read_text(encoding="utf-8")
 
