@@ -1,17 +1,22 @@
 """Sphinx configuration: MyST pages, the furo theme, an API reference generated from the package."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+
+sys.path.insert(0, str(Path(__file__).parent))
+import commands
+from formulas import mathml
 
 project = "Reverie"
 author = "the Reverie authors"
 copyright = "2026, the Reverie authors"
 version = release = installed_version("reverie")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
@@ -19,6 +24,7 @@ html_theme = "furo"
 html_title = "Reverie"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
+html_css_files = ["reverie.css"]
 
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -35,11 +41,11 @@ napoleon_numpy_docstring = False
 
 
 def setup(app: Any) -> None:
-    """Formulas become MathML at build time, so that the pages need neither a script nor a network."""
+    app.connect("builder-inited", commands.write)
 
-    def write(as_block: bool) -> Any:
+    def write(block: bool) -> Any:
         def visit(translator: Any, node: nodes.Node) -> None:
-            translator.body.append(str(latex2mathml.tex2mathml(node.astext(), as_block=as_block)))
+            translator.body.append(mathml(node.astext(), block))
             raise nodes.SkipNode
 
         return visit, None

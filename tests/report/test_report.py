@@ -173,7 +173,7 @@ def test_text_from_the_run_is_escaped(run: Run):
 
 def test_without_an_evaluation_it_says_how_to_make_one(run: Run, judge: Path):
     text = report(run).read_text(encoding="utf-8")
-    assert "reverie evaluate tiny" in text and "memorise" not in text
+    assert f"reverie evaluate {run.folder}" in text and "memorise" not in text
     measure(run, n=20, seeds=(0,), judge=judge)
     assert "Nothing has been measured" not in report(run).read_text(encoding="utf-8")
 
@@ -420,3 +420,13 @@ def test_a_judge_of_your_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_durations(seconds: float, text: str):
     assert page._duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.19, 0.1901), (0.5, 0.52), (1.0, 3.0), (1.0, 5.0), (0.01, 90.0)])
+@pytest.mark.parametrize("log", [False, True])
+def test_every_axis_has_ticks_that_differ(low, high, log):
+    line = charts.Line("loss", [23_000.0, 23_002.0], [low, high], "first")
+    svg = charts.chart([line], "pictures seen", "loss", "words", log=log)
+    for anchor in ("end", "middle"):
+        ticks = [tick for tick in re.findall(rf'text-anchor="{anchor}">([^<]*)<', svg) if tick != "pictures seen"]
+        assert 2 <= len(ticks) == len(set(ticks)), ticks

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import tyro
@@ -46,5 +47,5 @@ def main(arguments: list[str]) -> None:
     plan.save(path)
     print(
         f"{shown(path)}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "
-        f"used with --solver auto --steps {plan.nfe} at scale {plan.guidance:g}"
+        f"next: reverie sample {quote(str(run.folder))} --solver auto --steps {plan.nfe} --scale {plan.guidance:g}"
     )

@@ -4,6 +4,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from reverie.cli.arguments import parse
 from reverie.core.text import counted
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     path = report(run)
     clock.lap("report")
     print(
-        f"\n{clock}\nthe report: {path.absolute()}\nmore digits: reverie sample {run.folder} --label 7 --n 16 --out sevens.png"
+        f"\n{clock}\nthe report: {path.absolute()}\nmore digits: reverie sample {quote(str(run.folder))} --label 7 --n 16 --out sevens.png"
     )
     return 0
 

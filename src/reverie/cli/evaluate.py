@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
     evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
     show(evaluation)
-    print(shown(f"{run.folder / 'evaluation.json'}; next: reverie report {run.folder}"))
+    print(shown(f"{run.folder / 'evaluation.json'}; next: reverie report {quote(str(run.folder))}"))
 
 
 def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:

@@ -53,5 +53,5 @@ def main(arguments: list[str]) -> int:
     path = given.out or Path(f"{name}.safetensors")
     trained.save(path)
     right = f", {trained.accuracy(held_out):.1%} of {len(held_out):,} held-out pictures right" if len(held_out) else ""
-    print(shown(f"{path}{right}; next: reverie evaluate RUN --judge {path}"))
+    print(shown(f"{path}{right}; next: {run.recipe.task.next(str(path), given.data)}"))
     return 0

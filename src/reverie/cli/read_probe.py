@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import tyro
@@ -68,4 +69,4 @@ def main(arguments: list[str]) -> None:
     print(
         f"{probed.head} probes on {probed.labels} labels of {shown(probed.data)}, {probed.seeds} seeds. {probed.sentence}"
     )
-    print(shown(f"{drawing}; next: reverie report {run.folder}"))
+    print(shown(f"{drawing}; next: reverie report {quote(str(run.folder))}"))

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -59,13 +60,11 @@ def main(arguments: list[str]) -> int:
         raise InputError("--extend goes on with a run, by a number of images: leave --fresh and --budget out")
     budget = None if given.budget is None else seconds(given.budget)
     run, seen = train(given.recipe, given.out, given.fresh, budget, given.extend)
-    total = run.recipe.train.images
+    total, folder = run.recipe.train.images, quote(str(run.folder))
     if seen < total:
-        print(
-            shown(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {run.folder}"), file=sys.stderr
-        )
+        print(shown(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {folder}"), file=sys.stderr)
         return 130
-    print(shown(f"{run.folder}: {seen:,} images; next: {run.recipe.task.next(str(run.folder))}"))
+    print(shown(f"{run.folder}: {seen:,} images; next: {run.recipe.task.next(str(run.folder), run.recipe.data.name)}"))
     return 0
 
 
@@ -80,9 +79,10 @@ def parse(arguments: list[str]) -> Arguments:
         recipe = Recipe(task=tasks.config(spec)())
     elif spec is not None:
         path = serialisation.find(spec)
-        recipe = serialisation.load(path, sealed=Path(spec).is_dir())
-        if Path(spec).is_dir():
-            out = Path(spec)
+        folder = path.parent if path.name == "recipe.yaml" and path != Path(spec).expanduser() else None
+        recipe = serialisation.load(path, sealed=folder is not None)
+        if folder is not None:
+            out = folder
         elif not recipe.name and path.parent != serialisation.NAMED:
             recipe = replace(recipe, name=path.stem)
     init, _ = _take("--init", arguments)

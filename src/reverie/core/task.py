@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -207,9 +208,9 @@ class TaskConfig(ABC):
         """What a finished run gives, of the model with its weights, frozen: a Denoiser, Generator, Classifier, Space or adapter."""
         return model
 
-    def next(self, run: str) -> str:
-        """What can be done with a run in the folder ``run`` that is trained, for a message."""
-        return f"reverie report {run}"
+    def next(self, run: str, data: str) -> str:
+        """The commands that suit a run that is trained, for a message: its folder, and the name or folder of its data."""
+        return f"reverie report {quote(run)}"
 
     @property
     def unlabelled(self) -> bool:

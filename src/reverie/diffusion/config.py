@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from reverie.core.bounds import STEPS, Bound
@@ -149,8 +150,8 @@ class DenoisingConfig(OnPath):
 
         return sampler(self, opened, sample)
 
-    def next(self, run: str) -> str:
-        return f"reverie sample {run}, reverie report {run}"
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)}; reverie report {quote(run)}"
 
     @property
     def unlabelled(self) -> bool:
@@ -196,8 +197,9 @@ class ClassifierConfig(OnPath):
 
         return Classifying(model, times(self, model.schedule), held_out=unseen(held_out))
 
-    def next(self, run: str) -> str:
-        return f"reverie.guide.classifier(denoise, rv.load({run!r})) guides by it"
+    def next(self, run: str, data: str) -> str:
+        model = f"runs/{Path(data).name}"
+        return f"reverie train --data {quote(data)}; reverie sample {quote(model)} --label 0 --guide classifier:{quote(run)}:2"
 
     def describe(self, model: NetClassifier, spec: DataSpec) -> dict[str, str]:
         shape = "x".join(map(str, model.shape))

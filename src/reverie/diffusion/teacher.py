@@ -78,8 +78,8 @@ class FromTeacher(TaskConfig):
     def generator(self, opened: Denoiser, sample: SampleConfig) -> Sampler:
         return self.denoising.generator(opened, sample)
 
-    def next(self, run: str) -> str:
-        return self.denoising.next(run)
+    def next(self, run: str, data: str) -> str:
+        return self.denoising.next(run, data)
 
     @property
     def unlabelled(self) -> bool:

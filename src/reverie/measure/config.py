@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from reverie.core.bounds import Bound
@@ -44,8 +45,9 @@ class JudgeConfig(TaskConfig):
             torch.manual_seed(seed)
             return Judge(spec.name, list(spec.classes), spec.shape[0], spec.shape[1:])
 
-    def next(self, run: str) -> str:
-        return f"reverie evaluate RUN --judge {run}"
+    def next(self, run: str, data: str) -> str:
+        model = f"runs/{Path(data).name}"
+        return f"reverie train --data {quote(data)}; reverie evaluate {quote(model)} --judge {quote(run)}"
 
     def modules(self, model: Judge) -> dict[str, nn.Module]:
         return {"judge": model}

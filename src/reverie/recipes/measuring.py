@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -90,6 +91,6 @@ def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExt
         return EfficientNetLite0()
     except InputError as error:
         raise InputError(
-            f"there is no judge of {data.name} pictures of shape {data.shape}: train one with `reverie judge {name}` and pass it as "
-            f"--judge, or measure in general features; {error}"
+            f"there is no judge of {data.name} pictures of shape {data.shape}: `reverie judge {quote(name)}` trains one, and "
+            f"`reverie evaluate` takes it as --judge; or measure in general features; {error}"
         ) from error

@@ -5,6 +5,7 @@ from functools import cached_property, partial
 from html import escape
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Run:
     """A run on the disk, given by its folder or that of one of its checkpoints.
 
     Args:
-        folder: where it is.
+        folder: where it is; a name alone may be that of a run in ``runs/``.
         device, dtype: where its models go, and what they compute in: the CPU, and what their weights are stored in, by default.
 
     Raises:
@@ -42,7 +43,7 @@ class Run:
         self, folder: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         self.device, self.dtype = device, dtype
-        path = Path(folder).expanduser()
+        path = serialisation.located(folder)
         self.chosen = Checkpoint(path) if path.name.startswith("step-") and path.parent.name == "checkpoints" else None
         self.folder = path.parent.parent if self.chosen else path
         if not (self.folder / "recipe.yaml").is_file():
@@ -100,7 +101,9 @@ class Run:
             return self.chosen
         found = self.checkpoints.newest_whole()
         if found is None:
-            raise RunError(f"{self.folder} has no checkpoint yet: train it with `reverie train {self.folder}`")
+            raise RunError(
+                f"{self.folder} has no checkpoint yet: train it with `reverie train {quote(str(self.folder))}`"
+            )
         return found
 
     def path(self, *parts: str) -> Path:

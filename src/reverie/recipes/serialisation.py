@@ -44,6 +44,13 @@ def named() -> list[str]:
     return sorted(path.stem for path in NAMED.glob("*.yaml"))
 
 
+def located(given: str | Path) -> Path:
+    """The folder of a run, or something in it: as given, or in ``runs/`` if it is only there."""
+    path = Path(given).expanduser()
+    beside = Path("runs") / path
+    return beside if not path.exists() and beside.exists() else path
+
+
 def find(given: str) -> Path:
     """The YAML file of a recipe given by name, by file, or by the folder of a run.
 
@@ -55,8 +62,8 @@ def find(given: str) -> Path:
         return NAMED / f"{given}.yaml"
     if path.is_file():
         return path
-    if (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
+    if (located(given) / "recipe.yaml").is_file():
+        return located(given) / "recipe.yaml"
     raise InputError(
         f"no recipe {given!r}: the recipes that come along are {', '.join(named())}, "
         f"and there is no such file, nor a run in such a folder.{nearest(given, named())}"

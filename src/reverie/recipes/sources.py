@@ -44,7 +44,9 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
     )
     init = None if recipe.init is None else str(Path(recipe.init).expanduser().absolute())
-    return replace(recipe, name=recipe.name or Path(name).name, data=config, init=init)
+    stem, task = Path(name).name, recipe.task.name
+    named = recipe.name or (stem if task == "denoising" else f"{stem}-{task}")
+    return replace(recipe, name=named, data=config, init=init)
 
 
 def spec(config: DataConfig) -> DataSpec:

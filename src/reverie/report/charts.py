@@ -103,14 +103,10 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Round values between 10^low and 10^high: 1, 2 and 5 of each decade, powers of ten only when there are many."""
-    marks = (
-        (1.0,)
-        if high - low > 2.5
-        else (1.0, 2.0, 5.0)
-        if high - low > 0.5
-        else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    )
+    """Round values between 10^low and 10^high: powers of ten, 1, 2 and 5 of each, or evenly spaced ones, the narrower the range."""
+    if high - low < 0.7:
+        return _ticks(10.0**low, 10.0**high, 4)
+    marks = (1.0,) if high - low > 2.5 else (1.0, 2.0, 5.0)
     exponents = range(math.floor(low), math.ceil(high) + 1)
     return [m * 10.0**e for e in exponents for m in marks if low <= math.log10(m * 10.0**e) <= high]
 
@@ -119,7 +115,7 @@ def _number(value: float, percent: bool = False) -> str:
     if percent:
         return f"{100 * value:g} %"
     if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
+        return f"{value / 1e6:.10g}M"
     if abs(value) >= 1e4:
-        return f"{value / 1e3:g}k"
+        return f"{value / 1e3:.10g}k"
     return f"{value:.6g}".replace("-", "−")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -54,7 +55,7 @@ def report(run: Run) -> Path:
     )
     page = environment.get_template("report.html.j2").render(
         title=run.recipe.name or run.folder.name,
-        folder=run.folder.name,
+        folder=quote(str(run.folder)),
         **_headline(run, drawn, evaluation),
         **_galleries(run, drawn),
         **_curves(run),

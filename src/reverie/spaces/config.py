@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import Bound
@@ -76,8 +77,8 @@ class AutoencoderConfig(TaskConfig):
         space.code_shape(spec.shape)
         return space
 
-    def next(self, run: str) -> str:
-        return f"reverie train --space {run}"
+    def next(self, run: str, data: str) -> str:
+        return f"reverie train --data {quote(data)} --space {quote(run)} --net.patch 1"
 
     def modules(self, model: Latent) -> dict[str, nn.Module]:
         return {"space": model}
