@@ -32,7 +32,7 @@ def page() -> str:
         kinds = [[verb, kind] for kind in KINDS] if verb == "read" else [[verb]]
         for words in kinds:
             said = title if len(kinds) == 1 else KINDS[words[-1]]
-            help = text([*words, "--help"])
+            help = text([*words, "--help-all" if verb == "train" else "--help"])
             parts.append(f"## reverie {' '.join(words)}\n\n{said[0].upper()}{said[1:]}.\n\n```text\n{help}\n```")
     return "\n\n".join(parts) + "\n"
 

@@ -13,7 +13,7 @@ PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 QUALIFIED = re.compile(r"(?<![\w./-])(?:rv|reverie)((?:\.[A-Za-z_]\w*)+)(?![\w{])")
 ROLE = re.compile(r":(?:py:)?(?:func|class|meth|data|mod|attr):`~?(?:[^`<]*<)?([\w.]+)>?`")
 IMPORT = re.compile(r"^ *from (reverie[\w.]*) import ([\w, ]+)$", re.MULTILINE)
-PLACEHOLDERS = {"cli.NAME"}
+PLACEHOLDERS = {"cli.NAME", "css"}
 
 
 def exists(path: str) -> bool:

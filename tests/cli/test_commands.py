@@ -129,7 +129,7 @@ def test_training_writes_a_run(trained):
     )
     assert recipe["task"]["net"].items() >= {"name": "dit", "patch": 14, "width": 16, "depth": 1, "heads": 2}.items()
     with Image.open(trained / "samples" / "step-00000020.png") as sheet:
-        assert sheet.size == (10 * 86 - 2, 4 * 86 - 2)
+        assert sheet.size == (10 * 86 - 2, 4 * 86 - 2 + 18)
 
 
 def test_the_same_command_again_has_nothing_to_do(reverie, digits):
@@ -146,7 +146,7 @@ def test_sampling_by_label(reverie, digits, tmp_path):
     reverie("sample digits --label 7,7,1 --out b.png --n 3")
     reverie("sample digits --label all --out c.png")
     with Image.open(tmp_path / "c.png") as sheet:
-        assert sheet.size == (10 * 86 - 2, 2 * 86 - 2)
+        assert sheet.size == (10 * 86 - 2, 2 * 86 - 2 + 18)
     assert reverie("sample digits --label none --n 2 --out d.png").code == 0
 
 

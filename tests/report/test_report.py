@@ -267,7 +267,7 @@ def test_colour_pictures_without_classes(tmp_path: Path, monkeypatch: pytest.Mon
     measure(run, n=10, seeds=(0,))
     text = report(run).read_text(encoding="utf-8")
     assert "colour pictures of 8 × 8 pixels." in text and "Guidance" not in text and "Class accuracy" not in text
-    assert str(tmp_path) not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.S)
+    assert str(tmp_path) not in re.sub(r"<(pre|code)>.*?</\1>", "", text, flags=re.S)
     likely = min(10, len(load(tmp_path / "photos", "test")))
     drawn = 10 * drawing.ROWS + 2 * drawing.FILMS * drawing.MOMENTS + 2 * min(10, 12)
     assert len(Page(text).images()) == drawn + likely

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from reverie.inverse import restore
-    from reverie.learn import pictures
+    from reverie.learn import grid
 
     run = given.open(given.run)
     labels = choose(given.label, run.recipe) if run.recipe.data.classes or given.label != "none" else None
@@ -102,7 +102,8 @@ def main(arguments: list[str]) -> None:
     print(*map(shown, write(images[0] if single else images, given.out)), sep="\n")
     both = given.out.with_name(f"{given.out.stem}-before-after.png")
     after = images[:SHOWN]
-    pictures.save(torch.cat([before(y, after), after]), both, headings=("before", *["after"] * len(after)))
+    shown_beside = torch.cat([before(y, after), after])
+    grid.save(grid.tile(shown_beside, len(shown_beside), ("before", *["after"] * len(after))), both)
     print(shown(both))
     print(
         f"differs from the measurement by {float(restored.consistency.square().mean().sqrt()):.4f} rms, where black to white is 2; "

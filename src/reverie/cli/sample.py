@@ -249,7 +249,7 @@ def write(
     text: Callable[[int | None], dict[str, str] | None] = lambda i: None,
     only: int | None = None,
 ) -> list[str]:
-    """One grid, of a column a name if there are several, or one file a picture, or the picture ``only``; returns what was written.
+    """One picture (C, H, W) as it is; of several one grid, a column a name if there are names, or a file each, or the picture ``only``.
 
     Args:
         text: what the picture of a number, or the grid of all (None), says of itself.
@@ -257,17 +257,22 @@ def write(
     Raises:
         InputError: when there is no picture ``only``.
     """
-    from reverie.learn import grid, pictures
+    from reverie.learn import grid
 
+    if images.ndim == 3:
+        grid.save(grid.to_picture(grid.to_bytes(images)), out, text(None))
+        return [str(out)]
     if only is not None and only >= len(images):
         raise InputError(f"the picture was number {only} of those drawn: --n is more than that, got {len(images)}")
     if out.suffix and only is None:
-        grid.save(pictures.show(images, headings=names if len(names) > 1 else ()), out, text(None))
+        headings = names if len(names) > 1 else ()
+        columns = len(headings) or math.ceil(math.sqrt(len(images)))
+        grid.save(grid.tile(images, min(columns, len(images)), headings[: len(images)]), out, text(None))
         return [str(out)]
     if out.suffix and only is not None:
-        grid.save(pictures.to_pil(images[only])[0], out, text(only))
+        grid.save(grid.to_picture(grid.to_bytes(images[only])), out, text(only))
         return [str(out)]
     for i in range(len(images)) if only is None else (only,):
         path = out / f"{i:0{max(4, len(str(len(images))))}d}.png"
-        grid.save(pictures.to_pil(images[i])[0], path, text(i))
+        grid.save(grid.to_picture(grid.to_bytes(images[i])), path, text(i))
     return [f"{out}{os.sep}"]

@@ -1,5 +1,6 @@
 """The few tensor operations the algebra is made of."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -88,7 +89,7 @@ def check_range(images: Tensor, what: str) -> None:
     """Raise an :class:`InputError` when pictures (B, 1 or 3, H, W) hold numbers far outside [−1, 1], as bytes do; other data has any."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         return
-    if (largest := float(images.detach().abs().max())) > FARTHEST:
+    if FARTHEST < (largest := float(images.detach().abs().max())) < math.inf:
         raise InputError(
             f"{what} holds values up to {largest:g}: pictures are in [-1, 1], such as x / 127.5 - 1 of bytes"
         )

@@ -10,7 +10,7 @@ from reverie.read.probes.grid import Grid, Probed
 COLOURS = ((247, 244, 236), (250, 205, 135), (236, 132, 78), (183, 55, 82), (88, 24, 88))
 """From low to high accuracy, ever darker."""
 CELL_WIDTH, CELL_HEIGHT, TOP, GAP = 52, 26, 44, 36
-NARROWEST = 116
+NARROWEST = 120
 """Width of a panel that its title fits into."""
 
 
