@@ -14,7 +14,7 @@ def slide(
     """Maps of whole pictures: windows side by side, the last flush with the end, and the mean where they overlap.
 
     Args:
-        read: pictures (B, C, *window) -> a map (B, D, h, w) a stride.
+        read: pictures (B, C, height, width) of a window -> a map (B, D, h, w) a stride.
         images: (B, C, H, W).
         window: (height, width).
         strides: in pixels.
