@@ -8,15 +8,12 @@ No step waits for the device: losses and norms stay where they are computed unti
 """
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +31,7 @@ from reverie.learn import grid, optim
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
 from reverie.learn.ema import half_life, power
+from reverie.learn.interrupts import Interrupts
 from reverie.learn.journal import Journal
 from reverie.learn.runtime import Runtime
 from reverie.learn.side import Side, sides
@@ -74,7 +72,7 @@ def train(
         RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
     trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}))
-    interrupted = _Interrupts()
+    interrupted = Interrupts()
     with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, interrupted.caught():
         try:
             trainer.run(interrupted)
@@ -124,7 +122,7 @@ class _Trainer:
         self.read_at = time.perf_counter()
         self.recent: dict[str, list[float]] = {}
 
-    def run(self, interrupted: "_Interrupts") -> None:
+    def run(self, interrupted: Interrupts) -> None:
         config = self.config
         for side in self.sides.values():
             side.player.module.train(side.player.train)
@@ -172,7 +170,7 @@ class _Trainer:
         else:
             yield from (self.feed(*piece).to(self.runtime.device) for piece in pieces)
 
-    def write(self, before: int, stop: bool, interrupted: "_Interrupts") -> None:
+    def write(self, before: int, stop: bool, interrupted: Interrupts) -> None:
         """What is due after a step that began at image ``before``: log, checkpoint, validation, samples."""
         config = self.config
         last = self.images == config.images
@@ -183,7 +181,7 @@ class _Trainer:
         if not (stop or interrupted.heard):
             self.look(before, interrupted)
 
-    def look(self, before: int, interrupted: "_Interrupts") -> None:
+    def look(self, before: int, interrupted: Interrupts) -> None:
         """Validate and show, where that is due and not done; an interrupt ends it at once."""
         config = self.config
         last = self.images == config.images
@@ -202,7 +200,7 @@ class _Trainer:
         batches: Sequence[tuple[int, Batch]],
         count: int,
         now: Moment,
-        interrupted: "_Interrupts",
+        interrupted: Interrupts,
     ) -> bool:
         """One turn of one player: gradients of the batch, part by part, then the optimizers. Returns whether to stop after the step.
 
@@ -376,44 +374,3 @@ class _Trainer:
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-
-
-class _Broken(Exception):
-    """What was under way has been left for an interrupt."""
-
-
-class _Interrupts:
-    """Whether SIGINT or SIGTERM has come; a second Ctrl-C ends at once. Outside the main thread nothing is caught."""
-
-    def __init__(self) -> None:
-        self.heard, self.breaks = False, False
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def handle(self, number: int, frame: Any) -> None:
-        if self.heard and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.heard = True
-        if self.breaks:
-            raise _Broken
-
-    @contextmanager
-    def breaking(self) -> Iterator[None]:
-        """What is done inside is left at once when an interrupt comes."""
-        try:
-            self.breaks = True
-            yield
-        except _Broken:
-            pass
-        finally:
-            self.breaks = False

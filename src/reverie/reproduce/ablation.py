@@ -19,11 +19,10 @@ from reverie.align import ldae
 from reverie.align.ldae import Settings
 from reverie.core import files
 from reverie.core.denoiser import NetDenoiser
-from reverie.core.errors import InputError, RunError
-from reverie.data import ImageSet, Loader
+from reverie.core.errors import InputError
+from reverie.data import ImageSet
 from reverie.diffusion.building import learn_space
-from reverie.learn import Checkpoints, TrainConfig
-from reverie.learn.loop import train as loop
+from reverie.learn import TrainConfig
 from reverie.measure import judge
 from reverie.measure.config import JudgeConfig
 from reverie.read.probes.probe import linear
@@ -32,6 +31,7 @@ from reverie.recipes.serialisation import find
 from reverie.recipes.serialisation import load as load_recipe
 from reverie.recipes.training import train
 from reverie.reproduce.ladder import Scale, Variant
+from reverie.reproduce.learning import learn
 from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
 CLEAN = 0.01
@@ -89,7 +89,8 @@ def ablation(
         print(f"{variant.name}:", file=sys.stderr)
         space = tokenize(settings, scale, source or scale.data, images, test, files.inside(out, "spaces"), seed)
         last = network(settings, scale, space, images, seed)
-        learn(last, settings, scale, images, files.inside(out, slug(variant.name)), seed)
+        seen = images if settings.labels else images.without_labels()
+        learn(last, ldae.task(settings, last), schedule(scale), seen, files.inside(out, slug(variant.name)), seed)
         figures.append(Figure(variant.name, *probe(last, settings, scale, images, test), variant.accuracy, variant.fid))
         files.write(out / f"{name}.json", json.dumps([asdict(f) for f in figures], indent=1))
     if last is not None:
@@ -157,27 +158,9 @@ def network(settings: Settings, scale: Scale, space: spaces.Latent, images: Imag
     return ldae.build(settings, space, images.shape, scale.net, len(images.classes))
 
 
-def learn(denoise: NetDenoiser, settings: Settings, scale: Scale, images: ImageSet, folder: Path, seed: int) -> None:
-    """Train a variant, or take its trained weights from its folder, and leave the averaged ones in the network, frozen."""
-    config = TrainConfig(
-        images=scale.images,
-        batch=scale.batch,
-        lr=scale.lr,
-        weight_decay=0.0,
-        warmup=scale.warmup,
-        log_every=max(1, scale.images // 50),
-        validate_every=scale.images,
-        sample_every=scale.images,
-        save_every=max(1, scale.images // 4),
-    )
-    task = ldae.task(settings, denoise)
-    seen = loop(task, Loader(images if settings.labels else images.without_labels(), seed), config, folder, seed=seed)
-    if seen < scale.images:
-        raise RunError(f"interrupted after {seen:,} of {scale.images:,} images; the same command goes on")
-    latest = Checkpoints(folder / "checkpoints").newest_whole()
-    assert latest is not None
-    denoise.net.load_state_dict({key.removeprefix("denoiser."): value for key, value in latest.tensors("ema").items()})
-    denoise.net.eval().requires_grad_(False)
+def schedule(scale: Scale) -> TrainConfig:
+    """How each variant is trained."""
+    return TrainConfig(images=scale.images, batch=scale.batch, lr=scale.lr, weight_decay=0.0, warmup=scale.warmup)
 
 
 def probe(

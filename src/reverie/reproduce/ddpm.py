@@ -21,17 +21,18 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError, RunError
 from reverie.core.paths import Table
 from reverie.core.predictions import kind, mean
+from reverie.core.task import Task
 from reverie.core.times import Steps
-from reverie.data import ImageSet, Loader
+from reverie.data import ImageSet
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.vlb import VLB, OnChain
-from reverie.learn import Checkpoints, TrainConfig
-from reverie.learn.loop import train as loop
+from reverie.learn import TrainConfig
 from reverie.measure.evaluation import evaluate
 from reverie.nets.config import NetConfig
 from reverie.nets.presets import DDPM as NETWORK
 from reverie.nets.presets import DDPM_SMALL as SMALL
 from reverie.recipes.measuring import extractor
+from reverie.reproduce.learning import learn
 from reverie.solve import DDPM, Sampler, grids
 
 
@@ -154,7 +155,7 @@ def run(
         else:
             print(f"{row.name}:", file=sys.stderr)
             denoise = network(row, scale, train, seed)
-            seconds = learn(denoise, row, scale, train, out / row.name, seed)
+            seconds = learn(denoise, objective(denoise, row, scale), scale.train, train, out / row.name, seed)
             try:
                 evaluation, _ = evaluate(sampler(denoise, row, scale), train, test, looks, n=scale.n, seeds=(seed,))
                 drawn = (evaluation.figure(measure) for measure in ("accuracy", "frechet_ratio"))
@@ -190,28 +191,11 @@ def network(row: Row, scale: Scale, images: ImageSet, seed: int) -> NetDenoiser:
     return NetDenoiser(net, path, predicts, shape=images.shape, learned_variance=learned)
 
 
-def learn(denoise: NetDenoiser, row: Row, scale: Scale, images: ImageSet, folder: Path, seed: int) -> float:
-    """Train a row, or take its trained weights from its folder, and leave the averaged ones in the network; the seconds it took."""
-    total = scale.train.images
-    config = replace(
-        scale.train,
-        log_every=max(1, total // 50),
-        validate_every=total,
-        sample_every=total,
-        save_every=max(1, total // 4),
-    )
+def objective(denoise: NetDenoiser, row: Row, scale: Scale) -> Task:
+    """What trains a row."""
     if row.loss == "simple":
-        task = Denoising(denoise, Steps(scale.levels), drop=0.0)
-    else:
-        task = VLB(denoise, importance=False, drop=0.0)
-    seen = loop(task, Loader(images, seed), config, folder, seed=seed)
-    if seen < total:
-        raise RunError(f"interrupted after {seen:,} of {total:,} images; the same command goes on")
-    latest = Checkpoints(folder / "checkpoints").newest_whole()
-    assert latest is not None
-    denoise.net.load_state_dict({key.removeprefix("denoiser."): value for key, value in latest.tensors("ema").items()})
-    denoise.net.eval().requires_grad_(False)
-    return latest.state["seconds"]
+        return Denoising(denoise, Steps(scale.levels), drop=0.0)
+    return VLB(denoise, importance=False, drop=0.0)
 
 
 def sampler(denoise: NetDenoiser, row: Row, scale: Scale) -> Sampler:

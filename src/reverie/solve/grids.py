@@ -16,6 +16,7 @@ from reverie.core.bounds import STEPS
 from reverie.core.errors import InputError, unknown
 from reverie.core.names import GridName
 from reverie.core.schedules import HostPoint, Schedule
+from reverie.solve.nodes import FITTED
 
 
 @runtime_checkable
@@ -273,32 +274,6 @@ class logistic:
 
 _FIRST, _LAST = -4.3, 4.6052
 _MOST = 22
-FITTED: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    5: (
-        (-2.131, -0.37, 0.886, 2.661),
-        (0.35, 0.025, 0.056, 0.052),
-    ),
-    7: (
-        (-1.985, -0.777, 0.176, 1.251, 2.089, 3.391),
-        (1.115, 0.591, 0.893, 0.856, 0.818, 0.505),
-    ),
-    10: (
-        (-2.253, -1.212, -0.481, -0.012, 0.532, 1.243, 1.619, 2.373, 3.573),
-        (1.122, 0.867, 0.948, 0.877, 0.931, 1.041, 0.949, 0.757, 0.551),
-    ),
-    14: (
-        (-2.635, -1.613, -0.925, -0.468, -0.108, 0.28, 0.74, 1.196, 1.657, 1.969, 2.371, 2.949, 3.947),
-        (0.992, 0.898, 1.014, 0.949, 0.903, 0.897, 0.921, 0.977, 0.953, 0.938, 0.898, 0.836, 0.938),
-    ),
-    20: (
-        (-2.912, -1.903, -1.166, -0.718, -0.402, -0.125, 0.1, 0.355, 0.626, 0.909, 1.177, 1.432, 1.698, 1.931, 2.195, 2.482,
-         2.807, 3.408, 4.221),
-        (0.983, 0.97, 1.012, 1.015, 1.071, 1.025, 0.984, 0.997, 1.008, 1.023, 1.043, 1.043, 0.951, 1.004, 1.008, 1.054, 0.968,
-         0.94, 1.065),
-    ),
-}  # fmt: skip
-"""Fitted inner nodes in λ and weights of the corrector at them, by the number of steps; the last step is to λ = 4.6 (σ/α = 0.01) or clean
-data."""
 
 
 def _around(steps: int) -> tuple[int, int, float]:
