@@ -149,7 +149,7 @@ def test_whole_pipelines_draw_by_class(tiny, tmp_path, case):
     config, schedule, kind, options = RUNS[case]
     denoise = run(tiny, config, schedule, kind, channels=3, **options)
     bridge.write(denoise, tmp_path / "out")
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
     if case == "ddpm":  # the steps of one that draws no noise
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -167,25 +167,44 @@ def test_whole_pipelines_draw_by_class(tiny, tmp_path, case):
     assert close((ours / 2 + 0.5).clamp(0, 1), theirs, 1e-4) and theirs.std() > 0.05
 
 
+FOLDED = replace(UNET, patch=2)
 DRAWN = {
     **{case: RUNS[case] for case in ("flow", "flow, another count", "ddpm", "ddpm, a learned variance", "zero terminal", "cosine", "edm")},
     "flow, DiT": (DIT, Flow(), "flow", {}),
     "flow, DiT, a learned variance": (replace(DIT, learn_sigma=True), Flow(), "flow", {"learned_variance": True}),
+    "folded pixels": (FOLDED, Flow(), "flow", {}),
+    "folded pixels on a table": (replace(FOLDED, resample="residual", learn_sigma=True), Table.linear(), "eps", {"learned_variance": True}),
+    "a prior": (replace(UNET, image=1), Flow(), "flow", {}),
+    "the default: a prior, folded pixels": (replace(FOLDED, image=1), Flow(), "flow", {}),
 }  # fmt: skip
+
+
+def with_prior(denoise, classes):
+    """The denoiser with Gaussians that are fitted to something."""
+    prior = Prior(classes or 1, denoise.shape, 3)
+    x = noise(30, *denoise.shape, seed=5) * torch.linspace(0.1, 1.0, 8) + torch.linspace(-0.5, 0.5, 30).view(-1, 1, 1, 1)
+    prior.fit(x, None if classes is None else torch.arange(30) % classes)
+    denoise.net.prior = prior
+    return NetDenoiser(denoise.net, denoise.schedule, denoise.kind, shape=denoise.shape)
 
 
 @pytest.mark.parametrize("classes", [3, None])
 @pytest.mark.parametrize("case", DRAWN)
 def test_the_lines_that_are_printed_draw_what_ours_draws(tiny, tmp_path, case, classes):
-    """Grey pictures by class, in diffusers alone; labels are read."""
+    """Grey pictures by class, in diffusers alone, guided; labels are read, and the folder opens here again."""
     config, schedule, kind, options = DRAWN[case]
     if classes is None and isinstance(config, nets.DiTConfig):
         return  # refused: theirs has classes
     denoise = run(tiny, config, schedule, kind, classes=classes, **options)
+    if getattr(config, "image", 0):
+        denoise = with_prior(denoise, classes)
     bridge.write(denoise, tmp_path / "out")
-    scope = {}
+    scope, code = {}, lines(tmp_path / "out", 5, scale=1.5)
+    exec(compile(code, "lines", "exec"), scope)
+    assert [picture.size for picture in scope["images"]] == [(8, 8)] * 4
     torch.manual_seed(7)
-    exec(compile(lines(tmp_path / "out", 5), "lines", "exec"), scope)
+    exec(compile(code.replace("num_inference_steps=5", "num_inference_steps=5, output_type='np'"), "lines", "exec"), scope)
+    theirs = torch.from_numpy(scope["images"]).permute(0, 3, 1, 2)
     torch.manual_seed(7)
     x = torch.randn(4, 1, 8, 8)
     if isinstance(schedule, EDM):
@@ -195,11 +214,20 @@ def test_the_lines_that_are_printed_draw_what_ours_draws(tiny, tmp_path, case, c
         stated = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text())
         flow = stated["_class_name"].startswith("Flow")
         how = bridge.Scheduler(stated if flow else stated | {"_class_name": "DDIMScheduler"})(5)
+    again = rv.load(tmp_path / "out")
+    assert not isinstance(again.net, Foreign) and again.shape == denoise.shape
     with torch.no_grad():
         cond, other = (None if classes is None else rv.Cond(label=which) for which in ([0, 1, 2, 0], [1, 2, 0, 1]))
-        ours, wrong = ((rv.sample(denoise, cond=c, x=x, **how) / 2 + 0.5).clamp(0, 1) for c in (cond, other))
-    assert scope["images"].std() > 0.05 and close(ours, scope["images"], 1e-3)
-    assert classes is None or not close(wrong, scope["images"], 1e-2)
+        guided = denoise if classes is None else rv.guide.cfg(denoise, 1.5)
+        ours, wrong = ((rv.sample(guided, cond=c, x=x, **how) / 2 + 0.5).clamp(0, 1) for c in (cond, other))
+        point = schedule.point(0.6)
+        assert close(again(x, point, cond).x0, denoise(x, point, cond).x0, 1e-4)
+        if denoise.prior is not None:
+            bare = NetDenoiser(denoise.net, schedule, kind, shape=denoise.shape)
+            bare.prior.values.mul_(1.5)
+            assert not close(bare(x, point, cond).x0, again(x, point, cond).x0, 1e-3)
+    assert theirs.std() > 0.05 and close(ours, theirs, 1e-3)
+    assert classes is None or not close(wrong, theirs, 1e-2)
 
 
 def test_a_run_without_classes_becomes_theirs(tiny, tmp_path):
@@ -258,7 +286,6 @@ def test_an_mmdit_of_ours_becomes_theirs(tiny, tmp_path, norm):
 UNWRITTEN = {
     "a DiT of the paper's code": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=False), {}, "--net.endpoint"),
     "no classes": (nets.DiTConfig(patch=2, width=16, depth=1, heads=2, endpoint=True), {"classes": None}, "classes"),
-    "folded pixels": (replace(UNET, patch=2), {}, "--net.patch 1"),
     "DDPM++": (replace(UNET, skip_scale=0.5**0.5, fourier=16.0), {}, "--net.skip-scale 1.0, --net.fourier None"),
     "heads": (replace(UNET, attention=(1, 2)), {}, "--net.head-width 8"),
     "groups": (replace(UNET, groups=32), {}, "--net.groups 16"),
@@ -290,11 +317,10 @@ def test_what_diffusers_lacks_is_said_in_a_line(tiny, tmp_path, case):
 
 
 def test_every_reason_at_once(tmp_path):
-    """A prior, folded pixels: as the demo is."""
-    net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1, patch=2), channels=1, size=16)
+    net = nets.build(nets.UNetConfig(width=8, blocks=1, image=1, fourier=16.0), channels=1, size=16)
     net.prior = Prior(1, (1, 16, 16), 4)
-    with pytest.raises(InputError, match=r"train with --prior None, --net\.patch 1, --net\.groups 8$"):
-        bridge.write(NetDenoiser(net, Flow(), shape=(1, 16, 16)), tmp_path / "out")
+    with pytest.raises(InputError, match=r"train with --prior None, --net\.fourier None, --net\.groups 8, --kind v$"):
+        bridge.write(NetDenoiser(net, Cosine(), "eps", shape=(1, 16, 16)), tmp_path / "out")
     net = nets.build(nets.UViTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
     silent = nets.build(nets.MMDiTConfig(patch=2, width=16, depth=1, heads=2), channels=1, size=8)
     with pytest.raises(

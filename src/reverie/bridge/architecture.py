@@ -6,29 +6,33 @@ Times are ours: a diffusers timestep is 1000 times our time. :mod:`reverie.bridg
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from reverie.bridge.foreign import Labels
 from reverie.core.condition import Label
 from reverie.nets.config import DiTConfig, MMDiTConfig, UNetConfig
 from reverie.nets.dit import DiT
+from reverie.nets.layers import pair
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.unet import UNet
 
 
-def network(kind: str, config: Mapping[str, Any]) -> Network | None:
+def network(kind: str, config: Mapping[str, Any], patch: int = 1, seen: bool = False) -> Network | None:
     """Our network for a diffusers model, with weights still to be loaded.
 
     Args:
         kind: the class name, "UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel" or "SD3Transformer2DModel".
         config: the model's whole configuration, defaults included.
+        patch: of a U-Net, the side of the squares that are folded into its channels.
+        seen: whether half of a U-Net's channels are those of a picture that it is shown.
 
     Returns:
         The network, or None where the architecture is not one of ours.
     """
     build = {
-        "UNet2DModel": _unet,
+        "UNet2DModel": partial(_unet, patch=patch, seen=seen),
         "UNet2DConditionModel": _unet,
         "DiTTransformer2DModel": _dit,
         "SD3Transformer2DModel": _mmdit,
@@ -76,7 +80,7 @@ DOWN_TO_UP = {
 }
 
 
-def _unet(config: Mapping[str, Any]) -> UNet | None:
+def _unet(config: Mapping[str, Any], patch: int = 1, seen: bool = False) -> UNet | None:
     conditional = "cross_attention_dim" in config
     down, widths, blocks = tuple(config["down_block_types"]), config["block_out_channels"], config["layers_per_block"]
     mid = "UNetMidBlock2DCrossAttn" if conditional else "UNetMidBlock2D"
@@ -111,10 +115,12 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
     else:
         count, size = (1, 0) if heads is None else (1, heads)
     levels = len(widths)
-    channels, out = config["in_channels"], config["out_channels"]
+    channels, out = config["in_channels"] // patch**2 // (2 if seen else 1), config["out_channels"] // patch**2
     if out not in (channels, 2 * channels):
         return None
     options = UNetConfig(
+        patch=patch,
+        image=channels if seen else 0,
         width=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=blocks,
@@ -133,7 +139,8 @@ def _unet(config: Mapping[str, Any]) -> UNet | None:
         groups=config["norm_num_groups"],
         eps=config["norm_eps"],
     )
-    net = UNet(options, channels=channels, size=config["sample_size"] or 2 ** (levels + 2))
+    height, width = pair(config["sample_size"] or 2 ** (levels + 2))
+    net = UNet(options, channels=channels, size=(patch * height, patch * width))
     if config["num_class_embeds"] is not None:
         net.conditions["label"] = Label(config["num_class_embeds"])
         net.conditioning.label = Labels(config["num_class_embeds"], 4 * widths[0])  # pyright: ignore[reportAttributeAccessIssue]

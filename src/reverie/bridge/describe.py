@@ -17,7 +17,7 @@ from reverie.nets.network import Network
 from reverie.nets.unet import UNet
 
 UNET = {
-    "patch": 1, "skip_scale": 1.0, "attend_last": False, "resample_proj": False, "resample_filter": (1, 1), "pyramid": False,
+    "skip_scale": 1.0, "attend_last": False, "resample_proj": False, "resample_filter": (1, 1), "pyramid": False,
     "context": 0, "vector": 0, "image": 0, "fourier": None, "frequencies": 1,
 }  # fmt: skip
 DIT = {"activation": "gelu", "local": False, "vector": 0, "image": 0, "endpoint": True}
@@ -132,11 +132,11 @@ def _unet(net: UNet, config: UNetConfig) -> dict[str, Any]:
     attends = [2**level in config.attention for level in range(len(config.multipliers))]
     down = ["AttnDownBlock2D" if here else plain for here in attends]
     groups = next(module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm))
-    table = net.conditioning.label
+    table, height, width = net.conditioning.label, *(side // config.patch for side in net.size)
     return {
-        "sample_size": net.size[0] if net.size[0] == net.size[1] else list(net.size),
-        "in_channels": net.channels,
-        "out_channels": net.channels * (2 if config.learn_sigma else 1),
+        "sample_size": height if height == width else [height, width],
+        "in_channels": (net.channels + config.image) * config.patch**2,
+        "out_channels": net.channels * config.patch**2 * (2 if config.learn_sigma else 1),
         "block_out_channels": [config.width * multiplier for multiplier in config.multipliers],
         "layers_per_block": config.blocks,
         "down_block_types": down,

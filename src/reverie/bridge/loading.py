@@ -25,7 +25,10 @@ from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Space
 from reverie.core.tensors import Scalar
 from reverie.nets.embeddings import sinusoids
+from reverie.nets.layers import pair
 from reverie.nets.network import Network
+from reverie.nets.prior import Prior
+from reverie.nets.unet import UNet
 
 
 class Pretrained(NetDenoiser):
@@ -51,11 +54,10 @@ class Pretrained(NetDenoiser):
         space: Space | None,
         data_std: float | None = None,
     ) -> None:
-        config = model[1]
-        size = config["sample_size"] or 64
-        height, width = (size, size) if isinstance(size, int) else size
+        config, patch = model[1], getattr(getattr(net, "config", None), "patch", 1) if isinstance(net, UNet) else 1
+        height, width = (patch * side for side in pair(config["sample_size"] or 64))
         channels = int(getattr(net, "channels", config["in_channels"]))
-        learned = (config["out_channels"] or config["in_channels"]) == 2 * config["in_channels"]
+        learned = (config["out_channels"] or config["in_channels"]) == 2 * channels * patch**2
         super().__init__(
             net, schedule, kind, shape=(channels, height, width), time=time, data_std=data_std, learned_variance=learned, space=space
         )  # fmt: skip
@@ -96,7 +98,9 @@ def open_folder(
     config = complete(component)
     found = None if schedule is not None and kind is not None else _scheduler(folder)
     trained = found.schedule if schedule is None else schedule  # pyright: ignore[reportOptionalMemberAccess]
-    net = _network(component, config)
+    net = _network(component, config, int(folder.index.get("patch", 1)), folder.has("prior"))
+    if folder.has("prior"):
+        net.prior = _prior(folder.part("prior"), net)
     vae = autoencoder(folder.part("vae")) if folder.has("vae") else None
     texts = _texts(folder, component.kind, config, vae)
     classes = _class_names(folder)
@@ -153,16 +157,33 @@ def _scheduler(folder: Folder) -> Scheduler:
     )
 
 
-def _network(component: Component, config: dict[str, Any]) -> Network:
+def _network(component: Component, config: dict[str, Any], patch: int = 1, seen: bool = False) -> Network:
     check_weights(component, config)
     state = renamed(component.tensors())
     with following(str(component.folder)):
-        net = architecture.network(component.kind, config)
+        net = architecture.network(component.kind, config, patch, seen)
         if net is not None and _tied(net, config, state):
             net.to(dtype=precision(state)).load_state_dict(weights.to_ours(net, config, state))
         else:
             net = Foreign(component.kind, build(component.kind, config, state, str(component.folder)))
     return net.eval().requires_grad_(False)
+
+
+def _prior(component: Component, net: Any) -> Prior:
+    """The Gaussians that a network of ours corrects (:func:`reverie.bridge.write` names the class).
+
+    Raises:
+        InputError: for a part of another class, or of another shape.
+    """
+    config = component.config
+    if component.kind != "Gaussians":
+        raise unknown(f"class of prior in {component.folder},", component.kind, ["Gaussians"])
+    prior = Prior(config["classes"], (net.channels, *net.size), config["rank"])
+    try:
+        prior.load_state_dict({"values" if k == "variances" else k: v for k, v in component.tensors().items()})
+    except RuntimeError as error:
+        raise InputError(f"{component.folder} does not fit the network beside it: {error}") from error
+    return prior.eval().requires_grad_(False)
 
 
 def _tied(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:

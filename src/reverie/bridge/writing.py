@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reverie.bridge import weights
+from reverie.bridge import drawing, weights
 from reverie.bridge.describe import Description, describe, needs
 from reverie.bridge.folder import CONFIG, INDEX, SCHEDULER
 from reverie.bridge.foreign import Foreign
@@ -23,8 +23,12 @@ from reverie.core.schedules import Flow
 from reverie.core.space import Identity
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
+from reverie.nets.prior import Prior
+from reverie.nets.unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+OURS = ("pipeline", "PicturePipeline")
+"""The file that is copied into a folder, and its class: what draws by class, on flows, of folded pixels, with a prior."""
 
 
 def write(denoise: NetDenoiser, folder: str | Path) -> Path:
@@ -48,6 +52,9 @@ def write(denoise: NetDenoiser, folder: str | Path) -> Path:
     with files.appearing_folder(folder) as partial:
         for name, (config, state) in parts.items():
             _write_part(partial / name, config, state)
+        for place, name in (("", OURS[0]), ("prior", "gaussians")):
+            if index["_class_name"] == list(OURS) and (partial / place / CONFIG).is_file() == bool(place):
+                files.write(partial / place / f"{name}.py", Path(*drawing.__path__, f"{name}.py").read_text("utf-8"))
         texts = denoise.conditioner.text
         if isinstance(texts, Texts):
             for encoder in texts.encoders:
@@ -80,7 +87,12 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
         raise InputError(f"diffusers has no network like {type(net).__name__}")
     name = "transformer" if "Transformer" in kind else "unet"
     parts: dict[str, Part] = {name: ({"_class_name": kind, **config}, state)}
-    index: dict[str, Any] = {"_class_name": _pipeline(denoise, kind, scheduler), name: ["diffusers", kind]}
+    index: dict[str, Any] = {"_class_name": _pipeline(denoise, kind, config, scheduler), name: ["diffusers", kind]}
+    if denoise.prior is not None:
+        parts["prior"] = _prior(denoise.prior)
+        index["prior"] = ["gaussians", "Gaussians"]
+    if (patch := _patch(net)) > 1:
+        index["patch"] = patch
     if scheduler is not None:
         parts["scheduler"] = (scheduler, None)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
@@ -97,10 +109,21 @@ def _foreign(net: Any) -> dict[str, Tensor]:
     return dict(net.foreign.state_dict())
 
 
-def _pipeline(denoise: NetDenoiser, kind: str, scheduler: dict[str, Any] | None) -> str:
-    """The pipeline that calls such a network as its scheduler asks: for pixels, only that of consistency models scales the input and gives
-    classes, to any scheduler but that of a flow."""
-    texts = denoise.conditioner.text
+def _patch(net: Any) -> int:
+    """How many pixels a side are folded before the first layer of a U-Net."""
+    return net.config.patch if isinstance(net, UNet) else 1
+
+
+def _prior(prior: Prior) -> Part:
+    state = dict(prior.state_dict())
+    state["variances"] = state.pop("values")  # a name that their configurations have for something else
+    classes, size = state["means"].shape
+    return {"_class_name": "Gaussians", "classes": classes, "size": size, "rank": prior.rank}, state
+
+
+def _pipeline(denoise: NetDenoiser, kind: str, config: dict[str, Any], scheduler: dict[str, Any] | None) -> Any:
+    """The pipeline that calls such a network as its scheduler asks: one of diffusers', or ours, which is copied beside it."""
+    texts, name = denoise.conditioner.text, "" if scheduler is None else scheduler["_class_name"]
     if isinstance(texts, Texts):
         forms = {
             "sd": "StableDiffusionPipeline",
@@ -108,10 +131,13 @@ def _pipeline(denoise: NetDenoiser, kind: str, scheduler: dict[str, Any] | None)
             "sd3": "StableDiffusion3Pipeline",
         }
         return forms[texts.form]
-    pipelines = {"DiTTransformer2DModel": "DiTPipeline", "SD3Transformer2DModel": "StableDiffusion3Pipeline"}
-    name = "" if scheduler is None else scheduler["_class_name"]
-    labelled = name.startswith("EDM") or ("label" in denoise.conditions and not name.startswith("Flow"))
-    return pipelines.get(kind, "ConsistencyModelPipeline" if labelled else "DDPMPipeline")
+    table = not name.startswith(("Flow", "EDM"))
+    if kind == "SD3Transformer2DModel":
+        return "StableDiffusion3Pipeline"
+    if kind == "DiTTransformer2DModel" and table and config["num_embeds_ada_norm"] == 1000:  # its null is 1000
+        return "DiTPipeline"
+    plain = not denoise.learned_variance and not denoise.conditions and denoise.prior is None and _patch(denoise.net) == 1
+    return "DDPMPipeline" if plain and table and isinstance(denoise.space, Identity) else list(OURS)
 
 
 def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Description]:
@@ -128,7 +154,8 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
     elif isinstance(net, MMDiT) and not isinstance(denoise.schedule, Flow):
         changed.append("--schedule flow")
     if denoise.prior is not None:
-        changed = ["--prior None", *(each for each in changed if each != "--net.image 0")]
+        able = isinstance(net, UNet) and isinstance(denoise.schedule, Flow)
+        changed = [*([] if able else ["--prior None"]), *(each for each in changed if each != "--net.image 0")]
     if not isinstance(denoise.space, Identity | KL):
         changed.append("--space pixels")
     if changed or not isinstance(trained, Training):
