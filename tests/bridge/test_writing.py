@@ -182,7 +182,9 @@ DRAWN = {
 def with_prior(denoise, classes):
     """The denoiser with Gaussians that are fitted to something."""
     prior = Prior(classes or 1, denoise.shape, 3)
-    x = noise(30, *denoise.shape, seed=5) * torch.linspace(0.1, 1.0, 8) + torch.linspace(-0.5, 0.5, 30).view(-1, 1, 1, 1)
+    x = noise(30, *denoise.shape, seed=5) * torch.linspace(0.1, 1.0, 8) + torch.linspace(-0.5, 0.5, 30).view(
+        -1, 1, 1, 1
+    )
     prior.fit(x, None if classes is None else torch.arange(30) % classes)
     denoise.net.prior = prior
     return NetDenoiser(denoise.net, denoise.schedule, denoise.kind, shape=denoise.shape)
@@ -203,7 +205,10 @@ def test_the_lines_that_are_printed_draw_what_ours_draws(tiny, tmp_path, case, c
     exec(compile(code, "lines", "exec"), scope)
     assert [picture.size for picture in scope["images"]] == [(8, 8)] * 4
     torch.manual_seed(7)
-    exec(compile(code.replace("num_inference_steps=5", "num_inference_steps=5, output_type='np'"), "lines", "exec"), scope)
+    exec(
+        compile(code.replace("num_inference_steps=5", "num_inference_steps=5, output_type='np'"), "lines", "exec"),
+        scope,
+    )
     theirs = torch.from_numpy(scope["images"]).permute(0, 3, 1, 2)
     torch.manual_seed(7)
     x = torch.randn(4, 1, 8, 8)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reverie.bridge.loading import open_folder as load
     from reverie.bridge.lora import merge
     from reverie.bridge.scheduler import Scheduler
-    from reverie.bridge.writing import write
+    from reverie.bridge.writing import refusal, write
 
 _HOME = {
     "KL": ("kl", "KL"),
@@ -26,10 +26,11 @@ _HOME = {
     "Scheduler": ("scheduler", "Scheduler"),
     "load": ("loading", "open_folder"),
     "merge": ("lora", "merge"),
+    "refusal": ("writing", "refusal"),
     "write": ("writing", "write"),
 }
 
-__all__ = ["KL", "Pretrained", "Scheduler", "is_folder", "load", "merge", "write"]
+__all__ = ["KL", "Pretrained", "Scheduler", "is_folder", "load", "merge", "refusal", "write"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,8 @@ def lines(folder: Path, steps: int = 20, scale: float = 1.0) -> str:
         load = f"diffusers.DiffusionPipeline.from_pretrained({place!r}, trust_remote_code=True)  # runs its pipeline.py"
     else:
         load = f"diffusers.DiffusionPipeline.from_pretrained({place!r})"
-    return "\n".join(["import diffusers", "", f"pipeline = {load}", f"images = pipeline({', '.join(_call(folder, index, steps, scale))}).images"])
+    call = ", ".join(_call(folder, index, steps, scale))
+    return f"import diffusers\n\npipeline = {load}\nimages = pipeline({call}).images"
 
 
 def _call(folder: Path, index: dict[str, object], steps: int, scale: float) -> list[str]:

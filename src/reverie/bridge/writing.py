@@ -67,6 +67,15 @@ def write(denoise: NetDenoiser, folder: str | Path) -> Path:
     return folder
 
 
+def refusal(denoise: NetDenoiser) -> str | None:
+    """Why :func:`write` would refuse a denoiser, in a line; None if it would not."""
+    try:
+        _parts(denoise)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 Part = tuple[dict[str, Any], dict[str, Tensor] | None]
 
 
@@ -136,7 +145,9 @@ def _pipeline(denoise: NetDenoiser, kind: str, config: dict[str, Any], scheduler
         return "StableDiffusion3Pipeline"
     if kind == "DiTTransformer2DModel" and table and config["num_embeds_ada_norm"] == 1000:  # its null is 1000
         return "DiTPipeline"
-    plain = not denoise.learned_variance and not denoise.conditions and denoise.prior is None and _patch(denoise.net) == 1
+    plain = (
+        not denoise.learned_variance and not denoise.conditions and denoise.prior is None and _patch(denoise.net) == 1
+    )
     return "DDPMPipeline" if plain and table and isinstance(denoise.space, Identity) else list(OURS)
 
 

@@ -16,6 +16,7 @@ LARGEST = 1 << 30
 LARGE = 10**9
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 M = TypeVar("M", bound="nn.Module")
@@ -42,6 +43,16 @@ def physical() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def free(device: "torch.device") -> int:
+    """Bytes that a process could still take where ``device`` has its memory."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def afford(size: int, what: str, instead: str) -> None:

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
 
 class Progress:
-    """Count towards ``total``; ``advance`` as work is done. Use as a context manager.
+    """Count towards ``total``; ``advance`` as work is done. Use as a context manager. One inside another is a line below it.
 
     Args:
         label: what is being done.
@@ -18,9 +18,11 @@ class Progress:
         every: seconds between plain lines when there is no terminal.
     """
 
+    _live: ClassVar[Any] = None
+
     def __init__(self, label: str, total: int, unit: str = "it", every: float = 15.0) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
-        self.done, self.note, self._bar, self._task = 0, "", None, None
+        self.done, self.note, self._bar, self._task, self._owns = 0, "", None, None, False
         self._start = self._last = time.monotonic()
         self._initial = 0
 
@@ -28,8 +30,11 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
+        if self._bar is not None and self._owns:
             self._bar.stop()
+            Progress._live = None
+        elif self._bar is not None:
+            self._bar.remove_task(self._task)  # pyright: ignore[reportArgumentType]
 
     def resume(self, done: int) -> None:
         """Start from ``done`` units that an earlier process did; they do not count in the rate."""
@@ -52,6 +57,8 @@ class Progress:
             print(line.rstrip(), file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
+        if self._bar is None and Progress._live is not None:
+            self._bar = Progress._live
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -62,10 +69,14 @@ class Progress:
                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True), transient=False,
             )  # fmt: skip
-            self._task = self._bar.add_task(self.label, total=self.total, completed=self._initial, rate="", note="")
+            Progress._live, self._owns = self._bar, True
             self._bar.start()
+        if self._task is None:
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self._initial, rate="", note="")
         rate = (self.done - self._initial) / (time.monotonic() - self._start)
-        self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} {self.unit}/s", note=self.note)  # pyright: ignore[reportArgumentType]
+        self._bar.update(
+            self._task, completed=self.done, total=self.total, rate=f"{rate:.1f} {self.unit}/s", note=self.note
+        )  # pyright: ignore[reportArgumentType]
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:

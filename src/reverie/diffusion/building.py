@@ -2,29 +2,28 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reverie import guide, nets, spaces
 from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, unknown
 from reverie.core.files import inside
 from reverie.core.paths import SCHEDULES
 from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
-from reverie.core.task import Given, Preview
+from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.showing import shown
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
@@ -277,7 +276,7 @@ def denoising(
         drop=config.drop,
         loss_kind=config.loss_kind,
         held_out=unseen(held_out),
-        show=_show(config, data, sample, seed) if len(data.spec.shape) == 3 else None,
+        show=shown(data, partial(sampler, config, sample=sample), seed) if len(data.spec.shape) == 3 else None,
     )
 
 
@@ -327,24 +326,3 @@ def guided(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) -> 
         )
     below = sample.guide_below
     return guide.cfg(denoise, sample.scale, None if below is None else (-math.inf, below))
-
-
-def _show(config: DenoisingConfig, data: Dataset, sample: SampleConfig, seed: int) -> Callable[[NetDenoiser], Preview]:
-    """A row of real pictures and three of samples on fixed noise, a class a column below its name if there are classes."""
-    labels: Tensor | None = getattr(data, "labels", None) if "label" in data.spec.conditions else None
-    if labels is None:
-        columns, cond, rows = 8, None, torch.arange(min(8, len(data)))
-        names: Sequence[str] = ()
-    else:
-        present = labels.unique()[:10]
-        columns, cond = len(present), Cond(label=present.repeat(3))
-        names = [data.spec.classes[label] if data.spec.classes else str(label) for label in present.tolist()]
-        rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
-    real = data.batch(rows).x
-
-    def show(denoise: NetDenoiser) -> Preview:
-        drawn = sampler(config, denoise, sample).sample(3 * columns, cond, seed=seed)
-        blank = torch.ones(columns - len(real), *real.shape[1:])
-        return Preview(torch.cat([real, blank, drawn.cpu()]), columns, names)
-
-    return show

@@ -14,6 +14,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Estimate, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.predictions import Kind, kind
+from reverie.core.progress import track
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
@@ -117,7 +118,7 @@ class Denoising(Task):
         device, n = self.denoise.device, len(self.held_out)
         u = (order.indices(0, 0, n, n).double() + 0.5) / n
         parts: list[Tensor] = []
-        for i in range(0, n, 256):
+        for i in track(range(0, n, 256), "validating", -(-n // 256), "batches"):
             part = slice(i, min(i + 256, n))
             rng = Draws(0, part.start, part.stop - part.start)
             some = self.held_out.index(part).to(device)

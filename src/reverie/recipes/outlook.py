@@ -1,18 +1,24 @@
-"""What a run will be, before its first step: its size, its pace, and how many images fit a budget of time."""
+"""What a run will be, before its first step: its size, its pace, the memory that it takes, and what fits a budget of time or memory."""
 
 import copy
 import math
 import re
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
+from reverie.core import memory
 from reverie.core.batch import Dataset
 from reverie.core.bounds import check_bounds
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Task
@@ -22,12 +28,16 @@ from reverie.learn.runtime import Runtime
 from reverie.recipes.recipe import Recipe
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-STEPS = 1.25
+STEPS = 1.15
 """What a step costs of its passes: optimizer, averages, data, log, and processes in each other's way."""
+STATES, BASE = 5, 300_000_000
+"""Numbers kept a weight (itself, gradient, average, two of Adam's), and bytes of a process that has loaded PyTorch."""
+ROOM = 0.8
+"""Share of the memory that is free that a run is fitted into."""
 FEW = 200
 """Pictures below which a diffusion model learns these, and little of what they have in common."""
-MEASURED = 32
-"""Images of a pass that is timed, at most."""
+MEASURED, LOOKED = 32, 1.0
+"""Images of a pass that is timed at most, and seconds of passes."""
 
 
 def seconds(text: str) -> float:
@@ -43,30 +53,89 @@ def seconds(text: str) -> float:
     return total
 
 
-def pace(task: Task, loader: Loader, recipe: Recipe) -> float:
-    """Seconds of training an image, from one pass there and back of each player of a copy that moves, once the first has warmed up."""
-    runtime, count = Runtime.choose(recipe.train.device), min(MEASURED, recipe.train.batch)
-    batch = loader(0, count).to(runtime.device)
+class Pace(NamedTuple):
+    """What training costs.
+
+    Attributes:
+        seconds: an image, of all processes together.
+        kept: bytes an image, held from a pass there to the pass back.
+        fixed: bytes a process, besides.
+    """
+
+    seconds: float
+    kept: float
+    fixed: int
+
+    def memory(self, recipe: Recipe) -> int:
+        """Bytes that the processes of a run take on one machine."""
+        processes = recipe.train.processes
+        share = -(-recipe.train.batch // processes)
+        return processes * round(self.fixed + self.kept * min(share, recipe.train.micro_batch or share))
+
+
+def pace(task: Task, loader: Loader, recipe: Recipe) -> Pace:
+    """Passes there and back of each player of a copy that moves: a small one, whose saved tensors are counted, then timed ones."""
+    runtime, share = Runtime.choose(recipe.train.device), -(-recipe.train.batch // recipe.train.processes)
+    count = min(MEASURED, share, recipe.train.micro_batch or share)
     task = copy.deepcopy(task, {id(data): data for data in vars(task).values() if isinstance(data, Dataset)})
     now, threads = Moment(0, 0, recipe.train.images), torch.get_num_threads()
     for player in task.players.values():
         player.module.to(runtime.device).train(player.train)
+
+    def passes(n: int) -> tuple[float, int]:
+        """Seconds, and the most bytes that a player's pass saves."""
+        batch, most = loader(0, n).to(runtime.device), 0
+        begun = time.perf_counter()
+        for number, player in enumerate(task.turns(now)):
+            with _saved(weights) as saved, runtime.autocast():
+                parts = task.loss(player, batch, Draws(recipe.seed, 0, n, number), now)
+            most = max(most, sum(saved.values()))
+            torch.stack([part.mean() for part in parts.values()]).sum().backward()
+        if runtime.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - begun, most
+
+    weights = [p for player in task.players.values() for p in player.module.parameters()]
+    fixed = STATES * sum(p.nbytes for p in weights) + BASE
     torch.set_num_threads(max(1, threads // recipe.train.processes))
-    taken = 0.0
     try:
         with torch.random.fork_rng():
-            for _ in range(2):
-                begun = time.perf_counter()
-                for number, player in enumerate(task.turns(now)):
-                    with runtime.autocast():
-                        parts = task.loss(player, batch, Draws(recipe.seed, 0, count, number), now)
-                    torch.stack([part.mean() for part in parts.values()]).sum().backward()
-                if runtime.device.type != "cpu":
-                    torch.accelerator.synchronize()
-                taken = time.perf_counter() - begun
+            first = min(count, 2)
+            _, kept = passes(first)
+            while count > first and fixed + kept / first * count > ROOM * memory.free(runtime.device):
+                count //= 2
+            taken, begun = [passes(count)[0]], time.perf_counter()
+            while len(taken) < 2 or (time.perf_counter() - begun < LOOKED and len(taken) < 20):
+                taken.append(passes(count)[0])
     finally:
         torch.set_num_threads(threads)
-    return STEPS * taken / count / recipe.train.processes
+    return Pace(STEPS * min(taken) / count / recipe.train.processes, kept / first, fixed)
+
+
+@contextmanager
+def _saved(weights: list[nn.Parameter]) -> Iterator[dict[int, int]]:
+    """The bytes of the storages that are kept for the pass back, besides those of the weights, by their places."""
+    own = {p.untyped_storage().data_ptr() for p in weights}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with saved_tensors_hooks(keep, lambda value: value):
+        yield kept
+
+
+def fitted(recipe: Recipe, cost: Pace) -> Recipe:
+    """The recipe in micro-batches that fit the memory that is free, unless it has chosen, or all fits."""
+    free = ROOM * memory.free(Runtime.choose(recipe.train.device).device)
+    if recipe.train.micro_batch is not None or cost.memory(recipe) <= free:
+        return recipe
+    share = -(-recipe.train.batch // recipe.train.processes)
+    most = max(1, int((free / recipe.train.processes - cost.fixed) / cost.kept))
+    return replace(recipe, train=replace(recipe.train, micro_batch=-(-share // -(-share // most))))
 
 
 def within(recipe: Recipe, budget: float, each: float) -> Recipe:
@@ -85,29 +154,39 @@ def within(recipe: Recipe, budget: float, each: float) -> Recipe:
     return replace(recipe, train=train)
 
 
-def outlook(recipe: Recipe, task: Task, data: ImageSet, held_out: ImageSet, folder: Path, each: float) -> list[str]:
-    """What is about to happen, a line each: the data and its split, the network and its checkpoints, the time at ``each`` an image."""
+def outlook(recipe: Recipe, made: Any, data: ImageSet, held_out: ImageSet, folder: Path, cost: Pace) -> list[str]:
+    """What is about to happen, a line each: the data and its split, the network and its checkpoints, time and memory, and whether diffusers
+    will have it."""
+    from reverie.bridge import refusal
     from reverie.recipes.serialisation import describe
 
+    task = made.task
     height, width = data.shape[1:]
     classes = f" in {len(data.classes)} classes" if data.labels is not None else ""
     parameters = sum(p.numel() for player in task.players.values() for p in player.module.parameters())
-    total = recipe.train.images
+    total, micro = recipe.train.images, recipe.train.micro_batch
     look = min(total, recipe.train.sample_every)
     weights = sum(_bytes(player.module) for player in task.players.values())
-    few = []
-    if len(data) < FEW and recipe.init is None and isinstance(recipe.task, DenoisingConfig):
-        few = [
-            f"{len(data):,} pictures are too few to learn from alone: what is drawn will be copies or noise. Start from a model of similar "
-            f"pictures, a run or a folder in diffusers' format: {_from_another(recipe)}"
-        ]
-    return [
+    parts = f", {micro} at a time" if micro else ""
+    lines = [
         f"{data.name}: {len(data):,} pictures of {height}x{width} in {'grey' if data.channels == 1 else 'colour'}{classes}, "
         f"{len(held_out):,} more held out",
         f"{describe(recipe.task)}: {parameters:,} parameters; checkpoints of about {_size(4 * weights)} in {folder}",
-        f"{total:,} images in batches of {recipe.train.batch}: about {_time(each * total)}, a first look after about {_time(each * look)}",
-        *few,
+        f"{total:,} images in batches of {recipe.train.batch}{parts}: about {_time(cost.seconds * total)}, a first look after about "
+        f"{_time(cost.seconds * look)}, in about {_size(cost.memory(recipe))} of memory "
+        f"({_size(memory.free(Runtime.choose(recipe.train.device).device))} free)",
     ]
+    if isinstance(made.model, NetDenoiser):
+        why = refusal(made.model)
+        lines.append(
+            f"for diffusers: reverie convert {shlex.quote(str(folder))} OUT" if why is None else f"no export: {why}"
+        )
+    if len(data) < FEW and recipe.init is None and isinstance(recipe.task, DenoisingConfig):
+        lines.append(
+            f"{len(data):,} pictures are too few to learn from alone: what is drawn will be copies or noise. Start from a model of similar "
+            f"pictures, a run or a folder in diffusers' format: {_from_another(recipe)}"
+        )
+    return lines
 
 
 def _from_another(recipe: Recipe) -> str:

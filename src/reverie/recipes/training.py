@@ -30,7 +30,7 @@ from reverie.learn.loop import train as loop
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources, starting
 from reverie.recipes.extending import extend, may_change
-from reverie.recipes.outlook import outlook, pace, within
+from reverie.recipes.outlook import fitted, outlook, pace, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
@@ -76,8 +76,12 @@ def train(
     spec = data.spec
     recipe.task.check(spec, recipe.sample)
     folder = Path("runs") / recipe.name if out is None else Path(out)
-    if budget is not None and not fresh and (folder / "recipe.yaml").exists():
-        recipe = replace(recipe, train=Run(folder).recipe.train)
+    if not fresh and (folder / "recipe.yaml").exists():
+        begun = Run(folder).recipe.train
+        if budget is not None:
+            recipe = replace(recipe, train=begun)
+        elif recipe.train.micro_batch is None:
+            recipe = replace(recipe, train=replace(recipe.train, micro_batch=begun.micro_batch))
     run = _open(recipe, folder, fresh, extending)
     with _alone(run.folder):
         run = extend(run, recipe) if extending else run
@@ -85,11 +89,10 @@ def train(
         recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
         made = make(recipe, data, held_out, run.folder)
         if launched()[0] == 0 and not run.checkpoints.all():
-            each = pace(made.task, made.loader, recipe)
-            if budget is not None:
-                recipe = within(recipe, budget, each)
-                serialisation.write(recipe, run.path("recipe.yaml"))
-            for line in outlook(recipe, made.task, data, held_out, run.folder, each):
+            cost = pace(made.task, made.loader, recipe)
+            recipe = fitted(recipe if budget is None else within(recipe, budget, cost.seconds), cost)
+            serialisation.write(recipe, run.path("recipe.yaml"))
+            for line in outlook(recipe, made, data, held_out, run.folder, cost):
                 print(shown(line), file=sys.stderr)
         with _companions(recipe, run.folder):
             seen = loop(

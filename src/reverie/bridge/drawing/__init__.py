@@ -1,1 +1,1 @@
-"""What :func:`reverie.bridge.write` puts beside a network so that diffusers draws with it. These files are copied, and need diffusers only."""
+"""Files that :func:`reverie.bridge.write` copies beside a network, so that diffusers draws with it. They need diffusers only."""

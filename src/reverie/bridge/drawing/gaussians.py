@@ -30,7 +30,9 @@ class Gaussians(ModelMixin, ConfigMixin):
         self.register_buffer("rest", torch.ones(classes))
         self.register_buffer("log_weights", torch.zeros(classes))
 
-    def forward(self, x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
         """``E[x0 | x]`` of ``x = alpha·x0 + sigma·ε``, of the class that is told; of a number that is no class, of all."""
         flat, means = x.flatten(1), []
         classes, size = self.means.shape

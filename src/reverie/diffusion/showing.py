@@ -1,0 +1,86 @@
+"""What a training run draws of itself on the way, within a budget of pixels and of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from reverie.core.batch import Dataset
+from reverie.core.condition import Cond
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.generator import Frame, Generator
+from reverie.core.progress import Progress
+from reverie.core.task import Preview
+
+PIXELS, SECONDS = 4_000_000, 5.0
+"""Pixels of a preview, and seconds that drawing it may take: there are fewer pictures where these are too many, and one at least."""
+COLUMNS, ROWS = 8, 3
+"""Pictures in a row without classes, and rows of samples."""
+MOST = 10
+"""Classes that are shown."""
+
+
+class _Slow(Exception):
+    """The first step has taken so long that only so many pictures fit the time."""
+
+    def __init__(self, fitting: int) -> None:
+        self.fitting = fitting
+
+
+def shown(data: Dataset, draws: Callable[[NetDenoiser], Generator], seed: int) -> Callable[[NetDenoiser], Preview]:
+    """A row of real pictures and up to :data:`ROWS` of samples on fixed noise, a class a column below its name if there are classes.
+
+    Args:
+        data: pictures, perhaps with labels.
+        draws: what draws with a denoiser.
+        seed: of the noise.
+    """
+    labels: Tensor | None = getattr(data, "labels", None) if "label" in data.spec.conditions else None
+    room = max(1, PIXELS // (data.spec.shape[-1] * data.spec.shape[-2]))
+    names: Sequence[str] = ()
+    if labels is None:
+        columns = min(COLUMNS, room)
+        rows = torch.arange(min(columns, len(data)))
+    else:
+        present = labels.unique()[: min(MOST, room)]
+        columns = len(present)
+        names = [data.spec.classes[label] if data.spec.classes else str(label) for label in present.tolist()]
+        rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
+    count = columns * max(1, min(ROWS, room // columns - 1))
+    told = None if labels is None else present.repeat(ROWS)
+    real = data.batch(rows).x
+
+    def show(denoise: NetDenoiser) -> Preview:
+        draw, n = draws(denoise), count
+        while True:
+            try:
+                drawn = _drawn(draw, n, None if told is None else Cond(label=told[:n]), seed)
+                break
+            except _Slow as slow:
+                n = slow.fitting
+        blank = torch.ones(columns - len(real), *real.shape[1:])
+        return Preview(torch.cat([real, blank, drawn.cpu()]), columns, names)
+
+    return show
+
+
+def _drawn(draw: Generator, n: int, cond: Cond | None, seed: int) -> Tensor:
+    """n samples.
+
+    Raises:
+        _Slow: when by the first step they would take too long, unless it is one.
+    """
+    begun = time.perf_counter()
+    with Progress("drawing samples", n, "steps") as bar:
+
+        def look(frame: Frame) -> None:
+            bar.total = n * frame.total
+            wanted = (time.perf_counter() - begun) * bar.total / frame.count
+            if bar.done == 0 and n > 1 and wanted > SECONDS:
+                raise _Slow(max(1, min(n - 1, int(n * SECONDS / wanted))))
+            bar.advance(frame.count)
+
+        return draw.sample(n, cond, seed=seed, on_step=look)
