@@ -120,7 +120,7 @@ def _foreign(net: Any) -> dict[str, Tensor]:
 
 def _patch(net: Any) -> int:
     """How many pixels a side are folded before the first layer of a U-Net."""
-    return net.config.patch if isinstance(net, UNet) else 1
+    return getattr(net.config, "patch", 1) if isinstance(net, UNet) else 1
 
 
 def _prior(prior: Prior) -> Part:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -74,19 +76,22 @@ class PicturePipeline(DiffusionPipeline):
             shape = (batch_size, channels, height, width)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=net.dtype)
         assert latents is not None
-        batch_size, labels, none = len(latents), None, self._none(net)
+        batch_size, none = len(latents), self._none(net)
+        labels: torch.Tensor | None = None
+        plain: torch.Tensor | None = None
         if none is not None:
-            chosen = [none] * batch_size if class_labels is None else class_labels
-            labels = torch.as_tensor(chosen, device=device).expand(batch_size)
+            plain = torch.full((batch_size,), none, device=device)
+            labels = plain if class_labels is None else torch.as_tensor(class_labels, device=device).expand(batch_size)
         elif class_labels is not None:
             raise ValueError("this network has no classes")
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         x = latents.to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        steps: Any = self.progress_bar
+        for i, t in enumerate(steps(self.scheduler.timesteps)):
             out = self._predict(net, x, t, i, labels)
-            if guidance_scale != 1.0 and none is not None:
-                plain = self._predict(net, x, t, i, torch.full_like(labels, none))
-                out = plain + guidance_scale * (out - plain)
+            if guidance_scale != 1.0 and plain is not None:
+                away = self._predict(net, x, t, i, plain)
+                out = away + guidance_scale * (out - away)
             x = self.scheduler.step(out, t, x).prev_sample
         if self.vae is not None:
             x = self.vae.decode(x / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)).sample
