@@ -34,6 +34,11 @@ def evaluate(reverie, digits, tmp_path, monkeypatch):
     return evaluate
 
 
+def rows(out: str) -> list[str]:
+    """The headings of a printed table."""
+    return [line.split("  ")[0] for line in out.splitlines()]
+
+
 def test_statistics_of_the_training_pictures_are_written_and_compared_with(evaluate, reverie, tmp_path):
     said, first = evaluate("--write-statistics stats/train.npz")
     assert said.code == 0, said.err
@@ -47,7 +52,7 @@ def test_statistics_of_the_training_pictures_are_written_and_compared_with(evalu
         f for f in second["figures"] if f["measure"] == "frechet_reference"
     ]
     other, third = evaluate("--reference [red]other.npz")
-    assert "Fréchet distance to [red]other.npz" in other.out
+    assert "Fréchet distance to [red]other.npz" in rows(other.out)
 
     def distance(of):
         return next(f["value"] for f in of["figures"] if f["measure"] == "frechet_reference")
@@ -64,8 +69,7 @@ def test_distances_in_the_features_of_inception_with_the_judge_for_classes(evalu
     for weights, title in {"published.pth": "FID", "mine.pth": "Fréchet distance"}.items():
         said, found = evaluate(f"--extractor inception:{weights} --write-statistics train.npz")
         assert said.code == 0, said.err
-        rows = [line.split("  ")[0] for line in said.out.splitlines()]
-        assert title in rows and f"{title} to train.npz" in rows and "Class accuracy" in rows
+        assert {title, f"{title} to train.npz", "Class accuracy"} <= set(rows(said.out))
         assert ("FID" in said.out) == (title == "FID")
         by = {f["measure"]: f["extractor"] for f in found["figures"]}
         assert by["accuracy"] == "judge-mnist5k" and by["frechet"] == by["kernel"] == Corners(weights).name
