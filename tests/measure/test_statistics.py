@@ -119,7 +119,9 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
         "sigma is not finite": {"mu": eye[0], "sigma": eye.astype(complex)},
         "holds nothing: expected mu and sigma": {},
         "holds mean: expected mu and sigma": {"mean": eye[0]},
-        "expected pictures": {"arr_0": np.zeros((5, 8, 8, 3))},
+        r"arr_0 of type float64 .*: expected pictures": {"arr_0": np.zeros((5, 8, 8, 3))},
+        r"arr_0 of type <U1 .*: expected pictures": {"arr_0": np.array("a")},
+        "two pictures or more: got 1": {"arr_0": np.zeros((1, 8, 8, 3), np.uint8)},
         "no npz file": {"mu": np.array([Evil()]), "sigma": eye},
     }
     for said, content in wrong.items():
@@ -184,7 +186,8 @@ def test_a_model_is_measured_against_them(sets, tmp_path):
     plain = measured(sets, 60, None)
     assert plain.figure("frechet").value == evaluation.figure("frechet").value != figure.value
     assert plain.figure("frechet_reference") is None and plain.settings != evaluation.settings
-    # never a headline: a copier has none to the pictures that it copies
+    # never a headline: this model copies, and is as near as training pictures
+    assert evaluation.memorisation["samples"].flagged
     assert {f.measure for f in evaluation.headline} == {f.measure for f in plain.headline}
 
 

@@ -50,7 +50,11 @@ class Statistics:
 
     @classmethod
     def of(cls, data: ImageSet, extractor: FeatureExtractor) -> "Statistics":
-        """Those of all pictures of a data set."""
+        """Those of all pictures of a data set.
+
+        Raises:
+            InputError: for fewer than two.
+        """
         pictures = (data.batch(rows).x for rows in torch.arange(len(data)).split(ROWS))
         mean, covariance = _moments(pictures, len(data), extractor)
         return cls(
@@ -78,16 +82,16 @@ class Statistics:
                     f"{path} holds mu of shape {tuple(mean.shape)} and sigma of shape {tuple(covariance.shape)}: "
                     "expected (d,) and (d, d)"
                 )
-            if not torch.allclose(covariance, covariance.T):
+            if (covariance - covariance.T).abs().max() > 1e-4 * covariance.abs().max():
                 raise InputError(f"{path} holds a sigma that is not symmetric, and so no covariance")
         else:
-            pixels = torch.from_numpy(content["arr_0"])
-            if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or len(pixels) < 2:
+            pixels = content["arr_0"]
+            if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
                 raise InputError(
-                    f"{path} holds arr_0 of type {pixels.dtype} and shape {tuple(pixels.shape)}: "
+                    f"{path} holds arr_0 of type {pixels.dtype} and shape {pixels.shape}: "
                     "expected pictures (n, height, width, 3), uint8"
                 )
-            pictures = (from_bytes(rows.permute(0, 3, 1, 2)) for rows in pixels.split(ROWS))
+            pictures = (from_bytes(rows.permute(0, 3, 1, 2)) for rows in torch.from_numpy(pixels).split(ROWS))
             count, taken = len(pixels), extractor.name
             mean, covariance = _moments(pictures, count, extractor)
         if len(mean) != extractor.dim or taken != extractor.name:
@@ -123,6 +127,8 @@ class Statistics:
 
 def _moments(pictures: Iterable[Tensor], count: int, extractor: FeatureExtractor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased covariance of the features of ``count`` pictures, in float64."""
+    if count < 2:
+        raise InputError(f"statistics are of two pictures or more: got {count}")
     total = torch.zeros(extractor.dim, dtype=torch.float64)
     products = torch.zeros(extractor.dim, extractor.dim, dtype=torch.float64)
     with Progress("statistics", count, "pictures") as progress:
