@@ -42,6 +42,7 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/pip
 $(VENV)/.installed-test: $(INPUTS) | $(BIN)/pip
 	$(PIP) --editable '.[test]'
 	$(PIP) --no-deps azula
+	$(PIP) --no-deps --upgrade --target $(VENV)/oracles torch-fidelity
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(INPUTS) | $(BIN)/pip

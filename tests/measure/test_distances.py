@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reverie.core.errors import InputError
 from reverie.measure.frechet import frechet_distance, frechet_distance_of_moments
 from reverie.measure.kernel import kernel_distance
-from reverie.measure.precision_and_recall import precision_recall
+from reverie.measure.precision_and_recall import _distances, _Points, precision_recall
 
 RNG = torch.Generator().manual_seed(1)
 
@@ -160,6 +160,17 @@ def test_dropped_modes_cost_recall_and_not_precision():
     # control: invented modes cost precision instead
     invented = precision_recall(kept, mixture(800, range(8)))
     assert invented.precision == pytest.approx(0.75 * same.precision, abs=0.03) and invented.recall > 0.8
+
+
+def test_equal_points_are_at_distance_zero_in_many_dimensions():
+    x = 10 * normal(50, 512)
+    points = _Points(x, torch.arange(50))
+    expected = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(_distances(points, points).diagonal(), torch.zeros(50).double())
+    assert torch.allclose(_distances(points, points), expected, atol=1e-9)
+    # control: products alone put them beside each other
+    assert torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist").diagonal().max() > 1e-8
+    assert precision_recall(x, x.clone()) == (1.0, 1.0)
 
 
 def test_precision_recall_by_hand():

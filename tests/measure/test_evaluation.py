@@ -14,7 +14,7 @@ from reverie.data import ImageSet, load
 from reverie.guide import cfg
 from reverie.learn.grid import to_bytes
 from reverie.measure.evaluation import _proportional, _subset, blur, evaluate
-from reverie.measure.figures import Evaluation, Figure
+from reverie.measure.figures import FID_EXTRACTOR, Evaluation, Figure
 from reverie.measure.judge import Judge
 from reverie.measure.pictures import cut, from_bytes, sheet
 from reverie.solve import DPMpp, Euler, Sampler, grids
@@ -124,8 +124,9 @@ def test_a_figure_is_called_fid_only_in_inception():
     figure = Figure(measure="frechet", of="samples", value=1.0, each=(1.0,), seeds=(0,), count=1, data="d", split="test", reference=1,
                     extractor="judge-mnist5k")  # fmt: skip
     assert figure.title == "Fréchet distance"
-    assert dataclasses.replace(figure, extractor="inception-v3").title == "FID"
-    assert dataclasses.replace(figure, extractor="inception-v3", measure="kernel").title == "Kernel distance"
+    assert dataclasses.replace(figure, extractor=FID_EXTRACTOR).title == "FID"
+    assert dataclasses.replace(figure, extractor="inception:01234567").title == "Fréchet distance"
+    assert dataclasses.replace(figure, extractor=FID_EXTRACTOR, measure="kernel").title == "Kernel distance"
 
 
 def test_what_is_written_is_what_is_read(copier, tmp_path):

@@ -135,7 +135,11 @@ def test_it_shows_what_the_run_holds(run: Run, judge: Path):
         columns * (drawing.ROWS + scales) + 10 + 2 * drawing.FILMS * drawing.MOMENTS + 2 * len(evaluation.closest)
     )
     assert len(parsed.images()) == expected
-    assert {figure.measure for figure in evaluation.figures} == set(TITLES) - {"frechet", "frechet_ratio"}
+    assert {figure.measure for figure in evaluation.figures} == set(TITLES) - {
+        "frechet",
+        "frechet_ratio",
+        "frechet_reference",
+    }
     assert evaluation.warnings and all(warning in html.unescape(text) for warning in evaluation.warnings)
     for figure in evaluation.figures:
         assert figure.text in text and figure.title in text

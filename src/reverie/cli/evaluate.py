@@ -35,6 +35,9 @@ class Arguments(Placing):
         grid: where the steps are taken.
         scale: of guidance; 1 is the model as it is.
         judge: a judge's file, for data without a bundled one.
+        extractor: measure distances in other features: inception:PATH, with the weights of FID from pytorch-fid or torch-fidelity.
+        reference: statistics of a data set (npz of ADM, EDM or pytorch-fid) to take the Fréchet distance to, besides held-out pictures.
+        write_statistics: write such a file (npz) of all training pictures; it is the reference if none is given.
         batch: samples drawn at a time.
     """
 
@@ -46,6 +49,9 @@ class Arguments(Placing):
     grid: GridName | None = None
     scale: float | None = None
     judge: Path | None = None
+    extractor: str | None = None
+    reference: Path | None = None
+    write_statistics: Path | None = None
     batch: Annotated[int, Bound(ge=1, le=10**6)] = 250
 
 
@@ -55,7 +61,17 @@ def main(arguments: list[str]) -> None:
 
     run = given.open(given.run)
     config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
-    evaluation = measure(run, config, n=given.n, seeds=given.seeds, judge=given.judge, batch_size=given.batch)
+    evaluation = measure(
+        run,
+        config,
+        n=given.n,
+        seeds=given.seeds,
+        judge=given.judge,
+        features=given.extractor,
+        reference=given.reference,
+        write_statistics=given.write_statistics,
+        batch_size=given.batch,
+    )
     show(evaluation)
     print(shown(f"{run.folder / 'evaluation.json'}; next: reverie report {quote(str(run.folder))}"))
 
@@ -82,6 +98,7 @@ def show(evaluation: "Evaluation") -> None:
     """Print the figures as a table, with how they were taken below it."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from reverie.measure.figures import SUBJECTS, percent
 
@@ -92,11 +109,13 @@ def show(evaluation: "Evaluation") -> None:
     for measure in dict.fromkeys(f.measure for f in evaluation.figures):
         row = [evaluation.figure(measure, of) for of in evaluation.subjects]
         style = None if evaluation.tells(measure) else "dim"
-        table.add_row(next(f.title for f in row if f), *("" if f is None else f.text for f in row), style=style)
+        table.add_row(
+            Text(shown(next(f.title for f in row if f))), *("" if f is None else f.text for f in row), style=style
+        )
     copies = [evaluation.memorisation.get(of) for of in evaluation.subjects]
     table.add_row("Copies of training pictures", *("" if m is None else percent(m.copies) for m in copies))
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{evaluation.how} {evaluation.verdict}")
+    console.print(Text(shown(f"{evaluation.how} {evaluation.verdict}")))
     for warning in evaluation.warnings:
         console.print(f"[yellow]{warning}[/yellow]")

@@ -7,20 +7,25 @@ if TYPE_CHECKING:
     from reverie.measure.evaluation import evaluate
     from reverie.measure.extract import FeatureExtractor
     from reverie.measure.figures import Evaluation, Figure
-    from reverie.measure.frechet import frechet_distance, frechet_distance_of_moments
+    from reverie.measure.frechet import frechet_distance, frechet_distance_of_moments, frechet_distance_to_moments
+    from reverie.measure.inception import Inception
     from reverie.measure.judge import Judge
     from reverie.measure.kernel import kernel_distance
     from reverie.measure.neighbours import memorisation, nearest
     from reverie.measure.precision_and_recall import precision_recall
+    from reverie.measure.statistics import Statistics
 
 __all__ = [
     "Evaluation",
     "FeatureExtractor",
     "Figure",
+    "Inception",
     "Judge",
+    "Statistics",
     "evaluate",
     "frechet_distance",
     "frechet_distance_of_moments",
+    "frechet_distance_to_moments",
     "kernel_distance",
     "memorisation",
     "nearest",
@@ -31,10 +36,13 @@ _HOME = {
     "Evaluation": "figures",
     "FeatureExtractor": "extract",
     "Figure": "figures",
+    "Inception": "inception",
     "Judge": "judge",
+    "Statistics": "statistics",
     "evaluate": "evaluation",
     "frechet_distance": "frechet",
     "frechet_distance_of_moments": "frechet",
+    "frechet_distance_to_moments": "frechet",
     "kernel_distance": "kernel",
     "memorisation": "neighbours",
     "nearest": "neighbours",

@@ -6,7 +6,7 @@ as 8-bit pictures. The Gaussians of a Fréchet distance take more pictures than 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,14 +21,15 @@ from reverie.core.noise import normal_rows, normals
 from reverie.core.progress import Progress
 from reverie.data import ImageSet
 from reverie.learn.grid import to_bytes
-from reverie.measure.extract import FeatureExtractor
+from reverie.measure.extract import FeatureExtractor, ask
 from reverie.measure.figures import TITLES, Closest, Evaluation, Figure
-from reverie.measure.frechet import frechet_distance
+from reverie.measure.frechet import frechet_distance, frechet_distance_to_moments
 from reverie.measure.judge import Judge
 from reverie.measure.kernel import kernel_distance
 from reverie.measure.neighbours import Neighbours, memorisation, nearest
 from reverie.measure.pictures import from_bytes
 from reverie.measure.precision_and_recall import precision_recall
+from reverie.measure.statistics import Statistics
 
 K = 3
 CLOSEST = 12
@@ -52,6 +53,7 @@ def evaluate(
     extractor: FeatureExtractor,
     *,
     judge: Judge | None = None,
+    statistics: Statistics | None = None,
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 250,
@@ -67,12 +69,13 @@ def evaluate(
         held_out: what it is compared with.
         extractor: the features of Fréchet and kernel distance, precision and recall.
         judge: says which class a sample shows; the extractor, if that is a judge. No accuracy without labels or judge.
+        statistics: of the features of a data set, to which a Fréchet distance is taken besides, as papers do.
         n: samples per seed.
         seeds: figures are means over them.
         batch_size: samples drawn at a time.
 
     Raises:
-        InputError: for no seeds, too few pictures, or a judge of other classes.
+        InputError: for no seeds, too few pictures, a judge of other classes, or statistics of other features.
         RunError: if a sample is not a number.
     """
     started = time.perf_counter()
@@ -83,6 +86,8 @@ def evaluate(
         )
     if not seeds:
         raise InputError("measuring takes at least one seed")
+    if statistics is not None:
+        _check(statistics, extractor, n)
     labels = (
         _proportional(held_out.labels, n) if held_out.labels is not None and "label" in generator.conditions else None
     )
@@ -92,7 +97,7 @@ def evaluate(
         if isinstance(looks, nn.Module):
             looks.to(device)
     unseen_pictures = held_out.batch(range(len(held_out))).x
-    reference = _ask(extractor, unseen_pictures)
+    reference = ask(extractor, unseen_pictures)
     frechet = min(n, len(reference)) > reference.shape[1]
 
     samples = _draw(generator, labels, n, seeds, batch_size)
@@ -105,7 +110,7 @@ def evaluate(
         "noise": [(noise_like(unseen_pictures, n, seed), labels) for seed in seeds],
     }
     scores = {
-        of: [_score(*each, extractor, judge, reference, frechet) for each in pictures]
+        of: [_score(*each, extractor, judge, reference, frechet, statistics) for each in pictures]
         for of, pictures in subjects.items()
     }
     nothing = _mean([score["kernel"] for score in scores["noise"]])
@@ -120,6 +125,9 @@ def evaluate(
         for measure in (name for name in TITLES if name in each_seed[0]):
             each = tuple(score[measure] for score in each_seed)
             by = judge if measure == "accuracy" and judge is not None else extractor
+            against = (held_out.name, held_out.split, len(held_out))
+            if measure == "frechet_reference" and statistics is not None:
+                against = (statistics.name, f"statistics {statistics.version}", statistics.count)
             figures.append(
                 Figure(
                     measure=measure,
@@ -128,9 +136,9 @@ def evaluate(
                     each=each,
                     seeds=tuple(seeds),
                     count=len(subjects[of][0][0]),
-                    data=held_out.name,
-                    split=held_out.split,
-                    reference=len(held_out),
+                    data=against[0],
+                    split=against[1],
+                    reference=against[2],
                     extractor=by.name,
                     settings=generator.settings() if of == "samples" else {},
                 )
@@ -201,8 +209,9 @@ def _score(
     judge: Judge | None,
     reference: Tensor,
     frechet: bool,
+    statistics: Statistics | None,
 ) -> dict[str, float]:
-    features = _ask(extractor, images)
+    features = ask(extractor, images)
     covered = precision_recall(reference, features, K)
     score = {
         "kernel": kernel_distance(features, reference),
@@ -211,16 +220,26 @@ def _score(
     }
     if frechet:
         score["frechet"] = frechet_distance(features, reference)
+    if statistics is not None:
+        score["frechet_reference"] = frechet_distance_to_moments(features, statistics.mean, statistics.covariance)
     if judge is not None and labels is not None:
-        right = _ask(judge, images, judge.logits).argmax(1) == labels
+        right = ask(judge, images, judge.logits).argmax(1) == labels
         score["accuracy"] = right.double().mean().item()
     return score
 
 
-def _ask(looks: FeatureExtractor, images: Tensor, f: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """What an extractor, or another of its functions, says of pictures of the host: asked where it lies, told here."""
-    first = next(looks.parameters(), images) if isinstance(looks, nn.Module) else images
-    return (looks if f is None else f)(images.to(first.device)).cpu()
+def _check(statistics: Statistics, extractor: FeatureExtractor, n: int) -> None:
+    if statistics.extractor != extractor.name:
+        raise InputError(
+            f"{statistics.name} holds statistics in the features of {statistics.extractor}, not of {extractor.name}"
+        )
+    fewest = min(n, statistics.count or n)
+    if fewest <= extractor.dim:
+        what = "n = " if fewest == n else f"those of {statistics.name}, "
+        raise InputError(
+            f"a Fréchet distance in the {extractor.dim:,} features of {extractor.name} takes more pictures than that, papers 50,000: "
+            f"got {what}{fewest:,}"
+        )
 
 
 def _judge(judge: Judge | None, extractor: FeatureExtractor, data: ImageSet) -> Judge | None:

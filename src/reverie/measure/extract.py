@@ -1,5 +1,6 @@
 """Feature extractors: what Fréchet and kernel distances are measured in. A figure is named after its extractor."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +26,12 @@ class FeatureExtractor(Protocol):
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n dim"]:
         """The features (n, `dim`) of floating-point pictures (n, channels, height, width) in [-1, 1]."""
         ...
+
+
+def ask(looks: FeatureExtractor, images: Tensor, f: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """What an extractor, or another of its functions, says of pictures of the host: asked where it lies, told here."""
+    first = next(looks.parameters(), images) if isinstance(looks, nn.Module) else images
+    return (looks if f is None else f)(images.to(first.device)).cpu()
 
 
 class EfficientNetLite0(nn.Module):

@@ -15,12 +15,17 @@ TITLES = {
     "frechet_ratio": "Fréchet ratio to training pictures",
     "kernel": "Kernel distance",
     "kernel_share": "Kernel distance, of that of noise",
+    "frechet_reference": "Fréchet distance to the reference",
     "precision": "Precision",
     "recall": "Recall",
 }
 SUBJECTS = {"samples": "samples", "training": "training pictures", "blurred": "the same, blurred", "noise": "noise"}
 FRACTIONS = {"accuracy", "precision", "recall", "kernel_share"}
 VERSION = 2
+FID_EXTRACTOR = "inception-2015-12-05"
+"""The one extractor whose Fréchet distance is called FID."""
+FID_COUNT = 50_000
+"""Samples that papers take for it."""
 
 
 def percent(value: float) -> str:
@@ -39,7 +44,8 @@ class Figure:
         each: one value a seed; for a control the seed chooses the training pictures.
         seeds: the seeds.
         count: pictures measured per seed.
-        data, split, reference: what they are compared with: data set, split and how many pictures.
+        data, split, reference: what they are compared with: data set, split and how many pictures. Of ``frechet_reference`` the name of a
+            file of statistics, ``statistics`` and the first digits of its SHA-256, and 0 pictures if it does not say.
         extractor: whose features, or whose judgement; None where neither matters.
         settings: how the samples were drawn, as the generator says; empty for controls.
     """
@@ -58,9 +64,11 @@ class Figure:
 
     @property
     def title(self) -> str:
-        """What to call it. A Fréchet distance is called FID only in the features of Inception."""
-        inception = self.extractor.startswith("inception")
-        return "FID" if self.measure == "frechet" and inception else TITLES[self.measure]
+        """What to call it. A Fréchet distance is called FID only in the features of the published Inception."""
+        if self.measure not in ("frechet", "frechet_reference"):
+            return TITLES[self.measure]
+        distance = "FID" if self.extractor == FID_EXTRACTOR else TITLES["frechet"]
+        return distance if self.measure == "frechet" else f"{distance} to {self.data}"
 
     @property
     def text(self) -> str:
@@ -150,12 +158,15 @@ class Evaluation:
         if self.figure("frechet") is None:
             f = self.figures[0]
             said.append(
-                f"There is no Fréchet distance: {min(f.count, f.reference):,} pictures are fewer than it takes in {self.dims:,} features. "
-                "The kernel distance serves any number; more held-out pictures make it surer."
+                f"There is no Fréchet distance to held-out pictures: {min(f.count, f.reference):,} are fewer than it takes in "
+                f"{self.dims:,} features. The kernel distance serves any number; more held-out pictures make it surer."
             )
         blind = [TITLES[m].lower() for m in dict.fromkeys(f.measure for f in self.figures) if not self.tells(m)]
         if blind:
             said.append(f"With so few pictures {', '.join(blind)} cannot tell noise from pictures: do not go by it.")
+        fid = next((f for f in self.figures if f.title.startswith("FID")), None)
+        if fid is not None and fid.count < FID_COUNT:
+            said.append(f"With {fid.count:,} samples FID is higher than with the {FID_COUNT:,} that papers take.")
         return said
 
     @property
@@ -180,7 +191,10 @@ class Evaluation:
         judged = self.figure("accuracy")
         by = "" if judged is None else f"; classes are judged by {judged.extractor}"
         features = next(f.extractor for f in self.figures if f.measure == "kernel")
-        return f"{', '.join(how)}.{means} Distances are taken in the features of {features}{by}."
+        to = self.figure("frechet_reference")
+        known = "" if to is None or not to.reference else f" of {to.reference:,} pictures"
+        file = "" if to is None else f" {to.title} is the distance to the {to.split}{known}."
+        return f"{', '.join(how)}.{means} Distances are taken in the features of {features}{by}.{file}"
 
     @property
     def verdict(self) -> str:

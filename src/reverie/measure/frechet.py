@@ -41,6 +41,18 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     return _distance(x.mean(0) - y.mean(0), _factor(x), _factor(y))
 
 
+def frechet_distance_to_moments(
+    x: Float[Tensor, "n d"], mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
+) -> float:
+    """The distance between a set of features and a Gaussian given by its moments, in float64; its bias is that of :func:`frechet_distance`.
+
+    Raises:
+        InputError: for features that do not fit, see :func:`check_features`.
+    """
+    x, mean = check_features(x, mean.expand(2, -1))
+    return _distance(x.mean(0) - mean[0], _factor(x), _root(covariance))
+
+
 def frechet_distance_of_moments(
     mean: Float[Tensor, " d"],
     covariance: Float[Tensor, "d d"],

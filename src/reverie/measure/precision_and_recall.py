@@ -4,6 +4,7 @@ Kynkäänniemi et al. 2019 (eq. 1-2): each point of a set carries the ball that 
 balls together stand for the set's support.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -37,20 +38,33 @@ def precision_recall(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"]
     if k < 1:
         raise InputError(f"a ball reaches the k-th neighbour, k at least 1: got k = {k}")
     real, generated = check_features(real, generated, at_least=k + 1)
-    return PrecisionRecall(_covered(generated, real, k).mean().item(), _covered(real, generated, k).mean().item())
+    number = torch.unique(torch.cat([real, generated]), dim=0, return_inverse=True)[1]
+    x, y = _Points(real, number[: len(real)]), _Points(generated, number[len(real) :])
+    return PrecisionRecall(_covered(y, x, k).mean().item(), _covered(x, y, k).mean().item())
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # without matrix products, which would put identical points 1e-7 apart
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+class _Points(NamedTuple):
+    """Points, and numbers that are equal for equal ones."""
+
+    at: Tensor
+    number: Tensor
+
+    def split(self) -> Iterator["_Points"]:
+        return map(_Points, self.at.split(ROWS), self.number.split(ROWS))
 
 
-def _radii(x: Tensor, k: int) -> Tensor:
+def _distances(x: _Points, y: _Points) -> Tensor:
+    # matrix products are fifteen times as fast in thousands of dimensions, and would put equal points 1e-7 apart
+    products = torch.cdist(x.at, y.at, compute_mode="use_mm_for_euclid_dist")
+    return products.masked_fill_(x.number[:, None] == y.number, 0.0)
+
+
+def _radii(x: _Points, k: int) -> Tensor:
     # a point is its own nearest neighbour, at distance zero
-    return torch.cat([_distances(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split(ROWS)])
+    return torch.cat([_distances(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split()])
 
 
-def _covered(points: Tensor, support: Tensor, k: int) -> Tensor:
+def _covered(points: _Points, support: _Points, k: int) -> Tensor:
     radii = _radii(support, k)
-    inside: list[Bool[Tensor, " b"]] = [(_distances(rows, support) <= radii).any(1) for rows in points.split(ROWS)]
+    inside: list[Bool[Tensor, " b"]] = [(_distances(rows, support) <= radii).any(1) for rows in points.split()]
     return torch.cat(inside).double()

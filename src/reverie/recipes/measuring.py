@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any
 
 import torch
+from torch import nn
 
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import write
@@ -20,7 +21,10 @@ from reverie.measure import judge as judges
 from reverie.measure.evaluation import evaluate
 from reverie.measure.extract import EfficientNetLite0, FeatureExtractor
 from reverie.measure.figures import Evaluation
+from reverie.measure.inception import EXPECTED, Inception
+from reverie.measure.judge import Judge
 from reverie.measure.pictures import sheet
+from reverie.measure.statistics import Statistics
 from reverie.recipes import sources
 from reverie.recipes.runs import Run
 
@@ -36,6 +40,9 @@ def measure(
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     judge: str | Path | None = None,
+    features: str | None = None,
+    reference: str | Path | None = None,
+    write_statistics: str | Path | None = None,
     batch_size: int = 250,
 ) -> Evaluation:
     """Measure a run against the held-out split of its data, see :func:`reverie.measure.evaluate`.
@@ -50,10 +57,14 @@ def measure(
         seeds: figures are means over them.
         judge: a bundled judge, the file of one or the folder of a run that trained one; the bundled judge of the data by default. Without
             one, features are EfficientNet-Lite0's and no accuracy is measured.
+        features: an extractor in place of the judge's features: ``inception:PATH``, with :class:`reverie.measure.inception.Inception`'s
+            weights. The judge still says which class a sample shows.
+        reference: a file of statistics to which a Fréchet distance is taken besides, see :mod:`reverie.measure.statistics`.
+        write_statistics: where to write the statistics of all training pictures; they are the reference if none is given.
         batch_size: samples drawn at a time.
 
     Raises:
-        InputError: if the data has no held-out pictures, or there is neither a judge nor EfficientNet-Lite0.
+        InputError: if the data has no held-out pictures, there is neither a judge nor EfficientNet-Lite0, or a file does not fit.
     """
     recipe = run.recipe
     pictures, closest, figures = (run.path(name) for name in ("samples/evaluation.png", CLOSEST, EVALUATION))
@@ -61,9 +72,21 @@ def measure(
     afford(4 * n * math.prod(train.shape), f"n {n}", "choose fewer, and more seeds")
     if not len(held_out):
         raise InputError(f"{train.name} holds out no pictures to compare samples with: add pictures")
-    looks = extractor(recipe.data.name, train, judge)
+    looks = extractor(recipe.data.name, train, judge) if features is None else named(features)
+    judged_by = None if features is None else judge_of(recipe.data.name, train, judge)
+    statistics = _statistics(looks, train, run, reference, write_statistics)
     generator = run.generator(sample)
-    evaluation, drawn = evaluate(generator, train, held_out, looks, n=n, seeds=seeds, batch_size=batch_size)
+    evaluation, drawn = evaluate(
+        generator,
+        train,
+        held_out,
+        looks,
+        judge=judged_by,
+        statistics=statistics,
+        n=n,
+        seeds=seeds,
+        batch_size=batch_size,
+    )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     evaluation = replace(evaluation, date=now, images=run.checkpoint.state["images"])
     grid.save(sheet(drawn.images, COLUMNS), pictures)
@@ -81,12 +104,8 @@ def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExt
     Raises:
         InputError: when there is none.
     """
-    if judge is not None:
-        return Run(judge).open() if (Path(judge) / "recipe.yaml").is_file() else judges.load(judge)
-    if (judges.FOLDER / f"{name}.safetensors").is_file():
-        bundled = judges.load(name)
-        if (bundled.channels, *bundled.size) == data.shape:
-            return bundled
+    if (found := judge_of(name, data, judge)) is not None:
+        return found
     try:
         return EfficientNetLite0()
     except InputError as error:
@@ -94,3 +113,44 @@ def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExt
             f"there is no judge of {data.name} pictures of shape {data.shape}: `reverie judge {quote(name)}` trains one, and "
             f"`reverie evaluate` takes it as --judge; or measure in general features; {error}"
         ) from error
+
+
+def judge_of(name: str, data: ImageSet, judge: str | Path | None) -> Judge | None:
+    """The judge that was given, or the bundled one of the data; None when there is none."""
+    if judge is not None:
+        return Run(judge).open() if (Path(judge) / "recipe.yaml").is_file() else judges.load(judge)
+    if (judges.FOLDER / f"{name}.safetensors").is_file():
+        bundled = judges.load(name)
+        if (bundled.channels, *bundled.size) == data.shape:
+            return bundled
+    return None
+
+
+def named(extractor: str) -> FeatureExtractor:
+    """The extractor of that name.
+
+    Raises:
+        InputError: for an unknown one, or as :class:`reverie.measure.inception.Inception`.
+    """
+    kind, _, weights = extractor.partition(":")
+    if kind != "inception" or not weights:
+        raise InputError(
+            f"unknown extractor {extractor!r}: there is inception:PATH, or none for the judge's features or EfficientNet-Lite0's; "
+            f"for PATH {EXPECTED}"
+        )
+    return Inception(weights)
+
+
+def _statistics(
+    looks: FeatureExtractor, train: ImageSet, run: Run, read: str | Path | None, written: str | Path | None
+) -> Statistics | None:
+    """The reference that was given, or the one that was to be written; that is written."""
+    if isinstance(looks, nn.Module):
+        looks.to(run.device or "cpu")
+    reference = None if read is None else Statistics.load(Path(read), looks)
+    if written is None:
+        return reference
+    if Path(written).suffix != ".npz":
+        raise InputError(f"statistics are written to an npz file: got {written}; call it {Path(written).stem}.npz")
+    Statistics.of(train, looks).save(Path(written))
+    return reference or Statistics.load(Path(written), looks)

@@ -238,23 +238,23 @@ def _kept(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     if len(evaluations) < 2:
         return {"kept": []}
     ways = list(dict.fromkeys(key for e in evaluations for key in e.drawn))
-    measures = list(dict.fromkeys(f.measure for e in evaluations for f in e.figures))
-    titles = {f.measure: f.title for e in evaluations for f in e.figures}
+    taken = [{f.title: f.text for f in e.figures if f.of == "samples"} for e in evaluations]
+    titles = list(dict.fromkeys(title for texts in taken for title in texts))
     rows = []
-    for e in evaluations:
+    for e, texts in zip(evaluations, taken, strict=True):
         first, copies = e.figures[0], e.memorisation.get("samples")
         drawn = [e.drawn.get(key, "") for key in ways]
         rows.append(
             [
                 *(f"{value:g}" if isinstance(value, float) else str(value) for value in drawn),
                 f"{len(first.seeds)} × {first.count:,}",
-                *("" if (f := e.figure(measure)) is None else f.text for measure in measures),
+                *(texts.get(title, "") for title in titles),
                 "" if copies is None else percent(copies.copies),
                 "" if e.images is None else f"{e.images:,}",
                 e.date.partition("+")[0].replace("T", " "),
             ]
         )
-    heads = [*ways, "samples", *(titles[measure] for measure in measures), "Copies", "pictures seen", "date (UTC)"]
+    heads = [*ways, "samples", *titles, "Copies", "pictures seen", "date (UTC)"]
     return {"kept": rows, "kept_heads": heads}
 
 
