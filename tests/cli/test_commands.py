@@ -374,16 +374,26 @@ def test_a_run_goes_on_by_more_images(reverie, digits):
         assert reverie("train", str(digits), "--extend", *flag).code == 2
 
 
-def test_the_demo_is_written_for_diffusers_once_it_is_trained_as_the_refusal_says(reverie, tmp_path):
-    """The flags that the refusal names, on the same recipe, and then the lines that are printed, as printed."""
-    short = "--train.images 32 --train.processes 1 --train.sample-every 1000000"
-    assert reverie("train demo --out runs/a", short).code == 0
-    said = reverie("convert runs/a out")
-    assert said.code == 2 and "--prior None, --net.patch 1" in said.err
-    flags = said.err.strip().partition("train with ")[2].replace(",", "")
-    assert reverie("train demo --out runs/b", short, flags).code == 0
-    said = reverie("convert runs/b out")
+def test_the_demo_is_converted_and_draws_in_diffusers_by_the_lines_that_are_printed(reverie):
+    """Its prior and its folded pixels with it; what the run said of it before its first step holds."""
+    said = reverie("train demo --out runs/a --train.images 32 --train.processes 1 --train.sample-every 1000000")
+    assert said.code == 0 and "for diffusers: reverie convert runs/a OUT" in said.err
+    said = reverie("convert runs/a OUT")
     assert said.code == 0, said.err
     scope = {}
     exec(said.out.partition("In diffusers:")[2], scope)
-    assert scope["images"].shape == (4, 1, 28, 28) and scope["images"].isfinite().all() and scope["images"].std() > 0.01
+    assert [picture.size for picture in scope["images"]] == [(28, 28)] * 4 and "guidance_scale=" in said.out
+
+
+def test_a_run_that_cannot_be_converted_says_so_before_its_first_step_and_what_would_help_does(reverie):
+    short = "--train.images 32 --train.processes 1 --train.sample-every 1000000 --net.fourier 16 --net.skip-scale 0.7"
+    said = reverie("train demo --out runs/a", short)
+    assert (
+        said.code == 0
+        and "no export: diffusers has nothing like this UNet run: train with --net.skip-scale 1.0" in said.err
+    )
+    refused = reverie("convert runs/a OUT")
+    assert refused.code == 2 and refused.err.strip().rpartition("train with ")[2] in said.err
+    flags = refused.err.strip().partition("train with ")[2].replace(",", "")
+    assert reverie("train demo --out runs/b", short, flags).code == 0
+    assert reverie("convert runs/b OUT").code == 0

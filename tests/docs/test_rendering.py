@@ -33,11 +33,11 @@ def look(page: Path, tmp_path: Path, width: int, dark: bool) -> dict:
     copy.write_text(text + done, encoding="utf-8")
     frame.write_text(FRAME.format(page=copy.as_uri(), width=width, height=HEIGHT), encoding="utf-8")
     assert CHROMIUM is not None
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 600)},{HEIGHT}", "--virtual-time-budget=8000",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom", frame.as_uri(),
-    ]  # fmt: skip
+    quiet = "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
+    command = [CHROMIUM, "--headless", *(f"--{option}" for option in quiet.split())]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 600)},{HEIGHT}"]
+    command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=8000"]
+    command += ["--dump-dom", frame.as_uri()]
     drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search(r'data-found="([^"]*)"', drawn)
     assert found is not None, "the page did not say what it looks like"
@@ -82,13 +82,20 @@ BAD = """<!doctype html><html><head></head><body style="background:#fff;color:#2
 <p style="{faint}">These are faint.</p><div style="width:{wide}px;height:3px"></div>
 <p style="position:relative;height:20px"><span style="position:absolute;left:0">Some words</span>
 <span style="position:absolute;left:{left}px">Other words</span></p>
-<svg width="100" height="40"><rect width="100" height="40" fill="#204060"></rect><text x="5" y="20" fill="{ink}">cell</text></svg></body></html>"""
+<svg width="100" height="40"><rect width="100" height="40" fill="#204060"></rect>
+<text x="5" y="20" fill="{ink}">cell</text></svg></body></html>"""
 RIGHT = {"faint": "", "wide": 10, "left": 200, "ink": "#fff"}
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
-    [({}, None), ({"faint": "color:#ccc"}, "faint"), ({"ink": "#123"}, "faint"), ({"wide": 2000}, "wide"), ({"left": 20}, "overlaps")],
+    [
+        ({}, None),
+        ({"faint": "color:#ccc"}, "faint"),
+        ({"ink": "#123"}, "faint"),
+        ({"wide": 2000}, "wide"),
+        ({"left": 20}, "overlaps"),
+    ],
 )
 def test_faults_are_seen(change: dict, fault: str | None, tmp_path: Path):
     page = tmp_path / "bad.html"

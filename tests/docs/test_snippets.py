@@ -4,7 +4,9 @@ A block under the line ``% not run: why`` (which no reader sees) needs what no t
 """
 
 import re
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,10 @@ def test_the_names_of_one_block_are_known_to_the_next_and_only_marked_blocks_are
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_snippets_of_a_page_run(page: Path, here):
     run(page.read_text(), str(page))
+
+
+def test_the_script_of_the_page_on_composing_runs(here, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["composing.py", "runs/demo", "composed.png"])
+    runpy.run_path(str(ROOT / "docs" / "guides" / "composing.py"), run_name="__main__")
+    rows = [line for line in capsys.readouterr().out.splitlines() if "rms from the measurement" in line]
+    assert len(rows) == 4 and Image.open("composed.png").height > 5 * 28

@@ -48,4 +48,5 @@ def main(arguments: list[str]) -> None:
     if not isinstance(model, bridge.Pretrained) and "text" not in model.conditions:
         from reverie.bridge.using import lines
 
-        print(f"\nIn diffusers:\n\n{lines(written)}")
+        how = {} if model.sampling is None else {"steps": model.sampling.steps, "scale": model.sampling.scale}
+        print(f"\nIn diffusers:\n\n{lines(written, **how)}")

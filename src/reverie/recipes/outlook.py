@@ -54,13 +54,8 @@ def seconds(text: str) -> float:
 
 
 class Pace(NamedTuple):
-    """What training costs.
-
-    Attributes:
-        seconds: an image, of all processes together.
-        kept: bytes an image, held from a pass there to the pass back.
-        fixed: bytes a process, besides.
-    """
+    """What training costs: seconds an image, of all processes together; bytes an image, kept from a pass there to the pass back; bytes of a
+    process besides."""
 
     seconds: float
     kept: float
