@@ -25,6 +25,7 @@ VERBS = {
     "calibrate": "fit the times of few-step sampling to a run",
     "restore": "fill, enlarge, sharpen or colour a picture with what a run has learned",
     "evaluate": "measure the samples of a run",
+    "compare": "models of the same pictures side by side, trained for the same time where they are missing",
     "read": "what a run has learned: probe, segment, match",
     "report": "write a run's report.html",
     "judge": "train a classifier that judges samples of your data",

@@ -55,6 +55,19 @@ def free(device: "torch.device") -> int:
     return psutil.virtual_memory().available
 
 
+def peak(device: "torch.device") -> int | None:
+    """The most bytes that this process has taken where ``device`` has its memory; None where the system does not say."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def afford(size: int, what: str, instead: str) -> None:
     """Raise an :class:`InputError` when ``what`` takes more bytes than this machine has; ``instead`` says what to do."""
     total = physical()

@@ -11,6 +11,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def size(count: float) -> str:
+    """Bytes as ``5.1 MB`` or ``1.2 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(0.1, count / 1e6):.1f} MB"
+
+
 def shown(text: object) -> str:
     """The text with what is not to be printed escaped: control and format characters (``\\x1b``), bytes that are no UTF-8 (``\\udce9``).
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reverie.core import bounds
+from reverie.core import bounds, memory
 from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError, RunError
@@ -317,6 +317,7 @@ class _Trainer:
                 "images": self.images,
                 "step": self.step,
                 "seconds": round(self.seconds, 3),
+                "memory": memory.peak(self.runtime.device),
                 "parameters": sum(p.numel() for s in self.sides.values() for p in s.player.module.parameters()),
                 "optimizer": scalars,
                 "threads": torch.get_num_threads(),

@@ -22,6 +22,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Task
+from reverie.core.text import size
 from reverie.data import ImageSet, Loader
 from reverie.diffusion.config import DenoisingConfig
 from reverie.learn.runtime import Runtime
@@ -166,10 +167,10 @@ def outlook(recipe: Recipe, made: Any, data: ImageSet, held_out: ImageSet, folde
     lines = [
         f"{data.name}: {len(data):,} pictures of {height}x{width} in {'grey' if data.channels == 1 else 'colour'}{classes}, "
         f"{len(held_out):,} more held out",
-        f"{describe(recipe.task)}: {parameters:,} parameters; checkpoints of about {_size(4 * weights)} in {folder}",
+        f"{describe(recipe.task)}: {parameters:,} parameters; checkpoints of about {size(4 * weights)} in {folder}",
         f"{total:,} images in batches of {recipe.train.batch}{parts}: about {_time(cost.seconds * total)}, a first look after about "
-        f"{_time(cost.seconds * look)}, in about {_size(cost.memory(recipe))} of memory "
-        f"({_size(memory.free(Runtime.choose(recipe.train.device).device))} free)",
+        f"{_time(cost.seconds * look)}, in about {size(cost.memory(recipe))} of memory "
+        f"({size(memory.free(Runtime.choose(recipe.train.device).device))} free)",
     ]
     if isinstance(made.model, NetDenoiser):
         why = refusal(made.model)
@@ -191,10 +192,6 @@ def _from_another(recipe: Recipe) -> str:
 
 def _bytes(module: nn.Module) -> int:
     return sum(p.nbytes for p in module.parameters())
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(0.1, count / 1e6):.1f} MB"
 
 
 def _time(seconds: float) -> str:

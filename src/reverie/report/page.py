@@ -112,21 +112,19 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
     columns = len(drawn.classes) or 10
     heads = [names[c] for c in drawn.classes]
     labels = [f"class {head}" for head in heads] or ["unconditional"] * columns
-    samples = [_tile(image, f"sample, {labels[i % columns]}") for i, image in enumerate(drawn.samples)]
+    samples = [tile(image, f"sample, {labels[i % columns]}") for i, image in enumerate(drawn.samples)]
     sweep = []
     if drawn.sweep is not None:
         for row, name in enumerate(drawn.scales):
             images = drawn.sweep[row * columns : (row + 1) * columns]
-            tiles = [
-                _tile(im, f"{label}, {drawn.sweep_title} {name}") for im, label in zip(images, labels, strict=True)
-            ]
+            tiles = [tile(im, f"{label}, {drawn.sweep_title} {name}") for im, label in zip(images, labels, strict=True)]
             sweep.append((name, tiles))
     film, rows = [], 0 if drawn.film is None else len(drawn.film) // (MOMENTS * FILMS)
     for i in range(rows * FILMS):
         assert drawn.film is not None
         what = ("state", "what the model expects")[i % rows]
         images = drawn.film[i * MOMENTS : (i + 1) * MOMENTS]
-        film.append([_tile(image, f"{what}{_at(at)}") for image, at in zip(images, drawn.logsnr, strict=True)])
+        film.append([tile(image, f"{what}{_at(at)}") for image, at in zip(images, drawn.logsnr, strict=True)])
     return {
         "pixelated": max(sides(run.recipe.data.size)) <= PIXELATED,
         "heads": heads,
@@ -152,7 +150,7 @@ def _likelihood(run: Run, drawn: Pictures) -> dict[str, Any]:
     of = [held_out[round(i * (len(held_out) - 1) / max(1, len(drawn.likely) - 1))] for i in range(len(drawn.likely))]
     return {
         "likely": [
-            _tile(image, f"held-out picture, {bits:.2f} bits") for image, bits in zip(drawn.likely, of, strict=True)
+            tile(image, f"held-out picture, {bits:.2f} bits") for image, bits in zip(drawn.likely, of, strict=True)
         ],
         "likely_bits": [f"{bits:.2f}" for bits in of],
         "bits": [
@@ -267,8 +265,8 @@ def _pairs(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
     count = len(evaluation.closest)
     return [
         {
-            "sample": _tile(images[i], "sample"),
-            "neighbour": _tile(images[count + i], f"training picture {closest.index}"),
+            "sample": tile(images[i], "sample"),
+            "neighbour": tile(images[count + i], f"training picture {closest.index}"),
             "ratio": f"{closest.ratio:.2f}",
         }
         for i, closest in enumerate(evaluation.closest)
@@ -301,7 +299,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _tile(image: Tensor, alt: str) -> dict[str, str]:
+def tile(image: Tensor, alt: str) -> dict[str, str]:
     """A picture as a data URI with its description."""
     picture = to_picture(image)
     if max(picture.size) > LARGEST:
