@@ -23,6 +23,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "autoencoder": "reverie.spaces.config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
+    "pixelcnn": "reverie.families.config:PixelCNNConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 
