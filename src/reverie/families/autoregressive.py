@@ -23,7 +23,7 @@ from reverie.core.noise import Seeds, Tape, listed, sample_seeds
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.families.layout import Layout
 
-Chain = Steps[Tensor, Tensor, None]
+Chain = Steps[Tensor, Tensor, Any]
 """Yields the log-probabilities (n, choices) of the next number of n sequences, and is sent the numbers (n,) that came."""
 HELD_OUT = 512
 """Held-out pictures that training validates on."""

@@ -6,6 +6,8 @@ its convolutions then take what lies above and to the left from what the memory 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,7 @@ class Memory:
         width: of the pictures.
         row: where we are.
         column: where we are in the row; None for all of it at once.
+        kept: what other layers keep.
     """
 
     row: int
@@ -26,6 +29,7 @@ class Memory:
     def __init__(self, width: int) -> None:
         self.width, self.row, self.column = width, 0, None
         self.seen: dict[CausalConv, tuple[int, Tensor]] = {}
+        self.kept: dict[nn.Module, Any] = {}
 
     def window(self, conv: CausalConv, x: Tensor) -> Tensor:
         """Keep the new row (n, c, 1, W) or pixel (n, c, 1, 1), and give it with all around it that the convolution reads."""
