@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator as Steps, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Generator as Steps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond
+from reverie.core.condition import Cond, Label
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.generator import Frame, Generator
@@ -136,16 +137,20 @@ class Autoregressive(Generator):
 
         return walk(self.net, n, cond, choose)
 
+    @property
+    def classes(self) -> int:
+        """That it is told; 0 for none."""
+        label = self.conditions.get("label")
+        return label.classes if isinstance(label, Label) else 0
+
     def condition(self, cond: Cond | None, n: int) -> Cond | None:
         """A condition for n pictures, on the device of the network.
 
         Raises:
             InputError: when it does not fit the model, or a model of classes gets none.
         """
-        if "label" in self.conditions and (cond is None or "label" not in cond or not cond["label"].present.all()):
-            raise InputError(
-                f"this model draws by class: give a label, one of 0 to {self.conditions['label'].classes - 1}"
-            )  # pyright: ignore
+        if self.classes and (cond is None or "label" not in cond or not cond["label"].present.all()):
+            raise InputError(f"this model draws by class: give a label, one of 0 to {self.classes - 1}")
         if cond is None:
             return None
         cond.check(self.conditions)
@@ -208,7 +213,7 @@ class NextToken(Task):
 
     def preview(self) -> Preview | None:
         cond, columns = None, SHOWN // 2
-        if "label" in self.model.conditions:
-            columns = min(columns, self.model.conditions["label"].classes)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.model.classes:
+            columns = min(columns, self.model.classes)
             cond = Cond(label=[i % columns for i in range(2 * columns)])
         return Preview(self.model.sample(2 * columns, cond, seed=self.seed), columns)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from constriction import stream
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue] - compiled
 from torch import Tensor
 
-from reverie.core.condition import Cond, Label
+from reverie.core.condition import Cond
 from reverie.core.errors import InputError
 from reverie.families.autoregressive import Autoregressive, walk
 
@@ -34,22 +34,16 @@ def coder(model: Autoregressive) -> Autoregressive:
     """
     if not model.net.exact:
         raise InputError(
-            "this model draws tiles of a codebook, which are near to those of a picture and not the same: only a model of all levels compresses "
-            "(for tiles, --head mixture)"
+            "this model draws tiles of a codebook, which are near to those of a picture and not the same: only a model of all levels "
+            "compresses (for tiles, --head mixture)"
         )
     return copy.deepcopy(model).to(device="cpu", dtype=torch.float64)
-
-
-def classes(model: Autoregressive) -> int:
-    """Classes that a model is told; 0 without."""
-    label = model.conditions.get("label")
-    return label.classes if isinstance(label, Label) else 0
 
 
 def cheapest(model: Autoregressive, tokens: Tensor, told: Told = lambda done: None) -> Tensor:
     """The class under which each sequence (n, length) costs least, (n,); told of each class of each sequence."""
     costs = []
-    for label in range(classes(model)):
+    for label in range(model.classes):
         costs.append(-model.nats(tokens, Cond(label=label)))
         told(len(tokens))
     return torch.stack(costs).argmin(0)
@@ -65,10 +59,10 @@ def encode(model: Autoregressive, tokens: Tensor, labels: Tensor | None, told: T
     """
     queue = stream.queue.RangeEncoder()
     if labels is not None:
-        queue.encode(labels.numpy().astype(np.int32), stream.model.Uniform(classes(model)))
+        queue.encode(labels.numpy().astype(np.int32), stream.model.Uniform(model.classes))
 
     def write(i: int, log_p: Tensor) -> Tensor:
-        queue.encode(tokens[:, i].numpy().astype(np.int32), stream.model.Categorical(perfect=False), _integers(log_p))
+        queue.encode(tokens[:, i].numpy().astype(np.int32), stream.model.Categorical(perfect=False), integers(log_p))
         told(1)
         return tokens[:, i]
 
@@ -81,18 +75,18 @@ def decode(model: Autoregressive, code: bytes, n: int, told: Told = lambda done:
     """The ``n`` sequences of a code, (n, length); of a code that was changed, some."""
     queue = stream.queue.RangeDecoder(np.frombuffer(code, "<u4").astype(np.uint32))
     labels = None
-    if count := classes(model):
-        labels = torch.from_numpy(queue.decode(stream.model.Uniform(count), n)).long()
+    if model.classes:
+        labels = torch.from_numpy(queue.decode(stream.model.Uniform(model.classes), n)).long()
 
     def read(i: int, log_p: Tensor) -> Tensor:
         told(1)
-        return torch.from_numpy(queue.decode(stream.model.Categorical(perfect=False), _integers(log_p))).long()
+        return torch.from_numpy(queue.decode(stream.model.Categorical(perfect=False), integers(log_p))).long()
 
     with _one_thread():
         return walk(model.net, n, under(labels), read)
 
 
-def _integers(log_p: Tensor) -> np.ndarray:
+def integers(log_p: Tensor) -> np.ndarray:
     """Probabilities as whole numbers, none of them 0, as float64."""
     return np.floor(log_p.exp().numpy() * STEPS) + 1.0
 

@@ -15,8 +15,8 @@ from reverie.core.errors import InputError
 class Layout:
     """Sub-pixels one after the other: square tiles in raster order, in each its pixels in raster order, of each its channels.
 
-    Level k = 0 … levels−1 stands for the numbers from 2k/levels − 1 to 2(k + 1)/levels − 1, so that both 8-bit pictures and dequantised ones
-    fall on their own level, and is drawn as 2k/(levels − 1) − 1.
+    Level k = 0 … levels−1 stands for the numbers from 2k/levels − 1 to 2(k + 1)/levels − 1, so that 8-bit pictures and dequantised ones
+    both fall on their own level, and is drawn as 2k/(levels − 1) − 1.
 
     Args:
         shape: (C, H, W) of a picture.
@@ -35,7 +35,8 @@ class Layout:
         _, height, width = self.shape
         if height % self.patch or width % self.patch:
             raise InputError(
-                f"tiles of {self.patch}x{self.patch} pixels do not fill pictures of {height}x{width}: choose a patch that divides both sides"
+                f"tiles of {self.patch}x{self.patch} pixels do not fill pictures of {height}x{width}: "
+                "choose a patch that divides both sides"
             )
 
     @property

@@ -4,8 +4,8 @@ With weights πₖ, means μₖᵢ that shift linearly with the earlier values o
 
     p(x₁ … xₙ) = Σₖ πₖ Πᵢ [σ((xᵢ + δ − mₖᵢ)/sₖᵢ) − σ((xᵢ − δ − mₖᵢ)/sₖᵢ)],   mₖᵢ = μₖᵢ + Σⱼ﹤ᵢ cₖᵢⱼ xⱼ,
 
-where δ is half a bin, and the outer bins reach to infinity. The difference of two sigmoids a > b is σ(a)·σ(−b)·(1 − e^(b − a)), whose logarithm
-is exact also where both are near 0 or 1, and b − a = −2δ/s holds no difference of large numbers. So no case needs an approximation.
+where δ is half a bin, and the outer bins reach to infinity. The difference of the sigmoids of a > b is σ(a)·σ(−b)·(1 − e^(b − a)), whose
+logarithm is exact also where both are near 0 or 1, and b − a = −2δ/s holds no difference of large numbers: no case needs an approximation.
 """
 
 from __future__ import annotations

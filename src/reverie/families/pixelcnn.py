@@ -1,8 +1,8 @@
 """Gated PixelCNN (van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", arXiv:1606.05328).
 
-Two stacks of convolutions without a blind spot: the vertical one sees all rows above the pixel, the horizontal one what is left of it in its
-row, and hears the vertical one. Masks (van den Oord et al. 2016, "Pixel Recurrent Neural Networks", figure 2) keep the colours of a pixel in
-order: A, in the first layer, shows a colour those before it, B also itself.
+Two stacks of convolutions without a blind spot: the vertical one sees all rows above the pixel, the horizontal one what is left of it in
+its row, and hears the vertical one. Masks (van den Oord et al. 2016, "Pixel Recurrent Neural Networks", figure 2) keep the colours of a
+pixel in order: A, in the first layer, shows a colour those before it, B also itself.
 """
 
 from __future__ import annotations
@@ -105,21 +105,22 @@ class PixelCNN(CausalNet):
         """What the vertical stack says to each layer of the horizontal one."""
         said = []
         for layer, label in zip(self.layers, labels, strict=True):
-            v, told = layer.rows(v, label, memory)
+            v, told = layer.rows(v, label, memory)  # pyright: ignore[reportCallIssue]
             said.append(told)
         return said
 
     def _pixels(self, h: Tensor, said: list[Tensor], memory: Memory | None) -> Tensor:
         """Logits, from the horizontal stack."""
-        skips = 0.0
+        skips = self.out.weight.new_zeros(())
         for layer, told in zip(self.layers, said, strict=True):
-            h, skip = layer.pixels(h, told, memory)
+            h, skip = layer.pixels(h, told, memory)  # pyright: ignore[reportCallIssue]
             skips = skips + skip
         logits = self.out(F.relu(self.hidden(F.relu(skips))))
         return logits.unflatten(1, (self.colours, self.choices))
 
     def chain(self, n: int, cond: Cond | None) -> Chain:
         labels, memory = self._labels(cond, n), Memory(self.width)
+        first: CausalConv = self.layers[0].horizontal  # pyright: ignore[reportAssignmentType]
         above = self.out.weight.new_zeros(n, self.colours, 1, self.width)
         for memory.row in range(self.height):
             memory.column = None
@@ -131,4 +132,4 @@ class PixelCNN(CausalNet):
                     logits = self._pixels(above[..., at], [told[..., at] for told in said], memory)
                     level = yield logits[:, colour, :, 0, 0].log_softmax(-1)
                     above[:, colour, 0, memory.column] = value(level, self.choices, above.dtype)
-                memory.window(self.layers[0].horizontal, above[..., at])  # now that the pixel is known
+                memory.window(first, above[..., at])  # now that the pixel is known

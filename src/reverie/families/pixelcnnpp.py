@@ -125,4 +125,3 @@ class PixelCNNpp(CausalNet):
                 levels = yield from self.mixture.chain(out[..., 0, 0])
                 row[:, :, 0, memory.column] = value(levels, self.choices, row.dtype)
             above = row
-

@@ -1,8 +1,8 @@
 """PixelRNN (van den Oord et al. 2016, "Pixel Recurrent Neural Networks", arXiv:1601.06759): LSTM layers that run over a picture.
 
-The Row LSTM goes from top to bottom, a row at a time; it sees the triangle above a pixel, and what its input sees to the left. The Diagonal
-BiLSTM goes from both upper corners, a diagonal at a time, and sees all earlier pixels. Around either, as in the paper: a first convolution with
-mask A, residual connections, and two pixelwise layers before the softmax.
+The Row LSTM goes from top to bottom, a row at a time; it sees the triangle above a pixel, and what its input sees to the left. The
+Diagonal BiLSTM goes from both upper corners, a diagonal at a time, and sees what is earlier. Around either, as in the paper: a first
+convolution with mask A, residual connections, and two pixelwise layers before the softmax.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Row:
 
 
 class Recurrent(nn.Module, ABC):
-    """A layer: features (B, width, H, W) of whole pictures, or with a memory the next pixel (n, width, 1, 1), to the same of hidden states."""
+    """A layer: features (B, width, H, W) of whole pictures, or with a memory the next pixel (n, width, 1, 1), to as many hidden states."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -140,8 +140,8 @@ class Diagonal(nn.Module):
 class DiagonalBiLSTM(Recurrent):
     """Both directions; that from the right is shifted down by a row, so that it sees no later pixel.
 
-    Of all earlier pixels one is missed at first, as in the paper: mask A hides the last one of a row at its own place, and there is no place
-    to the right of it, so the next row sees it only as far as the first convolution does.
+    Of all earlier pixels one is missed at first, as in the paper: mask A hides the last one of a row at its own place, and there is no
+    place to the right of it, so the next row sees it only as far as the first convolution does.
     """
 
     def __init__(self, width: int, groups: int) -> None:

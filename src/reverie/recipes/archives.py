@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,20 +87,18 @@ def compress(run: Run, source: Path, out: Path) -> Compressed:
         InputError: for a run of another kind, and for pictures that would not come back as they are.
     """
     model = _model(run)
+    exact = coding.coder(model)
     names, pixels = read_pictures(source, model)
     tokens = model.net.tokens(_floats(pixels))
     codes, sums, nats = [], [], 0.0
-    exact = coding.coder(model)
-    with Progress("choosing classes", coding.classes(model) * len(pixels), "passes") as bar:
-        labels = [
-            coding.cheapest(model, part, bar.advance) if coding.classes(model) else None for part in tokens.split(BATCH)
-        ]
+    with Progress("choosing classes", model.classes * len(pixels), "passes") as bar:
+        labels = [coding.cheapest(model, part, bar.advance) if model.classes else None for part in tokens.split(BATCH)]
     with Progress("compressing", len(labels) * model.net.length, "steps") as bar:
         for part, label in zip(tokens.split(BATCH), labels, strict=True):
             codes.append(coding.encode(exact, part, label, bar.advance))
             sums.append(_sum(model, part))
             nats -= float(model.nats(part, coding.under(label)).sum())
-    bits = nats / np.log(2) + len(pixels) * np.log2(max(1, coding.classes(model)))
+    bits = nats / np.log(2) + len(pixels) * np.log2(max(1, model.classes))
     header = Header(
         run=str(run.folder.absolute()),
         weights=_weights(run),
@@ -145,8 +144,8 @@ def decompress(archive: Path, out: Path, folder: Path | None = None) -> list[Pat
             tokens = coding.decode(model, code, len(some), bar.advance)
             if _sum(model, tokens) != header.pixels[number]:
                 raise RunError(
-                    f"{shown(archive)} is whole, but this machine (or version of torch, {torch.__version__}) computes other probabilities than "
-                    "the one that compressed: decompress it there"
+                    f"{shown(archive)} is whole, but this machine (or its torch {torch.__version__}) computes other probabilities "
+                    "than the one that compressed: decompress it there"
                 )
             for path, pixels in zip(some, grid.to_bytes(model.net.picture(tokens)), strict=True):
                 grid.save(grid.to_picture(pixels), path)
@@ -170,12 +169,16 @@ def read(archive: Path) -> tuple[Header, list[bytes]]:
         raise damaged
     try:
         end = 4 + struct.unpack("<I", body[:4])[0]
-        said = json.loads(zlib.decompress(body[4:end]))
-        header = Header(**{key: tuple(v) if isinstance(v, list) else v for key, v in said.items()})
+        said: dict[str, Any] = json.loads(zlib.decompress(body[4:end]))
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in said.items()
+        }
+        header = Header(**fields)
         _check_names(header.names)
-        if end + sum(header.sizes) != len(body) or -(-len(header.names) // header.batch) != len(header.sizes):
+        batches = -(-len(header.names) // header.batch)
+        if end + sum(header.sizes) != len(body) or not batches == len(header.sizes) == len(header.pixels):
             raise ValueError("its parts are of other lengths")
-    except (ValueError, TypeError, KeyError, zlib.error, struct.error) as error:
+    except (ArithmeticError, TypeError, ValueError, zlib.error, struct.error) as error:
         raise InputError(f"{shown(archive)} is no archive of this version: {shown(error)}") from error
     codes = []
     for size in header.sizes:
@@ -205,8 +208,8 @@ def read_pictures(source: Path, model: Autoregressive) -> tuple[list[str], Tenso
     ):
         if not before.equal(after):
             raise InputError(
-                f"{shown(path)} has levels between the {model.net.layout.levels} of the model, so it would not come back as it is: use a model of "
-                "--levels 256"
+                f"{shown(path)} has levels between the {model.net.layout.levels} of the model, so it would not come back as it is: "
+                "use a model of --levels 256"
             )
     return names, pixels
 
@@ -264,8 +267,8 @@ def _model(run: Run) -> Autoregressive:
     model = run.open()
     if not isinstance(model, Autoregressive):
         raise InputError(
-            f"{run.folder} is a run of the task {run.recipe.task.name}, whose likelihood of levels is not exact: compress with one of pixelcnn, "
-            "pixelcnnpp, pixelrnn, subpixel or tile"
+            f"{run.folder} is a run of the task {run.recipe.task.name}, whose likelihood of levels is not exact: compress with one of "
+            "pixelcnn, pixelcnnpp, pixelrnn, subpixel or tile"
         )
     return model
 
@@ -285,8 +288,8 @@ def _find(header: Header, archive: Path, folder: Path | None) -> Run:
         if found == header.weights:
             return Run(checkpoint.folder)
     raise InputError(
-        f"{shown(archive)} was compressed by other weights than there are in {run.folder} (SHA-256 {header.weights[:16]}…): name the run with "
-        "these as --run"
+        f"{shown(archive)} was compressed by other weights than there are in {run.folder} (SHA-256 {header.weights[:16]}…): "
+        "name the run with these as --run"
     )
 
 
