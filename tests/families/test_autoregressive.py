@@ -256,7 +256,7 @@ def test_a_tile_that_sees_itself_is_no_distribution(monkeypatch: pytest.MonkeyPa
     model = of("tile mixture", (1, 2, 4), levels=2)
     net = model.net
     monkeypatch.setattr(
-        net, "features", lambda tiles, cond: net.transformer(net.tile(tiles) + net._told(cond, len(tiles)))
+        net, "features", lambda tiles, cond: net.transformer(net.embed(tiles) + net.conditioning(cond, len(tiles)))
     )
     pictures = torch.tensor(list(itertools.product((0, 1), repeat=8)))
     assert abs(float(model.nats(pictures, Cond(label=2)).exp().sum()) - 1.0) > 0.05
@@ -340,9 +340,9 @@ def test_a_cache_decodes_as_the_whole_prefix_does():
     cached, forgetful = [], []
     for keep, out in ((True, cached), (False, forgetful)):
         cache, before = Cache(net.length), torch.full((4,), net.choices)
-        told = net._told(LABELS, 4)
+        told = net.conditioning(LABELS, 4)
         for i in range(net.length):
-            hidden = net.transformer((net.level(before) + told[:, i])[:, None], cache)[:, 0]
+            hidden = net.transformer((net.embed(before) + told[:, i])[:, None], cache)[:, 0]
             out.append(net.out(hidden))
             before = tokens[:, i]
             if not keep:

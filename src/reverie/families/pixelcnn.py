@@ -82,7 +82,7 @@ class PixelCNN(CausalNet):
         to_levels = channel_mask(colours * self.choices, width, colours, strict=False)
         self.hidden = CausalConv(width, width, mask=hidden)
         self.out = CausalConv(width, colours * self.choices, mask=to_levels)
-        self.labels = (
+        self.conditioning = (
             None if classes is None else nn.ModuleList(LabelEmbedding(classes, 2 * width) for _ in range(depth))
         )
 
@@ -97,9 +97,9 @@ class PixelCNN(CausalNet):
         return self._pixels(x, self._rows(below(x), labels, None), None)
 
     def _labels(self, cond: Cond | None, n: int) -> list[Tensor]:
-        if self.labels is None:
+        if self.conditioning is None:
             return [self.out.weight.new_zeros(())] * len(self.layers)
-        return [label(cond, n)[:, :, None, None] for label in self.labels]
+        return [label(cond, n)[:, :, None, None] for label in self.conditioning]
 
     def _rows(self, v: Tensor, labels: list[Tensor], memory: Memory | None) -> list[Tensor]:
         """What the vertical stack says to each layer of the horizontal one."""

@@ -73,13 +73,15 @@ class PixelCNNpp(CausalNet):
         mirrored = [0] * depth + [width] * depth
         self.rows = nn.ModuleList(Block(width, heard, 1, dropout) for heard in mirrored)
         self.pixels = nn.ModuleList(Block(width, width + heard, 0, dropout) for heard in mirrored)
-        self.labels = None if classes is None else nn.ModuleList(LabelEmbedding(classes, 2 * width) for _ in mirrored)
-        self.mixture = LogisticMixture(width, colours, components, layout.levels)
+        self.conditioning = (
+            None if classes is None else nn.ModuleList(LabelEmbedding(classes, 2 * width) for _ in mirrored)
+        )
+        self.out = LogisticMixture(width, colours, components, layout.levels)
 
     def log_prob(self, tokens: Tensor, cond: Cond | None) -> Tensor:
         levels = self.layout.levels_of(tokens)
         out = self(value(levels, self.choices, self.left.weight.dtype), cond)
-        return self.mixture.log_prob(out.permute(0, 2, 3, 1), levels.permute(0, 2, 3, 1))
+        return self.out.log_prob(out.permute(0, 2, 3, 1), levels.permute(0, 2, 3, 1))
 
     def forward(self, x: Tensor, cond: Cond | None) -> Tensor:
         """Pictures (B, C, H, W) in [−1, 1] -> features (B, width, H, W) of each pixel, from those before it."""
@@ -88,9 +90,9 @@ class PixelCNNpp(CausalNet):
         return self._pixels(rightwards(x), u, over, labels, None)
 
     def _labels(self, cond: Cond | None, n: int) -> list[Tensor]:
-        if self.labels is None:
+        if self.conditioning is None:
             return [self.left.weight.new_zeros(())] * len(self.rows)
-        return [label(cond, n)[:, :, None, None] for label in self.labels]
+        return [label(cond, n)[:, :, None, None] for label in self.conditioning]
 
     def _rows(self, above: Tensor, labels: list[Tensor], memory: Memory | None) -> tuple[list[Tensor], Tensor]:
         """The stream of rows, after each block, and what the other begins with."""
@@ -122,6 +124,6 @@ class PixelCNNpp(CausalNet):
                 at = slice(memory.column, memory.column + 1)
                 left = rightwards(row)[..., at]
                 out = self._pixels(left, [x[..., at] for x in u], over[..., at], labels, memory)
-                levels = yield from self.mixture.chain(out[..., 0, 0])
+                levels = yield from self.out.chain(out[..., 0, 0])
                 row[:, :, 0, memory.column] = value(levels, self.choices, row.dtype)
             above = row

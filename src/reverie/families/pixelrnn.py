@@ -204,7 +204,7 @@ class PixelRNN(CausalNet):
 
         self.above = CausalConv(colours, width, 2, 3, 3)
         self.own = CausalConv(colours, width, 0, 3, mask=channel_mask(width, colours, colours, strict=True))
-        self.label = None if classes is None else LabelEmbedding(classes, width)
+        self.conditioning = None if classes is None else LabelEmbedding(classes, width)
         self.layers = nn.ModuleList(LAYERS[kind](width, colours) for _ in range(depth))
         self.up = nn.ModuleList(pixelwise(width) for _ in range(depth))
         self.hidden, self.out = pixelwise(width), pixelwise(colours * self.choices)
@@ -219,7 +219,9 @@ class PixelRNN(CausalNet):
         return self._pixels(x, self.above(below(x)) + self._told(cond, len(x)), None)
 
     def _told(self, cond: Cond | None, n: int) -> Tensor:
-        return self.out.weight.new_zeros(()) if self.label is None else self.label(cond, n)[:, :, None, None]
+        return (
+            self.out.weight.new_zeros(()) if self.conditioning is None else self.conditioning(cond, n)[:, :, None, None]
+        )
 
     def _pixels(self, x: Tensor, above: Tensor, memory: Memory | None) -> Tensor:
         x = above + self.own(x, memory)

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from reverie.core.condition import Cond
 from reverie.families.autoregressive import CausalNet, Chain
 from reverie.families.layout import Layout
-from reverie.families.transformer import Cache, CausalTransformer
-from reverie.nets.embeddings import LabelEmbedding
+from reverie.families.transformer import Cache, CausalTransformer, Told
 
 
 class SubPixels(CausalNet):
@@ -27,9 +26,8 @@ class SubPixels(CausalNet):
         super().__init__()
         self.layout, self.length, self.choices = layout, layout.length, layout.levels
         colours, *sides = layout.shape
-        self.level = nn.Embedding(self.choices + 1, width)  # the last one stands before the first sub-pixel
-        self.place = nn.ParameterList(0.02 * torch.randn(count, width) for count in (*sides, colours))
-        self.label = None if classes is None else LabelEmbedding(classes, width)
+        self.embed = nn.Embedding(self.choices + 1, width)  # the last one stands before the first sub-pixel
+        self.conditioning = Told((*sides, colours), classes, width)
         self.transformer = CausalTransformer(width, depth, heads)
         self.out = nn.Linear(width, self.choices)
 
@@ -37,19 +35,13 @@ class SubPixels(CausalNet):
         return -F.cross_entropy(self(tokens, cond).transpose(1, 2), tokens, reduction="none")
 
     def forward(self, tokens: Tensor, cond: Cond | None) -> Tensor:
-        """Levels (B, length) -> logits (B, length, choices) of each after those before it."""
-        before = F.pad(tokens[:, :-1], (1, 0), value=self.choices)
-        return self.out(self.transformer(self.level(before) + self._told(cond, len(tokens))))
-
-    def _told(self, cond: Cond | None, n: int) -> Tensor:
-        """Where each token is and what is drawn, (n, length, width)."""
-        rows, columns, colours = self.place
-        places = (rows[:, None, None] + columns[:, None] + colours).flatten(0, 2).expand(n, -1, -1)
-        return places if self.label is None else places + self.label(cond, n)[:, None]
+        """The first N levels (B, N) -> logits (B, N, choices) of each after those before it."""
+        before = self.embed(F.pad(tokens[:, :-1], (1, 0), value=self.choices))
+        return self.out(self.transformer(before + self.conditioning(cond, len(tokens))[:, : tokens.shape[1]]))
 
     def chain(self, n: int, cond: Cond | None) -> Chain:
-        told, cache = self._told(cond, n), Cache(self.length)
+        told, cache = self.conditioning(cond, n), Cache(self.length)
         before = torch.full((n,), self.choices, device=told.device)
         for i in range(self.length):
-            token = self.level(before) + told[:, i]
+            token = self.embed(before) + told[:, i]
             before = yield self.out(self.transformer(token[:, None], cache)[:, 0]).log_softmax(-1)

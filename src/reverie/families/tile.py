@@ -19,8 +19,7 @@ from reverie.core.progress import track
 from reverie.families.autoregressive import CausalNet, Chain
 from reverie.families.layout import Layout, value
 from reverie.families.mixture import LogisticMixture
-from reverie.families.transformer import Cache, CausalTransformer
-from reverie.nets.embeddings import LabelEmbedding
+from reverie.families.transformer import Cache, CausalTransformer, Told
 
 ROUNDS = 30
 """Of k-means."""
@@ -40,22 +39,17 @@ class Tiles(CausalNet):
     def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.layout = layout
-        rows, columns = layout.grid
-        self.tile = nn.Linear(layout.values, width)
+        self.count = layout.length // layout.values
+        self.embed = nn.Linear(layout.values, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
-        self.place = nn.Parameter(0.02 * torch.randn(rows * columns, width))
-        self.label = None if classes is None else LabelEmbedding(classes, width)
+        self.conditioning = Told(layout.grid, classes, width)
         self.transformer = CausalTransformer(width, depth, heads)
 
     def features(self, tiles: Tensor, cond: Cond | None) -> Tensor:
-        """Tiles (B, N, values) in [−1, 1] -> (B, N, width), the i-th from those before tile i."""
+        """The first N tiles (B, N, values) in [−1, 1] -> (B, N, width), the i-th from those before tile i."""
         start = self.start.expand(len(tiles), 1, -1)
-        before = torch.cat([start, self.tile(tiles[:, :-1])], 1)
-        return self.transformer(before + self._told(cond, len(tiles)))
-
-    def _told(self, cond: Cond | None, n: int) -> Tensor:
-        places = self.place.expand(n, -1, -1)
-        return places if self.label is None else places + self.label(cond, n)[:, None]
+        before = torch.cat([start, self.embed(tiles[:, :-1])], 1)
+        return self.transformer(before + self.conditioning(cond, len(tiles))[:, : tiles.shape[1]])
 
     def step(self, before: Tensor, told: Tensor, cache: Cache) -> Tensor:
         """The features (n, width) of the next tile, from the token before it."""
@@ -70,19 +64,19 @@ class MixtureTiles(Tiles):
     ) -> None:
         super().__init__(layout, classes, width, depth, heads)
         self.length, self.choices = layout.length, layout.levels
-        self.mixture = LogisticMixture(width, layout.values, components, layout.levels)
+        self.out = LogisticMixture(width, layout.values, components, layout.levels)
 
     def log_prob(self, tokens: Tensor, cond: Cond | None) -> Tensor:
         levels = tokens.unflatten(1, (-1, self.layout.values))
         tiles = value(levels, self.choices, self.start.dtype)
-        return self.mixture.log_prob(self.features(tiles, cond), levels)
+        return self.out.log_prob(self.features(tiles, cond), levels)
 
     def chain(self, n: int, cond: Cond | None) -> Chain:
-        told, cache = self._told(cond, n), Cache(len(self.place))
+        told, cache = self.conditioning(cond, n), Cache(self.count)
         before = self.start.expand(n, -1)
-        for i in range(len(self.place)):
-            levels = yield from self.mixture.chain(self.step(before, told[:, i], cache))
-            before = self.tile(value(levels, self.choices, self.start.dtype))
+        for i in range(self.count):
+            levels = yield from self.out.chain(self.step(before, told[:, i], cache))
+            before = self.embed(value(levels, self.choices, self.start.dtype))
 
 
 class CodebookTiles(Tiles):
@@ -92,7 +86,7 @@ class CodebookTiles(Tiles):
         self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, codebook: Tensor
     ) -> None:
         super().__init__(layout, classes, width, depth, heads)
-        self.length, self.choices = len(self.place), len(codebook)
+        self.length, self.choices = self.count, len(codebook)
         self.register_buffer("codebook", codebook)
         self.codebook: Tensor
         self.out = nn.Linear(width, self.choices)
@@ -114,11 +108,11 @@ class CodebookTiles(Tiles):
         return -F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
     def chain(self, n: int, cond: Cond | None) -> Chain:
-        told, cache = self._told(cond, n), Cache(self.length)
+        told, cache = self.conditioning(cond, n), Cache(self.length)
         before = self.start.expand(n, -1)
         for i in range(self.length):
             code = yield self.out(self.step(before, told[:, i], cache)).log_softmax(-1)
-            before = self.tile(self.codebook[code])
+            before = self.embed(self.codebook[code])
 
 
 def tiles_of(x: Tensor, layout: Layout) -> Tensor:

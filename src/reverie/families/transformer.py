@@ -6,10 +6,15 @@ Vaswani et al. 2017, "Attention Is All You Need" (arXiv:1706.03762), in today's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reverie.core.condition import Cond
 from reverie.nets.attention import Attending, head_norms
+from reverie.nets.embeddings import LabelEmbedding
 
 
 class Cache:
@@ -84,3 +89,27 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, cache)
         return self.norm(x)
+
+
+class Told(nn.Module):
+    """Where each token is, by a learned code for each coordinate (Child et al. 2019), and which class is drawn.
+
+    Args:
+        sides: of the grid of tokens, such as rows and columns.
+        classes: that there are, if any.
+        width: features.
+    """
+
+    def __init__(self, sides: Sequence[int], classes: int | None, width: int) -> None:
+        super().__init__()
+        self.place = nn.ParameterList(0.02 * torch.randn(side, width) for side in sides)
+        self.label = None if classes is None else LabelEmbedding(classes, width)
+
+    def forward(self, cond: Cond | None, n: int) -> Tensor:
+        """(n, tokens in raster order, width)."""
+        first, *others = self.place
+        place = first
+        for other in others:
+            place = (place[:, None] + other).flatten(0, 1)
+        place = place.expand(n, -1, -1)
+        return place if self.label is None else place + self.label(cond, n)[:, None]
