@@ -1,7 +1,7 @@
 """Autoregressive models: what a cache saves, what pictures cost in bits, and the figures of docs/families/autoregressive.md.
 
 python autoregressive.py speed                  # drawing with a cache beside a pass over the growing prefix for every number
-python autoregressive.py bits RUN [RUN …]       # all held-out pictures of a run's data, compressed, given back and compared, beside PNG and WebP
+python autoregressive.py bits RUN [RUN …]       # held-out pictures of a run, compressed, given back and compared, beside PNG and WebP
 python autoregressive.py figure OUT RUN [RUN …] # digits that each run draws, and what each pixel of a picture costs
 """
 
@@ -19,9 +19,8 @@ from reverie import data
 from reverie.core.batch import DataSpec
 from reverie.core.condition import Cond, Label
 from reverie.families.autoregressive import walk
-from reverie.families.config import PixelCNNConfig, SubPixelConfig, TileConfig
+from reverie.families.config import PixelCNNConfig, SubPixelConfig
 from reverie.families.subpixel import SubPixels
-from reverie.families.tile import MixtureTiles, tiles_of
 from reverie.learn import grid
 from reverie.recipes import archives
 from reverie.recipes.runs import Run
@@ -35,7 +34,7 @@ STEPS = 8
 def speed() -> dict:
     spec = DataSpec((1, 28, 28), {"label": Label(10)}, tuple(map(str, range(10))), "digits")
     cond, rows = Cond(label=[i % 10 for i in range(N)]), {}
-    for config in (SubPixelConfig(), TileConfig(head="mixture"), PixelCNNConfig(width=32)):
+    for config in (SubPixelConfig(), PixelCNNConfig(width=32)):
         net = config.build(spec, 0).net.eval().requires_grad_(False)
         begun = time.process_time()
         with torch.no_grad():
@@ -46,8 +45,6 @@ def speed() -> dict:
                 begun = time.process_time()
                 if isinstance(net, SubPixels):
                     net(tokens[:, :length], cond)
-                elif isinstance(net, MixtureTiles):
-                    net.features(tiles_of(x, net.layout)[:, : -(-length // net.layout.values)], cond)
                 else:
                     net(x[:, :, : -(-length // 28)], cond)
                 plain += STEPS * (time.process_time() - begun)

@@ -22,6 +22,7 @@ from reverie.core.errors import InputError
 from reverie.core.generator import Frame, Generator
 from reverie.core.noise import Seeds, Tape, listed, sample_seeds
 from reverie.core.task import Moment, Player, Preview, Task
+from reverie.core.tensors import onto
 from reverie.families.layout import Layout
 
 Chain = Steps[Tensor, Tensor, Any]
@@ -120,7 +121,10 @@ class Autoregressive(Generator):
 
     def _draw(self, seeds: list[tuple[int, int]], cond: Cond | None, on_step: Callable[[Frame], None] | None) -> Tensor:
         n, length = len(seeds), self.net.length
+        weight = next(self.net.parameters())
+        like = torch.empty(0, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
         uniform = torch.special.ndtr(Tape(seeds, torch.float64).draw("init", 0, (length,)))
+        uniform = onto(uniform.clamp(max=1.0 - 2.0**-24), like)
         drawn: list[Tensor] = []
 
         def so_far() -> Tensor:
@@ -128,9 +132,8 @@ class Autoregressive(Generator):
             return self.net.picture(torch.stack([*drawn, *rest], 1))
 
         def choose(i: int, log_p: Tensor) -> Tensor:
-            below = (log_p / self.temperature).softmax(-1).cumsum(-1)
-            u = uniform[:, i : i + 1].to(below)
-            drawn.append((below <= u * below[:, -1:]).sum(-1).clamp(max=self.net.choices - 1))
+            below = (log_p.to(like) / self.temperature).softmax(-1).cumsum(-1)
+            drawn.append((below <= uniform[:, i : i + 1] * below[:, -1:]).sum(-1))
             if on_step is not None:
                 on_step(Frame(n, i + 1, length, so_far))
             return drawn[-1]

@@ -177,7 +177,7 @@ class SubPixelConfig(AutoregressiveConfig):
 
     width: Size = 64
     depth: Size = 4
-    heads: Size = 4
+    heads: Size = 2
 
     def net(self, spec: DataSpec, classes: int | None, folder: Path | None) -> CausalNet:
         from reverie.families.layout import Layout
