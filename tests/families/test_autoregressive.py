@@ -17,7 +17,7 @@ from reverie.core.batch import DataSpec
 from reverie.core.condition import Cond, Label
 from reverie.core.errors import InputError
 from reverie.families import mixture
-from reverie.families.autoregressive import Autoregressive, walk
+from reverie.families.autoregressive import Autoregressive, side_by_side, walk
 from reverie.families.causal import CausalConv, Memory
 from reverie.families.config import (
     AutoregressiveConfig,
@@ -361,6 +361,16 @@ def test_a_sample_does_not_depend_on_its_companions(name: str):
     assert torch.equal(six[[5, 3]], model.sample(cond=Cond(label=[1, 3]), seed=[(4, 5), (4, 3)]))
     assert (six[0] - six[4]).abs().max() > 0.1 and not torch.equal(six, model.sample(6, Cond(label=label), seed=5))
     assert torch.equal(six, rv.sample(model, 6, Cond(label=label), seed=4, progress=""))
+
+
+def test_long_sequences_are_drawn_in_parts_that_fit():
+    spec = DataSpec((3, 32, 32), {}, (), "made")
+    net = SubPixelConfig().build(spec, 0).net
+    cache = Cache(net.length)
+    with torch.no_grad():
+        net.transformer(torch.zeros(1, 1, 64), cache)
+    assert sum(kept.numel() for _, *both in cache.seen.values() for kept in both) == net.kept
+    assert 1 <= side_by_side(net) < 250 == side_by_side(of("pixelcnn").net)
 
 
 def test_steps_are_told_with_the_picture_so_far():

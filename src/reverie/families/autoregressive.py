@@ -29,8 +29,10 @@ Chain = Steps[Tensor, Tensor, Any]
 """Yields the log-probabilities (n, choices) of the next number of n sequences, and is sent the numbers (n,) that came."""
 HELD_OUT = 512
 """Held-out pictures that training validates on."""
-PART = 64
+PART = 32
 """Pictures of a pass without gradient."""
+SIDE_BY_SIDE, KEPT = 250, 2**29
+"""Sequences that are drawn at a time at most, and bytes that their chain may keep."""
 SHOWN = 20
 """Pictures of a preview."""
 
@@ -42,11 +44,13 @@ class CausalNet(nn.Module, ABC):
         layout: of pictures as sequences.
         length: whole numbers of a picture.
         choices: values that each may have.
+        kept: numbers that a chain keeps of a sequence, where they are many.
     """
 
     layout: Layout
     length: int
     choices: int
+    kept: int = 0
 
     @abstractmethod
     def log_prob(self, tokens: Tensor, cond: Cond | None) -> Tensor:
@@ -68,6 +72,12 @@ class CausalNet(nn.Module, ABC):
     def exact(self) -> bool:
         """Whether a picture and its sequence are one and the same."""
         return True
+
+
+def side_by_side(net: CausalNet) -> int:
+    """How many sequences to walk along at a time."""
+    size = next(net.parameters()).element_size()
+    return max(1, min(SIDE_BY_SIDE, KEPT // max(1, size * net.kept)))
 
 
 def walk(net: CausalNet, n: int, cond: Cond | None, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -112,9 +122,9 @@ class Autoregressive(Generator):
         batch_size, unless its draw is within rounding of the edge between two levels (about one 28x28 picture in a thousand)."""
         n = (len(cond) if cond is not None else len(seed) if listed(seed) else 1) if n is None else n  # pyright: ignore
         cond, seeds = self.condition(cond, n), sample_seeds(seed, n)
-        pictures = []
-        for start in range(0, n, batch_size or n or 1):
-            part = slice(start, start + (batch_size or n))
+        pictures, size = [], batch_size or side_by_side(self.net)
+        for start in range(0, n, size):
+            part = slice(start, start + size)
             some = None if cond is None else cond.index(part)
             pictures.append(self.net.picture(self._draw(seeds[part], some, on_step)))
         return torch.cat(pictures) if pictures else torch.empty(0, *self.shape)

@@ -25,6 +25,7 @@ class SubPixels(CausalNet):
     def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.layout, self.length, self.choices = layout, layout.length, layout.levels
+        self.kept = Cache.size(width, depth, self.length)
         colours, *sides = layout.shape
         self.embed = nn.Embedding(self.choices + 1, width)  # the last one stands before the first sub-pixel
         self.conditioning = Told((*sides, colours), classes, width)

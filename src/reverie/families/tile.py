@@ -40,6 +40,7 @@ class Tiles(CausalNet):
         super().__init__()
         self.layout = layout
         self.count = layout.length // layout.values
+        self.kept = Cache.size(width, depth, self.count)
         self.embed = nn.Linear(layout.values, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.conditioning = Told(layout.grid, classes, width)

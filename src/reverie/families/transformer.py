@@ -28,6 +28,11 @@ class Cache:
         self.length = length
         self.seen: dict[nn.Module, tuple[int, Tensor, Tensor]] = {}
 
+    @staticmethod
+    def size(width: int, depth: int, length: int) -> int:
+        """Numbers that it keeps of a sequence."""
+        return 2 * width * depth * length
+
     def extend(self, attention: nn.Module, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, 1, d) of a new token, kept -> those of all tokens so far, (B, heads, N, d)."""
         size = (*k.shape[:2], self.length, k.shape[3])

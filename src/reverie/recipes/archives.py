@@ -25,14 +25,12 @@ from reverie.core.files import inside, write
 from reverie.core.progress import Progress
 from reverie.core.text import shown
 from reverie.families import coding
-from reverie.families.autoregressive import Autoregressive
+from reverie.families.autoregressive import Autoregressive, side_by_side
 from reverie.learn import grid
 from reverie.learn.checkpoint import Damaged
 from reverie.recipes.runs import Run
 
 MAGIC = b"RVZ1"
-BATCH = 250
-"""Pictures that are coded side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +86,14 @@ def compress(run: Run, source: Path, out: Path) -> Compressed:
     """
     model = _model(run)
     exact = coding.coder(model)
+    batch = side_by_side(exact.net)
     names, pixels = read_pictures(source, model)
     tokens = model.net.tokens(_floats(pixels))
     codes, sums, nats = [], [], 0.0
     with Progress("choosing classes", model.classes * len(pixels), "passes") as bar:
-        labels = [coding.cheapest(model, part, bar.advance) if model.classes else None for part in tokens.split(BATCH)]
+        labels = [coding.cheapest(model, part, bar.advance) if model.classes else None for part in tokens.split(batch)]
     with Progress("compressing", len(labels) * model.net.length, "steps") as bar:
-        for part, label in zip(tokens.split(BATCH), labels, strict=True):
+        for part, label in zip(tokens.split(batch), labels, strict=True):
             codes.append(coding.encode(exact, part, label, bar.advance))
             sums.append(_sum(model, part))
             nats -= float(model.nats(part, coding.under(label)).sum())
@@ -103,7 +102,7 @@ def compress(run: Run, source: Path, out: Path) -> Compressed:
         run=str(run.folder.absolute()),
         weights=_weights(run),
         names=tuple(names),
-        batch=BATCH,
+        batch=batch,
         sizes=tuple(map(len, codes)),
         pixels=tuple(sums),
     )
