@@ -52,7 +52,7 @@ class CausalConv(nn.Conv2d):
         inputs, outputs: channels.
         up: rows above the pixel's that are seen.
         left, right: columns that are seen; what lies to the right can be seen only by whole rows.
-        mask: (outputs, inputs) of 0 and 1: which channels of the pixel itself are seen by which; without, all.
+        mask: (outputs, inputs) of 0 and 1, which channels of the pixel itself are seen, see :func:`mask`; without, all.
     """
 
     def __init__(
@@ -75,12 +75,19 @@ class CausalConv(nn.Conv2d):
         return F.conv2d(window, weight, self.bias)
 
 
-def channel_mask(outputs: int, inputs: int, groups: int, strict: bool) -> Tensor:
-    """Which channels of a pixel are seen by which: those of the colours before (mask A, ``strict``), or up to its own (mask B).
+def colour_of(channels: int, colours: int) -> Tensor:
+    """The colour, as of 0 red, 1 green and 2 blue, that each of so many channels of a pixel belongs to, in order."""
+    return torch.arange(channels) * colours // channels
 
-    Both are ``groups`` groups in order, as of red, green and blue.
+
+def mask(of: Tensor, seen: Tensor, strict: bool = False) -> Tensor:
+    """Which channels, of colours ``seen`` (inputs,), channels of colours ``of`` (outputs,) see at the pixel itself.
+
+    Those of the colours before their own (mask A, ``strict``), or also of it (mask B).
+
+    Returns:
+        (outputs, inputs) of 0 and 1.
     """
-    of, seen = (torch.arange(n) // (n // groups) for n in (outputs, inputs))
     return ((of[:, None] > seen) if strict else (of[:, None] >= seen)).float()
 
 

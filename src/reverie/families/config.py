@@ -92,7 +92,7 @@ class PixelCNNConfig(AutoregressiveConfig):
     """Gated PixelCNN (van den Oord et al. 2016): the levels of sub-pixels in raster order.
 
     Attributes:
-        width: channels of each of its two stacks, a multiple of the colours.
+        width: channels of each of its two stacks, dealt out to the colours.
         depth: layers.
         reach: pixels that a layer sees in each direction.
         first: pixels that the first layer sees.
@@ -100,7 +100,7 @@ class PixelCNNConfig(AutoregressiveConfig):
 
     name: ClassVar[str] = "pixelcnn"
 
-    width: Size = 48
+    width: Size = 32
     depth: Size = 8
     reach: Reach = 1
     first: Reach = 3
@@ -145,7 +145,7 @@ class PixelRNNConfig(AutoregressiveConfig):
 
     Attributes:
         kind: of the layers: from row to row, or from diagonal to diagonal in both directions.
-        width: features, a multiple of the colours.
+        width: features, dealt out to the colours.
         depth: layers.
     """
 

@@ -12,33 +12,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.condition import Cond
-from reverie.core.errors import InputError
 from reverie.families.autoregressive import CausalNet, Chain
-from reverie.families.causal import CausalConv, Memory, below, channel_mask
+from reverie.families.causal import CausalConv, Memory, below, colour_of, mask
 from reverie.families.layout import Layout, value
 from reverie.nets.embeddings import LabelEmbedding
 
 
-def gate(x: Tensor, groups: int = 1) -> Tensor:
-    """tanh(a)·σ(b) of the halves of each group of channels, equation 2."""
-    a, b = x.unflatten(1, (groups, 2, -1)).unbind(2)
-    return (a.tanh() * b.sigmoid()).flatten(1, 2)
+def gate(x: Tensor) -> Tensor:
+    """tanh(a)·σ(b) of the halves of the channels, equation 2."""
+    a, b = x.chunk(2, 1)
+    return a.tanh() * b.sigmoid()
 
 
 class Layer(nn.Module):
     """One layer of both stacks (figure 2). The first has mask A, and nothing to add its residual to; after the last nothing follows."""
 
-    def __init__(self, inputs: int, width: int, reach: int, groups: int, first: bool, last: bool) -> None:
+    def __init__(self, inputs: int, width: int, reach: int, colours: int, first: bool, last: bool) -> None:
         super().__init__()
-        self.groups, self.first = groups, first
-        own = channel_mask(width, width, groups, strict=False)
+        self.first = first
+        of = colour_of(width, colours)
         self.vertical = CausalConv(inputs, 2 * width, reach, reach, reach)
         self.across = nn.Conv2d(2 * width, 2 * width, 1)
-        self.horizontal = CausalConv(
-            inputs, 2 * width, 0, reach, mask=channel_mask(2 * width, inputs, groups, strict=first)
-        )
-        self.skip = CausalConv(width, width, mask=own)
-        self.residual = None if last else CausalConv(width, width, mask=own)
+        seen = mask(of.repeat(2), colour_of(inputs, colours), strict=first)
+        self.horizontal = CausalConv(inputs, 2 * width, 0, reach, mask=seen)
+        self.skip = CausalConv(width, width, mask=mask(of, of))
+        self.residual = None if last else CausalConv(width, width, mask=mask(of, of))
 
     def rows(self, v: Tensor, label: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
         """The vertical stack, and what it says to the horizontal one."""
@@ -47,7 +45,7 @@ class Layer(nn.Module):
 
     def pixels(self, h: Tensor, said: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
         """The horizontal stack, and what it gives to the output."""
-        out = gate(self.horizontal(h, memory) + said, self.groups)
+        out = gate(self.horizontal(h, memory) + said)
         if self.residual is not None:
             h = self.residual(out) if self.first else h + self.residual(out)
         return h, self.skip(out)
@@ -59,29 +57,23 @@ class PixelCNN(CausalNet):
     Args:
         layout: of patch 1.
         classes: that it is told, if any.
-        width: channels of a stack, a multiple of the colours.
+        width: channels of a stack, dealt out to the colours.
         depth: layers.
         reach: pixels that a layer sees in each direction.
         first: that the first one sees.
-
-    Raises:
-        InputError: when the colours do not divide the width.
     """
 
     def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, reach: int, first: int) -> None:
         super().__init__()
         colours, self.height, self.width = layout.shape
-        if width % colours:
-            raise InputError(f"width {width} is no multiple of the {colours} colours: each has features of its own")
         self.layout, self.length, self.choices, self.colours = layout, layout.length, layout.levels, colours
         self.layers = nn.ModuleList(
             Layer(width if i else colours, width, reach if i else first, colours, i == 0, i == depth - 1)
             for i in range(depth)
         )
-        hidden = channel_mask(width, width, colours, strict=False)
-        to_levels = channel_mask(colours * self.choices, width, colours, strict=False)
-        self.hidden = CausalConv(width, width, mask=hidden)
-        self.out = CausalConv(width, colours * self.choices, mask=to_levels)
+        of, outputs = colour_of(width, colours), colours * self.choices
+        self.hidden = CausalConv(width, width, mask=mask(of, of))
+        self.out = CausalConv(width, outputs, mask=mask(colour_of(outputs, colours), of))
         self.conditioning = (
             None if classes is None else nn.ModuleList(LabelEmbedding(classes, 2 * width) for _ in range(depth))
         )

@@ -16,18 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.condition import Cond
-from reverie.core.errors import InputError
 from reverie.families.autoregressive import CausalNet, Chain
-from reverie.families.causal import CausalConv, Memory, below, channel_mask
+from reverie.families.causal import CausalConv, Memory, below, colour_of, mask
 from reverie.families.layout import Layout, value
 from reverie.nets.embeddings import LabelEmbedding
 
 Kind = Literal["row", "diagonal"]
 
 
-def lstm(gates: Tensor, cell: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Equation 3: gates (B, 4·width, …) and the cell before (B, width, …) -> hidden and cell. Each group of channels has its own gates."""
-    forget, write, read, new = (gate.flatten(1, 2) for gate in gates.unflatten(1, (groups, 4, -1)).unbind(2))
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Equation 3: gates (B, 4·width, …) and the cell before (B, width, …) -> hidden and cell."""
+    forget, write, read, new = gates.chunk(4, 1)
     cell = forget.sigmoid() * cell + write.sigmoid() * new.tanh()
     return read.sigmoid() * cell.tanh(), cell
 
@@ -52,9 +51,9 @@ class Row:
 class Recurrent(nn.Module, ABC):
     """A layer: features (B, width, H, W) of whole pictures, or with a memory the next pixel (n, width, 1, 1), to as many hidden states."""
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.width, self.groups = width, groups
+        self.width = width
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         if memory is None:
@@ -86,16 +85,17 @@ class Recurrent(nn.Module, ABC):
 class RowLSTM(Recurrent):
     """Input-to-state by the pixel and the one left of it, state-to-state by three pixels of the row above (section 3.1)."""
 
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__(width, groups)
-        self.inputs = CausalConv(width, 4 * width, left=1, mask=channel_mask(4 * width, width, groups, strict=False))
+    def __init__(self, width: int, colours: int) -> None:
+        super().__init__(width)
+        of = colour_of(width, colours)
+        self.inputs = CausalConv(width, 4 * width, left=1, mask=mask(of.repeat(4), of))
         self.states = nn.Conv1d(width, 4 * width, 3, padding=1)
 
     def whole(self, x: Tensor) -> Tensor:
         hidden = cell = torch.zeros_like(x[:, :, 0])
         rows = []
         for gates in self.inputs(x).unbind(2):
-            hidden, cell = lstm(gates + self.states(hidden), cell, self.groups)
+            hidden, cell = lstm(gates + self.states(hidden), cell)
             rows.append(hidden)
         return torch.stack(rows, 2)
 
@@ -106,17 +106,17 @@ class RowLSTM(Recurrent):
         self, x: Tensor, now: Row, before: tuple[Tensor, ...], at: int, memory: Memory
     ) -> tuple[Tensor, Tensor, Tensor]:
         states, cell = before
-        hidden, cell = lstm(self.inputs(x, memory)[..., 0, 0] + states[..., at], cell[..., at], self.groups)
+        hidden, cell = lstm(self.inputs(x, memory)[..., 0, 0] + states[..., at], cell[..., at])
         return hidden, cell, hidden
 
 
 class Diagonal(nn.Module):
     """One direction: a pixel from the states of the one left of it and the one above it (section 3.2)."""
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(self, width: int, colours: int) -> None:
         super().__init__()
-        self.width, self.groups = width, groups
-        self.inputs = CausalConv(width, 4 * width, mask=channel_mask(4 * width, width, groups, strict=False))
+        of = colour_of(width, colours)
+        self.inputs = CausalConv(width, 4 * width, mask=mask(of.repeat(4), of))
         self.states = nn.Conv1d(width, 4 * width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Diagonal(nn.Module):
 
     def step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Gates (B, 4·width, N), hidden states above and left (B, width, N + 1), cells left (B, width, N) -> both states (B, width, N)."""
-        return lstm(gates + self.states(hidden), cell, self.groups)
+        return lstm(gates + self.states(hidden), cell)
 
 
 class DiagonalBiLSTM(Recurrent):
@@ -144,9 +144,9 @@ class DiagonalBiLSTM(Recurrent):
     place to the right of it, so the next row sees it only as far as the first convolution does.
     """
 
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__(width, groups)
-        self.rightwards, self.leftwards = Diagonal(width, groups), Diagonal(width, groups)
+    def __init__(self, width: int, colours: int) -> None:
+        super().__init__(width)
+        self.rightwards, self.leftwards = Diagonal(width, colours), Diagonal(width, colours)
 
     def whole(self, x: Tensor) -> Tensor:
         return self.rightwards(x) + below(self.leftwards(x.flip(3)).flip(3))
@@ -185,25 +185,22 @@ class PixelRNN(CausalNet):
         layout: of patch 1.
         classes: that it is told, if any.
         kind: of its layers.
-        width: features, a multiple of the colours.
+        width: features, dealt out to the colours.
         depth: layers.
-
-    Raises:
-        InputError: when the colours do not divide the width.
     """
 
     def __init__(self, layout: Layout, classes: int | None, kind: Kind, width: int, depth: int) -> None:
         super().__init__()
         colours, self.height, self.width = layout.shape
-        if width % colours:
-            raise InputError(f"width {width} is no multiple of the {colours} colours: each has features of its own")
         self.layout, self.length, self.choices, self.colours = layout, layout.length, layout.levels, colours
 
+        of = colour_of(width, colours)
+
         def pixelwise(outputs: int) -> CausalConv:
-            return CausalConv(width, outputs, mask=channel_mask(outputs, width, colours, strict=False))
+            return CausalConv(width, outputs, mask=mask(colour_of(outputs, colours), of))
 
         self.above = CausalConv(colours, width, 2, 3, 3)
-        self.own = CausalConv(colours, width, 0, 3, mask=channel_mask(width, colours, colours, strict=True))
+        self.own = CausalConv(colours, width, 0, 3, mask=mask(of, torch.arange(colours), strict=True))
         self.conditioning = None if classes is None else LabelEmbedding(classes, width)
         self.layers = nn.ModuleList(LAYERS[kind](width, colours) for _ in range(depth))
         self.up = nn.ModuleList(pixelwise(width) for _ in range(depth))
