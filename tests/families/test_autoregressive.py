@@ -35,9 +35,9 @@ from reverie.solve.likelihood import dequantise
 
 CLASSES = 4
 MODELS: dict[str, Callable[..., AutoregressiveConfig]] = {
-    "pixelcnn": lambda **kw: PixelCNNConfig(width=11, depth=3, **kw),
+    "pixelcnn": lambda **kw: PixelCNNConfig(width=20, depth=3, **kw),
     "pixelcnnpp": lambda **kw: PixelCNNppConfig(width=8, depth=2, components=3, **kw),
-    "pixelrnn row": lambda **kw: PixelRNNConfig(width=11, depth=2, **kw),
+    "pixelrnn row": lambda **kw: PixelRNNConfig(width=16, depth=2, **kw),
     "pixelrnn diagonal": lambda **kw: PixelRNNConfig(kind="diagonal", width=12, depth=2, **kw),
     "subpixel": lambda **kw: SubPixelConfig(width=16, depth=2, heads=2, **kw),
     "tile mixture": lambda **kw: TileConfig(head="mixture", patch=2, components=3, width=16, depth=2, heads=2, **kw),
