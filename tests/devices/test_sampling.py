@@ -9,14 +9,17 @@ import torch
 
 import reverie as rv
 from reverie.core import brownian, exact
+from reverie.core.batch import DataSpec
+from reverie.core.condition import Label
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.paths import Custom, Table
 from reverie.core.schedules import VP, Flow
+from reverie.families import PixelCNNConfig, PixelCNNppConfig, PixelRNNConfig, SubPixelConfig, TileConfig
 from reverie.solve import grids, langevin, walks
 from reverie.solve.auto import CHOICES
 
 from .emulated import DEVICE, NAME, waiting
-from .models import CLASSES, MODELS, condition, of, pictures
+from .models import CLASSES, MODELS, condition, of, pictures, shaken
 
 SOLVERS: dict[str, Any] = {
     **{name: name for name in CHOICES},
@@ -52,6 +55,27 @@ def test_every_solver_draws_the_same(dit, there, name, gradients):
             return rv.sample(denoise, cond=cond, solver=SOLVERS[name], steps=4, grid=START.get(name), seed=3)
 
     same(draw(there), draw(dit))
+
+
+SEQUENCES = [
+    PixelCNNConfig(levels=4, width=6, depth=2),
+    PixelCNNppConfig(levels=4, width=6, depth=1, components=2),
+    PixelRNNConfig(levels=4, width=6, depth=1, kind="diagonal"),
+    SubPixelConfig(levels=4, width=16, depth=1, heads=2),
+    TileConfig(levels=4, patch=2, codes=5, width=16, depth=1, heads=2),
+]
+
+
+@pytest.mark.parametrize("config", SEQUENCES, ids=lambda config: config.name)
+def test_every_sequence_is_drawn_the_same(config):
+    spec = DataSpec((3, 4, 4), {"label": Label(CLASSES)}, tuple("abcd"), "made")
+    here = config.build(spec, 0)
+    shaken(here.net)
+    there = copy.deepcopy(here).to(DEVICE)
+    cond = rv.Cond(label=[1, 2])
+    same(rv.sample(there, cond=cond, seed=3), x := rv.sample(here, cond=cond, seed=3))
+    if config.name != "tile":
+        same(there.log_prob(x.to(DEVICE), cond), here.log_prob(x, cond))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -26,6 +26,15 @@ from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
 from reverie.diffusion.reflow import Reflow
 from reverie.diffusion.vlb import VLB, Hybrid, OnChain
+from reverie.families.autoregressive import NextToken
+from reverie.families.config import (
+    AutoregressiveConfig,
+    PixelCNNConfig,
+    PixelCNNppConfig,
+    PixelRNNConfig,
+    SubPixelConfig,
+    TileConfig,
+)
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
 from reverie.spaces.tokenizing import Discriminator, Tokenizing
@@ -122,6 +131,13 @@ def tokenizer(name: str) -> Tokenizing:
     return Tokenizing(space, data, data, perceptual=lambda x: [x], discriminator=Discriminator(CHANNELS, 8))
 
 
+def autoregressive(config: AutoregressiveConfig) -> NextToken:
+    data = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(len(X)), torch.arange(4), list("abcd"))
+    model = config.build(data.spec, 0)
+    trained(shaken(model.net))
+    return NextToken(model, data, 0)
+
+
 TASKS: dict[str, Callable[[], Any]] = {
     **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes")},
     "latent": latent,
@@ -137,6 +153,11 @@ TASKS: dict[str, Callable[[], Any]] = {
     "patch-ae": lambda: tokenizer("patch-ae"),
     "patch-vae": lambda: tokenizer("patch-vae"),
     "conv-vae": lambda: tokenizer("conv-vae"),
+    "pixelcnn": lambda: autoregressive(PixelCNNConfig(width=6, depth=2)),
+    "pixelcnnpp": lambda: autoregressive(PixelCNNppConfig(width=6, depth=1, components=2)),
+    "pixelrnn": lambda: autoregressive(PixelRNNConfig(width=6, depth=1, kind="diagonal")),
+    "subpixel": lambda: autoregressive(SubPixelConfig(width=16, depth=1, heads=2)),
+    "tile": lambda: autoregressive(TileConfig(head="mixture", patch=2, components=2, width=16, depth=1, heads=2)),
 }
 
 

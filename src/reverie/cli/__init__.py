@@ -31,6 +31,8 @@ VERBS = {
     "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",
     "prefetch": "download data sets and small models, to work offline",
+    "compress": "pack pictures without loss by what a run has learned",
+    "decompress": "give the pictures of such an archive back",
     "convert": "write a model to a folder that diffusers loads",
     "reproduce": "what a paper compares, at a small scale, its figures beside ours",
 }

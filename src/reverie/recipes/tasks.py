@@ -23,6 +23,11 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "autoencoder": "reverie.spaces.config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
+    "pixelcnn": "reverie.families.config:PixelCNNConfig",
+    "pixelcnnpp": "reverie.families.config:PixelCNNppConfig",
+    "pixelrnn": "reverie.families.config:PixelRNNConfig",
+    "subpixel": "reverie.families.config:SubPixelConfig",
+    "tile": "reverie.families.config:TileConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 

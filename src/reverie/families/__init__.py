@@ -1,0 +1,44 @@
+"""Other families of generative models, on the same data, with the same verbs and measures: each a model, its task and its settings.
+
+Names are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reverie.families.autoregressive import Autoregressive, CausalNet, NextToken, walk
+    from reverie.families.config import PixelCNNConfig, PixelCNNppConfig, PixelRNNConfig, SubPixelConfig, TileConfig
+    from reverie.families.layout import Layout
+
+_HOME = {
+    "Autoregressive": "autoregressive",
+    "CausalNet": "autoregressive",
+    "Layout": "layout",
+    "NextToken": "autoregressive",
+    "PixelCNNConfig": "config",
+    "PixelCNNppConfig": "config",
+    "PixelRNNConfig": "config",
+    "SubPixelConfig": "config",
+    "TileConfig": "config",
+    "walk": "autoregressive",
+}
+
+__all__ = [
+    "Autoregressive",
+    "CausalNet",
+    "Layout",
+    "NextToken",
+    "PixelCNNConfig",
+    "PixelCNNppConfig",
+    "PixelRNNConfig",
+    "SubPixelConfig",
+    "TileConfig",
+    "walk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"reverie.families.{_HOME[name]}"), name)
