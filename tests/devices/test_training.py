@@ -136,7 +136,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "classifier": classifying,
     "patch-ae": lambda: tokenizer("patch-ae"),
     "patch-vae": lambda: tokenizer("patch-vae"),
-    "conv-vae": lambda: tokenizer("conv-vae"),
+    **{name: lambda name=name: tokenizer(name) for name in ("conv-ae", "conv-vae", "vq", "multiscale-vq")},
 }
 
 

@@ -20,9 +20,10 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "classifier": "reverie.diffusion.config:ClassifierConfig",
     "reflow": "reverie.diffusion.teacher:ReflowConfig",
     "genie": "reverie.diffusion.teacher:GenieConfig",
-    "autoencoder": "reverie.spaces.config:AutoencoderConfig",
+    "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
+    "vae": "reverie.families.token_config:VAEConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 

@@ -1,0 +1,120 @@
+"""The settings of auto-encoders and of what is trained on their tokens. Cheap to import: the command line makes its flags from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from reverie.core.bounds import Bound
+from reverie.core.task import Given, TaskConfig
+from reverie.spaces.config import SpaceConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.core.batch import Dataset, DataSpec
+    from reverie.families.first_stage import FirstStage
+    from reverie.families.vae import VAE, Bounding
+    from reverie.spaces.latent import Latent
+    from reverie.spaces.tokenizing import Tokenizing
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(TaskConfig):
+    """A space on its own, for other runs to work in (`--space RUN`): an auto-encoder, a VAE, a VQ-VAE; with a perceptual and an
+    adversarial loss a KL auto-encoder or a VQ-GAN.
+
+    Attributes:
+        kind: a linear auto-encoder or variational one of each patch; a convolutional one, plain or variational; one whose codes are among
+            few (VQ-VAE), or the same at growing scales (VAR's).
+        patch: side in pixels of the square that one code stands for, 4 for f4.
+        dims: numbers per code.
+        kl: weight of the divergence of a variational code from N(0, 1), in units of the squared error of one pixel.
+        width: channels of a convolutional one.
+        codes: how many different codes there are, where they are among few.
+        perceptual: also compare pictures in the features of a judge: the folder of a run that trained one, or a bundled one (mnist5k).
+        adversarial: how much a discriminator of patches moves the decoder's last layer, beside the distance to the picture (.8 in VQ-GAN,
+            .5 in the KL auto-encoder); 0 for none.
+    """
+
+    name: ClassVar[str] = "autoencoder"
+
+    kind: Literal["patch-ae", "patch-vae", "conv-ae", "conv-vae", "vq", "multiscale-vq"] = "conv-vae"
+    patch: Annotated[int, Bound(ge=1, le=1024)] = 4
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 4
+    kl: Annotated[float, Bound(ge=0)] = 1e-3
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    codes: Annotated[int, Bound(ge=2, le=2**20)] = 256
+    perceptual: str | None = None
+    adversarial: Annotated[float, Bound(ge=0)] = 0.0
+
+    @property
+    def space(self) -> SpaceConfig:
+        """What of it makes the space."""
+        return SpaceConfig(
+            name=self.kind, patch=self.patch, dims=self.dims, kl=self.kl, width=self.width, codes=self.codes
+        )
+
+    def prepare(self, given: Given) -> None:
+        from reverie.families.first_stage import keep_judge
+
+        if self.perceptual is not None:
+            keep_judge(self.perceptual, given)
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> FirstStage:
+        from reverie.families.first_stage import build
+
+        return build(self, spec, seed, folder)
+
+    def next(self, run: str, data: str) -> str:
+        if self.kind == "vq":
+            return f"reverie train maskgit --data {quote(data)} --space {quote(run)}"
+        if self.kind == "multiscale-vq":
+            return f"reverie train var --data {quote(data)} --space {quote(run)}"
+        return f"reverie train --data {quote(data)} --space {quote(run)} --net.patch 1"
+
+    def modules(self, model: FirstStage) -> dict[str, nn.Module]:
+        return {"space": model.space}
+
+    def open(self, model: FirstStage, spec: DataSpec) -> Latent:
+        return model.space
+
+    def task(self, model: FirstStage, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Tokenizing:
+        from reverie.families.first_stage import tokenizing
+
+        return tokenizing(self, model, data, held_out, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig(TaskConfig):
+    """A variational auto-encoder that draws: one code a picture, from N(0, I), decoded under the label if there are classes.
+
+    Attributes:
+        dims: numbers of the code.
+        beta: weight of the divergence in the bound; above 1 codes say less, each more of its own (Higgins et al. 2017).
+        width: channels of the first level.
+    """
+
+    name: ClassVar[str] = "vae"
+
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    beta: Annotated[float, Bound(ge=0)] = 1.0
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> VAE:
+        from reverie.families.vae import build
+
+        return build(self, spec, seed)
+
+    def modules(self, model: VAE) -> dict[str, nn.Module]:
+        return {"vae": model.net}
+
+    def task(self, model: VAE, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Bounding:
+        from reverie.families.vae import Bounding
+
+        return Bounding(model, held_out, self.beta)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)}; reverie report {quote(run)}"
