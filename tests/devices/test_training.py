@@ -117,7 +117,7 @@ def classifying() -> Classifying:
 
 def tokenizer(name: str) -> Tokenizing:
     torch.manual_seed(0)
-    space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8), CHANNELS)  # pyright: ignore[reportArgumentType]
+    space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8, codes=8), CHANNELS)  # pyright: ignore[reportArgumentType]
     data = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(len(X)))
     return Tokenizing(space, data, data, perceptual=lambda x: [x], discriminator=Discriminator(CHANNELS, 8))
 

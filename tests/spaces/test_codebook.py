@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment

@@ -7,13 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.families.maskgit import MaskGIT
     from reverie.families.vae import VAE
+    from reverie.families.var import VAR
 
 _HOME = {
     "VAE": "vae",
+    "VAR": "var",
+    "MaskGIT": "maskgit",
 }
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "VAR", "MaskGIT"]
 
 
 def __getattr__(name: str) -> Any:

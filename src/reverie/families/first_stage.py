@@ -46,7 +46,9 @@ def keep_judge(source: str, given: Given) -> None:
     if not isinstance(judge, Judge):
         raise InputError(f"{source} gives a {type(judge).__name__}, no judge: train one with `reverie train judge`")
     if (judge.channels, *judge.size) != given.spec.shape:
-        raise InputError(f"{source} judges pictures of shape {(judge.channels, *judge.size)}, these are {given.spec.shape}")
+        raise InputError(
+            f"{source} judges pictures of shape {(judge.channels, *judge.size)}, these are {given.spec.shape}"
+        )
     judge.save(path)
 
 
@@ -64,9 +66,7 @@ def build(config: AutoencoderConfig, spec: DataSpec, seed: int, folder: Path | N
     return FirstStage(space, judge)
 
 
-def tokenizing(
-    config: AutoencoderConfig, stage: FirstStage, data: Dataset, held_out: Dataset, seed: int
-) -> Tokenizing:
+def tokenizing(config: AutoencoderConfig, stage: FirstStage, data: Dataset, held_out: Dataset, seed: int) -> Tokenizing:
     """The task of the space, with the losses that are asked for."""
     discriminator = None
     if config.adversarial:

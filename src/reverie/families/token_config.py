@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from reverie.core.bounds import Bound
-from reverie.core.task import Given, TaskConfig
+from reverie.core.bounds import STEPS, Bound
+from reverie.core.task import Given, Sweep, TaskConfig
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.generator import Generator
     from reverie.families.first_stage import FirstStage
+    from reverie.families.maskgit import MaskGIT, Masking
     from reverie.families.vae import VAE, Bounding
+    from reverie.families.var import VAR, Scaling
     from reverie.spaces.latent import Latent
     from reverie.spaces.tokenizing import Tokenizing
 
@@ -118,3 +121,140 @@ class VAEConfig(TaskConfig):
 
     def next(self, run: str, data: str) -> str:
         return f"reverie sample {quote(run)}; reverie report {quote(run)}"
+
+
+SCALES = (1.0, 1.5, 2.0, 3.0)
+"""Guidance scales that a report shows side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTokens(TaskConfig):
+    """What models of tokens share: the space whose tokens they are, and a transformer that is told the class.
+
+    Attributes:
+        space: what makes the tokens; it is trained first, unless it is that of another run.
+        width: of the transformer.
+        depth: how many blocks it has.
+        heads: of its attention, a divisor of the width.
+        drop: share of the images whose label is dropped, so that guidance works.
+    """
+
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 128
+    depth: Annotated[int, Bound(ge=1, le=1024)] = 4
+    heads: Annotated[int, Bound(ge=1, le=1024)] = 4
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
+            self.build(spec, 0)
+
+    def prepare(self, given: Given) -> None:
+        from reverie.diffusion.building import prepare_space
+
+        prepare_space(self.space, given)
+
+    def modules(self, model: Any) -> dict[str, nn.Module]:
+        return {"net": model.net}
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)}; reverie report {quote(run)}"
+
+    @property
+    def unlabelled(self) -> bool:
+        return self.drop > 0.0
+
+    def usual(self, sample: Any) -> Any:
+        return replace(sample, scale=1.0) if self.drop == 0.0 else sample
+
+    def sweep(self, sample: Any) -> Sweep | None:
+        if self.drop == 0.0:
+            return None
+        scales = sorted({*SCALES, sample.scale})
+        text = (
+            "The same noise at growing guidance scales. Scale 1 is the model as it is; larger scales are more typical of their class and "
+            "less varied."
+        )
+        return Sweep("Guidance", text, {f"{scale:g}": replace(sample, scale=scale) for scale in scales})
+
+    def generator(self, opened: Any, sample: Any) -> Generator:
+        from reverie.core.errors import InputError
+
+        if sample.scale != 1.0 and self.drop == 0.0:
+            raise InputError(
+                "this model was trained with drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
+            )
+        return opened.drawing(sample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSample:
+    """How pictures are drawn.
+
+    Attributes:
+        steps: in which all tokens are found.
+        order: keep the tokens that are surest, or those whose turn it is in a Halton sequence, which spreads them over the picture.
+        temperature: of the noise on how sure a token is; it falls to 0 over the steps.
+        scale: of guidance towards the label; 1 is the model as it is.
+    """
+
+    steps: Annotated[int, STEPS] = 8
+    order: Literal["confidence", "halton"] = "confidence"
+    temperature: Annotated[float, Bound(ge=0)] = 4.5
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskGITConfig(OnTokens):
+    """A masked-token model: a VQ-VAE, and a transformer that tells masked tokens (Chang et al. 2022).
+
+    Attributes:
+        smoothing: share of the true token that is spread over all codes.
+    """
+
+    name: ClassVar[str] = "maskgit"
+    Sample: ClassVar[type] = MaskedSample
+
+    space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="vq", dims=8))
+    smoothing: Annotated[float, Bound(ge=0, lt=1)] = 0.1
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> MaskGIT:
+        from reverie.families.maskgit import build
+
+        return build(self, spec, seed, folder)
+
+    def task(self, model: MaskGIT, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Masking:
+        from reverie.families.maskgit import Masking
+
+        return Masking(model.drawing(sample), held_out, self.drop, self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledSample:
+    """How pictures are drawn, a scale a step.
+
+    Attributes:
+        scale: of guidance towards the label at the finest scale, 1 at the coarsest; 1 is the model as it is.
+    """
+
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VARConfig(OnTokens):
+    """Next-scale prediction: a multi-scale VQ-VAE, and a transformer that draws its tokens coarse to fine (Tian et al. 2024)."""
+
+    name: ClassVar[str] = "var"
+    Sample: ClassVar[type] = ScaledSample
+
+    space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="multiscale-vq", dims=8))
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> VAR:
+        from reverie.families.var import build
+
+        return build(self, spec, seed, folder)
+
+    def task(self, model: VAR, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Scaling:
+        from reverie.families.var import Scaling
+
+        return Scaling(model.drawing(sample), held_out, self.drop)

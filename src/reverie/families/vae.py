@@ -2,7 +2,7 @@
 
 Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014; under a label Sohn, Lee & Yan 2015; the second term weighted by β Higgins et
 al. 2017. ``p(x|z,y) = N(D(z,y), σ²)`` with one σ for all pixels, learned with the rest, so that the two terms are weighed by the data and
-not by hand (Rybkin, Daniilidis & Levine 2021). What is drawn is the mean D(z,y): the noise of σ on top is what the model leaves unexplained.
+not by hand (Rybkin, Daniilidis & Levine 2021). What is drawn is the mean D(z,y), without the noise of σ, which no picture has.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ class Bounding(Task):
         """The terms on held-out pictures in nats, and their bound in nats a dimension."""
         if not len(self.held_out):
             return {}
-        some = self.held_out.batch(range(min(HELD_OUT, len(self.held_out)))).to(next(self.model.net.parameters()).device)
+        some = self.held_out.batch(range(min(HELD_OUT, len(self.held_out)))).to(
+            next(self.model.net.parameters()).device
+        )
         noise = onto(Draws(0, 0, len(some)).normal("code", (self.model.dims,)), some.x)
         likely, divergent = (term.mean().item() for term in self.model.terms(some.x, some.label, noise))
         return {"log_likelihood": likely, "divergence": divergent, "bound": (likely - divergent) / some.x[0].numel()}

@@ -24,6 +24,8 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
     "vae": "reverie.families.token_config:VAEConfig",
+    "maskgit": "reverie.families.token_config:MaskGITConfig",
+    "var": "reverie.families.token_config:VARConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 

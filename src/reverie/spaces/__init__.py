@@ -1,4 +1,4 @@
-"""Spaces: between data and what is diffused or written in tokens. Each codes square patches of a picture as a smaller picture with more channels.
+"""Spaces: between data and what is diffused, or told in tokens. Each codes square patches of a picture as a smaller one with more channels.
 
 A space goes into a denoiser as ``NetDenoiser(net, …, shape=space.code_shape((C, H, W)), space=space)``: sampling, inversion and training
 cross it by themselves.

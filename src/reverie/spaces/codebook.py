@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.processes import gathered
+from reverie.core.tensors import onto
 from reverie.nets.precision import KeepsPrecision
 
 DECAY, DEAD = 0.99, 0.03
@@ -65,25 +66,27 @@ class Codebook(KeepsPrecision, nn.Module):
         z, numbers = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen = []
         hits = F.one_hot(numbers, len(self.codes)).to(z)
-        batch = gathered(torch.cat([hits.sum(0)[:, None], hits.T @ z], 1)).view(-1, len(self.codes), 1 + z.shape[1]).sum(0)
+        batch = (
+            gathered(torch.cat([hits.sum(0)[:, None], hits.T @ z], 1)).view(-1, len(self.codes), 1 + z.shape[1]).sum(0)
+        )
         self.counts.lerp_(batch[:, 0], 1.0 - DECAY)
         self.sums.lerp_(batch[:, 1:], 1.0 - DECAY)
         mean = self.counts.mean()
-        if (dead := self.counts < DEAD * mean).any():
-            self.sums[dead] = mean * self._far(z, numbers, int(dead.sum()), step)
-            self.counts[dead] = mean
+        dead = self.counts < DEAD * mean
+        self.sums.copy_(torch.where(dead[:, None], mean * self._far(z, numbers, step), self.sums))
+        self.counts.copy_(torch.where(dead, mean, self.counts))
         self.codes.copy_(self.sums / self.counts[:, None])
 
-    def _far(self, z: Tensor, numbers: Tensor, count: int, step: int) -> Tensor:
-        """``count`` of the vectors (n, dims), each as likely as it is far from its code, squared."""
+    def _far(self, z: Tensor, numbers: Tensor, step: int) -> Tensor:
+        """K of the vectors (n, dims), each as likely as it is far from its code, squared: (K, dims)."""
         rows = gathered(torch.cat([z, (z - self.codes[numbers]).square().sum(1, keepdim=True)], 1))
-        far = rows[:, -1].cpu() + 1e-12
-        chosen = torch.multinomial(far, count, replacement=True, generator=torch.Generator().manual_seed(step))
-        return rows[chosen.to(rows.device), :-1]
+        reach = rows[:, -1].cumsum(0)
+        u = onto(torch.rand(len(self.codes), generator=torch.Generator().manual_seed(step)), z)
+        return rows[torch.searchsorted(reach, u * reach[-1]).clamp(max=len(rows) - 1), :-1]
 
 
 def usage(numbers: Tensor, size: int) -> tuple[float, float]:
     """The share of ``size`` codes that occur among numbers, and of how many equally frequent codes these would have the entropy."""
-    p = torch.bincount(numbers.flatten(), minlength=size).double() / numbers.numel()
+    p = torch.bincount(numbers.flatten().cpu(), minlength=size).double() / numbers.numel()
     used = p[p > 0]
     return len(used) / size, float(torch.exp(-(used * used.log()).sum()))

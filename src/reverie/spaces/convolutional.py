@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from reverie.spaces.latent import Latent
@@ -20,7 +19,7 @@ class Residual(nn.Module):
 
 
 def encoder(channels: int, patch: int, width: int, out: int) -> nn.Sequential:
-    """Pictures (B, channels, H, W) to (B, out, H/patch, W/patch): a level for each prime factor of ``patch``, which it divides the sides by.
+    """Pictures (B, channels, H, W) to (B, out, H/patch, W/patch): each prime factor of ``patch`` is a level that divides the sides by it.
 
     Args:
         width: channels of the first level, the others have twice as many.

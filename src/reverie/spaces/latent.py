@@ -81,7 +81,7 @@ class Latent(KeepsPrecision, nn.Module, Space):
         """
         raise InputError(f"a {self.name} space is fitted in closed form: it has no last layer")
 
-    def settle(self, step: int) -> None:  # noqa: B027 - most spaces are moved by their gradient alone
+    def settle(self, step: int) -> None:
         """What training moves without a gradient when a step has been made: a codebook."""
 
     def encode(self, x: Tensor) -> Tensor:

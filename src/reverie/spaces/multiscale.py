@@ -1,7 +1,7 @@
 """A picture as tokens of growing scales, each of what the coarser ones left over (Tian et al. 2024, VAR, section 3.2 and algorithms 1, 2).
 
-``r_k = f − f̂_{k−1}`` is averaged to the side s_k and replaced by codes, all scales from one codebook; enlarged and smoothed by a convolution,
-these are added: ``f̂_k = f̂_{k−1} + φ_k(↑ e_k)``. The codes of the first k scales alone decode to a picture too, a blurred one.
+``r_k = f − f̂_{k−1}`` is averaged to the sides of scale k and replaced by codes, all from one codebook; enlarged and smoothed by a
+convolution, these are added: ``f̂_k = f̂_{k−1} + φ(↑ e_k)``. The codes of the first scales alone decode to a picture too, a blurred one.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,9 @@ class MultiScaleVQ(VQ):
         """f̂_1 … f̂_K of f = z, each (B, dims, h, w)."""
         total, found = torch.zeros_like(z), []
         for scale in self.scales(*z.shape[2:]):
-            total = total + self.enlarged(self.codebook(F.interpolate(z - total.detach(), scale, mode="area")), z.shape[2:])
+            total = total + self.enlarged(
+                self.codebook(F.interpolate(z - total.detach(), scale, mode="area")), z.shape[2:]
+            )
             found.append(total)
         return found
 

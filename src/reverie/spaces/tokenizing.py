@@ -108,7 +108,7 @@ class Tokenizing(Task):
         self.space.train()
 
     def validate(self) -> dict[str, float | list[float]]:
-        """Mean squared error per pixel of what is coded and restored; of a codebook, the share of its codes that occur, and their perplexity."""
+        """Mean squared error per pixel of what is coded and restored; of a codebook, the share that occurs, and its perplexity."""
         if self.held_out is None:
             return {}
         x = self.held_out.to(self.space.scale.device)
