@@ -134,7 +134,9 @@ def test_any_features_serve_and_those_of_a_judge_come_by_name(tmp_path, digits):
     judge.folder.rename(tmp_path / "elsewhere")
     assert isinstance(rv.load(run.folder), ConvVAE)
     with pytest.raises(InputError, match="judges pictures of shape"):
-        rv.recipes.train(Recipe(name="ae", data=DATA, task=replace(own, perceptual="mnist5k"), train=TRAIN), tmp_path / "b")
+        rv.recipes.train(
+            Recipe(name="ae", data=DATA, task=replace(own, perceptual="mnist5k"), train=TRAIN), tmp_path / "b"
+        )
     with pytest.raises(InputError, match="gives a ConvVAE, no judge"):
         wrong = replace(own, perceptual=str(run.folder))
         rv.recipes.train(Recipe(name="ae", data=DATA, task=wrong, train=TRAIN), tmp_path / "c")

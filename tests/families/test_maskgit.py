@@ -1,5 +1,6 @@
 """Masked tokens: the counts of each step, known tokens that stay, guidance on logits, and a run."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -64,7 +65,7 @@ def test_each_step_leaves_so_many_masked_and_what_is_known_stays(model, order):
     assert counts[:, 0].tolist() == masked(length, 6) and counts[:, 1].tolist() == masked(length - 6, 6)
     assert counts[:, 2].tolist() == [0] * 6
     assert torch.equal(done[1, :6], torch.arange(6)) and (done[2] == 7).all() and (done < mask).all()
-    for before, after in zip(seen, seen[1:], strict=False):  # what was kept once is never taken back
+    for before, after in itertools.pairwise(seen):  # what was kept once is never taken back
         kept = before != mask
         assert torch.equal(after[kept], before[kept])
 
@@ -124,9 +125,7 @@ def test_what_is_masked_in_training_follows_the_cosine_and_nothing_else_counts(m
     found = task.loss("net", batch, rng, None)["surprise"]  # pyright: ignore[reportArgumentType]
     tokens, hidden = model.space.tokens(batch.x), task.hidden(rng)
     log_p = model.net(tokens.masked_fill(hidden, 16), batch.label).log_softmax(-1)
-    by_hand = torch.stack(
-        [-log_p[i][hidden[i]].gather(1, tokens[i][hidden[i]][:, None]).mean() for i in range(8)]
-    )
+    by_hand = torch.stack([-log_p[i][hidden[i]].gather(1, tokens[i][hidden[i]][:, None]).mean() for i in range(8)])
     torch.testing.assert_close(found, by_hand)
     everywhere = -log_p.gather(2, tokens[..., None])[..., 0].mean(1)
     assert (found - everywhere).abs().max() > 1e-2

@@ -22,7 +22,9 @@ def test_codes_that_are_the_factors_have_the_whole_gap_and_mixed_ones_have_none(
     factors = torch.cartesian_prod(torch.arange(8), torch.arange(8))
     codes = factors.float()
     torch.testing.assert_close(mutual_information_gap(codes, factors), torch.ones(2, dtype=torch.float64))
-    torch.testing.assert_close(mutual_information_gap(-3 * codes.flip(1) + 1, factors), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(
+        mutual_information_gap(-3 * codes.flip(1) + 1, factors), torch.ones(2, dtype=torch.float64)
+    )
     mixed = torch.stack([codes[:, 0] + codes[:, 1], codes[:, 0] - codes[:, 1]], 1)
     assert mutual_information_gap(mixed, factors).max() < 0.05
     twice = torch.cat([codes, codes], 1)  # two numbers that say the same

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.measure.disentangling import mutual_information_gap
     from reverie.measure.evaluation import evaluate
     from reverie.measure.extract import FeatureExtractor
     from reverie.measure.figures import Evaluation, Figure
@@ -23,6 +24,7 @@ __all__ = [
     "frechet_distance_of_moments",
     "kernel_distance",
     "memorisation",
+    "mutual_information_gap",
     "nearest",
     "precision_recall",
 ]
@@ -37,6 +39,7 @@ _HOME = {
     "frechet_distance_of_moments": "frechet",
     "kernel_distance": "kernel",
     "memorisation": "neighbours",
+    "mutual_information_gap": "disentangling",
     "nearest": "neighbours",
     "precision_recall": "precision_and_recall",
 }

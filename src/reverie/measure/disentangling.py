@@ -29,7 +29,9 @@ def mutual_information(codes: Float[Tensor, "n d"], factors: Int64[Tensor, "n k"
     found = torch.empty(codes.shape[1], factors.shape[1], dtype=torch.float64)
     for j, z in enumerate(bins.T):
         for k, v in enumerate(factors.T):
-            joint = torch.bincount(z * (int(v.max()) + 1) + v, minlength=BINS * (int(v.max()) + 1)).double().view(BINS, -1)
+            joint = (
+                torch.bincount(z * (int(v.max()) + 1) + v, minlength=BINS * (int(v.max()) + 1)).double().view(BINS, -1)
+            )
             found[j, k] = entropy(joint.sum(1)) + entropy(joint.sum(0)) - entropy(joint)
     return found
 
@@ -59,7 +61,9 @@ def entropy(counts: Tensor) -> Tensor:
     return -(p * p.log()).sum()
 
 
-def discs(n: int, size: int = 16, steps: int = 8, seed: int = 0) -> tuple[Float[Tensor, "n 1 s s"], Int64[Tensor, "n 4"]]:
+def discs(
+    n: int, size: int = 16, steps: int = 8, seed: int = 0
+) -> tuple[Float[Tensor, "n 1 s s"], Int64[Tensor, "n 4"]]:
     """Pictures of one soft disc in [−1, 1], and what they were made of: column, row, radius and brightness, each one of ``steps``."""
     factors = torch.randint(steps, (n, 4), generator=torch.Generator().manual_seed(seed))
     column, row, radius, bright = (factors / (steps - 1)).T[..., None, None]

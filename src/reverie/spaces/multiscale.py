@@ -32,11 +32,11 @@ class MultiScaleVQ(VQ):
 
     @staticmethod
     def scales(height: int, width: int) -> list[tuple[int, int]]:
-        """The sides of each scale of codes of (height, width), from 1 to all: √2 times as many a scale, at least one more."""
+        """The sides of each scale of codes of (height, width): from 1 to all, twice as many a scale."""
         longest = max(height, width)
         sides = [1]
         while sides[-1] < longest:
-            sides.append(min(longest, max(sides[-1] + 1, round(sides[-1] * 2**0.5))))
+            sides.append(min(longest, 2 * sides[-1]))
         return [(-(-height * side // longest), -(-width * side // longest)) for side in sides]
 
     def token_count(self, data: tuple[int, ...]) -> int:
