@@ -57,7 +57,7 @@ def test_a_scale_depends_on_all_earlier_ones_and_on_nothing_else(model):
         if k < 2:
             assert (changed[stop:] > 1e-4).all()
     blind = model.net.predict(  # the control: without the mask the coarse sees the fine
-        torch.cat([model.net.start(label)[:, None], model.net.embed(model.before(tokens))], 1), label
+        torch.cat([model.net.embed["start"](label)[:, None], model.net.embed["before"](model.before(tokens))], 1), label
     )
     assert (blind - logits)[:, 0].abs().max() > 1e-3
 

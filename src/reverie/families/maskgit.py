@@ -38,11 +38,11 @@ class MaskedNet(TokenNet):
     def __init__(self, codes: int, length: int, classes: int, width: int, depth: int, heads: int) -> None:
         super().__init__(codes, length, classes, width, depth, heads)
         self.mask = codes
-        self.embed = nn.Embedding(codes + 1, width)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        self.embed["token"] = nn.Embedding(codes + 1, width)
+        nn.init.normal_(self.embed["token"].weight, std=0.02)  # pyright: ignore[reportArgumentType]
 
     def forward(self, tokens: Tensor, label: Tensor) -> Tensor:
-        return self.predict(self.embed(tokens), label)
+        return self.predict(self.embed["token"](tokens), label)
 
 
 class MaskGIT(Generator):

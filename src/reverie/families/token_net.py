@@ -32,10 +32,10 @@ class Block(nn.Module):
         self.norm, self.norm_after = plain_norm(width), plain_norm(width)
         self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
         self.feed = FeedForward(width, 4 * width)
-        self.told = zeroed(Linear(width, 6 * width))
+        self.modulation = zeroed(Linear(width, 6 * width))
 
     def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
-        shift, scale, gate, shift_after, scale_after, gate_after = self.told(condition)[:, None].chunk(6, dim=-1)
+        shift, scale, gate, shift_after, scale_after, gate_after = self.modulation(condition)[:, None].chunk(6, dim=-1)
         h = self.qkv(modulate(self.norm(x), shift, scale)).unflatten(-1, (3, self.heads, -1))
         q, k, v = h.permute(2, 0, 3, 1, 4).unbind(0)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -61,22 +61,22 @@ class TokenNet(nn.Module):
         if width % heads:
             raise InputError(f"{heads} heads do not divide the width {width}: choose a divisor of it")
         self.null = classes
-        self.label = nn.Embedding(classes + 1, width)
-        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.conditioning = nn.Embedding(classes + 1, width)
+        self.embed = nn.ModuleDict({"place": nn.Embedding(length, width)})
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm, self.told = plain_norm(width), zeroed(Linear(width, 2 * width))
-        self.head = Linear(width, codes)
-        nn.init.normal_(self.label.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)
+        self.norm, self.modulation = plain_norm(width), zeroed(Linear(width, 2 * width))
+        self.out = Linear(width, codes)
+        for outer in (self.conditioning, self.embed["place"], self.out):
+            nn.init.normal_(outer.weight, std=0.02)  # pyright: ignore[reportArgumentType]
 
     def predict(self, h: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         """Of vectors (B, L, width) and labels (B,), classes or :attr:`null`."""
-        condition = F.silu(self.label(label))
-        h = h + self.position[: h.shape[1]]
+        condition = F.silu(self.conditioning(label))
+        h = h + self.embed["place"].weight[: h.shape[1]]  # pyright: ignore[reportIndexIssue]
         for block in self.blocks:
             h = block(h, condition, mask)
-        shift, scale = self.told(condition)[:, None].chunk(2, dim=-1)
-        return self.head(modulate(self.norm(h), shift, scale))
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        return self.out(modulate(self.norm(h), shift, scale))
 
 
 def guided(logits: Tensor, scale: float) -> Tensor:

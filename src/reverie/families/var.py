@@ -45,12 +45,12 @@ class ScaleNet(TokenNet):
         self, dims: int, sizes: list[int], codes: int, classes: int, width: int, depth: int, heads: int
     ) -> None:
         super().__init__(codes, sum(sizes), classes, width, depth, heads)
-        self.start = nn.Embedding(classes + 1, width)
-        self.embed = nn.Linear(dims, width)
+        self.embed["start"], self.embed["before"] = nn.Embedding(classes + 1, width), nn.Linear(dims, width)
         self.register_buffer("scale", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), persistent=False)
 
     def forward(self, before: Tensor, label: Tensor) -> Tensor:
-        h = torch.cat([self.start(label)[:, None], self.embed(before.to(self.embed.weight))], 1)
+        first = self.embed["start"](label)[:, None]
+        h = torch.cat([first, self.embed["before"](before.to(first))], 1)
         scale = self.scale[: h.shape[1]]
         return self.predict(h, label, mask=scale[:, None] >= scale)
 
