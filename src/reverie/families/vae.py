@@ -30,8 +30,8 @@ from reverie.spaces.latent import divergence
 if TYPE_CHECKING:
     from reverie.families.token_config import VAEConfig
 
-HELD_OUT = 512
-"""Held-out pictures on which the bound is validated."""
+HELD_OUT, CHUNK = 512, 250
+"""Held-out pictures on which the bound is validated, and how many are bounded at a time."""
 
 
 class Net(nn.Module):
@@ -98,12 +98,13 @@ class VAE(Generator):
     def _bound(self, x: Tensor, cond: Cond | None = None, *, seed: Seeds = 0) -> Tensor:
         """The evidence lower bound at one z each, (B,)."""
         label = labels_of(cond, self.conditions, len(x))
-        noise = Tape(sample_seeds(seed, len(x))).draw("bound", 0, (self.dims,)).to(x)
-        parts = [
-            likely - divergent
-            for rows in torch.arange(len(x), device=x.device).split(250)
-            for likely, divergent in [self.terms(x[rows], None if label is None else label[rows], noise[rows])]
-        ]
+        label = None if label is None else label.to(x.device)
+        noise = onto(Tape(sample_seeds(seed, len(x))).draw("bound", 0, (self.dims,)), x)
+        parts = []
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            likely, divergent = self.terms(x[rows], None if label is None else label[rows], noise[rows])
+            parts.append(likely - divergent)
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class VAE(Generator):
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
         def draw(tape: Tape, label: Tensor | None, count: int) -> Tensor:
-            z = tape.draw("init", 0, (self.dims,)).to(next(self.net.parameters()))
+            z = onto(tape.draw("init", 0, (self.dims,)), next(self.net.parameters()))
             return self.net.decode(z, label).clamp(-1.0, 1.0)  # pyright: ignore[reportCallIssue]
 
         return drawn(self, draw, n, cond, seed, batch_size)
