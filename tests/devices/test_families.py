@@ -15,7 +15,7 @@ from reverie.families.token_config import MaskedSample, MaskGITConfig, ScaledSam
 from reverie.spaces import SpaceConfig
 
 from .emulated import DEVICE, NAME
-from .models import CHANNELS, CLASSES, pictures, shaken
+from .models import CLASSES, pictures, shaken
 
 X = pictures(4)
 LABELS = torch.arange(4)

@@ -24,6 +24,7 @@ from reverie.core.noise import Seeds, Tape, sample_seeds
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
 from reverie.families.drawing import columns, drawn, labels_of
+from reverie.solve.likelihood import bits_per_dimension, dequantise
 from reverie.spaces.convolutional import decoder, encoder
 from reverie.spaces.latent import divergence
 
@@ -147,15 +148,16 @@ class Bounding(Task):
         return {"surprise": -likely / dimensions, "divergence": self.beta * divergent / dimensions}
 
     def validate(self) -> dict[str, float | list[float]]:
-        """The terms on held-out pictures in nats, and their bound in nats a dimension."""
+        """The terms on held-out pictures in nats, and how many bits a dimension their difference says these have at most."""
         if not len(self.held_out):
             return {}
         some = self.held_out.batch(range(min(HELD_OUT, len(self.held_out)))).to(
             next(self.model.net.parameters()).device
         )
         noise = onto(Draws(0, 0, len(some)).normal("code", (self.model.dims,)), some.x)
-        likely, divergent = (term.mean().item() for term in self.model.terms(some.x, some.label, noise))
-        return {"log_likelihood": likely, "divergence": divergent, "bound": (likely - divergent) / some.x[0].numel()}
+        likely, divergent = self.model.terms(dequantise(some.x), some.label, noise)
+        bits = bits_per_dimension(likely - divergent, self.model.shape).mean().item()
+        return {"log_likelihood": likely.mean().item(), "divergence": divergent.mean().item(), "bits_at_most": bits}
 
     def preview(self) -> Preview | None:
         return columns(self.model, self.held_out)
