@@ -63,6 +63,7 @@ def test_a_scale_depends_on_all_earlier_ones_and_on_nothing_else(model):
 
 
 def test_drawing_predicts_as_training_does(model):
+    model = model.drawing(ScaledSample(scale=1.0))
     tokens, label = torch.randint(0, 16, (2, 21)), torch.tensor([3, 4])
     at_once, start = model.net(model.before(tokens), label), 0
     for size in SIZES:
@@ -76,7 +77,7 @@ def test_drawing_predicts_as_training_does(model):
 def test_guidance_grows_from_the_coarsest_scale_to_the_finest(model):
     tokens, label = torch.randint(0, 16, (2, 21)), torch.tensor([3, 4])
     null = torch.full((2,), model.net.null)
-    strong, plain = model.drawing(ScaledSample(scale=3.0)), model.drawing(ScaledSample())
+    strong, plain = model.drawing(ScaledSample(scale=3.0)), model.drawing(ScaledSample(scale=1.0))
     for k, start in enumerate(STARTS[:3]):
         told, untold = plain.logits(tokens[:, :start], label), plain.logits(tokens[:, :start], null)
         expected = untold + (1 + k) * (told - untold)
@@ -85,7 +86,7 @@ def test_guidance_grows_from_the_coarsest_scale_to_the_finest(model):
 
 
 def test_the_loss_is_the_surprise_at_the_tokens(model):
-    data = rv.data.load("digits8")
+    data, model = rv.data.load("digits8"), model.drawing(ScaledSample(scale=1.0))
     batch = data.batch(range(8))
     found = Scaling(model, data, 0.0).loss("net", batch, Draws(0, 0, 8), None)["surprise"]  # pyright: ignore[reportArgumentType]
     tokens = model.space.tokens(batch.x)

@@ -184,7 +184,7 @@ class OnTokens(TaskConfig):
             raise InputError(
                 "this model was trained with drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
             )
-        return opened.drawing(sample)
+        return opened.drawing(sample if opened.conditions else replace(sample, scale=1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ class MaskedSample:
     steps: Annotated[int, STEPS] = 8
     order: Literal["confidence", "halton"] = "confidence"
     temperature: Annotated[float, Bound(ge=0)] = 4.5
-    scale: float = 1.0
+    scale: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ class ScaledSample:
         scale: of guidance towards the label at the finest scale, 1 at the coarsest; 1 is the model as it is.
     """
 
-    scale: float = 1.0
+    scale: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
