@@ -47,7 +47,7 @@ def test_no_command_is_help_and_an_unknown_one_names_the_nearest(reverie):
         ("demo2", ["no recipe 'demo2'", "Did you mean 'demo'?"]),
         ("--seed 1 demo", ["comes first"]),
         ("judge --net unet", ["no network to choose"]),
-        ("autoencoder --patch 5", ["power of two"]),
+        ("autoencoder --patch 5", ["multiples of 5"]),
         ("--net unet --net.context 8", ["conditions text", "context"]),
     ],
 )

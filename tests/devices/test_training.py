@@ -126,7 +126,7 @@ def classifying() -> Classifying:
 
 def tokenizer(name: str) -> Tokenizing:
     torch.manual_seed(0)
-    space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8), CHANNELS)  # pyright: ignore[reportArgumentType]
+    space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8, codes=8), CHANNELS)  # pyright: ignore[reportArgumentType]
     data = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(len(X)))
     return Tokenizing(space, data, data, perceptual=lambda x: [x], discriminator=Discriminator(CHANNELS, 8))
 
@@ -152,7 +152,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "classifier": classifying,
     "patch-ae": lambda: tokenizer("patch-ae"),
     "patch-vae": lambda: tokenizer("patch-vae"),
-    "conv-vae": lambda: tokenizer("conv-vae"),
+    **{name: lambda name=name: tokenizer(name) for name in ("conv-ae", "conv-vae", "vq", "multiscale-vq")},
     "pixelcnn": lambda: autoregressive(PixelCNNConfig(width=6, depth=2)),
     "pixelcnnpp": lambda: autoregressive(PixelCNNppConfig(width=6, depth=1, components=2)),
     "pixelrnn": lambda: autoregressive(PixelRNNConfig(width=6, depth=1, kind="diagonal")),

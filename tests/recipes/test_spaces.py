@@ -8,10 +8,11 @@ import torch
 import reverie as rv
 from reverie.core.errors import InputError
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
+from reverie.families.token_config import AutoencoderConfig
 from reverie.learn import TrainConfig
 from reverie.nets.config import DiTConfig
 from reverie.recipes.recipe import Recipe
-from reverie.spaces import AutoencoderConfig, ConvVAE, PatchPCA, SpaceConfig
+from reverie.spaces import ConvVAE, PatchPCA, SpaceConfig
 
 RECIPE = Recipe(
     name="codes",

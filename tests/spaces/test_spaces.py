@@ -13,7 +13,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Flow
 from reverie.learn import Draws, Moment
-from reverie.spaces import ConvVAE, PatchAE, PatchPCA, PatchVAE, SpaceConfig, build, load, save
+from reverie.spaces import VQ, ConvVAE, PatchAE, PatchPCA, PatchVAE, SpaceConfig, build, load, save
 from reverie.spaces.latent import cut, divergence, paste
 from reverie.spaces.tokenizing import Tokenizing
 
@@ -180,7 +180,7 @@ def test_a_convolutional_space_learns_and_its_codes_see_beyond_their_patch(image
     assert changed.nonzero().tolist() == [[1, 0]]
 
 
-@pytest.mark.parametrize("name", ["pca", "patch-ae", "patch-vae", "conv-vae"])
+@pytest.mark.parametrize("name", ["pca", "patch-ae", "patch-vae", "conv-ae", "conv-vae"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_space_in_half_precision_takes_and_gives_single(images, name, dtype):
     space = PatchPCA.fit(images, 4, 6) if name == "pca" else build(SpaceConfig(name=name, dims=6, width=8), 1)
@@ -196,7 +196,7 @@ def test_a_space_in_half_precision_takes_and_gives_single(images, name, dtype):
         assert (mine - exact).square().mean().sqrt() <= rounding * exact.std()
 
 
-@pytest.mark.parametrize("name", ["pca", "patch-ae", "patch-vae", "conv-vae"])
+@pytest.mark.parametrize("name", ["pca", "patch-ae", "patch-vae", "conv-ae", "conv-vae", "vq", "multiscale-vq"])
 def test_a_space_comes_back_from_its_file(tmp_path, images, name):
     space = PatchPCA.fit(images, 4, 6) if name == "pca" else build(SpaceConfig(name=name, dims=6, width=8), 1)
     space.normalise(images)
@@ -232,7 +232,9 @@ def test_a_denoiser_samples_inverts_and_learns_through_its_space(pca, images):
         (lambda x: PatchPCA.fit(x, 4, 17), "16 components"),
         (lambda x: PatchPCA.fit(x, 5, 2), "multiples of 5"),
         (lambda x: PatchPCA.fit(torch.zeros(10, 1, 8, 8), 4, 2), "do not vary"),
-        (lambda x: ConvVAE(1, 3, 2), "power of two"),
+        (lambda x: ConvVAE(1, 3, 2).encode(x), "multiples of 3"),
+        (lambda x: VQ(1, 4, 2, codes=1), "at least 2 codes"),
+        (lambda x: PatchPCA.fit(x, 4, 2).last, "closed form"),
         (lambda x: PatchAE(1, 4, 0), "at least 1"),
         (lambda x: PatchPCA.fit(x, 4, 2).encode(x.expand(-1, 3, -1, -1)), "1 channels"),
         (lambda x: PatchPCA.fit(x, 4, 2).decode(torch.zeros(1, 3, 7, 7)), r"\(B, 2, h, w\)"),

@@ -15,7 +15,7 @@ from reverie.core.text import shown
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Placing):
-    """Probe every block of a run's network at several noise levels, and an untrained one beside it.
+    """Probe every block of a run's network at several noise levels, or the codes of a space, and an untrained one beside it.
 
     Writes read/probe.json and read/heatmap.svg in the run; reverie report then shows them.
 
@@ -48,12 +48,14 @@ def main(arguments: list[str]) -> None:
     from reverie.read.probes import grid
     from reverie.read.probes.heatmap import heatmap
     from reverie.recipes.sources import splits
+    from reverie.spaces.latent import Latent
 
     run = given.open(given.run)
     train, test = splits(run.recipe, given.data)
     path, drawing = run.path("read/probe.json"), run.path("read/heatmap.svg")
+    opened = run.open()
     probed = grid.run(
-        run.denoiser(),
+        opened if isinstance(opened, Latent) else run.denoiser(),
         train,
         test,
         labels=given.labels,
@@ -69,4 +71,7 @@ def main(arguments: list[str]) -> None:
     print(
         f"{probed.head} probes on {probed.labels} labels of {shown(probed.data)}, {probed.seeds} seeds. {probed.sentence}"
     )
-    print(shown(f"{drawing}; next: reverie report {quote(str(run.folder))}"))
+    after = (
+        "" if isinstance(opened, Latent) else f"; next: reverie report {quote(str(run.folder))}"
+    )  # which shows what draws
+    print(shown(f"{drawing}{after}"))

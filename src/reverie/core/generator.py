@@ -44,11 +44,13 @@ class Generator(ABC):
         conditions: what it may be told.
         log_prob: ``(x, cond=None) -> (B,)``, the log-density of data in nats, of a generator that knows it; else None. A model of discrete
             levels spreads the mass of each evenly over its bin: log p + d·log(levels/2) for d values in [−1, 1].
+        log_prob_bound: the same of a generator that knows a lower bound on it only, of which the mean over x is at most that of log_prob.
     """
 
     shape: tuple[int, ...]
     conditions: Conditions
     log_prob: Callable[..., Tensor] | None = None
+    log_prob_bound: Callable[..., Tensor] | None = None
 
     @abstractmethod
     def sample(

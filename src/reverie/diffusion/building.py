@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from reverie.learn.config import TrainConfig
 from reverie.learn.loop import train
 from reverie.nets.prior import Prior
 from reverie.solve import Sampler, auto, grids
-from reverie.spaces.config import FILE, AutoencoderConfig, SpaceConfig
+from reverie.spaces.config import FILE, SpaceConfig
 from reverie.spaces.files import SPACES
 from reverie.spaces.latent import Latent
 from reverie.spaces.tokenizing import Tokenizing
@@ -70,12 +70,12 @@ def prepare_space(config: SpaceConfig, given: Given) -> None:
 
 
 def _trained_space(config: SpaceConfig, given: Given) -> Latent:
-    """The tokenizer's own task, trained in a folder of the run."""
-    names = {f.name for f in fields(AutoencoderConfig)}
-    chosen = {f.name: getattr(config, f.name) for f in fields(config) if f.name in names}
-    own = AutoencoderConfig(kind=config.name, **chosen)  # pyright: ignore[reportArgumentType]
-    space = own.build(given.spec, given.seed)
-    task = own.task(space, given.data, given.held_out, None, given.seed)
+    """One that is trained in a folder of the run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(given.seed)
+        space = spaces.build(config, given.spec.shape[0])
+    space.code_shape(given.spec.shape)
+    task = Tokenizing(space, given.data, given.held_out)
     learn_space(task, given.data, config.images, inside(given.folder, "space"), given.seed, given.device)
     return space
 

@@ -16,12 +16,12 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.paths import Table
 from reverie.core.predictions import convert
+from reverie.core.processes import gathered
 from reverie.core.space import Identity
 from reverie.core.task import Moment, Player
 from reverie.core.tensors import onto
 from reverie.core.times import Steps
 from reverie.diffusion.denoising import Denoising
-from reverie.learn.runtime import gathered
 from reverie.solve.bound import Chain, term
 
 STEPS = 1000

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from reverie.families.autoregressive import Autoregressive, CausalNet, NextToken, walk
     from reverie.families.config import PixelCNNConfig, PixelCNNppConfig, PixelRNNConfig, SubPixelConfig, TileConfig
     from reverie.families.layout import Layout
+    from reverie.families.maskgit import MaskGIT
+    from reverie.families.vae import VAE
+    from reverie.families.var import VAR
 
 _HOME = {
     "Autoregressive": "autoregressive",
@@ -21,13 +24,19 @@ _HOME = {
     "PixelRNNConfig": "config",
     "SubPixelConfig": "config",
     "TileConfig": "config",
+    "MaskGIT": "maskgit",
+    "VAE": "vae",
+    "VAR": "var",
     "walk": "autoregressive",
 }
 
 __all__ = [
+    "VAE",
+    "VAR",
     "Autoregressive",
     "CausalNet",
     "Layout",
+    "MaskGIT",
     "NextToken",
     "PixelCNNConfig",
     "PixelCNNppConfig",

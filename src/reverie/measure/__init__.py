@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.measure.disentangling import mutual_information_gap
     from reverie.measure.evaluation import evaluate
     from reverie.measure.extract import FeatureExtractor
     from reverie.measure.figures import Evaluation, Figure
@@ -28,6 +29,7 @@ __all__ = [
     "frechet_distance_to_moments",
     "kernel_distance",
     "memorisation",
+    "mutual_information_gap",
     "nearest",
     "precision_recall",
 ]
@@ -45,6 +47,7 @@ _HOME = {
     "frechet_distance_to_moments": "frechet",
     "kernel_distance": "kernel",
     "memorisation": "neighbours",
+    "mutual_information_gap": "disentangling",
     "nearest": "neighbours",
     "precision_recall": "precision_and_recall",
 }

@@ -61,6 +61,16 @@ class Judge(nn.Module):
         """The features of pictures in [-1, 1]: the penultimate layer, before it is rectified."""
         return self(images)
 
+    def stages(self, images: Real[Tensor, "n c h w"]) -> list[Tensor]:
+        """The feature maps (n, c', h', w') after each rectifier, of pictures in [-1, 1], for a perceptual loss."""
+        self._check_pictures(images)
+        found, x = [], images
+        for layer in self.trunk:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
+
     def logits(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Unnormalised log-probabilities of the classes for pictures in [-1, 1].
 

@@ -20,7 +20,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "classifier": "reverie.diffusion.config:ClassifierConfig",
     "reflow": "reverie.diffusion.teacher:ReflowConfig",
     "genie": "reverie.diffusion.teacher:GenieConfig",
-    "autoencoder": "reverie.spaces.config:AutoencoderConfig",
+    "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
     "pixelcnn": "reverie.families.config:PixelCNNConfig",
@@ -28,6 +28,9 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "pixelrnn": "reverie.families.config:PixelRNNConfig",
     "subpixel": "reverie.families.config:SubPixelConfig",
     "tile": "reverie.families.config:TileConfig",
+    "vae": "reverie.families.token_config:VAEConfig",
+    "maskgit": "reverie.families.token_config:MaskGITConfig",
+    "var": "reverie.families.token_config:VARConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -51,7 +52,8 @@ def train(
         recipe: what to train.
         out: folder of the run, ``runs/NAME`` by default.
         fresh: start anew; a run that is there is renamed, not removed.
-        budget: seconds of training, which decide the number of images of a new run; one that is there keeps its own.
+        budget: seconds of training, with what the task prepares before it, which decide the number of images of a new run; one that is
+            there keeps its own.
         extending: a run that is there goes on by this recipe, see :func:`~reverie.recipes.extending.extend`.
 
     Returns:
@@ -86,11 +88,20 @@ def train(
     with _alone(run.folder):
         run = extend(run, recipe) if extending else run
         starting.prepare(recipe, run.folder)
+        begun = time.perf_counter()
         recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
+        prepared = time.perf_counter() - begun
         made = make(recipe, data, held_out, run.folder)
         if launched()[0] == 0 and not run.checkpoints.all():
             cost = pace(made.task, made.loader, recipe)
-            recipe = fitted(recipe if budget is None else within(recipe, budget, cost.seconds), cost)
+            if budget is not None:
+                if prepared >= budget:
+                    raise RunError(
+                        f"what comes before training took {prepared:.0f} of {budget:.0f} s: give a larger --budget, or prepare less "
+                        "(--space.images, or the --space of another run)"
+                    )
+                recipe = within(recipe, budget - prepared, cost.seconds)
+            recipe = fitted(recipe, cost)
             serialisation.write(recipe, run.path("recipe.yaml"))
             for line in outlook(recipe, made, data, held_out, run.folder, cost):
                 print(shown(line), file=sys.stderr)

@@ -157,6 +157,7 @@ def _likelihood(run: Run, drawn: Pictures) -> dict[str, Any]:
             ("held-out pictures", *_mean(held_out)),
             ("training pictures", *_mean(training)),
         ],
+        "bound": drawn.bound,
         "measured": len(held_out),
     }
 

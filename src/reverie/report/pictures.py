@@ -30,7 +30,7 @@ MOMENTS = 8
 FILMS = 2
 MEASURED = 32
 """Pictures of either split whose likelihood is measured."""
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Pictures:
         parameters: of the networks.
         likely: held-out pictures, from the likeliest to the least likely; None for a model that knows no likelihood, or without data.
         bits: bits per dimension of :data:`MEASURED` held-out pictures and of as many training pictures, the former sorted; else empty.
+        bound: whether these are what a lower bound on the likelihood says, so that the model's own are at most as many.
     """
 
     samples: UInt8[Tensor, "n c h w"]
@@ -62,6 +63,7 @@ class Pictures:
     parameters: int
     likely: UInt8[Tensor, "l c h w"] | None
     bits: tuple[tuple[float, ...], ...]
+    bound: bool
 
 
 def pictures(run: Run) -> Pictures:
@@ -77,7 +79,7 @@ def pictures(run: Run) -> Pictures:
             grid.save(sheet(images, _columns(drawn, name)), run.path(FOLDER, f"{name}.png"))
     facts = {
         name: getattr(drawn, name)
-        for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters", "bits")
+        for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters", "bits", "bound")
     }
     size = list(drawn.samples.shape[2:])
     write(run.path(FOLDER, "pictures.json"), json.dumps({"key": _key(run), "size": size, **facts}))
@@ -116,6 +118,7 @@ def _kept(folder: Path, key: object) -> Pictures | None:
             parameters=facts["parameters"],
             likely=cut(folder / "likely.png", size) if facts["bits"] else None,
             bits=tuple(map(tuple, facts["bits"])),
+            bound=facts["bound"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -160,12 +163,14 @@ def _draw(run: Run) -> Pictures:
         parameters=sum(p.numel() for module in generator.modules().values() for p in module.parameters()),
         likely=likely,
         bits=bits,
+        bound=generator.log_prob is None,
     )
 
 
 def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tuple[tuple[float, ...], ...]]:
     """Some held-out pictures from the likeliest to the least likely, their bits per dimension, and those of as many training pictures."""
-    if generator.log_prob is None:
+    density = generator.log_prob or generator.log_prob_bound
+    if density is None:
         return None, ()
     try:
         held_out, training = sources.load(recipe, "test"), sources.load(recipe, "train")
@@ -177,7 +182,7 @@ def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tu
     for split in (held_out, training):
         batch = split.batch(torch.linspace(0, len(split) - 1, min(MEASURED, len(split))).long())
         cond = batch.cond if generator.conditions else None
-        nats = generator.log_prob(dequantise(batch.x, seed=recipe.seed), cond)
+        nats = density(dequantise(batch.x, seed=recipe.seed), cond)
         seen.append(batch.x)
         bits.append(bits_per_dimension(nats, generator.shape).cpu())
     order = bits[0].argsort()

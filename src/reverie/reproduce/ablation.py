@@ -120,7 +120,7 @@ def tokenize(
             space = spaces.build(config, images.channels)
         perceptual = None
         if settings.tokenizer == "vqgan":
-            perceptual = stages(_judge(scale, source, folder, seed))
+            perceptual = _judge(scale, source, folder, seed).stages
         discriminator = Discriminator(images.channels) if settings.tokenizer in ("vqgan", "adversarial") else None
         task = Tokenizing(space, images, test, perceptual=perceptual, discriminator=discriminator)
         learn_space(task, images, scale.tokenizer_images, files.inside(folder, path.stem), seed)
@@ -136,20 +136,6 @@ def _judge(scale: Scale, source: str, folder: Path, seed: int) -> judge.Judge:
         Recipe(name="judge", seed=seed, data=data, task=JudgeConfig(), train=config), files.inside(folder, "judge")
     )
     return run.open()
-
-
-def stages(classifier: judge.Judge):
-    """The feature maps of a judge after each rectifier."""
-
-    def maps(x: Tensor) -> list[Tensor]:
-        found = []
-        for layer in classifier.trunk:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                found.append(x)
-        return found
-
-    return maps
 
 
 def network(settings: Settings, scale: Scale, space: spaces.Latent, images: ImageSet, seed: int) -> NetDenoiser:

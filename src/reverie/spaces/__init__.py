@@ -1,4 +1,4 @@
-"""Spaces: between data and what is diffused. Each codes square patches of a picture as a smaller picture with more channels.
+"""Spaces: between data and what is diffused, or told in tokens. Each codes square patches of a picture as a smaller one with more channels.
 
 A space goes into a denoiser as ``NetDenoiser(net, …, shape=space.code_shape((C, H, W)), space=space)``: sampling, inversion and training
 cross it by themselves.
@@ -8,17 +8,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.spaces.config import AutoencoderConfig, SpaceConfig
+    from reverie.spaces.config import SpaceConfig
+    from reverie.spaces.convolutional import ConvAE
     from reverie.spaces.files import build, load, save
     from reverie.spaces.latent import Latent
+    from reverie.spaces.multiscale import MultiScaleVQ
     from reverie.spaces.patchwise import PatchAE, PatchVAE
     from reverie.spaces.pca import PatchPCA
     from reverie.spaces.vae import ConvVAE
+    from reverie.spaces.vq import VQ
 
 _HOME = {
-    "AutoencoderConfig": "config",
+    "VQ": "vq",
+    "ConvAE": "convolutional",
     "ConvVAE": "vae",
     "Latent": "latent",
+    "MultiScaleVQ": "multiscale",
     "PatchAE": "patchwise",
     "PatchPCA": "pca",
     "PatchVAE": "patchwise",
@@ -29,9 +34,11 @@ _HOME = {
 }
 
 __all__ = [
-    "AutoencoderConfig",
+    "VQ",
+    "ConvAE",
     "ConvVAE",
     "Latent",
+    "MultiScaleVQ",
     "PatchAE",
     "PatchPCA",
     "PatchVAE",

@@ -1,16 +1,22 @@
 """Spaces by name, and as files: safetensors with the settings as JSON in the header."""
 
+from inspect import signature
 from pathlib import Path
 
 from reverie.core import bounds, files, memory
 from reverie.core.errors import InputError, RunError, unknown
 from reverie.spaces.config import SpaceConfig
+from reverie.spaces.convolutional import ConvAE
 from reverie.spaces.latent import Latent
+from reverie.spaces.multiscale import MultiScaleVQ
 from reverie.spaces.patchwise import PatchAE, PatchVAE
 from reverie.spaces.pca import PatchPCA
 from reverie.spaces.vae import ConvVAE
+from reverie.spaces.vq import VQ
 
-SPACES: dict[str, type[Latent]] = {kind.name: kind for kind in (PatchPCA, PatchAE, PatchVAE, ConvVAE)}
+SPACES: dict[str, type[Latent]] = {
+    kind.name: kind for kind in (PatchPCA, PatchAE, PatchVAE, ConvAE, ConvVAE, VQ, MultiScaleVQ)
+}
 WHAT = "space"
 
 
@@ -22,11 +28,11 @@ def build(config: SpaceConfig, channels: int) -> Latent:
     """
     if config.name not in SPACES:
         raise unknown("space", config.name, SPACES)
-    arguments = {"kl": config.kl} if config.name in ("patch-vae", "conv-vae") else {}
-    arguments |= {"width": config.width} if config.name == "conv-vae" else {}
     bounds.check_bounds(config, lambda key: f"space.{key}")
+    kind = SPACES[config.name]
+    own = {key: getattr(config, key) for key in ("kl", "width", "codes") if key in signature(kind).parameters}
     return memory.built(
-        lambda: SPACES[config.name](channels, config.patch, config.dims, **arguments),
+        lambda: kind(channels, config.patch, config.dims, **own),
         "this space",
         "choose a smaller patch, width or dims",
     )

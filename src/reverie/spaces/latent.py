@@ -72,6 +72,18 @@ class Latent(KeepsPrecision, nn.Module, Space):
         """
         raise InputError(f"a {self.name} space is fitted in closed form: use {type(self).__name__}.fit(images)")
 
+    @property
+    def last(self) -> Tensor:
+        """The weights that the decoder ends in.
+
+        Raises:
+            InputError: when the space is not trained by descent.
+        """
+        raise InputError(f"a {self.name} space is fitted in closed form: it has no last layer")
+
+    def settle(self, step: int) -> None:
+        """What training moves without a gradient when a step has been made: a codebook."""
+
     def encode(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [−1, 1] to normalised codes (B, dims, H/patch, W/patch).
 

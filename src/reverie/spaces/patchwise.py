@@ -20,6 +20,10 @@ class PatchAE(Latent):
         self.encoder = nn.Conv2d(self.full, dims, 1)
         self.decoder = nn.Conv2d(dims, self.full, 1)
 
+    @property
+    def last(self) -> Tensor:
+        return self.decoder.weight
+
     def encode_raw(self, x: Tensor) -> Tensor:
         return self.encoder(cut(x, self.patch))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,17 @@ from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, unknown
 from reverie.core.files import write
 from reverie.data import ImageSet
-from reverie.read.extract import features
+from reverie.read.extract import features, pooled
 from reverie.read.maps import Noise, blocks
 from reverie.read.probes import heads, probe
-from reverie.read.store import Cell, Features
+from reverie.read.store import Cell, Features, Kept
+from reverie.spaces.latent import CHUNK, Latent
 
 STEPS = 400
 LEVELS = (8.0, 6.0, 4.0, 2.0, 0.0, -2.0, -5.0)
 """Log SNRs from nearly clean to nearly noise."""
+CODE = "code"
+"""What is read of a space."""
 POOL, MAP = 2, 4
 """Places a side of the features of a probe, and of a head that looks at places."""
 
@@ -128,7 +132,7 @@ class Probed:
 
 
 def run(
-    denoise: NetDenoiser,
+    model: NetDenoiser | Latent,
     train: ImageSet,
     test: ImageSet,
     *,
@@ -146,7 +150,7 @@ def run(
     """Probe every cell, and do the same to an untrained network and to the pixels.
 
     Args:
-        denoise: what to read.
+        model: what to read: a denoiser, or the codes of a space, a grid of one cell.
         train: labelled pictures, of which a probe sees ``labels``.
         test: labelled pictures held out.
         labels: labelled pictures in all, classes balanced.
@@ -174,12 +178,19 @@ def run(
     held = held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]
     known = [probe.few(train.labels, labels, seed) for seed in range(seeds)]
     levels = {"t": t} if t is not None else {"logsnr": list(LEVELS if logsnr is None else logsnr)}
-    sites = blocks(denoise) if sites is None else list(sites)
+    if isinstance(model, Latent):
+        if sites is not None or logsnr is not None or t is not None:
+            raise InputError("a space is read at its code, without noise: leave sites, logsnr and t out")
+        levels = {"t": [0.0]}
+    else:
+        sites = blocks(model) if sites is None else list(sites)
     if pool is None:
         pool = MAP if head in ("conv", "attention") else POOL
 
-    def grid(model: Denoiser) -> Grid:
+    def grid(model: Denoiser | Latent) -> Grid:
         def look(images: ImageSet, rows: Tensor, seed: int) -> Features:
+            if isinstance(model, Latent):
+                return codes(model, _Some(images, rows), pool)
             return features(model, _Some(images, rows), sites, noise=noise, cond=cond, pool=pool, seed=seed, **levels)  # pyright: ignore[reportCallIssue, reportArgumentType, reportReturnType]
 
         assert train.labels is not None and test.labels is not None
@@ -191,7 +202,7 @@ def run(
                 found[cell].append((value.argmax(1) == test.labels[held]).double())
         return _grid(asked, found, next(iter(levels)))
 
-    trained, control = grid(denoise), grid(untrained(denoise))
+    trained, control = grid(model), grid(untrained(model))
     asked, truth, pixels = test.batch(held).x, test.labels[held], []
     for rows in known:
         pixels.append(_pixels(train.batch(rows).x, train.labels[rows], asked, truth, classes, head))
@@ -241,16 +252,35 @@ def predict(
         return {cell: net((_square(asked[cell]) - centre[cell]) / spread[cell]) for cell, net in built.items()}
 
 
-def untrained(denoise: NetDenoiser, seed: int = 0) -> NetDenoiser:
+@torch.no_grad()
+def codes(space: Latent, images: _Some, pool: int) -> Features:
+    """The codes of pictures as features of one cell."""
+    device = next((value.device for value in space.state_dict().values()), None)
+    kept = Kept([(CODE, 0.0)], len(images))
+    rows = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
+    kept.write(
+        range(len(images)),
+        ((part, {(CODE, 0.0): pooled(space.encode(images.batch(part).x.to(device)), pool).cpu()}) for part in rows),
+    )
+    return kept
+
+
+M = TypeVar("M", NetDenoiser, Latent)
+
+
+def untrained(model: M, seed: int = 0) -> M:
     """The same network with every parameter drawn anew, also those that training starts at zero, so that every branch takes part.
 
     What an untrained network of the same kind reads off is the control of every reading: convolutions at random are good features.
     """
-    other = copy.copy(denoise)
-    other.net = copy.deepcopy(denoise.net)
+    other = copy.deepcopy(model) if isinstance(model, Latent) else copy.copy(model)
+    if isinstance(other, Latent):
+        net = other
+    else:
+        other.net = net = copy.deepcopy(model.net)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module in other.net.modules():
+        for module in net.modules():
             reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()

@@ -1,0 +1,260 @@
+"""The settings of auto-encoders and of what is trained on their tokens. Cheap to import: the command line makes its flags from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from reverie.core.bounds import STEPS, Bound
+from reverie.core.task import Given, Sweep, TaskConfig
+from reverie.spaces.config import SpaceConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.generator import Generator
+    from reverie.families.first_stage import FirstStage
+    from reverie.families.maskgit import MaskGIT, Masking
+    from reverie.families.vae import VAE, Bounding
+    from reverie.families.var import VAR, Scaling
+    from reverie.spaces.latent import Latent
+    from reverie.spaces.tokenizing import Tokenizing
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(TaskConfig):
+    """A space on its own, for other runs to work in (`--space RUN`): an auto-encoder, a VAE, a VQ-VAE; with a perceptual and an
+    adversarial loss a KL auto-encoder or a VQ-GAN.
+
+    Attributes:
+        kind: a linear auto-encoder or variational one of each patch; a convolutional one, plain or variational; one whose codes are among
+            few (VQ-VAE), or the same at growing scales (VAR's).
+        patch: side in pixels of the square that one code stands for, 4 for f4.
+        dims: numbers per code.
+        kl: weight of the divergence of a variational code from N(0, 1), in units of the squared error of one pixel.
+        width: channels of a convolutional one.
+        codes: how many different codes there are, where they are among few.
+        perceptual: also compare pictures in the features of a judge: the folder of a run that trained one, or a bundled one (mnist5k).
+        adversarial: how much a discriminator of patches moves the decoder's last layer, beside the distance to the picture (.8 in VQ-GAN,
+            .5 in the KL auto-encoder); 0 for none.
+    """
+
+    name: ClassVar[str] = "autoencoder"
+
+    kind: Literal["patch-ae", "patch-vae", "conv-ae", "conv-vae", "vq", "multiscale-vq"] = "conv-vae"
+    patch: Annotated[int, Bound(ge=1, le=1024)] = 4
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 4
+    kl: Annotated[float, Bound(ge=0)] = 1e-3
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    codes: Annotated[int, Bound(ge=2, le=2**20)] = 256
+    perceptual: str | None = None
+    adversarial: Annotated[float, Bound(ge=0)] = 0.0
+
+    @property
+    def space(self) -> SpaceConfig:
+        """What of it makes the space."""
+        return SpaceConfig(
+            name=self.kind, patch=self.patch, dims=self.dims, kl=self.kl, width=self.width, codes=self.codes
+        )
+
+    def prepare(self, given: Given) -> None:
+        from reverie.families.first_stage import keep_judge
+
+        if self.perceptual is not None:
+            keep_judge(self.perceptual, given)
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> FirstStage:
+        from reverie.families.first_stage import build
+
+        return build(self, spec, seed, folder)
+
+    def next(self, run: str, data: str) -> str:
+        if self.kind == "vq":
+            return f"reverie train maskgit --data {quote(data)} --space {quote(run)}"
+        if self.kind == "multiscale-vq":
+            return f"reverie train var --data {quote(data)} --space {quote(run)}"
+        return f"reverie train --data {quote(data)} --space {quote(run)} --net.patch 1"
+
+    def modules(self, model: FirstStage) -> dict[str, nn.Module]:
+        return {"space": model.space}
+
+    def open(self, model: FirstStage, spec: DataSpec) -> Latent:
+        return model.space
+
+    def task(self, model: FirstStage, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Tokenizing:
+        from reverie.families.first_stage import tokenizing
+
+        return tokenizing(self, model, data, held_out, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig(TaskConfig):
+    """A variational auto-encoder that draws: one code a picture, from N(0, I), decoded under the label if there are classes.
+
+    Attributes:
+        dims: numbers of the code.
+        beta: weight of the divergence in the bound; above 1 codes say less, each more of its own (Higgins et al. 2017).
+        width: channels of the first level.
+    """
+
+    name: ClassVar[str] = "vae"
+
+    dims: Annotated[int, Bound(ge=1, le=65_536)] = 32
+    beta: Annotated[float, Bound(ge=0)] = 1.0
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 32
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> VAE:
+        from reverie.families.vae import build
+
+        return build(self, spec, seed)
+
+    def modules(self, model: VAE) -> dict[str, nn.Module]:
+        return {"vae": model.net}
+
+    def task(self, model: VAE, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Bounding:
+        from reverie.families.vae import Bounding
+
+        return Bounding(model, held_out, self.beta)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)}; reverie report {quote(run)}"
+
+
+SCALES = (1.0, 1.5, 2.0, 3.0)
+"""Guidance scales that a report shows side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTokens(TaskConfig):
+    """What models of tokens share: the space whose tokens they are, and a transformer that is told the class.
+
+    Attributes:
+        space: what makes the tokens; it is trained first, unless it is that of another run.
+        width: of the transformer.
+        depth: how many blocks it has.
+        heads: of its attention, a divisor of the width.
+        drop: share of the images whose label is dropped, so that guidance works.
+    """
+
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 128
+    depth: Annotated[int, Bound(ge=1, le=1024)] = 4
+    heads: Annotated[int, Bound(ge=1, le=1024)] = 4
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
+            self.build(spec, 0)
+
+    def prepare(self, given: Given) -> None:
+        from reverie.diffusion.building import prepare_space
+
+        prepare_space(self.space, given)
+
+    def modules(self, model: Any) -> dict[str, nn.Module]:
+        return {"net": model.net}
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)}; reverie report {quote(run)}"
+
+    @property
+    def unlabelled(self) -> bool:
+        return self.drop > 0.0
+
+    def usual(self, sample: Any) -> Any:
+        return replace(sample, scale=1.0) if self.drop == 0.0 else sample
+
+    def sweep(self, sample: Any) -> Sweep | None:
+        if self.drop == 0.0:
+            return None
+        scales = sorted({*SCALES, sample.scale})
+        text = (
+            "The same noise at growing guidance scales. Scale 1 is the model as it is; larger scales are more typical of their class and "
+            "less varied."
+        )
+        return Sweep("Guidance", text, {f"{scale:g}": replace(sample, scale=scale) for scale in scales})
+
+    def generator(self, opened: Any, sample: Any) -> Generator:
+        from reverie.core.errors import InputError
+
+        if sample.scale != 1.0 and self.drop == 0.0:
+            raise InputError(
+                "this model was trained with drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
+            )
+        return opened.drawing(sample if opened.conditions else replace(sample, scale=1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSample:
+    """How pictures are drawn.
+
+    Attributes:
+        steps: in which all tokens are found.
+        order: keep the tokens that are surest, or those whose turn it is in a Halton sequence, which spreads them over the picture.
+        temperature: of the noise on how sure a token is; it falls to 0 over the steps.
+        scale: of guidance towards the label; 1 is the model as it is.
+    """
+
+    steps: Annotated[int, STEPS] = 8
+    order: Literal["confidence", "halton"] = "confidence"
+    temperature: Annotated[float, Bound(ge=0)] = 4.5
+    scale: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskGITConfig(OnTokens):
+    """A masked-token model: a VQ-VAE, and a transformer that tells masked tokens (Chang et al. 2022).
+
+    Attributes:
+        smoothing: share of the true token that is spread over all codes.
+    """
+
+    name: ClassVar[str] = "maskgit"
+    Sample: ClassVar[type] = MaskedSample
+
+    space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="vq", dims=8))
+    smoothing: Annotated[float, Bound(ge=0, lt=1)] = 0.1
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> MaskGIT:
+        from reverie.families.maskgit import build
+
+        return build(self, spec, seed, folder)
+
+    def task(self, model: MaskGIT, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Masking:
+        from reverie.families.maskgit import Masking
+
+        return Masking(model.drawing(sample), held_out, self.drop, self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledSample:
+    """How pictures are drawn, a scale a step.
+
+    Attributes:
+        scale: of guidance towards the label at the finest scale, 1 at the coarsest; 1 is the model as it is.
+    """
+
+    scale: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VARConfig(OnTokens):
+    """Next-scale prediction: a multi-scale VQ-VAE, and a transformer that draws its tokens coarse to fine (Tian et al. 2024)."""
+
+    name: ClassVar[str] = "var"
+    Sample: ClassVar[type] = ScaledSample
+
+    space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="multiscale-vq", dims=8))
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> VAR:
+        from reverie.families.var import build
+
+        return build(self, spec, seed, folder)
+
+    def task(self, model: VAR, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Scaling:
+        from reverie.families.var import Scaling
+
+        return Scaling(model.drawing(sample), held_out, self.drop)
