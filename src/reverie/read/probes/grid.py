@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -265,7 +265,7 @@ def codes(space: Latent, images: _Some, pool: int) -> Features:
     return kept
 
 
-M = TypeVar("M", NetDenoiser, Latent)
+M = TypeVar("M", bound=NetDenoiser | Latent)
 
 
 def untrained(model: M, seed: int = 0) -> M:
@@ -273,11 +273,10 @@ def untrained(model: M, seed: int = 0) -> M:
 
     What an untrained network of the same kind reads off is the control of every reading: convolutions at random are good features.
     """
-    other = copy.deepcopy(model) if isinstance(model, Latent) else copy.copy(model)
-    if isinstance(other, Latent):
-        net = other
-    else:
-        other.net = net = copy.deepcopy(model.net)
+    other: Any = copy.deepcopy(model) if isinstance(model, Latent) else copy.copy(model)
+    if not isinstance(model, Latent):
+        other.net = copy.deepcopy(model.net)
+    net: nn.Module = other if isinstance(model, Latent) else other.net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in net.modules():
