@@ -175,7 +175,7 @@ class DiagonalBiLSTM(Recurrent):
         return hidden, cell, hidden + other[..., at]
 
 
-LAYERS: dict[Kind, type[Recurrent]] = {"row": RowLSTM, "diagonal": DiagonalBiLSTM}
+LAYERS: dict[Kind, type[RowLSTM] | type[DiagonalBiLSTM]] = {"row": RowLSTM, "diagonal": DiagonalBiLSTM}
 
 
 class PixelRNN(CausalNet):
