@@ -30,7 +30,7 @@ def test_all_components_read_as_the_pixels_and_one_does_not(digits):
 def test_the_control_has_other_weights_and_the_space_keeps_its_own():
     space = rv.spaces.ConvAE(1, 2, 4, width=8)
     before = {key: value.clone() for key, value in space.state_dict().items()}
-    other = grid.untrained(space, seed=5)
+    other = grid.drawn_anew(space, seed=5)
     assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
     assert not torch.equal(other.encoder[0].weight, space.encoder[0].weight)
 

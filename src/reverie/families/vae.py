@@ -55,7 +55,9 @@ class Net(nn.Module):
         self.towards = nn.Linear(places * features + classes, 2 * dims)
         self.back = nn.Linear(dims + classes, places * features)
         self.decoder = decoder(channels, patch, width, features)
-        self.log_variance = nn.Parameter(torch.zeros(()))
+        self.log_variance = nn.Parameter(
+            torch.tensor(-3.0)
+        )  # of pictures in [−1, 1]: a step of Adam moves it by the rate only
 
     def encode(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x,y), both (B, dims)."""

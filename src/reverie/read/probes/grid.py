@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -202,7 +202,7 @@ def run(
                 found[cell].append((value.argmax(1) == test.labels[held]).double())
         return _grid(asked, found, next(iter(levels)))
 
-    trained, control = grid(model), grid(untrained(model))
+    trained, control = grid(model), grid(drawn_anew(model) if isinstance(model, Latent) else untrained(model))
     asked, truth, pixels = test.batch(held).x, test.labels[held], []
     for rows in known:
         pixels.append(_pixels(train.batch(rows).x, train.labels[rows], asked, truth, classes, head))
@@ -265,18 +265,22 @@ def codes(space: Latent, images: _Some, pool: int) -> Features:
     return kept
 
 
-M = TypeVar("M", bound=NetDenoiser | Latent)
-
-
-def untrained(model: M, seed: int = 0) -> M:
+def untrained(denoise: NetDenoiser, seed: int = 0) -> NetDenoiser:
     """The same network with every parameter drawn anew, also those that training starts at zero, so that every branch takes part.
 
     What an untrained network of the same kind reads off is the control of every reading: convolutions at random are good features.
     """
-    other: Any = copy.deepcopy(model) if isinstance(model, Latent) else copy.copy(model)
-    if not isinstance(model, Latent):
-        other.net = copy.deepcopy(model.net)
-    net: nn.Module = other if isinstance(model, Latent) else other.net
+    other = copy.copy(denoise)
+    other.net = drawn_anew(denoise.net, seed)
+    return other
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def drawn_anew(net: N, seed: int = 0) -> N:
+    """A copy of a network with all parameters drawn anew."""
+    net = copy.deepcopy(net)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in net.modules():
@@ -286,7 +290,7 @@ def untrained(model: M, seed: int = 0) -> M:
             else:
                 for parameter in module.parameters(recurse=False):
                     nn.init.normal_(parameter, std=0.02)
-    return other
+    return net
 
 
 class _Some:
