@@ -173,17 +173,19 @@ PRESETS: dict[str, Preset] = {
 
 
 def for_pictures(channels: int, height: int, width: int) -> UNetConfig:
-    """A U-Net that learns pictures of a size within minutes of a processor: patches keep its grid at about 16 places a side."""
+    """A U-Net that learns pictures of a size within minutes of a processor: patches keep its grid at about 16 places a side, of larger
+    pictures at about 32, where a patch of four leaves specks that it is too coarse to clear."""
     side, wide = max(height, width), 32 if channels == 1 else 48
-    patch = next(p for p in (4, 2, 1) if (height % p == width % p == 0 and side // p >= 12) or p == 1)
-    divides = [levels for levels in (3, 2, 1) if height % (patch << levels - 1) == width % (patch << levels - 1) == 0]
-    levels = next(n for n in divides if side // (patch << n - 1) >= 6 or n == 1)
+    places, most = (12, 3) if side <= 40 else (24, 4)
+    patch = next(p for p in (8, 4, 2, 1) if (height % p == width % p == 0 and side // p >= places) or p == 1)
+    divides = [n for n in range(most, 0, -1) if height % (patch << n - 1) == width % (patch << n - 1) == 0]
+    levels = next(n for n in divides if side // (patch << n - 1) >= (6 if side <= 40 else 4) or n == 1)
     return UNetConfig(
-        width=wide if side <= 40 else 64,
-        multipliers=((1, 1, 1) if channels == 1 else (1, 2, 2))[:levels],
+        width=wide if side <= 40 else 32 if side <= 64 else 64,
+        multipliers=((1, 1, 1, 1) if channels == 1 and side <= 40 else (1, 2, 2, 2))[:levels],
         blocks=1,
         attention=(2 ** (levels - 1),),
         patch=patch,
-        heads=2 if wide == 32 else 4,
+        heads=2 if channels == 1 and side <= 40 else 4,
         groups=4,
     )
