@@ -125,6 +125,9 @@ def test_a_run_draws_by_label_and_bounds_the_likelihood(run):
     assert right > wrong > blind
     measures = [entry["validation"] for entry in run.log if "validation" in entry]
     assert measures[-1]["bits_at_most"] < measures[0]["bits_at_most"]
+    assert measures[-1]["divergence"] > 3.0  # nats: the code is used
+    several = rv.sample(model, 50, Cond(label=3))
+    assert several.std(0).mean() > 0.1
     with pytest.raises(InputError, match="cannot draw without a label"):
         rv.sample(model, 2)
     with pytest.raises(InputError, match="out of range"):

@@ -31,12 +31,14 @@ from reverie.spaces.latent import divergence
 if TYPE_CHECKING:
     from reverie.families.token_config import VAEConfig
 
+LEAST = 4
+"""Sides of the coarsest level, at least: over fewer places normalisation leaves nothing of a channel, and the code says nothing."""
 HELD_OUT, CHUNK = 512, 250
 """Held-out pictures on which the bound is validated, and how many are bounded at a time."""
 
 
 class Net(nn.Module):
-    """Both directions and the noise between: convolutions whose last level sees the whole picture.
+    """Both directions and the noise between: convolutions down to a few places a side, and a linear layer of all of them.
 
     Args:
         shape: (C, H, W) of the pictures.
@@ -48,7 +50,9 @@ class Net(nn.Module):
     def __init__(self, shape: tuple[int, int, int], dims: int, classes: int, width: int) -> None:
         super().__init__()
         channels, height, wide = shape
-        patch, features = math.gcd(height, wide), 4 * width
+        patch, features = 1, 2 * width
+        while min(height, wide) // (2 * patch) >= LEAST and height % (2 * patch) == wide % (2 * patch) == 0:
+            patch *= 2
         self.classes, self.grid = classes, (height // patch, wide // patch)
         places = math.prod(self.grid)
         self.encoder = encoder(channels, patch, width, features)
