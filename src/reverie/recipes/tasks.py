@@ -23,6 +23,10 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "autoencoder": "reverie.spaces.config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
+    "dcgan": "reverie.families.gan_config:DCGANConfig",
+    "stylegan": "reverie.families.gan_config:StyleGANConfig",
+    "stylegan2": "reverie.families.gan_config:StyleGAN2Config",
+    "r3gan": "reverie.families.gan_config:R3GANConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 
