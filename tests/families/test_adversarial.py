@@ -287,7 +287,7 @@ def test_noise_and_truncation(config):
     w = model.net.codes(z, label)
     half = config.generator(model, TruncatedConfig(truncation=0.5)).codes(z, label)
     torch.testing.assert_close(half, 0.5 * (w + model.net.centre[label]))
-    assert model.settings() == {"truncation": 0.5}
+    assert model.truncated(0.3).settings() == {"truncation": 0.3} and model.settings() == {"truncation": 1.0}
     model = config.generator(config.build(SPEC, 0), TruncatedConfig(truncation=0.0))
     model.net.centre.normal_()
     x = rv.sample(model, cond=cond)

@@ -146,8 +146,7 @@ class StyledConfig(AdversarialConfig):
         return StyleGAN(net, critic, spec)
 
     def generator(self, opened: StyleGAN, sample: TruncatedConfig) -> StyleGAN:
-        opened.truncation = sample.truncation
-        return opened
+        return opened.truncated(sample.truncation)
 
     def sweep(self, sample: TruncatedConfig) -> Sweep:
         return Sweep(

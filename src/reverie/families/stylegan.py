@@ -215,16 +215,18 @@ class StyleGAN(GAN):
     Args:
         net: what paints by styles.
         critic, spec: as of a :class:`~reverie.families.gan.GAN`.
-
-    Attributes:
         truncation: styles come so near to the mean of their class: 1 is as they are, 0 is the mean itself.
     """
 
     net: Styled
-    truncation: float = 1.0
 
-    def __init__(self, net: Styled, critic: nn.Module, spec: DataSpec) -> None:
+    def __init__(self, net: Styled, critic: nn.Module, spec: DataSpec, truncation: float = 1.0) -> None:
         super().__init__(net, critic, spec)
+        self.spec, self.truncation = spec, truncation
+
+    def truncated(self, truncation: float) -> StyleGAN:
+        """The same model, drawing with another truncation."""
+        return StyleGAN(self.net, self.critic, self.spec, truncation)
 
     def codes(self, z: Tensor, label: Tensor | None) -> Tensor:
         w = self.net.codes(z, label)
