@@ -26,7 +26,7 @@ class Arguments:
 
     Attributes:
         what: a data set or a folder of pictures, with --models; or folders of runs.
-        models: diffusion, gan, or recipes by name, with commas between.
+        models: diffusion (what suits the data) or recipes by name, such as gan, vae, pixelcnn, maskgit, with commas between.
         budget: time to train each, its tokenizer included: 90s, 10m, 1h30m.
         n: samples per seed.
         seeds: figures are means over them.

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.families.autoregressive import Autoregressive, CausalNet, NextToken, walk
     from reverie.families.config import PixelCNNConfig, PixelCNNppConfig, PixelRNNConfig, SubPixelConfig, TileConfig
+    from reverie.families.gan import GAN
+    from reverie.families.latents import interpolate, mix
     from reverie.families.layout import Layout
     from reverie.families.maskgit import MaskGIT
+    from reverie.families.stylegan import StyleGAN
     from reverie.families.vae import VAE
     from reverie.families.var import VAR
 
 _HOME = {
     "Autoregressive": "autoregressive",
     "CausalNet": "autoregressive",
+    "GAN": "gan",
     "Layout": "layout",
     "NextToken": "autoregressive",
     "PixelCNNConfig": "config",
@@ -25,12 +29,16 @@ _HOME = {
     "SubPixelConfig": "config",
     "TileConfig": "config",
     "MaskGIT": "maskgit",
+    "StyleGAN": "stylegan",
     "VAE": "vae",
     "VAR": "var",
+    "interpolate": "latents",
+    "mix": "latents",
     "walk": "autoregressive",
 }
 
 __all__ = [
+    "GAN",
     "VAE",
     "VAR",
     "Autoregressive",
@@ -41,8 +49,11 @@ __all__ = [
     "PixelCNNConfig",
     "PixelCNNppConfig",
     "PixelRNNConfig",
+    "StyleGAN",
     "SubPixelConfig",
     "TileConfig",
+    "interpolate",
+    "mix",
     "walk",
 ]
 

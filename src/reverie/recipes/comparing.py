@@ -20,8 +20,8 @@ from reverie.recipes.measuring import EVALUATION, measure
 from reverie.recipes.runs import Run
 from reverie.solve.likelihood import bits_per_dimension, dequantise
 
-MODELS = {"diffusion": (), "gan": ("r3gan",)}
-"""What is trained under names that are not those of recipes: nothing is what suits the data."""
+MODELS = {"diffusion": ()}
+"""What is trained under a name that is no recipe's: nothing is what suits the data."""
 FIRST, SECONDS, MOST = 4, 3.0, 250
 """Samples by which the pace is found, seconds of drawing that are timed after that, and samples of these at most."""
 HELD_OUT = 64

@@ -31,6 +31,10 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "vae": "reverie.families.token_config:VAEConfig",
     "maskgit": "reverie.families.token_config:MaskGITConfig",
     "var": "reverie.families.token_config:VARConfig",
+    "dcgan": "reverie.families.gan_config:DCGANConfig",
+    "stylegan": "reverie.families.gan_config:StyleGANConfig",
+    "stylegan2": "reverie.families.gan_config:StyleGAN2Config",
+    "r3gan": "reverie.families.gan_config:R3GANConfig",
 }
 """The class of a task's settings by its name, or where it lives."""
 
