@@ -39,7 +39,8 @@ def test_runs_that_are_there(runs, reverie):
     assert said.code == 0, said.err
     assert said.out.rstrip().endswith("runs/compare-mnist5k.html") and "Class accuracy" in said.out
     page = Path("runs/compare-mnist5k.html").read_text()
-    assert page.count("sample of short") == page.count("sample of longer") == 30
+    assert page.count('"sample of short') == page.count('"sample of longer') == 30
+    assert page.count("between two samples of short") == 10
     assert "train.images" in page and "noise" in page and page.count("<polyline") == 0
     assert not re.search(r'(src|href)="(?!data:)', page), "the page needs no other file"
     rows = {line.split()[0]: line for line in said.out.splitlines() if line.startswith(("short", "longer"))}

@@ -5,18 +5,24 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from torch import Tensor
 
+from reverie.core.condition import Cond
 from reverie.core.files import write
 from reverie.core.text import size
 from reverie.data.pixels import sides
+from reverie.families import GAN, interpolate
+from reverie.learn.grid import to_bytes
 from reverie.measure.figures import SUBJECTS, TITLES, percent
 from reverie.recipes import serialisation
 from reverie.recipes.comparing import Compared
 from reverie.report.charts import Line, chart
 from reverie.report.page import PIXELATED, tile
 from reverie.report.pictures import pictures
+from reverie.solve import Sampler, sample, slerp
 
 MEASURES = ("accuracy", "frechet", "frechet_ratio", "kernel", "kernel_share", "precision", "recall")
 ROWS = 3
@@ -81,6 +87,21 @@ def _said(value: Any) -> str:
     return "" if value is None else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+@torch.no_grad()
+def _between(c: Compared, columns: int) -> Tensor | None:
+    """Pictures (N, C, H, W) between those of two seeds: of a GAN by its codes, of a diffusion model along the circle between two noises."""
+    generator = c.run.generator()
+    cond = Cond(label=0) if "label" in generator.conditions else None
+    if isinstance(generator, GAN):
+        return interpolate(generator, (0, 1), columns, cond)
+    if not isinstance(generator, Sampler):
+        return None
+    denoise = generator.denoise
+    ends = torch.randn(2, *denoise.shape, generator=torch.Generator().manual_seed(0)) * denoise.schedule.prior_std
+    x = torch.cat([slerp(ends[:1], ends[1:], i / (columns - 1)) for i in range(columns)])
+    return sample(denoise, None, cond, generator.solver, generator.steps, generator.grid, x=x, progress="", scale=1.0)
+
+
 def comparison(runs: Sequence[Compared], path: Path) -> Path:
     """Write the page and return its path.
 
@@ -94,9 +115,10 @@ def comparison(runs: Sequence[Compared], path: Path) -> Path:
         columns = len(drawn.classes) or 10
         heads = [names[k] for k in drawn.classes]
         images = [tile(image, f"sample of {c.name}") for image in drawn.samples[: ROWS * columns]]
-        shown.append(
-            {"name": c.name, "columns": columns, "heads": heads, "images": images, "verdict": c.evaluation.verdict}
-        )
+        between = _between(c, columns)
+        along = [] if between is None else [tile(im, f"between two samples of {c.name}") for im in to_bytes(between)]
+        said = {"name": c.name, "columns": columns, "heads": heads, "images": images, "between": along}
+        shown.append({**said, "verdict": c.evaluation.verdict})
     heads, rows = table(runs)
     loader = PackageLoader("reverie.report", ".")
     environment = Environment(
