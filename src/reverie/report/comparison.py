@@ -97,7 +97,7 @@ def _between(c: Compared, columns: int) -> Tensor | None:
     if not isinstance(generator, Sampler):
         return None
     denoise = generator.denoise
-    ends = torch.randn(2, *denoise.shape, generator=torch.Generator().manual_seed(0)) * denoise.schedule.prior_std
+    ends = torch.randn(2, *denoise.shape, generator=torch.Generator().manual_seed(0)) * denoise.schedule.prior_std()
     x = torch.cat([slerp(ends[:1], ends[1:], i / (columns - 1)) for i in range(columns)])
     return sample(denoise, None, cond, generator.solver, generator.steps, generator.grid, x=x, progress="", scale=1.0)
 
