@@ -95,7 +95,7 @@ def test_adapters_reach_wrapped_networks_and_files(adapters, tiny, tmp_path, mon
 
     folder, x, told, out = adapters
     with monkeypatch.context() as patch:
-        patch.setattr(architecture, "network", lambda kind, config: None)
+        patch.setattr(architecture, "network", lambda *given: None)
         model = rv.load(folder / "pipeline")
     assert isinstance(model.net, Foreign)
     bridge.merge(model, folder / "lora")
