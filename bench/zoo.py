@@ -3,9 +3,9 @@
 python bench/zoo.py          # trains all of them, one to three minutes of one core each; those that are there already are left alone
 python bench/zoo.py NAME ... # trains these
 
-Nothing here is built from :mod:`reverie.nets`: a default that is tuned on our own time embedding and our own recipe of training is tuned on
-what we make. Half of the networks fit the default (:data:`FITTING`), the other half is held out (:data:`HELD_OUT`); the split is a hash of the
-name. Weights lie in the cache folder of `reverie prefetch`, under ``zoo``.
+Nothing here is built from :mod:`reverie.nets`: a default that is tuned on our own time embedding and our own recipe of training is tuned
+on what we make. Half of the networks fit the default (:data:`FITTING`), the other half is held out (:data:`HELD_OUT`); the split is a hash
+of the name. Weights lie in the cache folder of `reverie prefetch`, under ``zoo``.
 """
 
 import math
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ class Conditioned(nn.Module):
         self.conditions = {"label": Label(classes)} if classes else {}
 
     def embed(self, x: Tensor, t: Tensor, cond: Cond | None) -> Tensor:
-        e = self.time(t.expand(len(x)))
+        e = self.time[1:](self.time[0](t.expand(len(x))).to(x.dtype))
         if self.label is None:
             return e
         null = torch.full((len(x),), self.label.num_embeddings - 1)
@@ -230,7 +231,7 @@ class Perceptron(Conditioned):
     ) -> None:
         super().__init__(embedding, 32, classes)
         sizes = [math.prod(shape) + 32, *[width] * depth]
-        layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.SiLU())]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(width, math.prod(shape)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
@@ -312,8 +313,8 @@ class Spec:
     path: Schedule
     kind: str
     times: TimeSampler
-    steps: int = 1500
-    batch: int = 64
+    steps: int = 900
+    batch: int = 32
     rate: float = 1e-3
     share: float = 1.0
     average: float = 0.995
@@ -356,15 +357,15 @@ NETWORKS: dict[str, Spec] = {
         emoji16, UNet, sinusoids(16.0), EDM, "edm", LogNormalSigma(EDM), time="log_sigma", data_std=0.5
     ),
     "flow-dit-codes": Spec(
-        partial(codes, 0.25), partial(DiT, patch=2), sinusoids(1000.0), Flow(), "flow", LogitNormal(), 3000
+        partial(codes, 0.25), partial(DiT, patch=2), sinusoids(1000.0), Flow(), "flow", LogitNormal(), 2000
     ),
-    "eps-codes": Spec(partial(codes, 1.0), UNet, sinusoids(1000.0), Table.scaled_linear(), "eps", INTEGER, 3000),
+    "eps-codes": Spec(partial(codes, 1.0), UNet, sinusoids(1000.0), Table.scaled_linear(), "eps", INTEGER, 2000),
     "uvit-clothes": Spec(
         clothes, partial(UViT, patch=4), sinusoids(1000.0), Table.linear(), "eps", INTEGER, classes=True
     ),
     "flow-roll": Spec(rolls, Perceptron, fourier(16.0), Flow(), "flow", UNIFORM, 8000, 256),
     "v-emoji48-few": Spec(
-        emoji48, partial(UNet, widths=(4, 16, 32)), sinusoids(100.0), Cosine(), "v", UNIFORM, 800, 32, share=0.1
+        emoji48, partial(UNet, widths=(4, 16, 32)), sinusoids(100.0), Cosine(), "v", UNIFORM, 600, share=0.1
     ),
     "edm-digits8-few": Spec(
         digits8, batch_norm_unet, fourier(16.0), EDM, "edm", LogNormalSigma(EDM), 1000, share=0.1, average=0.0,
