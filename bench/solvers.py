@@ -99,7 +99,9 @@ def scan(noises: int = 48) -> None:
                     if on != "vp" and best is not None and not any((np.array(v) < 2.5 * best).any() for v in near):
                         continue
                     for grid in peer_grids(path(on), ENDS[on], steps(nfe)):
-                        found[f"{data}|{on}|{nfe}|{name}|{grid}"] = errors(peer(name, grid, ENDS[on], denoise, x, nfe), exact)
+                        found[f"{data}|{on}|{nfe}|{name}|{grid}"] = errors(
+                            peer(name, grid, ENDS[on], denoise, x, nfe), exact
+                        )
             write("scan.json", found)
             print(data, on, "scanned", flush=True)
 

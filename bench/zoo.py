@@ -313,7 +313,7 @@ class Spec:
     path: Schedule
     kind: str
     times: TimeSampler
-    steps: int = 900
+    steps: int = 500
     batch: int = 32
     rate: float = 1e-3
     share: float = 1.0
@@ -357,15 +357,15 @@ NETWORKS: dict[str, Spec] = {
         emoji16, UNet, sinusoids(16.0), EDM, "edm", LogNormalSigma(EDM), time="log_sigma", data_std=0.5
     ),
     "flow-dit-codes": Spec(
-        partial(codes, 0.25), partial(DiT, patch=2), sinusoids(1000.0), Flow(), "flow", LogitNormal(), 2000
+        partial(codes, 0.25), partial(DiT, patch=2), sinusoids(1000.0), Flow(), "flow", LogitNormal(), 1200
     ),
-    "eps-codes": Spec(partial(codes, 1.0), UNet, sinusoids(1000.0), Table.scaled_linear(), "eps", INTEGER, 2000),
+    "eps-codes": Spec(partial(codes, 1.0), UNet, sinusoids(1000.0), Table.scaled_linear(), "eps", INTEGER, 1200),
     "uvit-clothes": Spec(
         clothes, partial(UViT, patch=4), sinusoids(1000.0), Table.linear(), "eps", INTEGER, classes=True
     ),
     "flow-roll": Spec(rolls, Perceptron, fourier(16.0), Flow(), "flow", UNIFORM, 8000, 256),
     "v-emoji48-few": Spec(
-        emoji48, partial(UNet, widths=(4, 16, 32)), sinusoids(100.0), Cosine(), "v", UNIFORM, 600, share=0.1
+        emoji48, partial(UNet, widths=(4, 16, 32)), sinusoids(100.0), Cosine(), "v", UNIFORM, 300, share=0.1
     ),
     "edm-digits8-few": Spec(
         digits8, batch_norm_unet, fourier(16.0), EDM, "edm", LogNormalSigma(EDM), 1000, share=0.1, average=0.0,
