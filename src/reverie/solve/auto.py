@@ -6,7 +6,7 @@ probe says of a network.
 
 import math
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Wrapper
@@ -105,7 +105,7 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)
 
 
-FAR, ROUGH, SMOOTH = 4.0, 0.02, 0.004
+FAR, ROUGH, SMOOTH = 0.5, 0.02, 0.004
 """Of a probe: beyond the first a network is off at pure noise, beyond the second rough in t, below the third as smooth as a closed form."""
 
 
@@ -115,18 +115,38 @@ def suited(
     """:func:`default`, unless a probe has found a network that it does not suit.
 
     A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
-    waits until the steps are shorter. Up to 14 evaluations, and beyond for one that is rough in t, it is order 2 on a plain grid: half of
-    the corrector below eight evaluations, all of it from there.
+    waits until the steps are shorter. Below eight evaluations it is order 2 with half of the corrector, then with all of it: up to 14
+    unless the network is smooth in t, and beyond for one that is rough. From 15 on a smooth one gets order 4 on the same plain grid.
     """
     if found is not None and found.far > FAR:
         corrector = 0.0 if steps < 8 else 0.5 if steps < 30 else 1.0
         return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
-    few = found is not None and (steps < 8 or (steps < 15 and found.rough > SMOOTH))
-    if found is None or steps < 1.5 * guidance or not (few or found.rough > ROUGH):
+    if found is None or steps < 1.5 * guidance:
         return default(steps, guidance, dimensions)
-    solver = Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2)
     reach = 4.6 if steps < 30 else 6.0
-    return solver, logistic(1.1, reach=reach) if 15 <= steps < 30 else logistic(0.0, 1.2, 1.8, reach)
+    if steps < 8 or (steps < 15 and found.rough > SMOOTH):
+        return Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
+    if found.rough > ROUGH:
+        return Multistep(2, corrector=1.0, final_order=2), logistic(1.1) if steps < 30 else logistic(0.0, 1.2, 1.8)
+    if steps > 14 and guidance == 1.0 and found.rough < SMOOTH:
+        return Multistep(4, corrector=1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
+    return default(steps, guidance, dimensions)
+
+
+def stock(steps: int, guidance: float = 1.0, dimensions: int = 64) -> list[tuple[Multistep | DPMpp, Any]]:
+    """The plans that suit some model, :func:`default` first: where a calibration looks for its beginning."""
+    plain = [
+        (Multistep(order, corrector=corrector, final_order=2), logistic(*grid))
+        for order, corrector, grid in (
+            (2, 0.5, (0.0, 1.2, 1.8, 4.6)),
+            (2, 1.0, (0.0, 1.2, 1.8, 4.6)),
+            (2, 1.0, (1.1, 1.6, 1.6)),
+            (4, 1.0, (1.1, 1.6, 1.6)),
+            (2, 1.0, (-1.0, 2.5, 2.0)),
+        )
+    ]
+    off = suited(Probe(1.0, 0.0), steps, guidance, dimensions)
+    return [default(steps, guidance, dimensions), *plain, off]
 
 
 def choose(

@@ -29,7 +29,8 @@ class Probe(NamedTuple):
     """What a network is like.
 
     Attributes:
-        far: size of the estimate of clean data at pure noise over that at λ = −2; 1 or less where all is well.
+        far: how fast the estimate of clean data grows towards pure noise, −d log size/dλ from λ = −2 to there: 0 where all is well, 1
+            where it is the error of an estimate of ε.
         rough: second difference of ε − x0 over ± 0.005 in τ = σ/(α+σ) around 0.35, over its size.
     """
 
@@ -58,7 +59,7 @@ def probed(denoise: Denoiser) -> Probe | None:
     if not isinstance(model, NetDenoiser) or not all(isinstance(kind, Label) for kind in model.conditions.values()):
         return None
     low, high = model.schedule.lam_range()
-    if not low <= _LATER < 1.0 <= high:
+    if not low < _LATER - 0.5 < 1.0 <= high:
         return None
     version = sum(p._version for p in model.net.parameters())
     known = _REMEMBERED.get(model)
@@ -87,10 +88,10 @@ def probe(denoise: Denoiser) -> Probe:
         scale = point.sigma if size is None else size * (point.alpha + point.sigma)
         return denoise(noise * scale, point, cond).linear(p, q).flatten(1).double()
 
-    first, later = (estimate(lam, 1.0, 0.0).norm(dim=1) for lam in (denoise.schedule.lam_range()[0], _LATER))
+    low = denoise.schedule.lam_range()[0]
+    first, later = (estimate(lam, 1.0, 0.0).norm(dim=1).log().mean() for lam in (low, _LATER))
     before, here, after = (
         estimate(math.log(1.0 / tau - 1.0), -1.0, 1.0, _MIDDLE) for tau in (_MIDDLE - _APART, _MIDDLE, _MIDDLE + _APART)
     )
     bend = (before - 2.0 * here + after).norm(dim=1) / here.norm(dim=1)
-    far, rough = (float(torch.log(v + 1e-12).mean().exp()) for v in (first / later, bend))
-    return Probe(far, rough)
+    return Probe(float(first - later) / (_LATER - low), float(bend.log().mean().exp()))
