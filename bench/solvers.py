@@ -6,6 +6,8 @@ python bench/solvers.py again     # our default alone, beside the peers already 
 python bench/solvers.py plot      # error against evaluations for our solvers; writes the figure of the docs
 python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
 python bench/solvers.py networks RUN ...   # the default for trained models of several sizes of picture; writes results/networks.json
+python bench/solvers.py zoo       # the default and the peers on the networks of bench/zoo.py, resumably; writes results/zoo.json
+python bench/solvers.py outside FOLDER   # the same on a network of yours: what rv.load opens, or a Python file that gives a `denoise`
 """
 
 import json
@@ -288,6 +290,23 @@ def networks(*runs: str) -> None:
             write("networks.json", rows)
 
 
+def zoo() -> None:
+    """The fitting half and the half that is held out, each with its table."""
+    from outside import cases, stands
+    from zoo import FITTING, HELD_OUT, denoiser
+
+    for title, names in (("held out", HELD_OUT), ("fitting", FITTING)):
+        print(title)
+        stands(case for name in names for case in cases(name, denoiser(name)))
+
+
+def outside(folder: str) -> None:
+    """Where the default stands on a user's network, guided too if it knows classes."""
+    from outside import cases, opened, stands
+
+    stands(cases(Path(folder).resolve().stem, opened(folder)), "outside")
+
+
 def plot() -> None:
     """Error against evaluations on the digits mixture (VP), every solver on the grid that suits it."""
     import matplotlib
@@ -333,5 +352,7 @@ if __name__ == "__main__":
         "plot": plot,
         "trained": trained,
         "networks": networks,
+        "zoo": zoo,
+        "outside": outside,
     }
     phases[sys.argv[1]](*(int(a) if a.isdigit() else a for a in sys.argv[2:]))
