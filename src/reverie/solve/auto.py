@@ -116,7 +116,7 @@ def suited(
 
     A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
     waits until the steps are shorter. Below eight evaluations it is order 2 with half of the corrector, then with all of it: up to 14
-    unless the network is smooth in t, and beyond for one that is rough. From 15 on a smooth one gets order 4 on the same plain grid.
+    unless the network is smooth in t, and beyond for one that is rough.
     """
     if found is not None and found.far > FAR:
         corrector = 0.0 if steps < 8 else 0.5 if steps < 30 else 1.0
@@ -128,8 +128,6 @@ def suited(
         return Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
     if found.rough > ROUGH:
         return Multistep(2, corrector=1.0, final_order=2), logistic(1.1) if steps < 30 else logistic(0.0, 1.2, 1.8)
-    if steps > 14 and guidance == 1.0 and found.rough < SMOOTH:
-        return Multistep(4, corrector=1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
     return default(steps, guidance, dimensions)
 
 
