@@ -116,7 +116,7 @@ def network(run: str, steps: int, share: float) -> Problem:
     first, last = (base.schedule.at(lam) for lam in ENDS["flow"])
     x = torch.randn(noises, *base.shape, generator=torch.Generator().manual_seed(77)) * first.sigma
     with torch.no_grad():
-        end = ours(model, x, Multistep(3, corrector=1.0), ended("flow", logistic(0.0, 2.0, 2.0)), 100)
+        end = ours(model, x, Multistep(3, corrector=1.0), ended(ENDS["flow"], logistic(0.0, 2.0, 2.0)), 100)
 
     def x0(scaled: Tensor, rho: Tensor) -> Tensor:
         point = base.schedule.at(-rho.log())

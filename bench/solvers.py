@@ -6,6 +6,8 @@ python bench/solvers.py again     # our default alone, beside the peers already 
 python bench/solvers.py plot      # error against evaluations for our solvers; writes the figure of the docs
 python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
 python bench/solvers.py networks RUN ...   # the default for trained models of several sizes of picture; writes results/networks.json
+python bench/solvers.py zoo       # the default and the peers on the networks of bench/zoo.py, resumably; writes results/zoo.json
+python bench/solvers.py outside FOLDER   # the same on a network of yours: what rv.load opens, or a Python file that gives a `denoise`
 """
 
 import json
@@ -25,8 +27,9 @@ import reverie as rv
 from mixtures import DATA, ENDS, Exact, mixture, path, problem, reference
 from peers import configurations
 from reverie.core.denoiser import Estimate
+from reverie.core.schedules import VE, Flow, Schedule
 from reverie.solve.auto import default
-from reverie.solve.grids import Grid, fitted, logistic
+from reverie.solve.grids import Grid, logistic
 from reverie.solve.plan import Solver, plain
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,22 +44,22 @@ def errors(x: Tensor, exact: Tensor) -> list[float]:
     return [each.square().mean().sqrt().item(), (each + 1e-12).log().mean().exp().item()]
 
 
-def peer_grids(on: str, steps: int) -> dict[str, np.ndarray]:
-    """ρ of the grids that the peers offer, between the ends that everybody has."""
-    (low, high), schedule = ENDS[on], path(on)
+def peer_grids(schedule: Schedule, ends: tuple[float, float], steps: int) -> dict[str, np.ndarray]:
+    """ρ of the grids that the peers offer, between the ends (λ) that everybody has."""
+    low, high = ends
     grids = {
         "logsnr": np.exp(-np.linspace(low, high, steps + 1)),
         "karras": np.linspace(np.exp(-low / 7), np.exp(-high / 7), steps + 1) ** 7,
     }
-    first, last = schedule.at(low).t, schedule.at(high).t
-    t = np.linspace(first, last, steps + 1)
-    if on != "ve":  # there uniform time is uniform λ
-        grids["time"] = np.array([schedule.point(float(v)).rho for v in t])
-    if on == "flow":
-        shifted = 3.0 * t / (1.0 + 2.0 * t)
-        shifted = last + (first - last) * (shifted - shifted[-1]) / (shifted[0] - shifted[-1])
-        bent = last + (first - last) * beta.ppf(np.linspace(1.0, 0.0, steps + 1), 0.6, 0.6)
-        grids |= {"shift 3": shifted / (1.0 - shifted), "beta": bent / (1.0 - bent)}
+    if not isinstance(schedule, VE):  # there uniform time is uniform λ
+        first, last = schedule.at(low).t, schedule.at(high).t
+        t = np.linspace(first, last, steps + 1)
+        times = {"time": t, "beta": last + (first - last) * beta.ppf(np.linspace(1.0, 0.0, steps + 1), 0.6, 0.6)}
+        if isinstance(schedule, Flow):
+            shifted = 3.0 * t / (1.0 + 2.0 * t)
+            times["shift 3"] = last + (first - last) * (shifted - shifted[-1]) / (shifted[0] - shifted[-1])
+        for name, each in times.items():
+            grids[name] = np.array([schedule.point(float(v)).rho for v in each])
     for grid in grids.values():
         grid[0], grid[-1] = np.exp(-low), np.exp(-high)
     return grids
@@ -71,16 +74,16 @@ def ours(denoise: Any, x: Tensor, solver: Solver, grid: Grid, steps: int) -> Ten
     return solver.result(state)
 
 
-def ended(on: str, grid: logistic | fitted) -> logistic | fitted:
-    low, high = ENDS[on]
-    return replace(grid, start=2.0 * low, end=2.0 * high)
+def ended(ends: tuple[float, float], grid: Any) -> Any:
+    """The grid between two λ."""
+    return replace(grid, start=2.0 * ends[0], end=2.0 * ends[1])
 
 
-def peer(name: str, grid: str, on: str, denoise: Any, x: Tensor, nfe: int) -> Tensor:
+def peer(name: str, grid: str, ends: tuple[float, float], denoise: Any, x: Tensor, nfe: int) -> Tensor:
     """A run of a peer by its name in :func:`configurations`."""
     _, run, steps = next(c for c in configurations() if c[0] == name)
-    (low, high), schedule = ENDS[on], denoise.schedule
-    z = run(denoise.x0, x / schedule.at(low).alpha, peer_grids(on, steps(nfe))[grid])
+    (low, high), schedule = ends, denoise.schedule
+    z = run(denoise.x0, x / schedule.at(low).alpha, peer_grids(schedule, ends, steps(nfe))[grid])
     return z * schedule.at(high).alpha
 
 
@@ -97,8 +100,10 @@ def scan(noises: int = 48) -> None:
                     near = [v for k, v in first.items() if k.split("|")[3] == name]
                     if on != "vp" and best is not None and not any((np.array(v) < 2.5 * best).any() for v in near):
                         continue
-                    for grid in peer_grids(on, steps(nfe)):
-                        found[f"{data}|{on}|{nfe}|{name}|{grid}"] = errors(peer(name, grid, on, denoise, x, nfe), exact)
+                    for grid in peer_grids(path(on), ENDS[on], steps(nfe)):
+                        found[f"{data}|{on}|{nfe}|{name}|{grid}"] = errors(
+                            peer(name, grid, ENDS[on], denoise, x, nfe), exact
+                        )
             write("scan.json", found)
             print(data, on, "scanned", flush=True)
 
@@ -114,10 +119,10 @@ def final(noises: int = 1024, seed: int = 2, top: int = 2) -> None:
                 here = {k: v for k, v in scanned.items() if k.startswith(f"{data}|{on}|{nfe}|")}
                 chosen = {k for i in (0, 1) for k in sorted(here, key=lambda k, i=i: here[k][i])[:top]}
                 solver, grid = default(nfe)
-                runs = {"reverie default": ours(denoise, x, solver, ended(on, grid), nfe)}
+                runs = {"reverie default": ours(denoise, x, solver, ended(ENDS[on], grid), nfe)}
                 for key in chosen:
                     name, where = key.split("|")[3:]
-                    runs[f"{name}, {where}"] = peer(name, where, on, denoise, x, nfe)
+                    runs[f"{name}, {where}"] = peer(name, where, ENDS[on], denoise, x, nfe)
                 for name, out in runs.items():
                     measured = dict(zip(METRICS, errors(out, exact), strict=True))
                     rows.append({"data": data, "path": on, "nfe": nfe, "name": name, **measured})
@@ -133,7 +138,7 @@ def again() -> None:
         if row["name"] == "reverie default":
             denoise, x, exact = problem(row["data"], row["path"], stored["noises"], 2, CACHE)
             solver, grid = default(row["nfe"])
-            out = ours(denoise, x, solver, ended(row["path"], grid), row["nfe"])
+            out = ours(denoise, x, solver, ended(ENDS[row["path"]], grid), row["nfe"])
             row |= dict(zip(METRICS, errors(out, exact), strict=True))
     stored["summary"] = summary(stored["rows"])
     write("solvers.json", stored)
@@ -171,7 +176,7 @@ def guided(noises: int = 200) -> None:
         for nfe in (5, 10, 20, 40):
             for name, (solver, grid) in {"default": default(nfe, scale), "scale unknown": default(nfe)}.items():
                 measured = dict(
-                    zip(METRICS, errors(ours(denoise, start, solver, ended("vp", grid), nfe), exact), strict=True)
+                    zip(METRICS, errors(ours(denoise, start, solver, ended(ENDS["vp"], grid), nfe), exact), strict=True)
                 )
                 rows.append({"scale": scale, "nfe": nfe, "name": name, **measured})
                 print(rows[-1], flush=True)
@@ -185,7 +190,7 @@ def calibrated() -> None:
     for data in DATA:
         denoise, x, exact = problem(data, "vp", 1024, 2, CACHE)
         solver, grid = default(10)
-        usual = errors(ours(denoise, x, solver, ended("vp", grid), 10), exact)
+        usual = errors(ours(denoise, x, solver, ended(ENDS["vp"], grid), 10), exact)
         for seed in range(3):
             fit = rv.solve.calibrate(denoise, 10, start=2.0 * low, end=2.0 * high, seed=seed, progress=None)
             own = errors(ours(denoise, x, fit.solver, fit, 10), exact)
@@ -250,7 +255,7 @@ def trained(run: str, noises: int = 256, seed: int = 5) -> None:
             solver, grid = default(nfe, scale, int(np.prod(base.shape)))
             note("reverie default", nfe, ours(bound, x, solver, replace(grid, **ends), nfe))
             for name, where in PEERS_TRAINED if nfe in (5, 10, 20) else ():
-                note(f"{name}, {where}", nfe, peer(name, where, "flow", bound, x, nfe))
+                note(f"{name}, {where}", nfe, peer(name, where, ENDS["flow"], bound, x, nfe))
         begin = time.perf_counter()
         fit = rv.solve.calibrate(model, 10, cond=rv.Cond(label=[i % 10 for i in range(32)]), **ends, progress=None)
         spent = time.perf_counter() - begin
@@ -285,6 +290,23 @@ def networks(*runs: str) -> None:
             write("networks.json", rows)
 
 
+def zoo() -> None:
+    """The fitting half and the half that is held out, each with its table."""
+    from outside import cases, stands
+    from zoo import FITTING, HELD_OUT, denoiser
+
+    for title, names in (("held out", HELD_OUT), ("fitting", FITTING)):
+        print(title)
+        stands(case for name in names for case in cases(name, denoiser(name)))
+
+
+def outside(folder: str) -> None:
+    """Where the default stands on a user's network, guided too if it knows classes."""
+    from outside import cases, opened, stands
+
+    stands(cases(Path(folder).resolve().stem, opened(folder)), "outside")
+
+
 def plot() -> None:
     """Error against evaluations on the digits mixture (VP), every solver on the grid that suits it."""
     import matplotlib
@@ -301,7 +323,7 @@ def plot() -> None:
         steps = [n // 2 if name == "heun" else n for n in counts]
         curve = [errors(ours(denoise, x, solver, rv.grids.logsnr(2 * low, 2 * high), n), exact)[1] for n in steps]
         axes.loglog(counts, curve, label=name, marker=".", linewidth=1)
-    curve = [errors(ours(denoise, x, default(n)[0], ended("vp", default(n)[1]), n), exact)[1] for n in counts]
+    curve = [errors(ours(denoise, x, default(n)[0], ended(ENDS["vp"], default(n)[1]), n), exact)[1] for n in counts]
     axes.loglog(counts, curve, label="auto", color="black", marker="o", linewidth=2)
     axes.set(xlabel="network evaluations", ylabel="error, geometric mean over samples", xticks=NFE, xticklabels=NFE)
     axes.minorticks_off()
@@ -330,5 +352,7 @@ if __name__ == "__main__":
         "plot": plot,
         "trained": trained,
         "networks": networks,
+        "zoo": zoo,
+        "outside": outside,
     }
     phases[sys.argv[1]](*(int(a) if a.isdigit() else a for a in sys.argv[2:]))

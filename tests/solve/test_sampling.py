@@ -68,9 +68,9 @@ def test_the_initial_noise_is_bitwise_the_same(denoise) -> None:
     seen: list[torch.Tensor] = []
     spy = denoise.net.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     with torch.no_grad():
-        sample(denoise, n=4, steps=1, seed=2)
-        sample(denoise, n=4, steps=1, seed=2, batch_size=3)
-        sample(denoise, seed=[(2, 3), (2, 0)], steps=1)
+        sample(denoise, n=4, solver="default", steps=1, seed=2)
+        sample(denoise, n=4, solver="default", steps=1, seed=2, batch_size=3)
+        sample(denoise, seed=[(2, 3), (2, 0)], solver="default", steps=1)
     spy.remove()
     assert torch.equal(seen[0], torch.cat(seen[1:3])) and torch.equal(seen[3], seen[0][[3, 0]])
     noise = Tape(sample_seeds(2, 4)).draw("init", 0, (2, 4, 4))

@@ -33,8 +33,9 @@ class SampleConfig:
     """How pictures are drawn unless told otherwise.
 
     Attributes:
-        solver: auto (the run's calibration for so many steps, or the measured best), stochastic, or one by name: ddim, ddpm, churn, deis2,
-            deis3, dpmpp2, dpmpp3, dpmpp2s, euler, eulermaruyama, heun, sdedpmpp2, unipc2, unipc3.
+        solver: auto (the run's calibration for so many steps, or the measured best), default (the latter without asking the network),
+            stochastic, or one by name: ddim, ddpm, churn, deis2, deis3, dpmpp2, dpmpp3, dpmpp2s, euler, eulermaruyama, heun, sdedpmpp2,
+            unipc2, unipc3.
         steps: of the solver.
         grid: where the steps are taken; as suits the solver without.
         scale: guidance for models of classes; 1 is the model as it is.

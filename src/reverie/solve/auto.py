@@ -1,21 +1,23 @@
-"""What is used when nobody chooses: solver and grid by the number of evaluations, the guidance scale and the size of a sample.
+"""What is used when nobody chooses: solver and grid by the number of evaluations, the guidance scale, the size of a sample, and what a
+probe says of a network.
 
 ``bench/solvers.py`` makes the measurement.
 """
 
 import math
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Wrapper
 from reverie.core.errors import InputError, unknown
 from reverie.core.names import GridName
 from reverie.solve import grids
-from reverie.solve.grids import Grid, fitted, logistic
+from reverie.solve.grids import Grid, fitted, karras, logistic
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Solver
+from reverie.solve.probe import Probe, probed
 from reverie.solve.rungekutta import Churn, DPMpp2S, Euler, Heun
 from reverie.solve.stochastic import EulerMaruyama, SDEDPMpp
 
@@ -45,7 +47,7 @@ ELSEWHERE: dict[str, Callable[[], Solver]] = {
     "uni_pc_bh2": lambda: UniPC(3, "bh2", lower_order_final=True),
 }
 """Names that k-diffusion and ComfyUI have for the same formula, in σ/α and x/α; ddim, ddpm, euler and heun are theirs too."""
-CHOICES = ("auto", "stochastic", *NAMED, *ELSEWHERE)
+CHOICES = ("auto", "default", "stochastic", *NAMED, *ELSEWHERE)
 """What the command line and recipes take; each name may end in that of a grid, as ``dpmpp_2m_karras`` does."""
 STEPS = 30
 """Steps of a run whose number nobody chooses."""
@@ -103,13 +105,55 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)
 
 
+FAR, ROUGH, SMOOTH = 0.5, 0.02, 0.004
+"""Of a probe: beyond the first a network is off at pure noise, beyond the second rough in t, below the third as smooth as a closed form."""
+
+
+def suited(
+    found: Probe | None, steps: int, guidance: float = 1.0, dimensions: int = 64
+) -> tuple[Multistep | DPMpp, logistic | fitted | karras]:
+    """:func:`default`, unless a probe has found a network that it does not suit.
+
+    A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
+    waits until the steps are shorter. Below eight evaluations it is order 2 with half of the corrector, then with all of it: up to 14
+    unless the network is smooth in t, and beyond for one that is rough.
+    """
+    if found is not None and found.far > FAR:
+        corrector = 0.0 if steps < 8 else 0.5 if steps < 30 else 1.0
+        return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
+    if found is None or steps < 1.5 * guidance:
+        return default(steps, guidance, dimensions)
+    reach = 4.6 if steps < 30 else 6.0
+    if steps < 8 or (steps < 15 and found.rough > SMOOTH):
+        return Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
+    if found.rough > ROUGH:
+        return Multistep(2, corrector=1.0, final_order=2), logistic(1.1) if steps < 30 else logistic(0.0, 1.2, 1.8)
+    return default(steps, guidance, dimensions)
+
+
+def stock(steps: int, guidance: float = 1.0, dimensions: int = 64) -> list[tuple[Multistep | DPMpp, Any]]:
+    """The plans that suit some model, :func:`default` first: where a calibration looks for its beginning."""
+    plain = [
+        (Multistep(order, corrector=corrector, final_order=2), logistic(*grid))
+        for order, corrector, grid in (
+            (2, 0.5, (0.0, 1.2, 1.8, 4.6)),
+            (2, 1.0, (0.0, 1.2, 1.8, 4.6)),
+            (2, 1.0, (1.1, 1.6, 1.6)),
+            (4, 1.0, (1.1, 1.6, 1.6)),
+            (2, 1.0, (-1.0, 2.5, 2.0)),
+        )
+    ]
+    off = suited(Probe(1.0, 0.0), steps, guidance, dimensions)
+    return [default(steps, guidance, dimensions), *plain, off]
+
+
 def choose(
     denoise: Denoiser, solver: Solver | str | None, grid: Grid | str | None, steps: int, whole: bool = True
 ) -> tuple[Solver, Grid]:
-    """The solver and grid of a run: what was given, the model's calibration for this many steps, or :func:`default`.
+    """The solver and grid of a run: what was given, the model's calibration for this many steps, or what is :func:`suited`.
 
-    "ddpm" takes the variance that the model learned, if it did. "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes
-    all the way from noise to data: a calibration serves no other.
+    "default" is :func:`default`, with neither calibration nor probe. "ddpm" takes the variance that the model learned, if it did.
+    "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
 
     Raises:
         InputError: for an unknown name of a solver or grid, or a grid beside a solver whose name ends in one.
@@ -123,6 +167,8 @@ def choose(
         calibrated = getattr(denoise, "calibrations", {}).get((steps, denoise.guidance))
         if whole and calibrated is not None and grid is None:
             return calibrated.solver, calibrated
+        solver, usual_grid = suited(probed(denoise), steps, denoise.guidance, math.prod(denoise.shape))
+    elif solver == "default":
         solver = usual
     elif solver == "stochastic":
         solver, usual_grid = SDEDPMpp(), logistic()

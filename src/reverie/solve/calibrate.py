@@ -6,7 +6,8 @@ logarithm, because a few trajectories near a decision boundary carry nearly all 
 increments of u as a softmax (as in LD3, Tong et al. 2025). Every weight of the corrector gives a consistent solver, so that little can be
 overfitted, unlike free multistep weights. A node or weight enters only what comes after it, so the Jacobian, taken by differences, costs
 about N² evaluations a trajectory; the moves after it are damped Gauss-Newton steps with Broyden's correction of the Jacobian (1965), at N
-a trajectory. Three eighths of the noise are kept for validation, and the default is returned unless the fit wins there.
+a trajectory. It begins at the best of the stock plans (:func:`reverie.solve.auto.stock`) and of what the model is sampled with by default.
+Three eighths of the noise are kept for validation, which chooses the beginning and, at the end, among it and what was fitted.
 """
 
 import json
@@ -26,10 +27,11 @@ from reverie.core.errors import InputError
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
-from reverie.solve.auto import default
-from reverie.solve.grids import fitted, logistic
+from reverie.solve.auto import stock, suited
+from reverie.solve.grids import logistic
 from reverie.solve.multistep import DPMpp, Multistep
 from reverie.solve.plan import plain
+from reverie.solve.probe import probed
 
 TRAJECTORIES = 32
 """Five in eight to fit, the others to validate."""
@@ -49,6 +51,7 @@ class Calibrated:
         guidance: scale that it was fitted at.
         ratio: error on validation noise against the default's, the geometric mean over samples; 1 when the default was kept.
         evaluations: of the network, that the fit took.
+        tried: the plans that it might have begun with, and the ratio of each; the first is the default's.
     """
 
     nodes: tuple[float, ...]
@@ -58,6 +61,7 @@ class Calibrated:
     guidance: float
     ratio: float
     evaluations: int
+    tried: tuple[tuple[str, float], ...] = ()
 
     @property
     def nfe(self) -> int:
@@ -86,7 +90,8 @@ class Calibrated:
             record: dict[str, Any] = json.loads(Path(path).read_text())
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["solver"].items()}
             solver = {c.__name__: c for c in (Multistep, DPMpp)}[settings.pop("name")](**settings)
-            return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": solver})
+            tried = tuple((name, ratio) for name, ratio in record.get("tried", ()))
+            return cls(**{**record, "nodes": tuple(record["nodes"]), "solver": solver, "tried": tried})
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a calibrated grid: {error}") from None
 
@@ -117,7 +122,7 @@ def calibrate(
         progress: label of a progress bar over the evaluations.
 
     Returns:
-        The best plan on the validation noise, or the default one when none is better.
+        The best plan on the validation noise, stock plans and the default among them.
 
     Raises:
         InputError: for an ``nfe`` out of range, or a budget that does not suffice for one round of 16 trajectories.
@@ -125,10 +130,10 @@ def calibrate(
     if not 2 <= nfe <= 30:
         raise InputError(f"calibration is for few-step runs of 2 to 30 evaluations: got nfe={nfe}")
     dimensions = math.prod(denoise.shape)
-    usual, grid = default(nfe, denoise.guidance, dimensions)
-    grid = replace(grid, start=start, end=end)
+    usual = suited(probed(denoise), nfe, denoise.guidance, dimensions)
+    plans = list(dict.fromkeys([usual, *stock(nfe, denoise.guidance, dimensions)]))
     fine_steps = max(36, 3 * nfe)
-    eight = 8 * (fine_steps + nfe) + _cost(usual, nfe, 5)
+    eight = 8 * (fine_steps + nfe) + max(_cost(solver, nfe, 5) for solver, _ in plans) + 3 * len(plans) * nfe
     if trajectories < 16 or budget < 2 * eight:
         raise InputError(
             f"one round at nfe={nfe} with the least, 16 trajectories, takes {2 * eight} evaluations: got "
@@ -137,31 +142,42 @@ def calibrate(
     cond = None if cond is None else cond.expand(trajectories).to(denoise.device)
     trajectories = 8 * min(trajectories // 8, budget // eight)
     count = 5 * trajectories // 8
-    cost = _cost(usual, nfe, count)
+    first, *_, last = logistic(start=start, end=end)(denoise.schedule, 1)
     x = Tape(sample_seeds(seed, trajectories)).draw("init", 0, denoise.shape).to(denoise.device)
-    x = x * grid(denoise.schedule, nfe)[0].sigma
+    x = x * first.sigma
     with torch.no_grad(), Progress(progress or "", total=budget, unit="evaluations") as bar:
-        fine, fine_grid = default(fine_steps, denoise.guidance, dimensions)
+        fine, fine_grid = suited(probed(denoise), fine_steps, denoise.guidance, dimensions)
         points = replace(fine_grid, start=start, end=end)(denoise.schedule, fine_steps)
         fit, held = (
             _Runs(denoise, x[part], None if cond is None else cond.index(part), bar.advance if progress else _ignore)
             for part in (slice(0, count), slice(count, trajectories))
         )
         for runs in (fit, held):
-            runs.target = runs.run(fine, points)[0]
-        best = _Fit(fit, held, usual, grid, nfe)
-        before = best.validation
-        while fit.evaluations + held.evaluations + cost <= budget:
+            runs.target = runs.run(fine, [first, *points[1:-1], last])[0]
+        nodes = [[p.lam for p in replace(g, start=start, end=end)(denoise.schedule, nfe)[1:-1]] for _, g in plans]
+        losses = [
+            _loss(held.error(held.run(solver, [first, *map(denoise.schedule.at, inner), last])[0]))
+            for (solver, _), inner in zip(plans, nodes, strict=True)
+        ]
+        tried = [
+            (f"{solver} on {grid}", math.exp(loss - losses[0]))
+            for (solver, grid), loss in zip(plans, losses, strict=True)
+        ]
+        chosen = min(range(len(plans)), key=losses.__getitem__)
+        solver = plans[chosen][0]
+        best = _Fit(fit, held, solver, [first, *map(denoise.schedule.at, nodes[chosen]), last], nfe, losses[chosen])
+        while fit.evaluations + held.evaluations + _cost(solver, nfe, count) <= budget:
             best.round()
-    solver, points = best.plan(best.u(best.chosen), best.chosen[nfe:])
+    fitted, points = best.plan(best.u(best.chosen), best.chosen[nfe:])
     return Calibrated(
         tuple(2.0 * p.lam for p in points[1:-1]),
         start,
         end,
-        solver if best.validation < before else usual,
+        fitted if best.validation < losses[chosen] else solver,
         denoise.guidance,
-        math.exp(best.validation - before),
+        math.exp(best.validation - losses[0]),
         fit.evaluations + held.evaluations,
+        tuple(tried),
     )
 
 
@@ -224,19 +240,26 @@ def _cost(solver: Multistep | DPMpp, nfe: int, trajectories: int) -> int:
 class _Fit:
     """One descent: nodes and corrector weights from those of a solver on a grid."""
 
-    def __init__(self, runs: _Runs, held: _Runs, solver: Multistep | DPMpp, grid: logistic | fitted, nfe: int) -> None:
+    def __init__(
+        self,
+        runs: _Runs,
+        held: _Runs,
+        solver: Multistep | DPMpp,
+        points: Sequence[HostPoint],
+        nfe: int,
+        validation: float,
+    ) -> None:
         self.runs, self.held, self.solver, self.nfe, self.coordinate = runs, held, solver, nfe, logistic()
-        schedule = runs.denoise.schedule
-        self.first, *inner, self.last = grid(schedule, nfe)
+        self.first, *inner, self.last = points
         self.low = self.coordinate.u(self.first.lam)
-        self.high = self.coordinate.u(schedule.lam(0.0) if grid.end is None else self.last.lam)
+        self.high = self.coordinate.u(min(self.last.lam, runs.denoise.schedule.lam(0.0)))
         u = torch.tensor([self.low, *(self.coordinate.u(p.lam) for p in inner), self.high], dtype=torch.float64)
         corrector = solver.corrector_weights(nfe - 1) if isinstance(solver, Multistep) else ()
         self.at = torch.cat([torch.log(torch.diff(u)), torch.tensor(corrector, dtype=torch.float64)])
         self.begin = self.at
         self.end, self.trace = self.run(self.at)
         self.loss, self.damping = _loss(runs.error(self.end)), 0.1
-        self.chosen, self.validation = self.at, _loss(held.error(self.run(self.at, held)[0]))
+        self.chosen, self.validation = self.at, validation
 
     def u(self, at: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * torch.cumsum(torch.softmax(at[: self.nfe], 0), 0)[:-1]

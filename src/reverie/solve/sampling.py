@@ -28,16 +28,19 @@ from reverie.solve.fast import LARGEST, fast, fitting
 from reverie.solve.grids import Grid
 from reverie.solve.maps import leap
 from reverie.solve.plan import Plan, Solver, Walk, plain
+from reverie.solve.probe import EVALUATIONS, remembered
 
 Ends = tuple[float, float]
 """Where a run starts and where it ends, in logsnr."""
 
 
 class Report(NamedTuple):
-    """What a run cost: passes through networks a sample, forward (``evaluations``) and back (``backwards``)."""
+    """What a run cost: passes through networks a sample, forward (``evaluations``) and back (``backwards``), and besides all the passes of
+    single samples that a probe of the model took (``probe``), see :mod:`reverie.solve.probe`."""
 
     evaluations: float
     backwards: float
+    probe: int = 0
 
 
 class Step:
@@ -219,7 +222,8 @@ def sample(
         cond: one condition for all, or one a sample.
         solver: a solver, or the name of one, in :data:`reverie.solve.auto.NAMED` or :data:`~reverie.solve.auto.ELSEWHERE`, which may end
             in that of a grid (``dpmpp_2m_karras``); by default that of the recipe of a model from a run, else "auto": the model's
-            calibration for this many steps, or the measured best for the number of steps and the guidance scale.
+            calibration for this many steps, or the measured best for the number of steps, the guidance scale and what a probe of a network
+            says, which takes 20 evaluations of single samples once a model; "default" goes without both.
         steps: intervals of the grid, at least 1; by default those of the recipe, else 30.
         grid: a grid, or the name of one, in :data:`reverie.core.names.GridName`; by default that of the recipe, else the one that suits
             the solver, see :func:`reverie.solve.auto.choose`.
@@ -291,7 +295,7 @@ def sample(
     seeds = sample_seeds(seed, count)
     whole = isinstance(solver, Corrector)  # which may hold something of each sample
     size = batch_size if batch_size is not None else count if whole else fitting(denoise, x, cond, count)
-    parts, outs, cost = list(batched(count, size)), [], Count()
+    parts, outs, cost, known = list(batched(count, size)), [], Count(), remembered(denoise)
     if report:
         denoise = counted(denoise, cost)
     denoise = fast(denoise, min(size, count), x, cond, len(parts) * steps)
@@ -315,7 +319,8 @@ def sample(
             outs.append(denoise.space.decode(last.x))
         out = torch.cat(outs) if len(outs) > 1 else outs[0]
         ending.check_finite(denoise, out, x, lambda: run(next(p for p in parts if not finite(out[p]))))
-    return (out, Report(cost.evaluations / count, cost.backwards / count)) if report else out
+    spent = EVALUATIONS if remembered(denoise) and not known else 0
+    return (out, Report(cost.evaluations / count, cost.backwards / count, spent)) if report else out
 
 
 def _leaps(

@@ -1,0 +1,95 @@
+"""The probe sees a network that is off at pure noise or rough in t, and none that is neither; what it chooses ends nearer to the flow."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import reverie as rv
+from reverie.core.condition import Cond, Label, Vector
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.paths import Table
+from reverie.core.schedules import Flow
+from reverie.guide import cfg
+from reverie.solve.auto import FAR, ROUGH, choose, default, suited
+from reverie.solve.probe import EVALUATIONS, Probe, probed
+
+
+class Gaussian(nn.Module):
+    """The exact ε or velocity of N(0, ¼) data in 16 numbers, the former with an error, either with a ripple in t."""
+
+    def __init__(self, path, kind: str, error: float = 0.0, ripple: float = 0.0, labels: int = 0) -> None:
+        super().__init__()
+        self.path, self.kind, self.error, self.ripple = path, kind, error, ripple
+        self.conditions = {"label": Label(labels)} if labels else {}
+        self.scale = nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(self, x, t, cond=None):
+        self.calls += len(x)
+        p = self.path.point(t.reshape(-1)[0].double().item())
+        x0 = 0.25 * p.alpha / (0.25 * p.alpha**2 + p.sigma**2) * x
+        eps = (x - p.alpha * x0) / p.sigma
+        out = eps + self.error * torch.cos(3.0 * x) if self.kind == "eps" else eps - x0
+        return self.scale * out * (1.0 + self.ripple * math.sin(300.0 * p.t))
+
+
+def model(path=None, kind="flow", **how) -> NetDenoiser:
+    path = Flow() if path is None else path
+    net = Gaussian(path, kind, **how).eval().requires_grad_(False)
+    return NetDenoiser(net, path, kind, shape=(16,))
+
+
+def test_it_sees_what_is_off_and_what_is_rough() -> None:
+    fine, off, rough = (probed(m) for m in (model(), model(Table.linear(), "eps", error=0.1), model(ripple=0.05)))
+    assert off.far > 0.8 > FAR and off.rough < ROUGH
+    assert rough.rough > ROUGH and rough.far < FAR
+    assert fine.far < 0.1 and fine.rough < 1e-3
+    assert (
+        probed(model(Table.linear(), "eps")).far < 0.1
+    )  # control: it is the error that is seen, not the kind or the path
+
+
+def test_a_model_is_asked_once_and_again_when_its_weights_have_changed() -> None:
+    denoise = model(labels=3)
+    first = rv.sample(denoise, 2, Cond(label=1), steps=5, report=True)[1]
+    second = rv.sample(cfg(denoise, 2.0), 2, Cond(label=1), steps=5, report=True)[1]
+    assert (first.probe, second.probe) == (EVALUATIONS, 0) and first.evaluations == 5
+    assert denoise.net.calls == EVALUATIONS + 2 * 5 + 2 * 2 * 5
+    denoise.net.scale.mul_(1.5)
+    probed(denoise)
+    assert denoise.net.calls == 2 * EVALUATIONS + 2 * 5 + 2 * 2 * 5
+
+
+def test_it_can_be_switched_off_and_a_sample_depends_on_no_batch() -> None:
+    denoise = model(Table.linear(), "eps", error=0.1)
+    plain = rv.sample(denoise, 3, solver="default", steps=6, seed=1)
+    assert denoise.net.calls == 3 * 6
+    solver, grid = default(6, 1.0, 16)
+    assert torch.equal(plain, rv.sample(denoise, 3, solver=solver, grid=grid, steps=6, seed=1))
+    three, one = (
+        rv.sample(denoise, 3, steps=6, seed=1),
+        rv.sample(model(Table.linear(), "eps", error=0.1), 1, steps=6, seed=1),
+    )
+    torch.testing.assert_close(three[:1], one)
+    assert not torch.allclose(three, plain)
+
+
+def test_what_cannot_be_asked_gets_the_default() -> None:
+    told = model()
+    told.conditions = {"pose": Vector(4)}
+    assert probed(told) is None and choose(told, None, None, 10) == default(10, 1.0, 16)
+    assert choose(model(), None, None, 10) == suited(Probe(0.0, 0.0), 10, 1.0, 16)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 40])
+def test_a_network_that_is_off_at_pure_noise_ends_where_its_flow_does(steps: int) -> None:
+    denoise, path = model(Table.linear(), "eps", error=0.05), Table.linear()
+    ends = (2.0 * path.lam(1.0), 7.2)
+    x = torch.randn(64, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * path.sigma(1.0)
+    exact = rv.sample(denoise, x=x, solver="deis3", grid="karras", steps=600, ends=ends)
+    found, usual = (rv.sample(denoise, x=x, solver=solver, steps=steps, ends=ends) for solver in (None, "default"))
+    error = lambda out: float((out - exact).norm())  # noqa: E731
+    assert error(found) < 0.5 * error(usual)
+    assert abs(float(found.std() / exact.std()) - 1.0) < 0.1
