@@ -169,10 +169,10 @@ def test_the_players_do_not_move_each_other():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
 def test_a_sample_is_the_same_in_any_batch(config):
-    model = shaken(config)
+    model = shaken(config, DataSpec((1, 16, 16), SPEC.conditions, SPEC.classes))  # with a layer of each kind
     cond = Cond(label=[0, 1, 2, 1])
     x = rv.sample(model, cond=cond, seed=5)
-    assert x.shape == (4, 1, 8, 8) and x.abs().max() <= 1 and x.std() > 0.01
+    assert x.shape == (4, 1, 16, 16) and x.abs().max() <= 1 and x.std() > 0.01
     torch.testing.assert_close(rv.sample(model, cond=cond, seed=5, batch_size=3), x, atol=1e-5, rtol=0)
     alone = rv.sample(model, cond=Cond(label=2), seed=[(5, 2)])
     torch.testing.assert_close(alone, x[2:3], atol=1e-5, rtol=0)
