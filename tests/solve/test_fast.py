@@ -151,7 +151,7 @@ def test_filters_are_kept_for_a_run_and_no_longer(monkeypatch):
     filters = winograd.filters
     monkeypatch.setattr(winograd, "filters", lambda weight: made.append(1) or filters(weight))
     wide = sum(isinstance(layer, winograd.Conv3x3) and layer.wide for layer in net.modules())
-    draw = lambda: sample(denoise, 1, steps=3, seed=0)  # noqa: E731
+    draw = lambda: sample(denoise, 1, solver="default", steps=3, seed=0)  # noqa: E731
     assert wide > 4
     images = draw()  # outside of any mode: nothing asks for a gradient
     assert len(made) == wide  # once for all steps
@@ -176,10 +176,10 @@ def test_guidance_is_one_call_of_the_network_a_step():
     denoise, rows = model(), []
     denoise.net.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     with torch.inference_mode():
-        sample(cfg(denoise, 2.0), 3, Cond(label=1), steps=4, seed=0)
+        sample(cfg(denoise, 2.0), 3, Cond(label=1), "default", steps=4, seed=0)
         assert rows == [6] * 4
         rows.clear()
-        sample(denoise, 3, Cond(label=1), steps=4, seed=0)
+        sample(denoise, 3, Cond(label=1), "default", steps=4, seed=0)
         assert rows == [3] * 4
 
 

@@ -61,7 +61,7 @@ def probed(denoise: Denoiser) -> Probe | None:
     low, high = model.schedule.lam_range()
     if not low < _LATER - 0.5 < 1.0 <= high:
         return None
-    version = sum(p._version for p in model.net.parameters())
+    version = sum(p._version for p in model.net.parameters() if not p.is_inference())
     known = _REMEMBERED.get(model)
     if known is None or known[0] != version:
         if special(torch.empty(0, device=model.device)):
