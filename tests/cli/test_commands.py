@@ -243,7 +243,7 @@ def test_a_calibrated_run_is_sampled_by_its_calibration_unless_told_otherwise(re
 
 def test_an_energy_goes_with_the_solver_that_is_chosen(reverie, digits, tmp_path):
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "black.png")
-    draw = "sample digits --label 7 --n 2 --steps 6 --solver auto"
+    draw = "sample digits --label 7 --n 2 --steps 6 --solver default"
     assert reverie(draw, "--out free").code == 0
     assert reverie(draw, "--guide energy:lowres:2 --target black.png --out held").code == 0
     free, held = (picture(tmp_path / f / "0000.png") for f in ("free", "held"))
