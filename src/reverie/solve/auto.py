@@ -121,7 +121,7 @@ def suited(
     if found is not None and found.far > FAR:
         corrector = 0.0 if steps < 8 else 0.5 if steps < 30 else 1.0
         return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
-    if found is None or steps < 1.5 * guidance:
+    if found is None or steps < 2.0 * guidance:
         return default(steps, guidance, dimensions)
     reach = 4.6 if steps < 30 else 6.0
     if steps < 8 or (steps < 15 and found.rough > SMOOTH):

@@ -86,12 +86,12 @@ def probe(denoise: Denoiser) -> Probe:
     def estimate(lam: float, p: float, q: float, size: float | None = None) -> Tensor:
         point = denoise.schedule.at(lam)
         scale = point.sigma if size is None else size * (point.alpha + point.sigma)
-        return denoise(noise * scale, point, cond).linear(p, q).flatten(1).double()
+        return denoise(noise * scale, point, cond).linear(p, q).flatten(1).float()
 
     low = denoise.schedule.lam_range()[0]
-    first, later = (estimate(lam, 1.0, 0.0).norm(dim=1).log().mean() for lam in (low, _LATER))
-    before, here, after = (
-        estimate(math.log(1.0 / tau - 1.0), -1.0, 1.0, _MIDDLE) for tau in (_MIDDLE - _APART, _MIDDLE, _MIDDLE + _APART)
-    )
+    middle = [math.log(1.0 / tau - 1.0) for tau in (_MIDDLE - _APART, _MIDDLE, _MIDDLE + _APART)]
+    found = [estimate(lam, 1.0, 0.0) for lam in (low, _LATER)] + [estimate(lam, -1.0, 1.0, _MIDDLE) for lam in middle]
+    first, later, before, here, after = torch.stack(found).cpu().double()  # read once
+    grown = (first.norm(dim=1).log() - later.norm(dim=1).log()).mean()
     bend = (before - 2.0 * here + after).norm(dim=1) / here.norm(dim=1)
-    return Probe(float(first - later) / (_LATER - low), float(bend.log().mean().exp()))
+    return Probe(float(grown) / (_LATER - low), float(bend.log().mean().exp()))
