@@ -28,10 +28,9 @@ _MIDDLE, _APART = 0.35, 0.005  # in τ
 class Probe(NamedTuple):
     """What a network is like.
 
-    Attributes:
-        far: how fast the estimate of clean data grows towards pure noise, −d log size/dλ from λ = −2 to there: 0 where all is well, 1
-            where it is the error of an estimate of ε.
-        rough: second difference of ε − x0 over ± 0.005 in τ = σ/(α+σ) around 0.35, over its size.
+    ``far`` is how fast the estimate of clean data grows towards pure noise, −d log size/dλ from λ = −2 to there: 0 where all is well, 1
+    where it is the error of an estimate of ε. ``rough`` is the second difference of ε − x0 over ± 0.005 in τ = σ/(α+σ) around 0.35, over
+    its size.
     """
 
     far: float

@@ -56,7 +56,7 @@ class MultiScaleVQ(VQ):
         return found
 
     def enlarged(self, e: Tensor, size: Sequence[int]) -> Tensor:
-        """φ(↑ e): the codes (B, dims, h_k, w_k) of a scale, (B, dims, *size)."""
+        """φ(↑ e): the codes (B, dims, h, w) of a scale at another size, (B, dims, H, W)."""
         e = self._cast(F.interpolate(e, tuple(size), mode="bicubic"))
         return (1.0 - SMOOTHED) * e + SMOOTHED * self.smooth(e)
 
