@@ -29,7 +29,7 @@ from reverie.learn.runtime import Runtime
 from reverie.recipes.recipe import Recipe
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-STEPS = 1.15
+STEPS = 1.4
 """What a step costs of its passes: optimizer, averages, data, log, and processes in each other's way."""
 STATES, BASE = 5, 300_000_000
 """Numbers kept a weight (itself, gradient, average, two of Adam's), and bytes of a process that has loaded PyTorch."""
