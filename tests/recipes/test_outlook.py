@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reverie import bridge, nets
-from reverie.core import memory
+from reverie.core import devices
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
 from reverie.nets.presets import for_pictures
@@ -34,7 +34,7 @@ def test_a_batch_that_is_too_large_is_taken_in_parts_of_equal_size(monkeypatch, 
     """64 images of 10 bytes, and 100 besides, are 740."""
     recipe, cost = Recipe(), Pace(1.0, 10.0, 100)
     recipe = replace(recipe, train=replace(recipe.train, batch=64, device="cpu"))
-    monkeypatch.setattr(memory, "free", lambda device: room / outlook.ROOM)
+    monkeypatch.setattr(devices, "available", lambda device: room / outlook.ROOM)
     assert fitted(recipe, cost).train.micro_batch == expected
     chosen = replace(recipe, train=replace(recipe.train, micro_batch=48))
     assert fitted(chosen, cost) == chosen
@@ -63,7 +63,7 @@ def test_memory_is_fitted_and_said_and_the_run_goes_on_without_being_asked_again
     real = outlook.pace
     monkeypatch.setattr("reverie.recipes.training.pace", lambda *given: kept.append(real(*given)) or kept[-1])
     monkeypatch.setattr(
-        memory, "free", lambda device: (kept[0].fixed + 9 * kept[0].kept) / outlook.ROOM if kept else 10**12
+        devices, "available", lambda device: (kept[0].fixed + 9 * kept[0].kept) / outlook.ROOM if kept else 10**12
     )
     parts, _ = train(recipe, tmp_path / "parts")
     assert "in batches of 32, 8 at a time" in capsys.readouterr().err and parts.recipe.train.micro_batch == 8

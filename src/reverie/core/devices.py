@@ -1,7 +1,5 @@
 """Where tensors lie: devices by name, and what is asked of any kind of accelerator."""
 
-import os
-
 import torch
 
 from reverie.core.errors import InputError, unknown
@@ -46,9 +44,11 @@ def synchronise(device: torch.device) -> None:
 
 
 def available(device: torch.device) -> int:
-    """Free bytes on a device."""
+    """Bytes on a device that a process could still take."""
     if device.type == "cpu":
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        import psutil
+
+        return psutil.virtual_memory().available
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return torch.accelerator.get_memory_info(device)[0]

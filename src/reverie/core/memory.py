@@ -45,16 +45,6 @@ def physical() -> int | None:
         return None
 
 
-def free(device: "torch.device") -> int:
-    """Bytes that a process could still take where ``device`` has its memory."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
 def peak(device: "torch.device") -> int | None:
     """The most bytes that this process has taken where ``device`` has its memory; None where the system does not say."""
     import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
@@ -26,6 +27,17 @@ if TYPE_CHECKING:
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 """Guidance scales that a report shows side by side."""
+
+
+def guidance(sample: Any, scales: Sequence[float]) -> Sweep:
+    """Settings of drawing at several guidance scales, their own among them."""
+    text = (
+        "The same noise at growing guidance scales. Scale 1 is the model as it is; larger scales are more typical of their class and "
+        "less varied."
+    )
+    return Sweep(
+        "Guidance", text, {f"{scale:g}": replace(sample, scale=scale) for scale in sorted({*scales, sample.scale})}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +176,7 @@ class DenoisingConfig(OnPath):
     def sweep(self, sample: SampleConfig) -> Sweep | None:
         if self.drop == 0.0:
             return None
-        scales = sorted({*SCALES, sample.scale})
-        text = (
-            "The same noise at growing guidance scales. Scale 1 is the model as it is; larger scales are more typical of their class and "
-            "less varied."
-        )
-        return Sweep("Guidance", text, {f"{scale:g}": replace(sample, scale=scale) for scale in scales})
+        return guidance(sample, SCALES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from reverie.core.condition import Cond, Label
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.generator import Frame, Generator
-from reverie.core.noise import Seeds, Tape, listed, sample_seeds
+from reverie.core.noise import Seeds, Tape, sample_seeds
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
+from reverie.families.drawing import count_of
 from reverie.families.layout import Layout
 
 Chain = Steps[Tensor, Tensor, Any]
@@ -120,7 +121,7 @@ class Autoregressive(Generator):
     ) -> Tensor:
         """See :meth:`reverie.core.generator.Generator.sample`. A step is a whole number; sample i of a seed is the same whatever n and
         batch_size, unless its draw is within rounding of the edge between two levels (about one 28x28 picture in a thousand)."""
-        n = (len(cond) if cond is not None else len(seed) if listed(seed) else 1) if n is None else n  # pyright: ignore
+        n = count_of(n, cond, seed)
         cond, seeds = self.condition(cond, n), sample_seeds(seed, n)
         pictures, size = [], batch_size or side_by_side(self.net)
         for start in range(0, n, size):

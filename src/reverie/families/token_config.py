@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.task import Given, Sweep, TaskConfig
+from reverie.diffusion.config import guidance
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -170,12 +171,7 @@ class OnTokens(TaskConfig):
     def sweep(self, sample: Any) -> Sweep | None:
         if self.drop == 0.0:
             return None
-        scales = sorted({*SCALES, sample.scale})
-        text = (
-            "The same noise at growing guidance scales. Scale 1 is the model as it is; larger scales are more typical of their class and "
-            "less varied."
-        )
-        return Sweep("Guidance", text, {f"{scale:g}": replace(sample, scale=scale) for scale in scales})
+        return guidance(sample, SCALES)
 
     def generator(self, opened: Any, sample: Any) -> Generator:
         from reverie.core.errors import InputError

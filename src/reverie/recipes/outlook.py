@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from reverie.core import memory
+from reverie.core import devices
 from reverie.core.batch import Dataset
 from reverie.core.bounds import check_bounds
 from reverie.core.denoiser import NetDenoiser
@@ -98,7 +98,7 @@ def pace(task: Task, loader: Loader, recipe: Recipe) -> Pace:
         with torch.random.fork_rng():
             first = min(count, 2)
             _, kept = passes(first)
-            while count > first and fixed + kept / first * count > ROOM * memory.free(runtime.device):
+            while count > first and fixed + kept / first * count > ROOM * devices.available(runtime.device):
                 count //= 2
             taken, begun = [passes(count)[0]], time.perf_counter()
             while len(taken) < 2 or (time.perf_counter() - begun < LOOKED and len(taken) < 20):
@@ -126,7 +126,7 @@ def _saved(weights: list[nn.Parameter]) -> Iterator[dict[int, int]]:
 
 def fitted(recipe: Recipe, cost: Pace) -> Recipe:
     """The recipe in micro-batches that fit the memory that is free, unless it has chosen, or all fits."""
-    free = ROOM * memory.free(Runtime.choose(recipe.train.device).device)
+    free = ROOM * devices.available(Runtime.choose(recipe.train.device).device)
     if recipe.train.micro_batch is not None or cost.memory(recipe) <= free:
         return recipe
     share = -(-recipe.train.batch // recipe.train.processes)
@@ -170,7 +170,7 @@ def outlook(recipe: Recipe, made: Any, data: ImageSet, held_out: ImageSet, folde
         f"{describe(recipe.task)}: {parameters:,} parameters; checkpoints of about {size(4 * weights)} in {folder}",
         f"{total:,} images in batches of {recipe.train.batch}{parts}: about {_time(cost.seconds * total)}, a first look after about "
         f"{_time(cost.seconds * look)}, in about {size(cost.memory(recipe))} of memory "
-        f"({size(memory.free(Runtime.choose(recipe.train.device).device))} free)",
+        f"({size(devices.available(Runtime.choose(recipe.train.device).device))} free)",
     ]
     if isinstance(made.model, NetDenoiser):
         why = refusal(made.model)
