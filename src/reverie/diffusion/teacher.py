@@ -38,8 +38,8 @@ class FromTeacher(TaskConfig):
     teacher: str = ""
     model: Annotated[DenoisingConfig | None, Suppress] = None
 
-    def of(self, taught: TaskConfig) -> Self:
-        """The settings with those of the teacher's model filled in, from the task of its run.
+    def of(self, taught: TaskConfig, sample: Any) -> Self:
+        """The settings with those of the teacher's model filled in, from the task of its run and how that draws.
 
         Raises:
             InputError: when that trained no diffusion model of its own data.

@@ -84,6 +84,35 @@ class TimeEmbedding(KeepsPrecision, nn.Module):
         return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
 
 
+class Numbers(nn.ModuleDict):
+    """Further numbers of order 1 that a network is told, by name; each is embedded as a time is.
+
+    The embeddings begin at zero: a trained network that is told more is what it was. Where a number is absent it adds nothing.
+
+    Args:
+        width: of what is added to.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def add(self, name: str) -> None:
+        """Tell one number more."""
+        self[name] = embedding = TimeEmbedding(128, self.width, scale=10.0)
+        nn.init.zeros_(embedding.outer.weight)
+        nn.init.zeros_(embedding.outer.bias)
+
+    def forward(self, summed: Tensor, cond: Cond | None) -> Tensor:
+        """``summed`` (batch, width) and what the numbers of ``cond``, each (batch, 1), add to it."""
+        for name, embedding in self.items():
+            if cond is not None and name in cond:
+                entry = cond[name]
+                told = embedding(entry.value[:, 0])
+                summed = summed + torch.where(entry.present[:, None], told, 0.0)
+        return summed
+
+
 class LabelEmbedding(nn.Module):
     """A learned vector per class, and one more, the null, for samples whose label is absent."""
 
@@ -116,6 +145,7 @@ class Conditioning(nn.Module):
         self.time = time
         self.label = None if classes is None else LabelEmbedding(classes, width)
         self.vector = nn.Sequential(nn.Linear(vector, width), nn.SiLU(), nn.Linear(width, width)) if vector else None
+        self.numbers = Numbers(width)
 
     def forward(self, time: Tensor, cond: Cond | None, batch: int) -> Tensor:
         """``time``, () or (batch,), and conditions -> ``(batch, width)``, after the SiLU that all its users begin with."""
@@ -130,4 +160,4 @@ class Conditioning(nn.Module):
         if self.vector is not None:
             null = summed.new_zeros(self.vector[0].in_features)
             summed = summed + self.vector(entry_of(cond, "vector", null, batch).value.to(summed.dtype))
-        return F.silu(summed)
+        return F.silu(self.numbers(summed, cond))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
 from reverie.nets.config import JiTConfig
-from reverie.nets.embeddings import LabelEmbedding, TimeEmbedding, grid_positions
+from reverie.nets.embeddings import LabelEmbedding, Numbers, TimeEmbedding, grid_positions
 from reverie.nets.layers import FeedForward, check_picture, check_size, modulate, pair, to_tokens, unpatch, zeroed
 from reverie.nets.network import Network, conditions
 from reverie.nets.precision import KeepsPrecision
@@ -100,6 +100,7 @@ class JiT(KeepsPrecision, Network):
         self.register_buffer("angles", rotations(*self.grid, width // config.heads, tokens), persistent=False)
         self.time = TimeEmbedding(256, width, scale=1.0)
         self.label = None if classes is None else LabelEmbedding(classes, width)
+        self.numbers = Numbers(width)
         # the weights of earlier runs have this name
         self.told_positions = nn.Parameter(0.02 * torch.randn(tokens, width)) if tokens else None
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
@@ -122,7 +123,7 @@ class JiT(KeepsPrecision, Network):
         batch = len(x)
         condition = self.time(time.expand(batch))
         label = None if self.label is None else self.label(cond, batch).expand(batch, -1)
-        condition = nn.functional.silu(condition if label is None else condition + label)
+        condition = nn.functional.silu(self.numbers(condition if label is None else condition + label, cond))
         x = to_tokens(self.embed(self.squeeze(x))) + self.positions.to(x.dtype)  # pyright: ignore[reportOperatorIssue]
         angles = self.angles[self.context_tokens :]  # pyright: ignore[reportIndexIssue]
         for i, block in enumerate(self.blocks):

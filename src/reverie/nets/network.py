@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reverie.core.condition import Entry, Image, Label, Tokens, Vector, entry_of
+from reverie.nets.embeddings import Numbers
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond, ConditionSpec
@@ -40,6 +41,17 @@ class Network(nn.Module):
         from reverie.nets import taps
 
         return taps.sites(self)
+
+    def listen(self, *names: str) -> None:
+        """Take further numbers of order 1 as conditions, each (B, 1); weights that are trained stay, and do what they did.
+
+        Args:
+            names: of the conditions, such as "until", the second time of a flow map.
+        """
+        numbers = next(module for module in self.modules() if isinstance(module, Numbers))
+        for name in names:
+            numbers.add(name)
+        self.conditions = {**self.conditions, **{name: Vector(1) for name in names}}
 
     def through(self, block: nn.Module, *args: Any) -> Any:
         """``block(*args)``, checkpointed where asked for."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reverie.nets.attention import Attention
 from reverie.nets.config import UViTConfig
-from reverie.nets.embeddings import LabelEmbedding, sinusoids
+from reverie.nets.embeddings import LabelEmbedding, Numbers, sinusoids
 from reverie.nets.layers import FeedForward, check_picture, check_size, pair, to_tokens, unpatch
 from reverie.nets.network import Network, Skip, conditions, tokens
 from reverie.nets.prepacked import Linear
@@ -67,6 +67,7 @@ class UViT(Network):
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.label = None if classes is None else LabelEmbedding(classes, width)
         self.text = nn.Linear(context, width) if context else None
+        self.numbers = Numbers(width)
         self.extras = 1 + (self.label is not None) + (config.length if context else 0)
         self.positions = nn.Parameter(torch.zeros(self.extras + self.grid[0] * self.grid[1], width))
         half = config.depth // 2
@@ -115,7 +116,7 @@ class UViT(Network):
         """The tokens before the patches, (B, n, width): label, time, text; and the mask of all tokens, if there is padding."""
         batch = len(x)
         waves = sinusoids(1000.0 * time.expand(batch), self.width).to(x.dtype)
-        prefix, mask = [waves[:, None]], None
+        prefix, mask = [self.numbers(waves, cond)[:, None]], None
         if self.label is not None:
             prefix.insert(0, self.label(cond, batch).expand(batch, -1)[:, None])
         if self.text is not None:

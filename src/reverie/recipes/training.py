@@ -152,7 +152,9 @@ def _taught(recipe: Recipe) -> Recipe:
         raise InputError(f"the task {task.name} begins with a trained model: give --teacher RUN")
     teacher = Run(task.teacher).recipe
     data = teacher.data if recipe.data == DataConfig() else recipe.data
-    return replace(recipe, name=recipe.name or f"{teacher.name}-{task.name}", data=data, task=task.of(teacher.task))
+    return replace(
+        recipe, name=recipe.name or f"{teacher.name}-{task.name}", data=data, task=task.of(teacher.task, teacher.sample)
+    )
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from reverie.solve.invert import RoundTrip, ShiftedDDIM, invert, round_trip
 from reverie.solve.langevin import AnnealedLangevin, Langevin
 from reverie.solve.latent import initial, slerp
 from reverie.solve.likelihood import bits_per_dimension, dequantise, log_prob
-from reverie.solve.maps import DDIMStep
+from reverie.solve.maps import DDIMStep, GaussianMap
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Plan, Row, Solver, State, TableSolver, Walk, plain
 from reverie.solve.rungekutta import Churn, DPMpp2S, Euler, Heun
-from reverie.solve.sampler import Sampler
+from reverie.solve.sampler import Leaps, Sampler
 from reverie.solve.sampling import Report, Step, iterate, sample
 from reverie.solve.stochastic import EulerMaruyama, SDEDPMpp, Stochastic
 
@@ -36,8 +36,10 @@ __all__ = [
     "DPMpp2S",
     "Euler",
     "EulerMaruyama",
+    "GaussianMap",
     "Heun",
     "Langevin",
+    "Leaps",
     "Multistep",
     "Plan",
     "Report",

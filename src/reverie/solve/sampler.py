@@ -1,4 +1,4 @@
-"""A denoiser as a :class:`~reverie.core.generator.Generator`: with the solver, the steps and the grid that it is drawn from."""
+"""A denoiser or a flow map as a :class:`~reverie.core.generator.Generator`: with the solver, the steps and the grid that it is drawn from."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
+from reverie.core.flow_map import FlowMap
 from reverie.core.generator import Frame, Generator
 from reverie.core.space import Identity
 from reverie.solve.adaptive import RK45
 from reverie.solve.auto import choose
-from reverie.solve.grids import Grid
+from reverie.solve.grids import Grid, named
 from reverie.solve.invert import chain
 from reverie.solve.likelihood import log_prob
 from reverie.solve.plan import Solver
-from reverie.solve.sampling import Seeds, sample
+from reverie.solve.sampling import Seeds, leaps, sample
 
 
 class Sampler(Generator):
@@ -74,4 +75,49 @@ class Sampler(Generator):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         self.denoise.to(device=device, dtype=dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
+
+class Leaps(Generator):
+    """A flow map as a :class:`~reverie.core.generator.Generator`: with the steps and the grid of its leaps.
+
+    Args:
+        flow_map: what leaps.
+        steps: evaluations.
+        grid: where the leaps end; uniform in time by default.
+        renoise: whether each leap goes to clean data, to which fresh noise is added for the next (Song et al. 2023, algorithm 1), in place
+            of along the flow; by default where the map leaps no other way.
+    """
+
+    def __init__(
+        self, flow_map: FlowMap, steps: int = 1, grid: Grid | str | None = None, renoise: bool | None = None
+    ) -> None:
+        self.flow_map, self.steps, self.grid = flow_map, steps, named("time" if grid is None else grid)
+        self.renoise = not flow_map.anywhere if renoise is None else renoise
+        self.shape, self.conditions = flow_map.space.data_shape(flow_map.shape), flow_map.conditions
+
+    def sample(
+        self,
+        n: int | None = None,
+        cond: Cond | None = None,
+        *,
+        seed: Seeds = 0,
+        batch_size: int | None = None,
+        on_step: Callable[[Frame], None] | None = None,
+    ) -> Tensor:
+        how = (self.steps, self.grid, self.renoise)
+        return leaps(self.flow_map, n, cond, *how, seed=seed, batch_size=batch_size, on_step=on_step)
+
+    def __repr__(self) -> str:
+        return f"Leaps({self.flow_map!r}, {self.steps} steps, {self.grid!r}, renoise={self.renoise})"
+
+    def settings(self) -> dict[str, Any]:
+        return {"steps": self.steps, "grid": repr(self.grid), "renoise": self.renoise}
+
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        net = getattr(getattr(self.flow_map, "denoise", None), "net", None)
+        return {} if net is None else {"student": net}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.flow_map.to(device, dtype)  # pyright: ignore[reportAttributeAccessIssue]
         return self

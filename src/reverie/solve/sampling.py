@@ -287,7 +287,8 @@ def sample(
         }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
-        return _leaps(denoise, n, cond, STEPS if steps is None else steps, grid, seed, x, batch_size, on_step)
+        count = steps if steps is not None else denoise.trained[0] if denoise.trained else STEPS
+        return leaps(denoise, n, cond, count, grid, seed=seed, x=x, batch_size=batch_size, on_step=on_step)
     denoise, solver, steps, grid = recalled(denoise, cond, solver, steps, grid, scale)
     grids.check_steps(steps)
     count = _count(n, cond, x, seed)
@@ -323,23 +324,26 @@ def sample(
     return (out, Report(cost.evaluations / count, cost.backwards / count, spent)) if report else out
 
 
-def _leaps(
+def leaps(
     flow_map: FlowMap,
-    n: int | None,
-    cond: Cond | None,
-    steps: int,
-    grid: Grid | str | None,
-    seed: Seeds,
-    x: Tensor | None,
-    batch_size: int | None,
-    on_step: Callable[[Frame], None] | None,
+    n: int | None = None,
+    cond: Cond | None = None,
+    steps: int = 1,
+    grid: Grid | str | None = None,
+    renoise: bool | None = None,
+    *,
+    seed: Seeds = 0,
+    x: Tensor | None = None,
+    batch_size: int | None = None,
+    on_step: Callable[[Frame], None] | None = None,
 ) -> Tensor:
+    """Draw samples (n, …) by :func:`~reverie.solve.maps.leap`, decoded; what is not said here is as of :func:`sample`."""
     grids.check_steps(steps)
     count = _count(n, cond, x, seed)
     cond, seeds, outs = _condition(flow_map, cond, count), sample_seeds(seed, count), []
     for part in batched(count, batch_size or min(count, LARGEST.get(flow_map.device.type, count))):
         some, start = None if cond is None else cond.index(part), None if x is None else x[part].to(flow_map.device)
-        outs.append(flow_map.space.decode(leap(flow_map, some, steps, grid, seeds[part], start, on_step)))
+        outs.append(flow_map.space.decode(leap(flow_map, some, steps, grid, seeds[part], start, on_step, renoise)))
     return ending.drawn(torch.cat(outs))
 
 

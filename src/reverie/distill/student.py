@@ -1,0 +1,113 @@
+"""What a distillation trains: a flow map whose network begins as the teacher's, and the teacher beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from reverie import guide
+from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, NetDenoiser
+from reverie.core.draws import Draws
+from reverie.core.flow_map import UNTIL, NetFlowMap
+from reverie.core.task import Player, Preview, Task
+from reverie.core.tensors import combine, onto
+from reverie.diffusion.building import unseen
+
+if TYPE_CHECKING:
+    from reverie.distill.config import DistillConfig
+
+COLUMNS = 10
+"""Samples of each number of steps that training shows."""
+
+
+class Student(NetFlowMap):
+    """A flow map that is trained.
+
+    Args:
+        denoise: its network on the teacher's path.
+        teaching: makes the teacher, called when it is first looked at.
+        scale: of the teacher's guidance.
+        trained: the numbers of steps that it is made for.
+    """
+
+    def __init__(
+        self,
+        denoise: NetDenoiser,
+        teaching: Callable[[], Denoiser],
+        scale: float = 1.0,
+        trained: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(denoise, trained)
+        self.teaching, self.scale = teaching, scale
+
+    @cached_property
+    def teacher(self) -> Denoiser:
+        """The teacher, frozen, unguided."""
+        teacher = self.teaching()
+        if isinstance(teacher, NetDenoiser):
+            teacher.net.eval().requires_grad_(False)
+            teacher.to(self.device)
+        return teacher
+
+    @property
+    def guided(self) -> Denoiser:
+        """The teacher as the student is to be: guided by label where it takes one."""
+        return guide.cfg(self.teacher, self.scale) if self.scale != 1.0 and self.conditions else self.teacher
+
+
+def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None) -> Student:
+    """The student: the teacher's network and weights, or fresh ones, and a second time where the method asks for one."""
+    fresh = config.scratch or folder is None
+    own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
+    denoise = hearing(own, UNTIL) if config.second_time else own
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), config.scale or 1.0)
+
+
+def hearing(denoise: NetDenoiser, *names: str) -> NetDenoiser:
+    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied."""
+    denoise.net.listen(*names)  # pyright: ignore[reportCallIssue]
+    denoise.conditions = {**denoise.conditions, **{name: denoise.net.conditions[name] for name in names}}  # pyright: ignore[reportIndexIssue]
+    return denoise
+
+
+class Distilling(Task):
+    """What tasks of distillation share.
+
+    Args:
+        model: what is trained.
+        held_out: data to show beside samples.
+    """
+
+    def __init__(self, model: Student, held_out: Dataset | None = None) -> None:
+        self.model = model
+        self.held_out = None if held_out is None else unseen(held_out)
+        self.players = {"student": Player(model.denoise.net)}
+
+    def pair(self, batch: Batch, rng: Draws) -> tuple[Tensor, Tensor]:
+        """x0 and ε, both (B, …) in the diffused space."""
+        x0 = self.model.space.to(batch.x.device).encode(batch.x)
+        return x0, onto(rng.normal("noise", x0.shape[1:]), x0)
+
+    def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """``α(t)·x0 + σ(t)·ε`` at float64 t (B,)."""
+        point = self.model.schedule.point(t).align(x0)
+        return combine((point.alpha, point.sigma), (x0, noise))
+
+    def preview(self) -> Preview | None:
+        """The same noise in 1, 2 and 4 steps."""
+        from reverie.solve import Leaps
+
+        if self.held_out is None or len(self.model.space.data_shape(self.model.shape)) != 3:
+            return None
+        label = self.model.conditions.get("label")
+        count = min(COLUMNS, label.classes) if label is not None else COLUMNS  # pyright: ignore[reportAttributeAccessIssue]
+        cond = None if label is None else Cond(label=torch.arange(count))
+        rows = [Leaps(self.model, steps).sample(count, cond).cpu() for steps in (1, 2, 4)]
+        return Preview(torch.cat([self.held_out.x[:count], *rows]), count)
