@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -72,8 +72,9 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
 
 def hearing(denoise: NetDenoiser, *names: str) -> NetDenoiser:
     """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied."""
-    denoise.net.listen(*names)  # pyright: ignore[reportCallIssue]
-    denoise.conditions = {**denoise.conditions, **{name: denoise.net.conditions[name] for name in names}}  # pyright: ignore[reportIndexIssue]
+    net: Any = denoise.net
+    net.listen(*names)
+    denoise.conditions = {**denoise.conditions, **{name: net.conditions[name] for name in names}}
     return denoise
 
 
