@@ -120,7 +120,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_training_writes_a_run(trained):
     names = {path.name for path in trained.iterdir() if path.name[0] != "."}
-    assert names == {"recipe.yaml", "log.jsonl", "checkpoints", "samples"}
+    assert names == {"recipe.yaml", "log.jsonl", "checkpoints", "averages", "samples"}
     recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
     assert (
         recipe["data"]["size"] == 28

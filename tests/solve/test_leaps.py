@@ -67,7 +67,7 @@ def test_no_leap_is_exact_and_one_to_the_end_is_x0(schedule, kind):
 def test_a_map_without_a_second_time_says_so_and_renoises():
     leaper = flow_map(second=False)
     x = torch.randn(2, 1, 8, 8)
-    with pytest.raises(InputError, match="clean data only, not to t = 0.2"):
+    with pytest.raises(InputError, match=r"clean data only, not to t = 0\.2"):
         leaper(x, 0.5, 0.2)
     seeds = sample_seeds(3, 2)
     drawn = Leaps(leaper, steps=2).sample(2, Cond(label=1), seed=3)

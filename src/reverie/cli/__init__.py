@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": "measure the samples of a run",
     "compare": "models of the same pictures side by side, trained for the same time where they are missing",
     "read": "what a run has learned: probe, segment, match",
+    "ema": "average a run's weights anew, with any width, after training",
     "report": "write a run's report.html",
     "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",

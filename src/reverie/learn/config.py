@@ -26,6 +26,8 @@ class TrainConfig:
         clip: largest norm of a player's gradient; 0 for no limit.
         ema_half_life: images in which the moving average forgets half of what it knew; None for the power-function average.
         ema_std: width of the power-function average relative to the training time (Karras et al. 2024), if there is no half-life.
+        ema_profiles: widths of further power-function averages, snapshots of which are kept at every checkpoint: `reverie ema` makes an
+            average of any width of them after training. None given, there are none.
         bf16: forward passes in bfloat16 where that is safe.
         log_every: images between lines of the log.
         validate_every: images between validations.
@@ -52,6 +54,7 @@ class TrainConfig:
     clip: Annotated[float, Bound(ge=0)] = 1.0
     ema_half_life: Count | None = None
     ema_std: Annotated[float, Bound(ge=0.001, le=0.28)] = 0.1
+    ema_profiles: Annotated[tuple[float, ...], Bound(ge=0.001, le=0.28)] = (0.05, 0.1)
     bf16: bool = False
     log_every: Count = 2_000
     validate_every: Count = 50_000

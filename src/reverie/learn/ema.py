@@ -16,12 +16,17 @@ def half_life(images: float) -> Decay:
     return lambda before, after: 0.5 ** ((after - before) / images)
 
 
+def exponent(std: float) -> float:
+    """γ of the average whose width is ``std`` of the training time: the root of ``(γ+1)/((γ+2)²(γ+3)) = std²``."""
+    return float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
+
+
 def power(std: float) -> Decay:
     """The average ``∝ ∫ τ^γ θ(τ) dτ``, γ such that its width is ``std`` of the training time (Karras et al. 2024, eq. 2 and 3).
 
-    One step multiplies by ``(before/after)^(γ+1)``; γ is the root of ``(γ+1)/((γ+2)²(γ+3)) = std²``.
+    One step multiplies by ``(before/after)^(γ+1)``.
     """
-    gamma = float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
+    gamma = exponent(std)
     return lambda before, after: (before / after) ** (gamma + 1)
 
 

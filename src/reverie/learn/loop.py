@@ -27,7 +27,7 @@ from reverie.core.progress import Progress
 from reverie.core.task import Moment, Task
 from reverie.core.text import counted
 from reverie.data import Loader
-from reverie.learn import grid, optim
+from reverie.learn import grid, optim, posthoc
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
 from reverie.learn.ema import half_life, power
@@ -141,8 +141,7 @@ class _Trainer:
                 self.step, self.images = self.step + 1, before + count
                 self.task.after_step(Moment(self.step, self.images, config.images))
                 for side in self.sides.values():
-                    if side.ema is not None:
-                        side.ema.update(before, self.images)
+                    side.average(before, self.images)
                 self.seconds += time.perf_counter() - begun
                 if time.perf_counter() - self.read_at > PATIENCE:
                     self.read_back()
@@ -309,10 +308,13 @@ class _Trainer:
         model, ema = (
             {k: v for s in self.sides.values() for k, v in s.state(average).items()} for average in (False, True)
         )
+        profiles = {k: v for s in self.sides.values() for k, v in s.profiled().items()}
+        if profiles:
+            posthoc.keep(self.folder, profiles, self.images)
         tensors, scalars = optim.state({name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None})
         self.checkpoints.save(
             self.step,
-            {"model": model, "ema": ema, "optimizer": tensors},
+            {"model": model, "ema": ema, "optimizer": tensors, **({"profiles": profiles} if profiles else {})},
             {
                 "images": self.images,
                 "step": self.step,
@@ -342,6 +344,9 @@ class _Trainer:
             for name, side in self.sides.items():
                 side.load_state(_part(weights, name), _part(averages, name))
             optimizers = {name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None}
+            profiles = checkpoint.tensors("profiles") if "profiles.safetensors" in state["files"] else {}
+            for side in self.sides.values():
+                side.load_profiles(profiles)
             optim.load_state(optimizers, checkpoint.tensors("optimizer"), state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             what = " ".join(line.strip() for line in str(error).splitlines()[:2])

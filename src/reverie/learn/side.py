@@ -11,7 +11,7 @@ from reverie.core.errors import InputError
 from reverie.core.task import Player, Task
 from reverie.learn import optim
 from reverie.learn.config import TrainConfig
-from reverie.learn.ema import Decay, Ema
+from reverie.learn.ema import Decay, Ema, power
 
 
 class Side:
@@ -38,6 +38,31 @@ class Side:
             self.optimizer, self.clip = optim.build(player.module, settings), settings.clip
         averaged = player.average and bool(self.trained)
         self.ema = Ema(player.module, decay, self.names) if averaged else None
+        kept = averaged and player.saved != "none"
+        self.profiles = {std: Ema(player.module, power(std), self.names) for std in config.ema_profiles if kept}
+
+    def average(self, before: int, after: int) -> None:
+        """Take the weights after the step that saw images ``before … after`` into all averages."""
+        for ema in (self.ema, *self.profiles.values()):
+            if ema is not None:
+                ema.update(before, after)
+
+    def profiled(self) -> dict[str, Tensor]:
+        """The averages of all widths, each name led by ``std/player.``"""
+        return {
+            f"{std:g}/{self.name}.{key}": value
+            for std, ema in self.profiles.items()
+            for key, value in ema.average.items()
+        }
+
+    def load_profiles(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`profiled` gave; what a checkpoint has none of is not kept any more."""
+        lead = {std: f"{std:g}/{self.name}." for std in self.profiles}
+        self.profiles = {
+            std: ema for std, ema in self.profiles.items() if all(lead[std] + key in tensors for key in ema.average)
+        }
+        for std, ema in self.profiles.items():
+            ema.load_state_dict({key: tensors[lead[std] + key] for key in ema.average})
 
     def begin(self, factor: float) -> float:
         """Forget the last gradient and set the rate; returns it."""

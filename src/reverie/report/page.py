@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import math
 import platform
 import statistics
@@ -20,11 +21,12 @@ from torch import Tensor
 from reverie.core.files import write
 from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
-from reverie.measure.figures import SUBJECTS, Evaluation, Figure, percent
+from reverie.measure.figures import SUBJECTS, TITLES, Evaluation, Figure, percent
 from reverie.measure.pictures import cut
 from reverie.read.probes.grid import Probed
 from reverie.read.probes.heatmap import heatmap
 from reverie.recipes import serialisation
+from reverie.recipes.averaging import CURVE
 from reverie.recipes.measuring import CLOSEST, EVALUATION
 from reverie.recipes.runs import Run
 from reverie.report.charts import Line, chart, smooth, steps
@@ -59,6 +61,7 @@ def report(run: Run) -> Path:
         **_headline(run, drawn, evaluation),
         **_galleries(run, drawn),
         **_curves(run),
+        **_averages(run),
         **_likelihood(run, drawn),
         **_measures(run, evaluation),
         **_kept(evaluations),
@@ -197,6 +200,24 @@ def _curves(run: Run) -> dict[str, Any]:
         log=True,
     )
     return {"loss": Markup(loss), "levels": Markup(levels)}  # made of numbers and escaped text
+
+
+def _averages(run: Run) -> dict[str, Any]:
+    """Quality against the width of the average, as ``reverie ema RUN --curve`` left it in the run."""
+    path = run.folder / CURVE
+    if not path.exists():
+        return {"widths": None}
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    rows = kept["widths"]
+    measure = next(name for name in ("frechet_ratio", "frechet", *rows[0]["figures"]) if name in rows[0]["figures"])
+    title = TITLES[measure]
+    line = Line("samples", [row["std"] for row in rows], [row["figures"][measure] for row in rows], "first")
+    best = min(rows, key=lambda row: row["figures"][measure])
+    figure = chart(
+        [line], "width of the average, of the training time", title, f"{title} against the width of the average"
+    )
+    how = f"{len(kept['seeds'])} × {kept['count']:,} samples at each width"
+    return {"widths": Markup(figure), "best_width": f"{best['std']:g}", "widths_how": how}
 
 
 def _measures(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
