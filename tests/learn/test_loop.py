@@ -316,9 +316,9 @@ def test_an_adapter_in_a_frozen_base_resumes_bitwise(run, tmp_path):
 
 def test_a_step_reads_nothing_back_between_the_log_lines(run, monkeypatch):
     """Between cadences nothing asks the device for a number: what a step computes is fetched in one piece, when the log is due."""
-    from reverie.learn import loop
+    from reverie.learn import tally
 
-    monkeypatch.setattr(loop, "PATIENCE", 1e9)
+    monkeypatch.setattr(tally, "PATIENCE", 1e9)
     fetched = []
     monkeypatch.setattr(torch.Tensor, "item", lambda self: fetched.append("item") or float(self.detach().numpy()))
     read = torch.Tensor.tolist
@@ -331,9 +331,9 @@ def test_a_step_reads_nothing_back_between_the_log_lines(run, monkeypatch):
 
 
 def test_what_is_not_finite_is_stopped_before_its_checkpoint_though_it_is_read_late(run, tmp_path, monkeypatch):
-    from reverie.learn import loop
+    from reverie.learn import tally
 
-    monkeypatch.setattr(loop, "PATIENCE", 1e9)
+    monkeypatch.setattr(tally, "PATIENCE", 1e9)
 
     def poisoned(start: int, count: int) -> Batch:
         batch = pictures(start, count)

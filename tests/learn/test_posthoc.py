@@ -88,6 +88,15 @@ def test_a_checkpoint_of_before_trains_on_without_profiles(run, tmp_path):
     assert same(run("a", CONFIG), before) and not (tmp_path / "a" / posthoc.FOLDER).exists()
 
 
+def test_a_snapshot_that_a_kill_left_out_is_made_up_for(run, tmp_path):
+    run("a", feed=interrupt_at(200))
+    lost = tmp_path / "a" / posthoc.FOLDER / "images-000000000208.safetensors"
+    before = lost.read_bytes()
+    lost.unlink()
+    run("a")
+    assert lost.read_bytes() == before
+
+
 def test_what_cannot_be_averaged_says_why(tmp_path, run):
     with pytest.raises(InputError, match=r"0\.001 to 0\.28"):
         posthoc.average(tmp_path, 0.5, 100)

@@ -29,6 +29,7 @@ class TrainConfig:
         ema_profiles: widths of further power-function averages, snapshots of which are kept at every checkpoint: `reverie ema` makes an
             average of any width of them after training. None given, there are none.
         bf16: forward passes in bfloat16 where that is safe.
+        on_nan: when a loss or gradient is not finite: stop, or rollback, go on from the last checkpoint at half the learning rate.
         log_every: images between lines of the log.
         validate_every: images between validations.
         sample_every: images between sample grids.
@@ -39,6 +40,7 @@ class TrainConfig:
         processes: processes on this machine that share each batch (under torchrun leave it at 1). Small networks learn
             nearly twice as fast in two processes of one thread as in one of two.
         workers: processes that read pictures ahead of each training process; 0 reads between the steps.
+        tensorboard: also log to the folder tensorboard of the run, for TensorBoard (pip install reverie[tensorboard]).
     """
 
     images: Count = 500_000
@@ -56,6 +58,7 @@ class TrainConfig:
     ema_std: Annotated[float, Bound(ge=0.001, le=0.28)] = 0.1
     ema_profiles: Annotated[tuple[float, ...], Bound(ge=0.001, le=0.28)] = (0.05, 0.1)
     bf16: bool = False
+    on_nan: Literal["stop", "rollback"] = "stop"
     log_every: Count = 2_000
     validate_every: Count = 50_000
     sample_every: Count = 50_000
@@ -65,3 +68,4 @@ class TrainConfig:
     device: str = "auto"
     processes: Annotated[int, Bound(ge=1, le=1024)] = 1
     workers: Annotated[int, Bound(ge=0, le=1024)] = 0
+    tensorboard: bool = False

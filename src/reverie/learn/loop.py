@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,16 +29,19 @@ from reverie.data import Loader
 from reverie.learn import grid, optim, posthoc
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
+from reverie.learn.divergence import Diverged, Turn, explain
 from reverie.learn.ema import half_life, power
 from reverie.learn.interrupts import Interrupts
 from reverie.learn.journal import Journal
+from reverie.learn.observer import Observer
 from reverie.learn.runtime import Runtime
 from reverie.learn.side import Side, sides
+from reverie.learn.tally import Tally
 
 Feed = Loader | Callable[[int, int], Batch]
 """A loader; or any (start, count) -> the samples at positions ``start … start + count − 1`` of the run."""
-PATIENCE = 1.0
-"""Seconds after which figures are read back although the log is not due."""
+ROLLBACKS, SLOWER = 5, 0.5
+"""How often a run goes back to its last checkpoint at most, and what that does to its learning rate."""
 
 
 def train(
@@ -50,6 +52,7 @@ def train(
     *,
     seed: int = 0,
     metadata: Mapping[str, str] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> int:
     """Train until ``config.images`` have been seen, from the latest checkpoint in ``folder`` if there is one.
 
@@ -63,6 +66,7 @@ def train(
         folder: of the run; gets ``checkpoints/``, ``samples/`` and ``log.jsonl``.
         seed: of all randomness.
         metadata: for the header of the weight files.
+        observers: told of what happens, in the process that writes.
 
     Returns:
         Images seen: fewer than ``config.images`` if it was interrupted.
@@ -71,35 +75,32 @@ def train(
         InputError: when the checkpoint is of another network.
         RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
-    trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}))
+    trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}), observers)
     interrupted = Interrupts()
     with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, interrupted.caught():
         try:
+            trainer.tell("begun", trainer.folder, trainer.images)
             trainer.run(interrupted)
             trainer.only(trainer.sides.values())
         except OSError as error:
             raise RunError(
                 f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}"
             ) from error
+        finally:
+            trainer.tell("ended", trainer.images)
     return trainer.images
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """What one turn of a player gave, on the device: the parts of its loss, their values by micro-batch, the norm of its gradient."""
-
-    player: str
-    number: int
-    now: Moment
-    rate: float
-    sums: dict[str, Tensor]
-    values: list[tuple[int, int, dict[str, Tensor]]]
-    norm: Tensor
 
 
 class _Trainer:
     def __init__(
-        self, task: Task, feed: Feed, config: TrainConfig, folder: Path, seed: int, metadata: dict[str, str]
+        self,
+        task: Task,
+        feed: Feed,
+        config: TrainConfig,
+        folder: Path,
+        seed: int,
+        metadata: dict[str, str],
+        observers: Sequence[Observer],
     ) -> None:
         bounds.check_bounds(config, lambda key: f"train.{key}")
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
@@ -108,7 +109,10 @@ class _Trainer:
         self.sides = sides(task, config, decay, self.runtime.device)
         self.stepped = [name for name, side in self.sides.items() if side.optimizer is not None]
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
-        self.step, self.images, self.seconds = 0, 0, 0.0
+        if config.on_nan == "rollback" and self.runtime.world > 1:
+            raise InputError("train.on-nan rollback is for one process: several would not agree on where to go back to")
+        self.observers = observers if self.runtime.main else ()
+        self.step, self.images, self.seconds, self.slower, self.rollbacks = 0, 0, 0.0, 1.0, 0
         latest = self.checkpoints.newest_whole(warn if self.runtime.main else quiet)
         if latest is not None:
             self.restore(latest)
@@ -118,11 +122,35 @@ class _Trainer:
             self.journal = Journal(folder / "log.jsonl", self.images)
         self.bar = Progress("training", config.images, "images")
         self.bar.resume(self.images)
-        self.pending: list[_Turn] = []
-        self.read_at = time.perf_counter()
-        self.recent: dict[str, list[float]] = {}
+        self.tally = Tally(len(self.stepped) > 1, self.diverged)
+        self.tally.forget(self.images, self.seconds)
+
+    def tell(self, what: str, *about: object) -> list[object]:
+        """What all observers say to being told."""
+        return [getattr(observer, what)(*about) for observer in self.observers]
 
     def run(self, interrupted: Interrupts) -> None:
+        """To the end, or an interrupt; from the last checkpoint again at a lower rate where the run diverges and is to roll back."""
+        while True:
+            try:
+                self.go(interrupted)
+                return
+            except Diverged as error:
+                latest = self.checkpoints.newest_whole(quiet) if self.config.on_nan == "rollback" else None
+                if latest is None or self.rollbacks == ROLLBACKS:
+                    raise
+                self.roll_back(latest, error)
+
+    def roll_back(self, latest: Checkpoint, why: Diverged) -> None:
+        self.restore(latest, slower=self.slower * SLOWER)
+        self.rollbacks, self.saved = self.rollbacks + 1, self.images
+        self.tally.forget(self.images, self.seconds)
+        self.journal = Journal(self.folder / "log.jsonl", self.images)
+        self.journal.add(self.images, rollback=str(why), slower=self.slower)
+        self.bar.resume(self.images)
+        warn(f"{why} Going on from {latest.folder.name} at {self.slower:g} times the learning rate.")
+
+    def go(self, interrupted: Interrupts) -> None:
         config = self.config
         for side in self.sides.values():
             side.player.module.train(side.player.train)
@@ -143,13 +171,15 @@ class _Trainer:
                 for side in self.sides.values():
                     side.average(before, self.images)
                 self.seconds += time.perf_counter() - begun
-                if time.perf_counter() - self.read_at > PATIENCE:
-                    self.read_back()
+                if self.tally.late:
+                    self.tally.read_back()
                 if self.runtime.main:
-                    self.bar.advance(count, note=self.summary())
+                    self.bar.advance(count, note=self.tally.summary(self.runtime.device))
                     self.write(before, stop, interrupted)
+                    if any(self.tell("stepped", Moment(self.step, self.images, config.images))):
+                        interrupted.heard = True
                 elif self.crossed(before, config.log_every):
-                    self.read_back()
+                    self.tally.read_back()
                 if stop or (interrupted.heard and self.runtime.world == 1):
                     self.save()
                     return
@@ -189,6 +219,8 @@ class _Trainer:
                 with self.averaged():
                     if measures := self.task.validate():
                         self.journal.add(self.images, validation=measures)
+                        figures = {k: v for k, v in measures.items() if isinstance(v, float)}
+                        self.tell("logged", self.images, {f"validation/{key}": value for key, value in figures.items()})
             if (last or self.crossed(before, config.sample_every)) and not self.shown.exists():
                 self.show()
 
@@ -208,7 +240,7 @@ class _Trainer:
         side = self.sides[name]
         moved = [side, *(self.sides[other] for other in side.along)]
         self.only(moved)
-        factor = optim.factor(self.config, now.images)
+        factor = self.slower * optim.factor(self.config, now.images)
         rate, *_ = [s.begin(factor) for s in moved]
         trained = [p for s in moved for p in s.trained]
         torch.manual_seed(
@@ -228,7 +260,7 @@ class _Trainer:
         norm = nn.utils.clip_grad_norm_(trained, side.clip or math.inf)
         for s in moved:
             s.step()
-        self.pending.append(_Turn(name, number, now, rate, sums, values, norm))
+        self.tally.add(Turn(name, number, now, rate, sums, values, norm))
         return stop
 
     def only(self, moved: Iterable[Side]) -> None:
@@ -238,48 +270,21 @@ class _Trainer:
             for p in side.trained:
                 p.requires_grad_(id(p) in wanted)
 
-    def read_back(self) -> None:
-        """Read back what the turns since the last time gave.
-
-        Raises:
-            RunError: when a loss or a gradient was not finite.
-        """
-        self.read_at = time.perf_counter()
-        if not self.pending:
-            return
-        turns, self.pending = self.pending, []
-        numbers = iter(torch.stack([v.float() for t in turns for v in (*t.sums.values(), t.norm)]).tolist())
-        for turn in turns:
-            sums = {part: next(numbers) for part in turn.sums}
-            norm, loss = next(numbers), sum(sums.values())
-            for part, value in sums.items():
-                if not math.isfinite(value):
-                    raise self.diverged(f"the loss of {turn.player}, part {part!r}, is {value}", turn, part)
-            if not math.isfinite(norm):
-                raise self.diverged(f"the gradient norm of {turn.player} is {norm} at loss {loss:.4g}", turn)
-            prefix = "" if len(self.stepped) == 1 else f"{turn.player}."
-            for key, value in {"loss": loss, **sums, "grad_norm": norm, "lr": turn.rate}.items():
-                self.recent.setdefault(prefix + key, []).append(value)
-
     def crossed(self, before: int, every: int) -> bool:
         """Whether the step passed a multiple of ``every`` images."""
         return self.images // every > before // every
 
-    def summary(self) -> str:
-        return ", ".join(f"{key} {values[-1]:.4f}" for key, values in self.recent.items() if key.endswith("loss"))
-
     def write_log(self) -> None:
         """The mean of what happened since the last line."""
-        self.read_back()
-        if self.recent:
-            means = {key: sum(values) / len(values) for key, values in self.recent.items()}
+        means, pace = self.tally.take(self.images, self.seconds)
+        if means:
             self.journal.add(self.images, step=self.step, seconds=round(self.seconds, 3), **means)
-            self.recent.clear()
+            self.tell("logged", self.images, {**means, "images_per_second": pace})
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the weights, without gradients, every player in evaluation mode."""
-        self.read_back()
+        self.tally.read_back()
         with torch.no_grad(), ExitStack() as stack:
             for side in self.sides.values():
                 stack.enter_context(side.resting())
@@ -296,6 +301,7 @@ class _Trainer:
         if preview is not None:
             try:
                 grid.save(grid.tile(*preview), self.shown)
+                self.tell("shown", self.images, self.shown)
             except RunError as error:
                 raise RunError(f"{error}. {self.checkpoints.kept()}") from error
 
@@ -309,10 +315,8 @@ class _Trainer:
             {k: v for s in self.sides.values() for k, v in s.state(average).items()} for average in (False, True)
         )
         profiles = {k: v for s in self.sides.values() for k, v in s.profiled().items()}
-        if profiles:
-            posthoc.keep(self.folder, profiles, self.images)
         tensors, scalars = optim.state({name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None})
-        self.checkpoints.save(
+        checkpoint = self.checkpoints.save(
             self.step,
             {"model": model, "ema": ema, "optimizer": tensors, **({"profiles": profiles} if profiles else {})},
             {
@@ -321,6 +325,7 @@ class _Trainer:
                 "seconds": round(self.seconds, 3),
                 "memory": memory.peak(self.runtime.device),
                 "parameters": sum(p.numel() for s in self.sides.values() for p in s.player.module.parameters()),
+                "slower": self.slower,
                 "optimizer": scalars,
                 "threads": torch.get_num_threads(),
                 "processes": self.runtime.world,
@@ -329,8 +334,19 @@ class _Trainer:
             self.metadata,
         )
         self.saved = self.images
+        self.keep_averages(profiles)
+        self.tell("saved", checkpoint)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def keep_averages(self, profiles: Mapping[str, Tensor]) -> None:
+        """The snapshot of what the checkpoint of these images holds, unless it is there."""
+        if not profiles or not self.runtime.main or posthoc.kept(self.folder, self.images):
+            return
+        try:
+            posthoc.keep(self.folder, profiles, self.images)
+        except RunError as error:
+            raise RunError(f"{error}. {self.checkpoints.kept()}") from error
+
+    def restore(self, checkpoint: Checkpoint, slower: float | None = None) -> None:
         state = checkpoint.state
         if state["threads"] != torch.get_num_threads():
             print(
@@ -352,29 +368,18 @@ class _Trainer:
             what = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise InputError(f"{checkpoint.folder} holds the weights of another network: {what}") from error
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+        self.slower = state.get("slower", 1.0) if slower is None else slower
+        self.keep_averages(profiles)
 
-    def diverged(self, what: str, turn: _Turn, part: str | None = None) -> RunError:
-        """Why training cannot go on: what is not finite, where in the run, and which samples it came from."""
-        facts: dict[str, list[Tensor]] = {}
-        bad = []
-        for start, count, values in turn.values:
-            rng = Draws(self.seed, start, count, turn.number)
-            for key, fact in self.task.describe(self.feed(start, count).to(self.runtime.device), rng, turn.now).items():
-                facts.setdefault(key, []).append(fact.cpu())
-            value = torch.zeros(()) if part is None else values[part]
-            bad.append(~value.isfinite().cpu() if value.ndim else torch.ones(count, dtype=torch.bool))
-        wrong = torch.cat(bad)
-        where = "".join(
-            f", {key} {f[wrong].min():.3g} to {f[wrong].max():.3g}"
-            for key, f in ((key, torch.cat(each)) for key, each in facts.items())
-            if wrong.any()
-        )
+    def diverged(self, what: str, turn: Turn, part: str | None = None) -> Diverged:
+        """Why training cannot go on, with what it came from kept in the run."""
+        batches = [self.feed(start, count).to(self.runtime.device) for start, count, _ in turn.values]
+        sentence, kept = explain(self.task, batches, turn, self.seed, what, part, self.folder)
         latest = self.checkpoints.newest_whole(quiet)
         good = "There is no checkpoint yet" if latest is None else f"The last good checkpoint is {latest.folder}"
-        return RunError(
-            f"training stopped at step {turn.now.step}, image {turn.now.images:,}: {what}, in {int(wrong.sum())} of {len(wrong)} samples"
-            f"{where}; the learning rate was {turn.rate:.3g}. {good}. Try a lower train.lr, a longer train.warmup, a smaller train.clip"
-            f"{', or train.bf16 off' if self.config.bf16 else ''}."
+        return Diverged(
+            f"training stopped at {sentence}. The batch is in {kept}. {good}. Try --train.on-nan rollback, a lower train.lr, a longer "
+            f"train.warmup, a smaller train.clip{', or train.bf16 off' if self.config.bf16 else ''}."
         )
 
 

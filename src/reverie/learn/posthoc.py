@@ -6,7 +6,7 @@ of its γᵢ and Tᵢ, the combination ``Σ cᵢ·pᵢ`` that is nearest to a wa
 ``Aᵢⱼ = ⟨pᵢ, pⱼ⟩`` and ``bᵢ = ⟨pᵢ, p⟩``; the same combination of the snapshots is the wanted average.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +34,20 @@ class Snapshot:
     stds: tuple[float, ...]
 
 
-def keep(run: Path, averages: dict[str, Tensor], images: int) -> None:
+def _path(run: Path, images: int) -> Path:
+    return inside(run, FOLDER, f"images-{images:012d}.safetensors")
+
+
+def kept(run: Path, images: int) -> bool:
+    """Whether there is a snapshot of so many images."""
+    return _path(run, images).is_file()
+
+
+def keep(run: Path, averages: Mapping[str, Tensor], images: int) -> None:
     """Write a snapshot, in half precision as the paper does; ``averages`` are named ``std/player.weight``."""
     stds = sorted({float(key.partition("/")[0]) for key in averages})
-    path = inside(run, FOLDER, f"images-{images:012d}.safetensors")
     about = {"what": "averages of weights", "images": images, "stds": stds}
-    files.write_tensors(path, {key: value.half() for key, value in averages.items()}, about)
+    files.write_tensors(_path(run, images), {key: value.half() for key, value in averages.items()}, about)
 
 
 def snapshots(run: Path, images: int) -> list[Snapshot]:
@@ -89,15 +97,15 @@ def average(run: Path, std: float, images: int) -> tuple[dict[str, Tensor], floa
     """
     if not LEAST <= std <= WIDEST:
         raise InputError(f"the width of an average is {LEAST:g} to {WIDEST:g} of the training time: got {std:g}")
-    kept = snapshots(run, images)
-    if not kept:
+    found = snapshots(run, images)
+    if not found:
         raise InputError(
             f"{run} has no snapshots of averages: train it with --train.ema-profiles 0.05 0.1, the default of new runs"
         )
-    times, stds = zip(*((s.images, width) for s in kept for width in s.stds), strict=True)
+    times, stds = zip(*((s.images, width) for s in found for width in s.stds), strict=True)
     coefficients, error = combination(times, stds, std, images)
     left, total = iter(coefficients), dict[str, Tensor]()
-    for snapshot in kept:
+    for snapshot in found:
         share = {f"{width:g}": next(left) for width in snapshot.stds}
         for key, value in files.read_tensors(snapshot.path).items():
             width, _, name = key.partition("/")

@@ -6,9 +6,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from reverie.data import ImageSet, Loader, Mirrored
 from reverie.diffusion.teacher import FromTeacher
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
+from reverie.learn.observer import Observer, TensorBoard
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources, starting
 from reverie.recipes.extending import extend, may_change
@@ -35,7 +37,7 @@ from reverie.recipes.outlook import fitted, outlook, pace, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
-FREE = {"train.workers"}
+FREE = {"train.workers", "train.tensorboard"}
 """Keys that may change while a run goes on: its weights do not depend on them."""
 
 
@@ -45,6 +47,7 @@ def train(
     fresh: bool = False,
     budget: float | None = None,
     extending: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> tuple[Run, int]:
     """Train a recipe to its end, from the latest checkpoint if its run has one.
 
@@ -55,6 +58,7 @@ def train(
         budget: seconds of training, with what the task prepares before it, which decide the number of images of a new run; one that is
             there keeps its own.
         extending: a run that is there goes on by this recipe, see :func:`~reverie.recipes.extending.extend`.
+        observers: told of what happens, besides TensorBoard where the recipe asks for it.
 
     Returns:
         The run, and the images it has seen (fewer than the recipe's if it was interrupted).
@@ -64,6 +68,10 @@ def train(
         RunError: when training fails; what was saved stays.
     """
     serialisation.check_recipe(recipe)
+    if recipe.train.tensorboard and find_spec("tensorboard") is None:
+        raise InputError(
+            "train.tensorboard writes for TensorBoard, which is not installed: pip install reverie[tensorboard]"
+        )
     recipe = _taught(recipe)
     recipe = replace(recipe, task=recipe.task.resolved())
     Runtime.choose(recipe.train.device)
@@ -113,6 +121,7 @@ def train(
                 run.folder,
                 seed=recipe.seed,
                 metadata=recipe.task.describe(made.model, spec),
+                observers=[*observers, *([TensorBoard()] if recipe.train.tensorboard else [])],
             )
     return run, seen
 
