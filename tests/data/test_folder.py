@@ -10,7 +10,7 @@ from PIL import Image
 
 from reverie import data
 from reverie.core.errors import InputError
-from reverie.data import folder, pixels
+from reverie.data import decoding, pixels
 from reverie.data.split import held_out
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -208,12 +208,61 @@ def test_big_folders_are_memory_mapped_and_equal(tmp_path, monkeypatch):
     for index in range(9):
         Image.fromarray(noise(16, 16, 3 + index)[..., :3]).save(tmp_path / f"{index}.png")
     small = data.load(tmp_path, "all")
-    folder._decode.cache_clear()
-    monkeypatch.setattr(folder, "IN_MEMORY", 1000)
+    decoding.decoded.cache_clear()
+    monkeypatch.setattr(decoding, "IN_MEMORY", 1000)
     big = data.load(tmp_path, "all")
-    folder._decode.cache_clear()
+    decoding.decoded.cache_clear()
     assert torch.equal(small.images, big.images)
     assert torch.equal(small.batch([8, 0]).x, big.batch([8, 0]).x)
+
+
+@pytest.fixture
+def keeping(tmp_path, monkeypatch):
+    """A folder of 12 pictures, one of them broken, and a cache that keeps sets of 5."""
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(decoding, "KEPT_FROM", 5)
+    monkeypatch.setattr(decoding, "KEPT", 2)
+    decoding.decoded.cache_clear()
+    root = tmp_path / "set"
+    root.mkdir()
+    for index in range(11):
+        Image.fromarray(noise(16, 16, 3 + index)[..., :3]).save(root / f"{index:02}.png")
+    (root / "05b.png").write_bytes(b"nothing")
+    yield root
+    decoding.decoded.cache_clear()
+
+
+def test_a_second_start_decodes_nothing(keeping, monkeypatch):
+    first = data.load(keeping, "all")
+    decoding.decoded.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_decode", None)
+        again = data.load(keeping, "all")
+    assert torch.equal(first.images, again.images) and first.fingerprint == again.fingerprint
+    assert (first.skipped, first.notes, first.columns) == (again.skipped, again.notes, again.columns)
+    assert [item.path for item in again.skipped] == ["05b.png"] and len(again) == 11
+    again.store[0] = 0  # a copy of this process's own
+    decoding.decoded.cache_clear()
+    assert torch.equal(data.load(keeping, "all").images, first.images)
+
+
+def test_a_changed_or_damaged_set_is_decoded_again(keeping, tmp_path):
+    first = data.load(keeping, "all")
+    Image.fromarray(noise(16, 16, 99)[..., :3]).save(keeping / "03.png")
+    changed = data.load(keeping, "all")
+    assert not torch.equal(changed.images[3], first.images[3]) and torch.equal(changed.images[4:], first.images[4:])
+    assert data.load(keeping, "all", size=8).shape == (3, 8, 8)
+    kept = list((tmp_path / "cache" / "decoded").iterdir())
+    assert len(kept) == 2  # the two that were used last
+    for place in kept:
+        (place / decoding.PICTURES).write_bytes(b"short")
+    decoding.decoded.cache_clear()
+    assert torch.equal(data.load(keeping, "all").images, changed.images)
+
+
+def test_a_cache_without_room_costs_nothing_but_time(keeping, tmp_path):
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    assert len(data.load(keeping, "all")) == 11
 
 
 def test_missing_empty_and_wrong_folders_say_so(tmp_path):
