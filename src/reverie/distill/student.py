@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +17,12 @@ from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
+from reverie.core.errors import InputError
 from reverie.core.flow_map import UNTIL, NetFlowMap
 from reverie.core.task import Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
+from reverie.nets.network import Network, deaf
 
 if TYPE_CHECKING:
     from reverie.distill.config import DistillConfig
@@ -35,6 +39,7 @@ class Student(NetFlowMap):
         teaching: makes the teacher, called when it is first looked at.
         scale: of the teacher's guidance.
         trained: the numbers of steps that it is made for.
+        below: guide only where the logsnr is below this; everywhere without.
     """
 
     def __init__(
@@ -43,9 +48,10 @@ class Student(NetFlowMap):
         teaching: Callable[[], Denoiser],
         scale: float = 1.0,
         trained: tuple[int, ...] = (),
+        below: float | None = None,
     ) -> None:
         super().__init__(denoise, trained)
-        self.teaching, self.scale = teaching, scale
+        self.teaching, self.scale, self.below = teaching, scale, below
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -59,22 +65,46 @@ class Student(NetFlowMap):
     @property
     def guided(self) -> Denoiser:
         """The teacher as the student is to be: guided by label where it takes one."""
-        return guide.cfg(self.teacher, self.scale) if self.scale != 1.0 and self.conditions else self.teacher
+        if self.scale == 1.0 or not self.conditions:
+            return self.teacher
+        return guide.cfg(self.teacher, self.scale, None if self.below is None else (-math.inf, self.below))
 
 
 def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None) -> Student:
     """The student: the teacher's network and weights, or fresh ones, and a second time where the method asks for one."""
     fresh = config.scratch or folder is None
     own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
-    denoise = hearing(own, UNTIL) if config.second_time else own
-    return Student(denoise, lambda: config.teaching(spec, seed, folder), config.scale or 1.0)
+    denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
+    scale, below = (1.0, None) if config.scale is None else (config.scale, config.drawn and config.drawn.guide_below)
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, below=below)
 
 
-def hearing(denoise: NetDenoiser, *names: str) -> NetDenoiser:
-    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied."""
-    denoise.net.listen(*names)  # pyright: ignore[reportCallIssue]
+def hearing(denoise: NetDenoiser, *names: str, seed: int = 0) -> NetDenoiser:
+    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied.
+
+    Args:
+        denoise: a model with a network of ours.
+        names: of the numbers.
+        seed: of the weights that are new.
+
+    Raises:
+        InputError: when the network has no place for them.
+    """
+    if not isinstance(denoise.net, Network):
+        raise InputError(deaf(denoise.net, names))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoise.net.listen(*names)
     denoise.conditions = {**denoise.conditions, **{name: denoise.net.conditions[name] for name in names}}  # pyright: ignore[reportIndexIssue]
     return denoise
+
+
+def twin(denoise: NetDenoiser) -> NetDenoiser:
+    """The same model with a network of its own, whose weights begin as the other's and may be trained."""
+    new = copy.copy(denoise)
+    new.net = copy.deepcopy(denoise.net).train().requires_grad_(True)
+    new.prior = getattr(new.net, "prior", None)
+    return new
 
 
 class Distilling(Task):

@@ -287,7 +287,7 @@ def sample(
         }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
-        count = steps if steps is not None else denoise.trained[0] if denoise.trained else STEPS
+        count = next(n for n in (steps, denoise.steps, *denoise.trained, STEPS) if n is not None)
         return leaps(denoise, n, cond, count, grid, seed=seed, x=x, batch_size=batch_size, on_step=on_step)
     denoise, solver, steps, grid = recalled(denoise, cond, solver, steps, grid, scale)
     grids.check_steps(steps)
