@@ -44,7 +44,8 @@ class DistillConfig(FromTeacher):
     """What all methods choose. The student is the teacher's network, on its path, with its weights to begin with.
 
     Attributes:
-        scale: guidance of the teacher, which the student learns; that of its recipe without.
+        scale: guidance of the teacher, which the student learns; that of its recipe, with its guide_below, without.
+        guide_below: guide only where the logsnr is below this; everywhere without.
         scratch: begin with fresh weights, of a method that learns from data too.
     """
 
@@ -53,12 +54,16 @@ class DistillConfig(FromTeacher):
     """Whether the network is told where a leap ends."""
 
     scale: Annotated[float, Bound(ge=0)] | None = None
+    guide_below: float | None = None
     scratch: bool = False
 
     def of(self, taught: TaskConfig, sample: Any) -> Self:
         known = super().of(taught, sample)
-        scale = sample.scale if isinstance(sample, SampleConfig) and known.denoising.drop > 0.0 else 1.0
-        return known if known.scale is not None else replace(known, scale=scale)
+        if known.scale is not None:
+            return known
+        if not isinstance(sample, SampleConfig) or known.denoising.drop == 0.0:
+            return replace(known, scale=1.0)
+        return replace(known, scale=sample.scale, guide_below=sample.guide_below)
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         self.build(spec, 0)

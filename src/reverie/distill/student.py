@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ class Student(NetFlowMap):
         denoise: its network on the teacher's path.
         teaching: makes the teacher, called when it is first looked at.
         scale: of the teacher's guidance.
+        below: the logsnr below which that acts; everywhere without.
         trained: the numbers of steps that it is made for.
     """
 
@@ -42,10 +44,11 @@ class Student(NetFlowMap):
         denoise: NetDenoiser,
         teaching: Callable[[], Denoiser],
         scale: float = 1.0,
+        below: float | None = None,
         trained: tuple[int, ...] = (),
     ) -> None:
         super().__init__(denoise, trained)
-        self.teaching, self.scale = teaching, scale
+        self.teaching, self.scale, self.below = teaching, scale, below
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -59,15 +62,20 @@ class Student(NetFlowMap):
     @property
     def guided(self) -> Denoiser:
         """The teacher as the student is to be: guided by label where it takes one."""
-        return guide.cfg(self.teacher, self.scale) if self.scale != 1.0 and self.conditions else self.teacher
+        if self.scale == 1.0 or not self.conditions:
+            return self.teacher
+        return guide.cfg(self.teacher, self.scale, None if self.below is None else (-math.inf, self.below))
 
 
 def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None) -> Student:
     """The student: the teacher's network and weights, or fresh ones, and a second time where the method asks for one."""
     fresh = config.scratch or folder is None
     own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
+    if fresh and folder is not None and own.prior is not None:
+        own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
+    scale = 1.0 if config.scale is None else config.scale
     denoise = hearing(own, UNTIL) if config.second_time else own
-    return Student(denoise, lambda: config.teaching(spec, seed, folder), config.scale or 1.0)
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, config.guide_below)
 
 
 def hearing(denoise: NetDenoiser, *names: str) -> NetDenoiser:
