@@ -53,7 +53,9 @@ class DDIMStep(FlowMap):
 
 
 class GaussianMap(FlowMap):
-    """The exact flow map of ``N(μ, Σ)``: along each axis of Σ, of variance v, ``x_s − α_sμ = √((α_s²v + σ_s²)/(α_t²v + σ_t²))·(x_t − α_tμ)``.
+    """The exact flow map of ``N(μ, Σ)``.
+
+    Along each axis of Σ, of variance v: ``x_s − α_sμ = √((α_s²v + σ_s²)/(α_t²v + σ_t²))·(x_t − α_tμ)``.
 
     Args:
         data: a mixture of one component.

@@ -1,4 +1,4 @@
-"""A denoiser or a flow map as a :class:`~reverie.core.generator.Generator`: with the solver, the steps and the grid that it is drawn from."""
+"""A denoiser or a flow map as a :class:`~reverie.core.generator.Generator`: with the steps and the grid that it is drawn from."""
 
 from __future__ import annotations
 
