@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from reverie.core.flow_map import UNTIL, NetFlowMap
 from reverie.core.task import Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
-from reverie.nets.network import Network, deaf
+from reverie.nets.network import deaf
 
 if TYPE_CHECKING:
     from reverie.distill.config import DistillConfig
@@ -92,12 +92,13 @@ def hearing(denoise: NetDenoiser, *names: str, seed: int = 0) -> NetDenoiser:
     Raises:
         InputError: when the network has no place for them.
     """
-    if not isinstance(denoise.net, Network):
-        raise InputError(deaf(denoise.net, names))
+    net: Any = denoise.net
+    if not hasattr(net, "listen"):
+        raise InputError(deaf(net, names))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        denoise.net.listen(*names)
-    denoise.conditions = {**denoise.conditions, **{name: denoise.net.conditions[name] for name in names}}  # pyright: ignore[reportIndexIssue]
+        net.listen(*names)
+    denoise.conditions = {**denoise.conditions, **{name: net.conditions[name] for name in names}}
     return denoise
 
 
