@@ -146,9 +146,9 @@ def test_scores_move_a_gaussian_towards_the_teacher_from_either_side_and_swapped
 
 def test_descent_by_exact_scores_ends_at_the_teachers_spread():
     c, frozen = 1.3, 1.3
-    for _ in range(150):
-        c -= 0.7 * gradient(c, c)
-        frozen -= 0.1 * gradient(frozen, 1.3)  # a fake network that does not follow
+    for _ in range(100):
+        c -= 0.05 * gradient(c, c)
+        frozen -= 0.05 * gradient(frozen, 1.3)  # a fake network that does not follow
     assert abs(c - S) < 1e-6
     assert not 0.9 * S < frozen < 1.1 * S
 
@@ -158,7 +158,7 @@ def test_dmd2_as_a_task_learns_the_spread_and_without_turns_of_the_fake_network_
         model = scalar(1.2)
         task = DMD2(model, times=Uniform(), gan=0.0, **how)
         play(task, 150, normal, {"student": 0.02, "fake": 0.05})
-        return float(model.denoise.net.c.abs())
+        return float(model.denoise.net.c.detach().abs())
 
     assert ends() == pytest.approx(S, rel=0.05)
     monkeypatch.setattr(DMD2, "turns", lambda self, progress: ["student"])
