@@ -18,10 +18,10 @@ from reverie.distill.student import hearing
 from reverie.nets import DiTConfig, build
 
 TEACHER = (
-    "train --data digits8 --net dit --net.patch 4 --net.width 16 --net.depth 1 --net.heads 2 --train.images 320 --train.batch 32 "
+    "train --data mnist5k --net dit --net.patch 7 --net.width 16 --net.depth 1 --net.heads 2 --train.images 320 --train.batch 32 "
     "--train.optimizer adamw --train.lr 1e-2 --train.processes 1 --sample.steps 2 --sample.scale 2"
 )
-SHORT = "--train.images 64 --train.batch 16"
+SHORT = "--train.images 64 --train.batch 16 --train.warmup 0"
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def test_a_run_is_distilled_and_its_recipe_says_how(runs):
 def test_it_is_measured_and_shown_in_1_2_4_and_8_steps_beside_its_teacher(runs, tmp_path, reverie):
     shutil.copytree(runs / "student", "RUN")
     assert reverie("sample RUN --label 3 --n 2").code == 0
-    said = reverie("evaluate RUN --n 20 --seeds 0")
+    said = reverie("evaluate RUN --n 40 --seeds 0")
     assert said.code == 0 and "teacher, 2 steps" in said.out
     found = json.loads(open("RUN/evaluation.json").read())
     assert found["figures"][0]["settings"]["steps"] == 2 and len(found["earlier"]) == 4
-    assert reverie("evaluate RUN --n 20 --seeds 0 --steps 3").code == 0
+    assert reverie("evaluate RUN --n 40 --seeds 0 --steps 3").code == 0
     assert reverie("report RUN").code == 0
     assert "teacher, 2" in open("RUN/report.html").read()
 
@@ -69,7 +69,7 @@ def test_what_is_no_teacher_is_refused(runs, reverie):
         f"distill {runs / 'nowhere'}": "no run in",
         f"distill {runs / 'teacher'} --method progressive --steps 3": "not halved down to 3",
         f"distill {runs / 'teacher'} --method drifting --steps 2": "one step",
-        f"distill {runs / 'teacher'} --data.name emoji": "model of other data",
+        f"distill {runs / 'teacher'} --data.size 14": "model of other data",
         "distill --method dmd2": "comes first",
     }.items():
         said = reverie(f"{words} {SHORT} --out new")
@@ -78,7 +78,7 @@ def test_what_is_no_teacher_is_refused(runs, reverie):
 
 
 def test_what_has_no_meaning_for_a_flow_map_is_refused_by_name(runs):
-    model, x = rv.load(runs / "student"), torch.zeros(1, 1, 8, 8)
+    model, x = rv.load(runs / "student"), torch.zeros(1, 1, 28, 28)
     with pytest.raises(InputError, match="Inversion follows the velocity.*NetFlowMap|Student"):
         rv.invert(model, x)
     with pytest.raises(InputError, match="Likelihood follows the velocity"):
@@ -112,5 +112,5 @@ def test_guidance_as_an_input_is_drawn_at_any_scale(runs, tmp_path):
     assert run.recipe.sample == SampleConfig(steps=2, scale=2.0)
     model, cond = rv.load(run.folder), rv.Cond(label=1)
     drawn = {scale: rv.sample(model, cond=cond, scale=scale) for scale in (1.0, 4.0)}
-    assert (drawn[1.0] - drawn[4.0]).abs().max() > 1e-4
+    assert (drawn[1.0] - drawn[4.0]).abs().max() > 1e-3
     assert rv.sample(model, cond=cond, report=True)[1].evaluations == 2

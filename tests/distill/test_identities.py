@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from .maps import MEAN, STD, exact_student, gaussian, line, quantile_map
 from torch import Tensor
 
 from reverie.core.batch import Batch
@@ -22,6 +21,8 @@ from reverie.distill.scm import SCM
 from reverie.distill.shortcut import Shortcut
 from reverie.distill.tvm import TVM
 from reverie.solve import GaussianMap
+
+from .maps import MEAN, STD, exact_student, gaussian, line, quantile_map
 
 LATE = Moment(90, 900, 1000)
 

@@ -1,6 +1,5 @@
 """Progressive, DMD2, ADD, LADD, moments and drifting against closed forms, each beside a wrong variant that fails."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +14,7 @@ from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.schedules import VP, Cosine, Flow, Schedule
 from reverie.core.task import Moment, Task
 from reverie.core.times import Uniform
-from reverie.distill import dmd2, progressive
+from reverie.distill import progressive
 from reverie.distill.add import ADD
 from reverie.distill.dmd2 import DMD2, matched
 from reverie.distill.drifting import Drifting, field, potential
@@ -82,7 +81,9 @@ def normal(step: int, size: int = 256) -> Batch:
 @pytest.mark.parametrize("path", [Flow(), Cosine(), VP()])
 def test_a_single_step_with_the_target_ends_where_two_steps_did_and_with_swapped_times_it_does_not(path: Schedule):
     torch.manual_seed(0)
-    data = GaussianMixture(torch.tensor([0.4, 0.6]), torch.randn(2, 3), 0.1 * torch.eye(3).repeat(2, 1, 1)).to(dtype=torch.float64)
+    data = GaussianMixture(torch.tensor([0.4, 0.6]), torch.randn(2, 3), 0.1 * torch.eye(3).repeat(2, 1, 1)).to(
+        dtype=torch.float64
+    )
     teacher, points = DDIMStep(data.denoiser(path)), grids.time()(path, 8)
     x, i = torch.randn(64, 3, dtype=torch.float64), torch.randint(0, 4, (64,))
     at, middle, to = (picked(points, 2 * i + k, x) for k in (0, 1, 2))
@@ -180,12 +181,12 @@ def test_the_loss_of_matching_keeps_its_target_fixed():
 
 
 def test_moments_converge_to_the_datas_variance_and_with_the_sign_swapped_they_diverge(monkeypatch):
-    def ends(c: float) -> float:
+    def ends(c: float, steps: int) -> float:
         model = scalar(c)
-        play(Moments(model), 250, normal, {"student": 0.01, "auxiliary": 0.05})
+        play(Moments(model), steps, normal, {"student": 0.02, "auxiliary": 0.1})
         return float(model.denoise.net.c.detach() ** 2 / S**2)
 
-    assert ends(1.0) == pytest.approx(1.0, abs=0.05)
+    assert ends(1.0, 250) == pytest.approx(1.0, abs=0.05)
     loss = Moments.loss
 
     def swapped(self, player, *rest):
@@ -193,7 +194,7 @@ def test_moments_converge_to_the_datas_variance_and_with_the_sign_swapped_they_d
         return {name: -v for name, v in parts.items()} if player == "student" else parts
 
     monkeypatch.setattr(Moments, "loss", swapped)
-    assert abs(ends(0.7) - 1.0) > 0.5
+    assert abs(ends(0.7, 50) - 1.0) > 0.5
 
 
 def test_the_posterior_has_the_marginals_of_the_path():
@@ -294,9 +295,7 @@ def test_the_teacher_is_asked_about_the_students_sample_noised_again():
         def forward(self, x, time, cond=None):
             return self.at.expand_as(x)
 
-    model = Student(
-        NetDenoiser(Five(), Flow(), "x0", shape=(2,)), lambda: NetDenoiser(Spy(), Flow(), "x0", shape=(2,))
-    )
+    model = Student(NetDenoiser(Five(), Flow(), "x0", shape=(2,)), lambda: NetDenoiser(Spy(), Flow(), "x0", shape=(2,)))
     task = ADD(model, looks=lambda x, noise, batch: {"x": x}, critic=Plain())  # pyright: ignore[reportArgumentType]
     parts = task.loss("student", points(plane(), 0), Draws(0, 0, 256), NOW)
     ((x, t),) = asked
@@ -386,7 +385,7 @@ def test_drifting_reaches_every_component(by):
     real = data.sample(1000, torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = model.denoise.net(noise, torch.ones(()))
-    play(task, 200, partial(points, data), 5e-3)
+    play(task, 120, partial(points, data), 5e-3)
     with torch.no_grad():
         after = model.denoise.net(noise, torch.ones(()))
     assert covered(after, data) == 4 and covered(before, data) < 4

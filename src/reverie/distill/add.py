@@ -3,8 +3,8 @@ ECCV 2024).
 
     L = −critic(x̂) + λ·E α(t)·‖x̂ − sg(D_teacher(α·x̂ + σ·ε))‖²,   x̂ the student's clean sample of noised data.
 
-The teacher is asked about the student's sample, noised again, not about the data. Alone, the second term makes means of all that the teacher
-holds possible; the critic, a hinge loss of heads on features of a frozen network, makes them samples. The features are those inside of the
+The teacher is asked about the student's sample, noised again, not about the data. Alone, the second term makes means of all that it holds
+possible; the critic, a hinge loss of heads on features of a frozen network, makes them samples. The features are those inside of the
 teacher where there is little noise, or EfficientNet's; never the judge's, by which samples are measured afterwards.
 """
 

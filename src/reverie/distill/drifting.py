@@ -1,5 +1,5 @@
-"""Drifting: the student's samples drift, while it trains, to where data is denser than they are (Deng, Li, Li, Du & He, "Generative modeling
-via drifting", 2026, arXiv:2602.04770).
+"""Drifting: the student's samples drift, while it trains, to where data is denser than they are (Deng, Li, Li, Du & He, "Generative
+modeling via drifting", 2026, arXiv:2602.04770).
 
 With positives y⁺ (data) and negatives y⁻ (the other samples), affinities ``a = √(softmax over y · softmax over x)`` of −‖x − y‖/τ,
 
@@ -8,9 +8,9 @@ With positives y⁺ (data) and negatives y⁻ (the other samples), affinities ``
 V is summed over τ = R·(mean distance), each brought to unit root mean square; samples meet those of their own class. No ODE, no teacher:
 that one only lends its features, in which distances are taken besides those of the samples themselves.
 
-Their normalisation depends on x, so V is no gradient. Franz, Hoffmann, Weiland, Schölkopf & Martius, "Drifting fields are not conservative",
-2026, arXiv:2604.06333: with the "sharp" kernel k♯, for which ``∇k♯(x, y) = k(x, y)·(y − x)``, as the normaliser it is one, a difference of
-two scores of kernel density estimates, of the potential
+Their normalisation depends on x, so V is no gradient. Franz, Hoffmann, Weiland, Schölkopf & Martius, "Drifting fields are not
+conservative", 2026, arXiv:2604.06333: with the "sharp" kernel k♯, for which ``∇k♯(x, y) = k(x, y)·(y − x)``, as the normaliser it is
+one, a difference of two scores of kernel density estimates, of the potential
 
     Φ(x) = log Σ k♯(x, y⁻) − log Σ k♯(x, y⁺),   V♯ = −∇Φ,   k♯ = τ·(r + τ)·e^{−r/τ} for k = e^{−r/τ},
 
@@ -33,9 +33,9 @@ from reverie.distill.adversarial import Looks
 from reverie.distill.matching import Matching
 from reverie.distill.student import Student
 
-RADII = (0.02, 0.05, 0.2)
-"""R, of the mean distance."""
 Field = Literal["paper", "sharp"]
+RADII: Mapping[Field, Sequence[float]] = {"paper": (0.02, 0.05, 0.2), "sharp": (0.2, 0.5)}
+"""R, of the mean distance: the paper's; and wider ones for the sharp field, which the nearest point alone steers at small R."""
 
 
 def field(x: Tensor, positive: Tensor, negative: Tensor, tau: float | Tensor, among: Tensor | None = None) -> Tensor:
@@ -89,7 +89,7 @@ class Drifting(Matching):
         model: the student.
         looks: features to drift in besides the samples themselves.
         by: the paper's field, or the potential of the sharp one.
-        radii: R of each temperature.
+        radii: R of each temperature; those of the field without.
         held_out: data to show beside samples.
     """
 
@@ -99,11 +99,11 @@ class Drifting(Matching):
         *,
         looks: Looks | None = None,
         by: Field = "paper",
-        radii: Sequence[float] = RADII,
+        radii: Sequence[float] | None = None,
         held_out: Dataset | None = None,
     ) -> None:
         super().__init__(model, held_out=held_out)
-        self.looks, self.radii = looks, radii
+        self.looks, self.radii = looks, RADII[by] if radii is None else radii
         self.towards: Callable[..., Tensor] = self._drifted if by == "paper" else self._descended
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:

@@ -33,7 +33,11 @@ class FlowMapConfig(DistillConfig):
 
     def of(self, taught: Any, sample: Any) -> Self:
         plain = self.scale is None and not self.taught and not self.guides_data
-        return super().of(taught, sample) if not plain else replace(super().of(taught, sample), scale=1.0, guide_below=None)
+        return (
+            super().of(taught, sample)
+            if not plain
+            else replace(super().of(taught, sample), scale=1.0, guide_below=None)
+        )
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         if not self.taught and not self.guides_data and self.scale not in (None, 1.0):

@@ -76,8 +76,12 @@ class IMM(Mapping):
         parts = []
         for rows in torch.arange(len(far), device=far.device).split(self.group):
             x, y = far[rows].flatten(1), near[rows].flatten(1)
-            same = torch.ones(len(rows), len(rows), device=x.device) if label is None else label[rows, None] == label[rows]
-            k = (kernel(x, x, inverse[rows[0]]) + kernel(y, y, inverse[rows[0]]) - 2.0 * kernel(x, y, inverse[rows[0]])) * same
+            same = (
+                torch.ones(len(rows), len(rows), device=x.device) if label is None else label[rows, None] == label[rows]
+            )
+            k = (
+                kernel(x, x, inverse[rows[0]]) + kernel(y, y, inverse[rows[0]]) - 2.0 * kernel(x, y, inverse[rows[0]])
+            ) * same
             parts.append((k.sum() / same.sum()).expand(len(rows)))
         return torch.cat(parts)
 

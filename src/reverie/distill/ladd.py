@@ -3,8 +3,8 @@ with latent adversarial diffusion distillation", SIGGRAPH Asia 2024).
 
 Samples and data are noised to one random level and shown to the frozen teacher; heads on its features after each attention block are the
 critic, with a hinge loss, and there is no other loss. The level has ``ln(σ/α) ~ N(1, 1)``, on the straight path their logit-normal times.
-At first the student starts from the less noisy half of its grid only, later mostly from pure noise. The paper's data is drawn by the teacher;
-here it is the run's own.
+At first the student starts from the less noisy half of its grid only, later mostly from pure noise. The paper's data is drawn by the
+teacher; here it is the run's own.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ class TVM(Slowly):
         at = self.at(self.times(rng.even("time")))
         some = self.noised(*pair, at)
         instant = self.mean_velocity(some, at, at, cond) - self.velocity(some, at, cond, pair)
-        return {name: e.float().square().flatten(1).mean(1) for name, e in {"terminal": error, "velocity": instant}.items()}
+        return {
+            name: e.float().square().flatten(1).mean(1) for name, e in {"terminal": error, "velocity": instant}.items()
+        }
 
     def terminal(self, x: Tensor, s: Tensor, cond: Cond | None) -> Tensor:
         """The velocity at the end of leaps."""
