@@ -125,9 +125,9 @@ def main() -> None:
     assert all(issubclass(tasks.config(name.partition(":")[0]), FromTeacher) for name in given.methods)
     warnings.filterwarnings("ignore", message="this model was made to draw")
     bench = Bench(given.teacher, given.n, given.seeds)
-    bench.of_teacher()
     for spelt in given.methods:
         bench.of_student(spelt, given.images, given.out)
+    bench.of_teacher()
     print(table(bench.rows))
 
 

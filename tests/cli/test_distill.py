@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,11 +49,11 @@ def test_it_is_measured_and_shown_in_1_2_4_and_8_steps_beside_its_teacher(runs, 
     assert reverie("sample RUN --label 3 --n 2").code == 0
     said = reverie("evaluate RUN --n 40 --seeds 0")
     assert said.code == 0 and "teacher, 2 steps" in said.out
-    found = json.loads(open("RUN/evaluation.json").read())
+    found = json.loads(Path("RUN/evaluation.json").read_text())
     assert found["figures"][0]["settings"]["steps"] == 2 and len(found["earlier"]) == 4
     assert reverie("evaluate RUN --n 40 --seeds 0 --steps 3").code == 0
     assert reverie("report RUN").code == 0
-    assert "teacher, 2" in open("RUN/report.html").read()
+    assert "teacher, 2" in Path("RUN/report.html").read_text()
 
 
 def test_other_numbers_of_steps_than_it_was_made_for_are_drawn_with_a_warning(runs):
@@ -79,7 +80,7 @@ def test_what_is_no_teacher_is_refused(runs, reverie):
 
 def test_what_has_no_meaning_for_a_flow_map_is_refused_by_name(runs):
     model, x = rv.load(runs / "student"), torch.zeros(1, 1, 28, 28)
-    with pytest.raises(InputError, match="Inversion follows the velocity.*NetFlowMap|Student"):
+    with pytest.raises(InputError, match="Inversion follows the velocity"):
         rv.invert(model, x)
     with pytest.raises(InputError, match="Likelihood follows the velocity"):
         rv.solve.log_prob(model, x)

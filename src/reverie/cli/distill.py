@@ -68,19 +68,17 @@ def parse(arguments: list[str]) -> Arguments:
         raise unknown("method", method, methods())
     words = [next((new + a[len(old) :] for old, new in SHORT.items() if a.split("=")[0] == old), a) for a in arguments]
     config = tasks.config(method)
-    recipe = Recipe(task=config())
-    if words and not words[0].startswith("-"):
-        recipe = taught(words[0], config)
-    given = tyro.cli(
+    named = bool(words) and not words[0].startswith("-")
+    if not named and not {"-h", "--help"} & set(words):
+        raise InputError("the teacher's run comes first: reverie distill RUN --method dmd2 --steps 1")
+    recipe = taught(words[0], config) if named else Recipe(task=config())
+    return tyro.cli(
         Arguments,
         args=words,
-        default=Arguments(run=recipe.task.teacher if words[:1] else tyro.MISSING, recipe=recipe),  # pyright: ignore
+        default=Arguments(run=words[0] if named else tyro.MISSING, recipe=recipe),  # pyright: ignore[reportArgumentType]
         prog="reverie distill",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    if not words or given.run != words[0]:
-        raise InputError(f"the teacher's run comes first: reverie distill {given.run} …")
-    return given
 
 
 def taught(run: str, config: type) -> Recipe:
