@@ -10,7 +10,7 @@ teacher where there is little noise, or EfficientNet's; never the judge's, by wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -64,22 +64,22 @@ class ADD(Adversarial):
         return {"teacher": self.weight * (point.alpha * (x - goal).square()).flatten(1).mean(1)}
 
 
-def inside(teacher: NetDenoiser, sites: Sequence[str]) -> Looks:
+class Inside:
     """The features at sites of the teacher, of samples with little noise."""
-    point, recorded = teacher.schedule.at(0.5 * LOGSNR), taps.record(teacher, sites, stop=True)
 
-    def looks(x: Tensor, noise: Tensor, batch: Batch) -> dict[str, Tensor]:
-        x_t = combine((point.alpha, point.sigma), (x, noise))
-        return dict(recorded(x_t, point, batch.cond).features or {})
+    def __init__(self, teacher: NetDenoiser, sites: Sequence[str]) -> None:
+        self.point, self.recorded = teacher.schedule.at(0.5 * LOGSNR), taps.record(teacher, sites, stop=True)
 
-    return looks
+    def __call__(self, x: Tensor, noise: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        x_t = combine((self.point.alpha, self.point.sigma), (x, noise))
+        return self.recorded(x_t, self.point, batch.cond).features or {}
 
 
-def general(space: Space) -> Looks:
+class General:
     """EfficientNet's features of pictures."""
-    extractor = EfficientNetLite0()
 
-    def looks(x: Tensor, noise: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"features": extractor.to(x.device)(space.decode(x))}
+    def __init__(self, space: Space) -> None:
+        self.space, self.extractor = space, EfficientNetLite0()
 
-    return looks
+    def __call__(self, x: Tensor, noise: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return {"features": self.extractor.to(x.device)(self.space.decode(x))}

@@ -204,9 +204,9 @@ class ADDConfig(MatchingConfig):
 
         if self.looks == "teacher":
             sites = self.sites(model)
-            looks, seen = add.inside(model.teacher, sites), shapes(model.teacher, sites)  # pyright: ignore[reportArgumentType]
+            looks, seen = add.Inside(model.teacher, sites), shapes(model.teacher, sites)  # pyright: ignore[reportArgumentType]
         else:
-            looks, seen = add.general(model.space), {"features": (1280,)}
+            looks, seen = add.General(model.space), {"features": (1280,)}
         critic = Critic(seen, classes_of(model.teacher))
         how = (sample.steps, sample.grid or "time")
         return add.ADD(model, *how, looks=looks, critic=critic, r1=self.r1, weight=self.weight, held_out=held_out)
@@ -269,5 +269,5 @@ class DriftingConfig(MatchingConfig):
         from reverie.distill import add
         from reverie.distill.drifting import Drifting
 
-        looks = add.inside(model.teacher, self.sites(model))  # pyright: ignore[reportArgumentType]
+        looks = add.Inside(model.teacher, self.sites(model))  # pyright: ignore[reportArgumentType]
         return Drifting(model, looks=looks, by=self.field, held_out=held_out)
