@@ -25,10 +25,10 @@ from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
 from reverie.diffusion.reflow import Reflow
+from reverie.diffusion.vlb import VLB, Hybrid, OnChain
 from reverie.distill import ADD, DMD2, LADD, Drifting, Guided, Moments, Progressive, Student, hearing
 from reverie.distill.add import Inside
 from reverie.distill.matching import Critic, attending, classes_of, shapes
-from reverie.diffusion.vlb import VLB, Hybrid, OnChain
 from reverie.families.autoregressive import NextToken
 from reverie.families.config import (
     AutoregressiveConfig,
