@@ -27,6 +27,7 @@ from reverie.measure.pictures import from_bytes
 from reverie.recipes import measuring, sources, tasks
 from reverie.recipes.runs import Run
 from reverie.recipes.training import train
+from reverie.solve.maps import MADE
 
 RESULTS = Path(__file__).parent / "results" / "distill.json"
 TEACHER = (1, 2, 4, 8, 12, 20)
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     assert all(issubclass(tasks.config(name.partition(":")[0]), FromTeacher) for name in given.methods)
-    warnings.filterwarnings("ignore", message="this model was made to draw")
+    warnings.filterwarnings("ignore", MADE)
     bench = Bench(given.teacher, given.n, given.seeds)
     for spelt in given.methods:
         bench.of_student(spelt, given.images, given.out)

@@ -113,5 +113,5 @@ def test_guidance_as_an_input_is_drawn_at_any_scale(runs, tmp_path):
     assert run.recipe.sample == SampleConfig(steps=2, scale=2.0)
     model, cond = rv.load(run.folder), rv.Cond(label=1)
     drawn = {scale: rv.sample(model, cond=cond, scale=scale) for scale in (1.0, 4.0)}
-    assert (drawn[1.0] - drawn[4.0]).abs().max() > 1e-3
+    assert (drawn[1.0] - drawn[4.0]).abs().max() > 1e-4
     assert rv.sample(model, cond=cond, report=True)[1].evaluations == 2

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from reverie.measure.figures import Evaluation
     from reverie.recipes.recipe import Recipe
 
-MADE = "this model was made to draw"
-"""How the warning begins that a flow map is drawn in other steps than its own, which here is on purpose."""
 KEYS = ("solver", "steps", "grid", "scale")
 
 
@@ -62,13 +60,14 @@ class Arguments(Placing):
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "evaluate")
     from reverie.recipes.measuring import measure
+    from reverie.solve.maps import MADE
 
     run = given.open(given.run)
     asked = {key: getattr(given, key) for key in KEYS}
     config = drawn_with(run.recipe, asked)
     several = run.recipe.task.measured(config) if all(value is None for value in asked.values()) else (config,)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=MADE)
+        warnings.filterwarnings("ignore", MADE)
         first, *others = [
             measure(
                 run,
