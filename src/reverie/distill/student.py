@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +17,12 @@ from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
+from reverie.core.errors import InputError
 from reverie.core.flow_map import UNTIL, NetFlowMap
 from reverie.core.task import Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
+from reverie.nets.network import deaf
 
 if TYPE_CHECKING:
     from reverie.distill.config import DistillConfig
@@ -34,6 +38,7 @@ class Student(NetFlowMap):
         denoise: its network on the teacher's path.
         teaching: makes the teacher, called when it is first looked at.
         scale: of the teacher's guidance.
+        below: the logsnr below which that acts; everywhere without.
         trained: the numbers of steps that it is made for.
     """
 
@@ -42,10 +47,11 @@ class Student(NetFlowMap):
         denoise: NetDenoiser,
         teaching: Callable[[], Denoiser],
         scale: float = 1.0,
+        below: float | None = None,
         trained: tuple[int, ...] = (),
     ) -> None:
         super().__init__(denoise, trained)
-        self.teaching, self.scale = teaching, scale
+        self.teaching, self.scale, self.below = teaching, scale, below
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -59,23 +65,49 @@ class Student(NetFlowMap):
     @property
     def guided(self) -> Denoiser:
         """The teacher as the student is to be: guided by label where it takes one."""
-        return guide.cfg(self.teacher, self.scale) if self.scale != 1.0 and self.conditions else self.teacher
+        if self.scale == 1.0 or not self.conditions:
+            return self.teacher
+        return guide.cfg(self.teacher, self.scale, None if self.below is None else (-math.inf, self.below))
 
 
 def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None) -> Student:
     """The student: the teacher's network and weights, or fresh ones, and a second time where the method asks for one."""
     fresh = config.scratch or folder is None
     own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
-    denoise = hearing(own, UNTIL) if config.second_time else own
-    return Student(denoise, lambda: config.teaching(spec, seed, folder), config.scale or 1.0)
+    if fresh and folder is not None and own.prior is not None:
+        own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
+    scale = 1.0 if config.scale is None else config.scale
+    denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, config.guide_below)
 
 
-def hearing(denoise: NetDenoiser, *names: str) -> NetDenoiser:
-    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied."""
+def hearing(denoise: NetDenoiser, *names: str, seed: int = 0) -> NetDenoiser:
+    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied.
+
+    Args:
+        denoise: a model with a network of ours.
+        names: of the numbers.
+        seed: of the weights that are new.
+
+    Raises:
+        InputError: when the network has no place for them.
+    """
     net: Any = denoise.net
-    net.listen(*names)
+    if not hasattr(net, "listen"):
+        raise InputError(deaf(net, names))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net.listen(*names)
     denoise.conditions = {**denoise.conditions, **{name: net.conditions[name] for name in names}}
     return denoise
+
+
+def twin(denoise: NetDenoiser) -> NetDenoiser:
+    """The same model with a network of its own, whose weights begin as the other's and may be trained."""
+    new = copy.copy(denoise)
+    new.net = copy.deepcopy(denoise.net).train().requires_grad_(True)
+    new.prior = getattr(new.net, "prior", None)
+    return new
 
 
 class Distilling(Task):
