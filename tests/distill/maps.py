@@ -12,6 +12,7 @@ from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.flow_map import UNTIL
 from reverie.core.schedules import Flow, Schedule
 from reverie.distill.student import Student, hearing
+from reverie.nets.network import Network
 
 MEAN, STD = 0.3, 0.5
 
@@ -47,14 +48,20 @@ def exact_student(told: bool = True) -> Student:
     return Student(denoise, lambda: gaussian().denoiser(Flow()))
 
 
-class Perceptron(nn.Module):
+class Perceptron(Network):
     """A small network of vectors that is told t, and by how much to leap once it listens."""
 
     def __init__(self, dim: int = 2, width: int = 64) -> None:
         super().__init__()
         self.conditions = {}
         self.layers = nn.Sequential(
-            nn.Linear(dim + 14, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, dim)
+            nn.Linear(dim + 14, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, dim),
         )
 
     def listen(self, *names: str) -> None:
@@ -67,7 +74,9 @@ class Perceptron(nn.Module):
         return self.layers(torch.cat([x, t, gap, *waves], 1))
 
 
-def student(data: GaussianMixture, told: bool, dim: int = 2, schedule: Schedule | None = None, width: int = 64) -> Student:
+def student(
+    data: GaussianMixture, told: bool, dim: int = 2, schedule: Schedule | None = None, width: int = 64
+) -> Student:
     """A fresh perceptron whose teacher is the exact denoiser of ``data``."""
     torch.manual_seed(0)
     path = schedule or Flow()
@@ -90,7 +99,9 @@ def quantile_map(data: GaussianMixture, x: Tensor, t: float, s: float) -> Tensor
 
     def below(x: Tensor, t: float) -> Tensor:
         deviation = ((1 - t) ** 2 * data.covariances[:, 0, 0] + t * t).sqrt()
-        return (data.log_weights.exp() * torch.special.ndtr((x - (1 - t) * data.means[:, 0]) / deviation)).sum(-1, keepdim=True)
+        return (data.log_weights.exp() * torch.special.ndtr((x - (1 - t) * data.means[:, 0]) / deviation)).sum(
+            -1, keepdim=True
+        )
 
     level = below(x, t)
     low, high = torch.full_like(x, -20.0), torch.full_like(x, 20.0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
+from tyro.conf import Suppress
+
 from reverie.core.bounds import STEPS, Bound
+from reverie.core.errors import InputError
 from reverie.core.names import GridName
 from reverie.core.task import Sweep, TaskConfig
 from reverie.diffusion.config import SampleConfig
@@ -44,9 +47,9 @@ class DistillConfig(FromTeacher):
     """What all methods choose. The student is the teacher's network, on its path, with its weights to begin with.
 
     Attributes:
-        scale: guidance of the teacher, which the student learns; that of its recipe, with its guide_below, without.
-        guide_below: guide only where the logsnr is below this; everywhere without.
+        scale: guidance of the teacher, which the student learns; that of its recipe without.
         scratch: begin with fresh weights, of a method that learns from data too.
+        drawn: how the teacher's recipe draws, inferred.
     """
 
     Sample: ClassVar[type] = LeapConfig
@@ -54,16 +57,16 @@ class DistillConfig(FromTeacher):
     """Whether the network is told where a leap ends."""
 
     scale: Annotated[float, Bound(ge=0)] | None = None
-    guide_below: float | None = None
     scratch: bool = False
+    drawn: Annotated[SampleConfig | None, Suppress] = None
 
     def of(self, taught: TaskConfig, sample: Any) -> Self:
         known = super().of(taught, sample)
-        if known.scale is not None:
-            return known
-        if not isinstance(sample, SampleConfig) or known.denoising.drop == 0.0:
-            return replace(known, scale=1.0)
-        return replace(known, scale=sample.scale, guide_below=sample.guide_below)
+        if not isinstance(sample, SampleConfig):
+            raise InputError(f"{self.teacher} draws as no diffusion model does: {self.name} learns from one that does")
+        able = known.denoising.drop > 0.0
+        scale = self.scale if self.scale is not None else sample.scale if able else 1.0
+        return replace(known, scale=scale, drawn=replace(sample, scale=scale))
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         self.build(spec, 0)

@@ -32,8 +32,9 @@ class FlowMapConfig(DistillConfig):
         return not self.scratch
 
     def of(self, taught: Any, sample: Any) -> Self:
+        known = super().of(taught, sample)
         plain = self.scale is None and not self.taught and not self.guides_data
-        return super().of(taught, sample) if not plain else replace(super().of(taught, sample), scale=1.0, guide_below=None)
+        return replace(known, scale=1.0) if plain else known
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         if not self.taught and not self.guides_data and self.scale not in (None, 1.0):
