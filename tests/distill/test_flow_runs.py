@@ -93,7 +93,7 @@ def test_a_tangent_that_is_no_number_stops_training_and_names_the_noise_level(te
 
     def torn(self, x, t, v):
         dx, dt = along(self, x, t, v)
-        return torch.where((t > 0.9).view(-1, 1, 1, 1), torch.nan, dx), dt
+        return torch.where((t > 0.6).view(-1, 1, 1, 1), torch.nan, dx), dt
 
     monkeypatch.setattr(Mapping, "along", torn)
     with pytest.raises(RunError, match=r"student, part 'meanflow', is nan.* samples, logsnr -"):

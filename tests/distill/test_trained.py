@@ -26,17 +26,17 @@ MeanFlowConfig, SCMConfig = settings.MeanFlowConfig, settings.SCMConfig
 ShortcutConfig, TVMConfig = settings.ShortcutConfig, settings.TVMConfig
 ConsistencyConfig = settings.ConsistencyConfig
 METHODS = {
-    "meanflow": (MeanFlow, MeanFlowConfig(apart=0.75)),
+    "meanflow": (MeanFlow, MeanFlowConfig()),
     "shortcut": (Shortcut, ShortcutConfig(decay=0.95, bootstrapped=0.5)),
-    "imm": (IMM, settings.IMMConfig(halvings=10, group=16)),
+    "imm": (IMM, settings.IMMConfig(halvings=9, group=16)),
     "tvm": (TVM, TVMConfig(gap_mean=0.0)),
-    "cd": (CD, ConsistencyConfig(scales=18)),
+    "cd": (CD, ConsistencyConfig(scales=10)),
     "ect": (ECT, ConsistencyConfig(variant="ect")),
     "scd": (SCM, SCMConfig(times_mean=0.0)),
 }
 FROM_DATA = {
-    "meanflow": (MeanFlow, MeanFlowConfig(apart=0.75, scratch=True)),
-    "imf": (MeanFlow, MeanFlowConfig(apart=0.75, scratch=True, improved=True)),
+    "meanflow": (MeanFlow, MeanFlowConfig(scratch=True)),
+    "imf": (MeanFlow, MeanFlowConfig(scratch=True, improved=True)),
     "shortcut": (Shortcut, ShortcutConfig(decay=0.95, bootstrapped=0.5, scratch=True)),
     "imm": (IMM, settings.IMMConfig(halvings=10, group=16, scratch=True)),
     "tvm": (TVM, TVMConfig(gap_mean=0.0, decay=0.95, scratch=True)),

@@ -147,9 +147,9 @@ class ECT(Consistent):
     """Easy consistency tuning. Its error is the norm, weighted as that of ict."""
 
     def levels(self, rng: Draws, progress: Moment) -> tuple[Tensor, Tensor]:
-        rho = (-1.1 + 2.0 * torch.special.ndtri(rng.even("time"))).exp()
+        rho = (-1.1 + 2.0 * torch.special.ndtri(rng.even("time"))).exp().clamp(min=SMALLEST)
         stage = 1 + min(math.floor(progress.fraction * STAGES), STAGES - 1)
-        return rho, (rho * (1.0 - (1.0 + 8.0 * torch.sigmoid(-rho)) / 2.0**stage)).clamp(min=0.0)
+        return rho, (rho * (1.0 - (1.0 + 8.0 * torch.sigmoid(-rho)) / 2.0**stage)).clamp(min=0.1 * SMALLEST)
 
     def apart(self, error: Tensor, further: Tensor, nearer: Tensor) -> Tensor:
         return (error.square().flatten(1).sum(1) + 1e-12).sqrt() / (further - nearer)
