@@ -121,6 +121,8 @@ def _saved(weights: list[nn.Parameter]) -> Iterator[dict[int, int]]:
         inner = value
         while inside_jvp.is_functorch_wrapped_tensor(inner):
             inner = inside_jvp.get_unwrapped(inner)
+        if inner._is_zerotensor():  # a tangent that is none
+            return value
         storage = inner.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
