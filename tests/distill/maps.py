@@ -70,8 +70,9 @@ class Perceptron(Network):
     def forward(self, x: Tensor, time: Tensor, cond=None) -> Tensor:
         t = time.expand(len(x))[:, None]
         gap = cond[UNTIL].value if cond is not None and UNTIL in cond else torch.zeros_like(t)
-        waves = [f(k * math.pi * w) for w in (t, gap) for k in (0.5, 1, 2) for f in (torch.sin, torch.cos)]
-        return self.layers(torch.cat([x, t, gap, *waves], 1))
+        told = torch.cat([t, gap], 1)
+        angle = (told[:, :, None] * told.new_tensor([0.5 * math.pi, math.pi, 2 * math.pi])).flatten(1)
+        return self.layers(torch.cat([x, told, angle.sin(), angle.cos()], 1))
 
 
 def student(
