@@ -38,8 +38,8 @@ class Student(NetFlowMap):
         denoise: its network on the teacher's path.
         teaching: makes the teacher, called when it is first looked at.
         scale: of the teacher's guidance.
-        below: the logsnr below which that acts; everywhere without.
         trained: the numbers of steps that it is made for.
+        below: guide only where the logsnr is below this; everywhere without.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Student(NetFlowMap):
         denoise: NetDenoiser,
         teaching: Callable[[], Denoiser],
         scale: float = 1.0,
-        below: float | None = None,
         trained: tuple[int, ...] = (),
+        below: float | None = None,
     ) -> None:
         super().__init__(denoise, trained)
         self.teaching, self.scale, self.below = teaching, scale, below
