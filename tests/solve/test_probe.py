@@ -1,5 +1,6 @@
 """The probe sees a network that is off at pure noise or rough in t, and none that is neither; what it chooses ends nearer to the flow."""
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from reverie.core.paths import Table
 from reverie.core.schedules import Flow
 from reverie.guide import cfg
 from reverie.solve.auto import FAR, ROUGH, choose, default, suited
-from reverie.solve.probe import EVALUATIONS, Probe, probed
+from reverie.solve.probe import EVALUATIONS, Probe, keep, probed, remembered
 
 
 class Gaussian(nn.Module):
@@ -93,3 +94,43 @@ def test_a_network_that_is_off_at_pure_noise_ends_where_its_flow_does(steps: int
     error = lambda out: float((out - exact).norm())  # noqa: E731
     assert error(found) < 0.5 * error(usual)
     assert abs(float(found.std() / exact.std()) - 1.0) < 0.1
+
+
+def test_a_file_beside_the_weights_is_asked_by_the_next_process_and_only_by_the_same_weights(tmp_path) -> None:
+    file, first, again, cast, other = tmp_path / "probe.json", model(), model(), model(), model(ripple=0.05)
+    for each, weights in ((first, "a"), (again, "a"), (other, "b")):
+        keep(each, file, weights)
+    found = probed(first)
+    assert json.loads(file.read_text())["of"] == {"weights": "a", "dtype": "torch.float32"}
+    assert remembered(again) and probed(again) == found and again.net.calls == 0
+    assert rv.sample(again, 2, steps=5, report=True)[1].probe == 0
+    keep(cast.to(dtype=torch.float64), file, "a")  # another rounding, another roughness
+    assert not remembered(other) and probed(other) != found and other.net.calls == EVALUATIONS
+    assert not remembered(cast)
+    again.net.scale.mul_(1.5)  # no longer the weights of the file: neither read nor written
+    kept = file.read_text()
+    assert probed(again) is not None and again.net.calls == EVALUATIONS + 2 * 5
+    assert file.read_text() == kept and json.loads(kept)["of"]["weights"] == "b"
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"of": {"weights": "a", "dtype": "torch.float32"}, "far": 0.0}'])
+def test_a_file_that_holds_something_else_is_written_anew(tmp_path, content: str) -> None:
+    file, denoise = tmp_path / "probe.json", model()
+    file.write_text(content)
+    keep(denoise, file, "a")
+    found = probed(denoise)
+    assert denoise.net.calls == EVALUATIONS and json.loads(file.read_text())["far"] == found.far
+    assert [each.name for each in tmp_path.iterdir()] == ["probe.json"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_left_alone(tmp_path) -> None:
+    denoise = model()
+    keep(denoise, tmp_path / ("too long" * 99), "a")
+    assert probed(denoise) is not None and remembered(denoise) and not any(tmp_path.iterdir())
+
+
+def test_without_the_probe_nothing_is_written(tmp_path) -> None:
+    denoise = model()
+    keep(denoise, tmp_path / "probe.json", "a")
+    rv.sample(denoise, 2, steps=5, solver="default")
+    assert denoise.net.calls == 10 and not any(tmp_path.iterdir())
