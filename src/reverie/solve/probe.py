@@ -35,11 +35,14 @@ class Probe(NamedTuple):
 
     ``far`` is how fast the estimate of clean data grows towards pure noise, −d log size/dλ from λ = −2 to there: 0 where all is well, 1
     where it is the error of an estimate of ε. ``rough`` is the second difference of ε − x0 over ± 0.005 in τ = σ/(α+σ) around 0.35, over
-    its size.
+    its size. What is known without asking: whether the network predicts clean ``data``, so that an error of it is one of ε − x0 that grows as
+    1/σ towards the end, and whether it is told the ``log`` of the noise level, in which it then is equally rough all the way.
     """
 
     far: float
     rough: float
+    data: bool = False
+    log: bool = False
 
 
 _REMEMBERED: WeakKeyDictionary[NetDenoiser, tuple[int, Probe]] = WeakKeyDictionary()
@@ -71,7 +74,7 @@ def probed(denoise: Denoiser) -> Probe | None:
     if known is None:
         if special(torch.empty(0, device=model.device)):
             return None
-        known = probe(model)
+        known = _told(model, *probe(model))
         _REMEMBERED[model] = _version(model), known
         _write(model, known)
     return known
@@ -91,6 +94,10 @@ def keep(denoise: NetDenoiser, path: Path, weights: str) -> None:
         weights: a hash of them. The model still has them now: once they change, the file is neither read nor written.
     """
     _FILES[denoise] = _version(denoise), path, weights
+
+
+def _told(model: NetDenoiser, far: float, rough: float) -> Probe:
+    return Probe(far, rough, model.kind.name == "x0", model.time == "log_sigma")
 
 
 def _version(model: NetDenoiser) -> int:
@@ -118,7 +125,7 @@ def _read(model: NetDenoiser) -> Probe | None:
     file = _file(model)
     try:
         record = json.loads(file[0].read_text()) if file is not None else {}
-        return Probe(**{k: float(record[k]) for k in Probe._fields}) if file and record["of"] == file[1] else None
+        return _told(model, float(record["far"]), float(record["rough"])) if file and record["of"] == file[1] else None
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or something else
         return None
 
@@ -127,12 +134,14 @@ def _write(model: NetDenoiser, found: Probe) -> None:
     file = _file(model)
     if file is not None:
         with suppress(RunError):  # a folder that only reads
-            files.write(file[0], json.dumps({"of": file[1], **found._asdict()}, indent=1) + "\n")
+            files.write(
+                file[0], json.dumps({"of": file[1], "far": found.far, "rough": found.rough}, indent=1) + "\n"
+            )
 
 
 @torch.no_grad()
-def probe(denoise: Denoiser) -> Probe:
-    """Evaluate five times from four fixed noises, told the first classes if the model knows any."""
+def probe(denoise: Denoiser) -> tuple[float, float]:
+    """``far`` and ``rough`` of a :class:`Probe`: evaluate five times from four fixed noises, told the first classes if the model knows any."""
     told = {name: [i % kind.classes for i in range(NOISES)] for name, kind in denoise.conditions.items()}  # pyright: ignore[reportAttributeAccessIssue]
     cond = Cond(**told).to(denoise.device) if told else None
     noise = Tape(sample_seeds(_SEED, NOISES)).draw("init", 0, denoise.shape).to(denoise.device)
@@ -148,4 +157,4 @@ def probe(denoise: Denoiser) -> Probe:
     first, later, before, here, after = torch.stack(found).cpu().double()  # read once
     grown = (first.norm(dim=1).log() - later.norm(dim=1).log()).mean()
     bend = (before - 2.0 * here + after).norm(dim=1) / here.norm(dim=1)
-    return Probe(float(grown) / (_LATER - low), float(bend.log().mean().exp()))
+    return float(grown) / (_LATER - low), float(bend.log().mean().exp())
