@@ -7,6 +7,7 @@ python bench/solvers.py plot      # error against evaluations for our solvers; w
 python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
 python bench/solvers.py networks RUN ...   # the default for trained models of several sizes of picture; writes results/networks.json
 python bench/solvers.py zoo       # the default and the peers on the networks of bench/zoo.py, resumably; writes results/zoo.json
+python bench/solvers.py stochastic # solvers with fresh noise by Fréchet distance, on three of them; writes results/stochastic.json
 python bench/solvers.py outside FOLDER   # the same on a network of yours: what rv.load opens, or a Python file that gives a `denoise`
 """
 
@@ -300,6 +301,14 @@ def zoo() -> None:
         stands(case for name in names for case in cases(name, denoiser(name)))
 
 
+def stochastic(*names: str) -> None:
+    """Ours, SDE-DPM-Solver++ of diffusers and EDM's churn, by Fréchet distance; what has been measured is kept."""
+    from outside import kept
+    from stochastic import NETWORKS, rows, table
+
+    print(table([row for name in names or NETWORKS for row in kept("stochastic.json", lambda n=name: rows(n), name)]))
+
+
 def outside(folder: str) -> None:
     """Where the default stands on a user's network, guided too if it knows classes."""
     from outside import cases, opened, stands
@@ -353,6 +362,7 @@ if __name__ == "__main__":
         "trained": trained,
         "networks": networks,
         "zoo": zoo,
+        "stochastic": stochastic,
         "outside": outside,
     }
     phases[sys.argv[1]](*(int(a) if a.isdigit() else a for a in sys.argv[2:]))

@@ -232,6 +232,9 @@ def test_a_calibrated_run_is_sampled_by_its_calibration_unless_told_otherwise(re
     said = reverie("calibrate digits --steps 4 --scale 1.5")
     assert said.code == 0, said.err
     assert "calibrated-4-1.5.json" in said.out and "scale 1.5" in said.out
+    first, *tried = said.out.splitlines()
+    assert first.startswith("tried, by the typical error") and "(the default" in tried[0] and len(tried) >= 8
+    assert sum("the best)" in line for line in tried) == 1
     reverie(draw, "--out after")
     reverie(draw, "--scale 2.5 --out other")
     (digits / "calibrated-4-1.5.json").unlink()

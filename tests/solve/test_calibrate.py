@@ -10,6 +10,7 @@ from reverie.core.condition import Cond
 from reverie.core.errors import InputError
 from reverie.core.exact import GaussianMixture
 from reverie.core.schedules import VP
+from reverie.guide import cfg
 from reverie.solve.auto import choose, default, stock
 from reverie.solve.calibrate import Calibrated, calibrate
 from reverie.solve.multistep import Multistep
@@ -92,8 +93,49 @@ def test_a_fit_that_validation_refuses_leaves_the_best_of_the_stock_plans() -> N
     solver, grid = plans[ratios.index(min(ratios))]
     assert refused.solver == solver
     assert refused.nodes == pytest.approx([2.0 * point.lam for point in grid(VP(), 8)[1:-1]])
+    assert refused.story().splitlines()[-1].startswith("fitting its times and corrector brought the best no nearer")
     served = fit([broad] * 16)  # control: the same fit, validated on the ring it is for
     assert served.ratio < 0.8 * min(ratio for _, ratio in served.tried) and served.ratio < 0.5
+
+
+def test_it_says_what_it_tried(counted: Counted, fitted: Calibrated) -> None:
+    """Every stock plan with its error, the default's first, the best, then what the fit made of it."""
+    first, *tried, last = fitted.story().splitlines()
+    assert first == "tried, by the typical error on noise that is not fitted:" and len(tried) == len(stock(8))
+    errors = [float(line.split()[0]) for line in tried]
+    exact = rv.sample(counted, 16, steps=300, seed=0)[10:]  # the noise that validates, drawn as anyone draws it
+    for said, (solver, grid) in zip(errors, stock(8), strict=True):
+        end = rv.sample(counted, 16, solver=solver, grid=grid, steps=8, seed=0)[10:]
+        typical = float(((end - exact).double().square().mean(1).sqrt() + 1e-4).log().mean().exp())
+        assert said == pytest.approx(typical, rel=0.1)
+    assert "Multistep(corrector=fitted, final_order=2) on fitted() (the default" in tried[0]
+    assert [i for i, line in enumerate(tried) if "the best" in line] == [errors.index(min(errors))]
+    assert float(last.split()[0]) == pytest.approx(errors[0] * fitted.ratio, rel=0.05)
+    older = dataclasses.replace(fitted, usual=None)  # a file that lacks it says ratios
+    assert older.story().splitlines()[1].split()[0] == "1" and "of the default's" in older.story()
+
+
+def test_a_guided_calibration_ends_nearer_than_every_stock_plan() -> None:
+    """On a mixture of three narrow classes, whose guided estimate is closed: on other noise, and only at the scale it is for."""
+    angle = torch.arange(6, dtype=torch.float64) * (torch.pi / 3)
+    means = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
+    covariances = 0.01 * torch.eye(2).double().expand(6, 2, 2)
+    exact = GaussianMixture(torch.ones(6).double(), means, covariances, [0, 0, 1, 1, 2, 2]).denoiser(VP())
+    guided, labels = cfg(exact, 2.5), [i % 3 for i in range(16)]
+    fit = calibrate(guided, 6, cond=Cond(label=labels), budget=4000, trajectories=16, progress=None)
+    plans, ratios = stock(6, 2.5, 2), [ratio for _, ratio in fit.tried]
+    assert fit.guidance == 2.5 and len(ratios) == len(plans) and fit.ratio <= min(ratios)
+    x = torch.randn(120, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7)) * VP().prior_std()
+    cond = Cond(label=[i % 3 for i in range(120)])
+    end = rv.sample(guided, x=x, cond=cond, solver=Multistep(2, corrector=1.0), grid="logsnr", steps=200)
+    error = lambda model, solver, grid: float(  # noqa: E731
+        (rv.sample(model, x=x, cond=cond, solver=solver, grid=grid, steps=6) - end).norm(dim=1).log().mean().exp()
+    )
+    own, best = error(guided, fit.solver, fit), min(error(guided, *plan) for plan in plans)
+    assert own < best
+    guided.base.calibrations = {(6, 2.5): fit}
+    assert choose(guided, None, None, 6) == (fit.solver, fit)
+    assert choose(cfg(exact, 2.0), None, None, 6) == default(6, 2.0, 2)
 
 
 def test_a_file_comes_back_and_auto_uses_it(fitted: Calibrated, tmp_path) -> None:

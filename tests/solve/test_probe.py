@@ -1,6 +1,8 @@
 """The probe sees a network that is off at pure noise or rough in t, and none that is neither; what it chooses ends nearer to the flow."""
 
+import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,14 +12,14 @@ import reverie as rv
 from reverie.core.condition import Cond, Label, Vector
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.paths import Table
-from reverie.core.schedules import Flow
+from reverie.core.schedules import VE, Flow
 from reverie.guide import cfg
 from reverie.solve.auto import FAR, ROUGH, choose, default, suited
-from reverie.solve.probe import EVALUATIONS, Probe, probed
+from reverie.solve.probe import EVALUATIONS, Probe, keep, probed, remembered
 
 
 class Gaussian(nn.Module):
-    """The exact ε or velocity of N(0, ¼) data in 16 numbers, the former with an error, either with a ripple in t."""
+    """The exact ε, x0 or velocity of N(0, ¼) data in 16 numbers, the first two with an error, any with a ripple in t."""
 
     def __init__(self, path, kind: str, error: float = 0.0, ripple: float = 0.0, labels: int = 0) -> None:
         super().__init__()
@@ -31,7 +33,8 @@ class Gaussian(nn.Module):
         p = self.path.point(t.reshape(-1)[0].double().item())
         x0 = 0.25 * p.alpha / (0.25 * p.alpha**2 + p.sigma**2) * x
         eps = (x - p.alpha * x0) / p.sigma
-        out = eps + self.error * torch.cos(3.0 * x) if self.kind == "eps" else eps - x0
+        wrong = self.error * torch.cos(3.0 * x)
+        out = {"eps": eps + wrong, "x0": x0 + wrong}.get(self.kind, eps - x0)
         return self.scale * out * (1.0 + self.ripple * math.sin(300.0 * p.t))
 
 
@@ -93,3 +96,67 @@ def test_a_network_that_is_off_at_pure_noise_ends_where_its_flow_does(steps: int
     error = lambda out: float((out - exact).norm())  # noqa: E731
     assert error(found) < 0.5 * error(usual)
     assert abs(float(found.std() / exact.std()) - 1.0) < 0.1
+
+
+def test_a_file_beside_the_weights_is_asked_by_the_next_process_and_only_by_the_same_weights(tmp_path) -> None:
+    file, first, again, cast, other = tmp_path / "probe.json", model(), model(), model(), model(ripple=0.05)
+    for each, weights in ((first, "a"), (again, "a"), (other, "b")):
+        keep(each, file, weights)
+    found = probed(first)
+    assert json.loads(file.read_text())["of"] == {"weights": "a", "dtype": "torch.float32"}
+    assert remembered(again) and probed(again) == found and again.net.calls == 0
+    assert rv.sample(again, 2, steps=5, report=True)[1].probe == 0
+    keep(cast.to(dtype=torch.float64), file, "a")  # another rounding, another roughness
+    assert not remembered(other) and probed(other) != found and other.net.calls == EVALUATIONS
+    assert not remembered(cast)
+    again.net.scale.mul_(1.5)  # no longer the weights of the file: neither read nor written
+    kept = file.read_text()
+    assert probed(again) is not None and again.net.calls == EVALUATIONS + 2 * 5
+    assert file.read_text() == kept and json.loads(kept)["of"]["weights"] == "b"
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"of": {"weights": "a", "dtype": "torch.float32"}, "far": 0.0}'])
+def test_a_file_that_holds_something_else_is_written_anew(tmp_path, content: str) -> None:
+    file, denoise = tmp_path / "probe.json", model()
+    file.write_text(content)
+    keep(denoise, file, "a")
+    found = probed(denoise)
+    assert denoise.net.calls == EVALUATIONS and json.loads(file.read_text())["far"] == found.far
+    assert [each.name for each in tmp_path.iterdir()] == ["probe.json"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_left_alone(tmp_path) -> None:
+    denoise = model()
+    keep(denoise, tmp_path / ("too long" * 99), "a")
+    assert probed(denoise) is not None and remembered(denoise) and not any(tmp_path.iterdir())
+
+
+def test_without_the_probe_nothing_is_written(tmp_path) -> None:
+    denoise = model()
+    keep(denoise, tmp_path / "probe.json", "a")
+    rv.sample(denoise, 2, steps=5, solver="default")
+    assert denoise.net.calls == 10 and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_a_network_that_predicts_clean_data_ends_where_its_flow_does(steps: int) -> None:
+    denoise, ends = model(kind="x0", error=0.05), (-10.0, 9.2)
+    x = torch.randn(64, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * Flow().at(-5.0).sigma
+    exact = rv.sample(denoise, x=x, solver="unipc3", grid="logsnr", steps=600, ends=ends)
+    found, usual = (rv.sample(denoise, x=x, solver=solver, steps=steps, ends=ends) for solver in (None, "default"))
+    error = lambda out: float((out - exact).norm())  # noqa: E731
+    assert error(found) < 0.5 * error(usual)
+    assert suited(Probe(0.0, 0.0), steps, 1.0, 16) == default(
+        steps, 1.0, 16
+    )  # control: of another kind, it is the default
+
+
+def test_a_network_that_is_told_the_noise_level_gets_even_steps() -> None:
+    """As even as the eighth of the steps in λ, at either end, where the default's are far apart; still the default's below 15."""
+    net = Gaussian(VE(), "flow").eval().requires_grad_(False)
+    told, plain = (NetDenoiser(net, VE(), "flow", shape=(16,), time=time) for time in ("log_sigma", "t"))
+    spread = lambda denoise, n: (lambda h: max(h) / min(h))(  # noqa: E731
+        [b.lam - a.lam for a, b in pairwise(choose(denoise, None, None, n)[1](VE(), n)[:-1])]
+    )
+    assert spread(told, 20) < 1.5 < spread(plain, 20)
+    assert choose(told, None, None, 10) == choose(plain, None, None, 10)

@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> None:
     plan = calibrate(denoise, given.steps, cond=condition(labels, TRAJECTORIES), seed=given.seed)
     path = run.path(f"calibrated-{plan.nfe}-{plan.guidance:g}.json")
     plan.save(path)
+    print(plan.story())
     print(
         f"{shown(path)}: {plan.ratio:.2f} times the default's typical error on other noise, after {plan.evaluations:,} evaluations; "
         f"next: reverie sample {quote(str(run.folder))} --solver auto --steps {plan.nfe} --scale {plan.guidance:g}"

@@ -26,6 +26,7 @@ from reverie.learn import journal
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged, quiet
 from reverie.recipes import serialisation, sources
 from reverie.recipes.recipe import Recipe
+from reverie.solve import probe
 from reverie.solve.calibrate import Calibrated
 
 
@@ -135,6 +136,9 @@ class Run:
             calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
             opened.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
             opened.sampling = _sampling(self.recipe)
+            file = "ema" if ema else "model"
+            weights = self.checkpoint.state["files"][f"{file}.safetensors"]["sha256"]
+            probe.keep(opened, self.path(f"probe-{file}.json"), weights)
         if isinstance(opened, FlowMap):
             opened.steps = self.recipe.usual.steps
             opened.trained = (opened.steps,) if getattr(config, "fixed", False) else ()

@@ -116,13 +116,20 @@ def suited(
 
     A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
     waits until the steps are shorter. Below eight evaluations it is order 2 with half of the corrector, then with all of it: up to 14
-    unless the network is smooth in t, and beyond for one that is rough.
+    unless the network is smooth in t, and beyond for one that is rough. From 15 the end of the run decides: where clean data is predicted,
+    x0 is smooth in λ there and ε − x0 is not in τ, as an error δ of x0 is one of δ·α/σ in it; and one that is told log σ needs
+    steps that are nearly even in λ.
     """
     if found is not None and found.far > FAR:
-        corrector = 0.0 if steps < 8 else 0.5 if steps < 30 else 1.0
+        corrector = 0.0 if steps < 8 else 0.5 if steps < 15 else 1.0
         return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
     if found is None or steps < 2.0 * guidance:
         return default(steps, guidance, dimensions)
+    if steps >= 15 and found.data:
+        earlier = 0.5 * math.log(max(1.0, dimensions / 512))
+        return Multistep(3, "x0", "logsnr", 1.0, final_order=3), logistic(1.1 - earlier)
+    if steps >= 15 and found.log:
+        return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 4.0, 4.0)
     reach = 4.6 if steps < 30 else 6.0
     if steps < 8 or (steps < 15 and found.rough > SMOOTH):
         return Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)

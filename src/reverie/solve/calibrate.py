@@ -13,7 +13,7 @@ Three eighths of the noise are kept for validation, which chooses the beginning 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Calibrated:
         ratio: error on validation noise against the default's, the geometric mean over samples; 1 when the default was kept.
         evaluations: of the network, that the fit took.
         tried: the plans that it might have begun with, and the ratio of each; the first is the default's.
+        usual: the default's error on validation noise, the geometric mean over samples; None in files of before it was kept.
     """
 
     nodes: tuple[float, ...]
@@ -62,6 +63,7 @@ class Calibrated:
     ratio: float
     evaluations: int
     tried: tuple[tuple[str, float], ...] = ()
+    usual: float | None = None
 
     @property
     def nfe(self) -> int:
@@ -72,6 +74,20 @@ class Calibrated:
             raise InputError(f"this grid was calibrated for {self.nfe} steps: got steps={steps}")
         first, *_, last = logistic(start=self.start, end=self.end)(schedule, 1)
         return first, *(schedule.at(0.5 * node) for node in self.nodes), last
+
+    def story(self) -> str:
+        """What was tried, a line each: the plans that it might have begun with and the error of each, the best, what the fit made of it."""
+        unit, usual = ("", self.usual) if self.usual is not None else (" of the default's", 1.0)
+        best = min((ratio for _, ratio in self.tried), default=1.0)
+        lines = [f"tried, by the typical error on noise that is not fitted{unit}:"]
+        for i, (name, ratio) in enumerate(self.tried):
+            notes = ["the default"] * (i == 0) + ["the best"] * (ratio == best)
+            lines.append(f"  {usual * ratio:8.2g}  {name}" + (f" ({', '.join(notes)})" if notes else ""))
+        if self.ratio < best:
+            lines.append(f"  {usual * self.ratio:8.2g}  the best, its times and corrector fitted")
+        else:
+            lines.append("fitting its times and corrector brought the best no nearer: it is kept as it is")
+        return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
@@ -160,7 +176,7 @@ def calibrate(
             for (solver, _), inner in zip(plans, nodes, strict=True)
         ]
         tried = [
-            (f"{solver} on {grid}", math.exp(loss - losses[0]))
+            (f"{_named(solver)} on {_named(grid)}", math.exp(loss - losses[0]))
             for (solver, grid), loss in zip(plans, losses, strict=True)
         ]
         chosen = min(range(len(plans)), key=losses.__getitem__)
@@ -178,7 +194,15 @@ def calibrate(
         math.exp(best.validation - losses[0]),
         fit.evaluations + held.evaluations,
         tuple(tried),
+        math.exp(losses[0]),
     )
+
+
+def _named(thing: Any) -> str:
+    """A solver or grid with what it does not have by default."""
+    own = ((f.name, getattr(thing, f.name)) for f in fields(thing) if getattr(thing, f.name) != f.default)
+    said = (f"{name}={'fitted' if isinstance(value, tuple) else value}" for name, value in own)
+    return f"{type(thing).__name__}({', '.join(said)})"
 
 
 def _ignore(n: int) -> None: ...
