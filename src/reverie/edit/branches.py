@@ -54,6 +54,11 @@ def joined(conds: Mapping[str, Cond | None], n: int) -> Cond | None:
     return reduce(Cond.cat, (cond.expand(n) for cond in each if cond is not None))
 
 
+def pair(source: Cond | None, edit: Cond | None) -> dict[str, Cond | None]:
+    """The conditions of both branches; a source without one is under the null."""
+    return {SOURCE: edit.null() if source is None and edit is not None else source, EDIT: edit}
+
+
 def partner(name: str) -> str | None:
     """The source's branch that an edit's branch looks at, None for a branch that is not the edit's."""
     first, slash, rest = name.partition("/")

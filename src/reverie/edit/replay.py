@@ -34,6 +34,7 @@ def replay(
     conds: Mapping[str, Cond | None],
     follow: bool = False,
     between: Between | None = None,
+    start: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Decode an inversion in several branches, all from the same noise.
 
@@ -44,6 +45,7 @@ def replay(
         follow: put the branch "source" on the stored states after each move (Ju et al. 2024), so that it is the picture whatever the
             guidance; a multistep solver loses its history.
         between: what the edit's state becomes after each move.
+        start: the edit's first state, (n, …), in place of the inversion's.
 
     Returns:
         Pictures (n, C, H, W) by branch.
@@ -58,7 +60,8 @@ def replay(
             "invert with another method, such as ode or edit_friendly"
         )
     names, n, k = list(conds), len(code), len(conds)
-    x = _tiled(code.trajectory[0], k).to(denoise.device)
+    first = dict.fromkeys(names, code.code) | ({} if start is None else {EDIT: start})
+    x = torch.cat([first[name] for name in names]).to(denoise.device)
     cond = joined(conds, n)
     solver = code.solver if code.second is None else replace(code.solver, second=_tiled(code.second[0], k).to(x))  # pyright: ignore
     tape = None if code.noises is None else Recorded(code.noises, k)

@@ -77,7 +77,8 @@ class Inversion:
         other = [f"{key}: {said} then, {now[key]} now" for key, said in self.model.items() if now[key] != said]
         if other:
             raise InputError(
-                f"this inversion does not fit the model: {'; '.join(other)}. Invert the pictures again with this model, or edit with that one"
+                f"this inversion does not fit the model: {'; '.join(other)}. "
+                "Invert the pictures again with this model, or edit with that one"
             )
 
     def guided(self, denoise: Denoiser, scale: float | None = None) -> Denoiser:
