@@ -86,7 +86,7 @@ def drag(
     rest, cond = code.at(skip), code.cond
     site = _site(denoise) if site is None else site
     at, to = rest.points[0], rest.points[1]
-    size, row = math.hypot(at.alpha, at.sigma), first_order(at, to, STRAIGHT.pair, to.alpha, to.sigma).row
+    row = first_order(at, to, STRAIGHT.pair, to.alpha, to.sigma).row
     watched = taps.record(denoise, [site])
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ def drag(
         first, after = look(x)
     here, goal = _cells(handles, first), _cells(targets, first)
     wanted, outside = _read(first, here), None if mask is None else _outside(mask, code.images, x)
-    adam, done = torch.optim.Adam([x], rate * size), 0
+    adam, done = torch.optim.Adam([x], rate * math.hypot(at.alpha, at.sigma)), 0
     for done in range(iterations + 1):
         seen, moved = look(x)
         if done:
@@ -115,7 +115,7 @@ def drag(
         active = (far >= stop).to(seen)[:, :, None]
         loss = (active * (_read(seen, ahead) - _read(seen, patch).detach())).abs().sum()
         if outside is not None:
-            loss = loss + keep / size * ((moved - after) * outside).abs().sum()
+            loss = loss + keep / math.hypot(to.alpha, to.sigma) * ((moved - after) * outside).abs().sum()
         (x.grad,) = torch.autograd.grad(loss, x)
         adam.step()
     images = masactrl(denoise, code, cond, start=-math.inf, scale=scale, skip=skip, begin=x.detach())

@@ -1,7 +1,7 @@
 """MasaCtrl (Cao et al. 2023, "MasaCtrl: tuning-free mutual self-attention control").
 
 The edit's queries look up keys and values of the *source's* self-attention: what things look like is the source's, where they are is the
-edit's own. It begins after the layout has formed, in the decoder. With masks the object is looked up in the object and the rest in the rest.
+edit's own. It begins after the layout has formed, in the decoder. With masks the object is looked up in the object, the rest in the rest.
 """
 
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ def masactrl(
         (n, C, H, W).
 
     Raises:
-        InputError: for an inversion that does not fit, an unknown site, a network without attention, or masks that leave out all or nothing.
+        InputError: for an inversion that does not fit, an unknown site, a network without attention, or a mask that is empty or full.
     """
     code.check(denoise)
     if masks is not None:

@@ -1,9 +1,11 @@
 """Editing inside a mask: blended diffusion (Avrahami et al. 2022) and RePaint's time travel (Lugmayr et al. 2022).
 
 After each move what lies outside the mask is put back, noised as it should be at that level; the model sees it and fits the rest. Walking
-stretches several times lets the rest hear of it. At the end the pixels outside the mask are pasted, so that they are the picture's own bit for
-bit, also where a space lies between pixels and what is diffused.
+stretches several times lets the rest hear of it. At the end the pixels outside the mask are pasted, so that they are the picture's own bit
+for bit, also where a space lies between pixels and what is diffused.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -72,8 +74,7 @@ def masked(
     )  # a cell is edited where any of its pixels is
     corrected = RePaint(Inpaint(1.0 - small), (1.0 - small) * z, solver=solver)
     first = denoise.schedule.point(start)
-    points = [p for p in grid(denoise.schedule, steps) if p.lam > first.lam]
-    points = (first, *points)
+    points = replace(grid, start=2.0 * first.lam)(denoise.schedule, steps)  # pyright: ignore[reportArgumentType]
     noise = Tape(sample_seeds(seed, len(z))).draw("init", 0, z.shape[1:]).to(z)
     walk = plain(points) if repeat == 1 else repaint(points, jump, repeat)
     guided = denoise if scale == 1.0 else cfg(denoise, scale)

@@ -1,4 +1,4 @@
-"""pix2pix-zero (Parmar et al. 2023, "Zero-shot image-to-image translation"): a direction between texts, and cross-attention kept by descent.
+"""pix2pix-zero (Parmar et al. 2023, "Zero-shot image-to-image translation"): a direction between texts, cross-attention kept by descent.
 
 The edit's text is the picture's own moved along the mean difference of many sentences with the one word and the other. Before each move the
 edit's state takes one gradient step towards the cross-attention maps of the source: the layout is asked for and not given.

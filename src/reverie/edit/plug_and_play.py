@@ -1,8 +1,8 @@
 """Plug-and-Play (Tumanyan et al. 2023, "Plug-and-play diffusion features for text-driven image-to-image translation").
 
-What a network's decoder computes on the way holds where things are, more than what they look like. The edit is drawn beside the source, which
-runs along its stored inversion, and is given the source's features at one block and the queries and keys of its self-attention; values and
-the condition stay its own.
+What a network's decoder computes on the way holds where things are, more than what they look like. The edit is drawn beside the source,
+which runs along its stored inversion, and is given the source's features at one block and the queries and keys of its self-attention;
+values and the condition stay its own.
 """
 
 from collections.abc import Sequence

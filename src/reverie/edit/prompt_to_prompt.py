@@ -1,8 +1,8 @@
 """Prompt-to-Prompt (Hertz et al. 2023, "Prompt-to-prompt image editing with cross attention control").
 
-Which place attends to which word decides the layout. Source and edit are drawn side by side from the same noise; while the noise is high the
-edit is given the source's cross-attention maps, word by word (replace, refine), or its own with a word's map made stronger (reweight), and
-the source's self-attention maps on small grids. A local blend keeps the source's state outside of where the edited words attend.
+Which place attends to which word decides the layout. Source and edit are drawn side by side from the same noise; while the noise is high
+the edit is given the source's cross-attention maps, word by word (replace, refine), a word's map made stronger if asked (reweight), and the
+source's self-attention maps on small grids. A local blend keeps the source's state outside of where the edited words attend.
 """
 
 from collections.abc import Mapping

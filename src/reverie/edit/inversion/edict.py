@@ -7,7 +7,8 @@ A DDIM move x_u = c·x_t + w·y(x_t) cannot be solved for x_t, for y is a networ
 
 each line is undone by arithmetic. p < 1 keeps the two from drifting apart and is what undoing amplifies, by 1/p twice a move: double
 precision closes the round trip to rounding, single precision to a thousandth or so. The moves are written in ε − x0, which exists at pure
-noise; the paper has ε.
+noise; the paper has ε. A state that has moved is brought back to the scale of the level that the network is told, by 1/c, so that the method
+is the same on every path.
 """
 
 from collections.abc import Sequence
@@ -91,11 +92,11 @@ class EDICT:
         if row.undo:
             b = combine((1.0 / p, 1.0 - 1.0 / p), (b, a))
             a = combine((1.0 / p, 1.0 - 1.0 / p), (a, b))
-            b = combine((1.0 / c, -w / c), (b, y(a)))
+            b = combine((1.0 / c, -w / c), (b, y(a / c)))
             a = combine((1.0 / c, -w / c), (a, y(b)))
         else:
             a = combine((c, w), (a, y(b)))
-            b = combine((c, w), (b, y(a)))
+            b = combine((c, w), (b, y(a / c)))
             a = combine((p, 1.0 - p), (a, b))
             b = combine((p, 1.0 - p), (b, a))
         return Coupled(b, a) if row.swapped else Coupled(a, b)
