@@ -44,7 +44,7 @@ from reverie.solve import DDIM, DDPM, grids, sample
 
 from ..margin import apart
 from .closed_form import As, rms
-from .made import A_BLUE, A_RED, F64, A, images, layout, painter, prompt, random_mmdit, random_unet, text
+from .made import A_BLUE, A_RED, F64, A, images, layout, painter, prompt, random_mmdit, random_unet, text, word
 
 ENDS = grids.logsnr(start=-6.0, end=9.0)
 NETS = {"unet": random_unet, "mmdit": random_mmdit}
@@ -178,7 +178,7 @@ def test_a_local_blend_keeps_the_source_outside_of_the_word():
     source = sample(denoise, 2, red, steps=8, grid=ENDS, seed=1)
     code = inversion.ode(denoise, source, red, 8, grid=ENDS)
     blend = LocalBlend((1,), (1,), threshold=0.5, start=-math.inf)
-    other, back, where = prompt(A + 0.5, A_BLUE), reconstruct(denoise, code), layout(source)  # of another ground, too
+    other, back, where = prompt(word((-0.5, -0.9, -0.5), 0.0, False), A_BLUE), reconstruct(denoise, code), layout(source)  # of another ground, too
     bare, blended = (prompt_to_prompt(denoise, code, other, cross=math.inf, blend=b) for b in (None, blend))
     untouched, touched = ((each - back).abs().amax(1) < 1e-9 for each in (blended, bare))
     assert untouched.float().mean() > 0.2 and not touched.any()

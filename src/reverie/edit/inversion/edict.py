@@ -7,8 +7,8 @@ A DDIM move x_u = c·x_t + w·y(x_t) cannot be solved for x_t, for y is a networ
 
 each line is undone by arithmetic. p < 1 keeps the two from drifting apart and is what undoing amplifies, by 1/p twice a move: double
 precision closes the round trip to rounding, single precision to a thousandth or so. The moves are written in ε − x0, which exists at pure
-noise; the paper has ε. A state that has moved is brought back to the scale of the level that the network is told, by 1/c, so that the method
-is the same on every path.
+noise; the paper has ε. A state that has moved is brought back to the scale of the level that the network is told, by 1/c, so that the
+method is the same on every path.
 """
 
 from collections.abc import Sequence
