@@ -1,4 +1,4 @@
-"""Draw docs/_static/edit_digits.png: digits of a run edited by every method that needs no text. ``python bench/edit_figures.py RUN [OUT]``."""
+"""Draw docs/_static/edit_digits.png: digits of a run edited by every method without text: ``python bench/edit_figures.py RUN [OUT]``."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,10 @@ def main(run: str, out: str = "docs/_static/edit_digits.png") -> None:
         mask = lower if method == "masked" else None
         done = edit(denoise, images, source, target, method, mask=mask, steps=20, start=0.7)
         off = (done.images - images).square().mean().sqrt()
-        print(f"{method}: {done.evaluations:.0f} evaluations, {done.backwards:.0f} back, rms from the picture {off:.3f}", flush=True)
+        print(
+            f"{method}: {done.evaluations:.0f} evaluations, {done.backwards:.0f} back, rms from the picture {off:.3f}",
+            flush=True,
+        )
         sheet.append(done.images.clamp(-1.0, 1.0))
         names.append(method)
     columns = torch.stack(sheet, 1).flatten(0, 1)  # a row a digit, a column a method

@@ -178,7 +178,11 @@ def test_a_local_blend_keeps_the_source_outside_of_the_word():
     source = sample(denoise, 2, red, steps=8, grid=ENDS, seed=1)
     code = inversion.ode(denoise, source, red, 8, grid=ENDS)
     blend = LocalBlend((1,), (1,), threshold=0.75, start=-math.inf)
-    other, back, where = prompt(word((-0.5, -0.9, -0.5), 0.0, False), A_BLUE), reconstruct(denoise, code), layout(source)  # of another ground, too
+    other, back, where = (
+        prompt(word((-0.5, -0.9, -0.5), 0.0, False), A_BLUE),
+        reconstruct(denoise, code),
+        layout(source),
+    )
     bare, blended = (prompt_to_prompt(denoise, code, other, cross=math.inf, blend=b) for b in (None, blend))
     untouched, touched = ((each - back).abs().amax(1) < 1e-9 for each in (blended, bare))
     assert untouched.float().mean() > 0.2 and not touched.any()

@@ -18,8 +18,9 @@ from reverie.core.text import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reverie.core.denoiser import Denoiser
-    from reverie.edit import Alignment
+    from reverie.core.condition import Cond
+    from reverie.core.denoiser import NetDenoiser
+    from reverie.edit import Alignment, Inversion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def main(arguments: list[str]) -> None:
     print(f"differs from the picture by {off:.4f} rms, where black to white is 2; {cost}")
 
 
-def aligned(given: Arguments, denoise: "Denoiser") -> "Alignment | None":
+def aligned(given: Arguments, denoise: "NetDenoiser") -> "Alignment | None":
     """Which words of ``--from`` stand for which of ``--to``, for p2p on a model that reads texts."""
     from reverie.edit import align, words
 
@@ -112,7 +113,13 @@ def aligned(given: Arguments, denoise: "Denoiser") -> "Alignment | None":
     return align(*(words(each, denoise.conditioner) for each in texts), length=lengths)  # pyright: ignore[reportArgumentType]
 
 
-def dragged(given: Arguments, denoise, images, source, mask) -> "tuple[Tensor, str]":
+def dragged(
+    given: Arguments,
+    denoise: "NetDenoiser",
+    images: "Tensor | Inversion",
+    source: "Cond | None",
+    mask: "Tensor | None",
+) -> "tuple[Tensor, str]":
     """The picture with ``--drag``, and what became of the handles."""
     from reverie.edit import Inversion, drag, inversion, paste
 

@@ -16,7 +16,7 @@ from reverie.core.text import shown
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
-    from reverie.core.denoiser import Denoiser
+    from reverie.core.denoiser import NetDenoiser
     from reverie.recipes.recipe import Recipe
 
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def condition(given: str | None, flag: str, denoise: "Denoiser", recipe: "Recipe") -> "Cond | None":
+def condition(given: str | None, flag: str, denoise: "NetDenoiser", recipe: "Recipe") -> "Cond | None":
     """What ``--from`` or ``--to`` means to a model: a text if it reads texts, else one of its classes; None for none.
 
     Raises:
@@ -76,7 +76,7 @@ def condition(given: str | None, flag: str, denoise: "Denoiser", recipe: "Recipe
 
     if given in (None, "none"):
         return None
-    if getattr(denoise, "conditioner", None) is not None and denoise.conditioner.text is not None:
+    if denoise.conditioner.text is not None:
         return denoise.conditioner(given)
     labels = choose(given, recipe)
     assert labels is not None

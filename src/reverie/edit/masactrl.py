@@ -63,8 +63,8 @@ class Mutual:
 
     def _tokens(self, mask: Tensor, n: int, like: Tensor) -> Tensor:
         """A mask as bools at the n places of a grid, (1 or B, 1, n)."""
-        grid = as_grid(like.new_zeros(1, n, 1), self.shape).shape[2:]
-        return adaptive_avg_pool2d(mask.to(like), grid).flatten(2) > 0.5
+        h, w = as_grid(like.new_zeros(1, n, 1), self.shape).shape[2:]
+        return adaptive_avg_pool2d(mask.to(like), (h, w)).flatten(2) > 0.5
 
 
 @torch.no_grad()

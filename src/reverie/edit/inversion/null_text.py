@@ -55,8 +55,8 @@ def null_text(
     """
     need_gradients("null_text")
     code = along(denoise, images, cond, steps, DDIM(), grid, method="null_text", scale=scale)
+    assert code.cond is not None
     cond, x = code.cond, code.code
-    assert cond is not None
     nulls = {name: null_of(denoise, cond, name) for name in cond}
     stored: dict[str, list[Tensor]] = {name: [] for name in nulls}
     for i, (at, to) in enumerate(zip(code.points, code.points[1:], strict=False)):
