@@ -19,6 +19,7 @@ from reverie.edit import (
     align,
     dds,
     drag,
+    dragon,
     edit,
     inversion,
     masactrl,
@@ -36,7 +37,8 @@ from reverie.edit import (
 )
 from reverie.edit.branches import EDIT, SOURCE, Branched, attentions, changed_attention, joined
 from reverie.edit.dds import direction
-from reverie.edit.pix2pix_zero import Watcher
+from reverie.edit.dragon import Regions
+from reverie.edit.pix2pix_zero import Watcher, nearer
 from reverie.edit.prompt_to_prompt import Control
 from reverie.edit.words import same
 from reverie.nets import taps
@@ -258,10 +260,9 @@ def test_a_step_of_pix2pix_zero_brings_the_maps_nearer():
         assert watcher.distance is not None
         return watcher.distance.sum()
 
-    x = code.trajectory[1].clone().requires_grad_()
-    before = distance(x)
-    (gradient,) = torch.autograd.grad(before, x)
-    assert distance(x - 1e-4 * gradient) < before < distance(x + 1e-4 * gradient)
+    start = code.trajectory[1]
+    towards, away = (nearer(denoise, point, start, start, both, rate) for rate in (1e-4, -1e-4))
+    assert distance(towards) < distance(start) < distance(away)
     delta = text_direction(Cond(text=torch.cat([text(0)["text"].value] * 2)), text(1))
     assert torch.allclose(moved(text(0), delta)["text"].value, text(1)["text"].value)
     with torch.no_grad(), pytest.raises(InputError, match="gradients"):
@@ -353,6 +354,46 @@ def test_drag_moves_the_handle_and_a_rate_of_zero_nothing(rate):
         drag(denoise, code, [(3.5, 1.5)], [(3.5, 5.5)])
 
 
+def test_the_energy_of_dragon_knows_where_an_object_is_to_be_and_of_which_size():
+    """Features that differ in one box: lowest where the box has moved, and been stretched, as the masks say."""
+
+    def scene(top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        mask = torch.zeros(1, 1, 16, 16, dtype=F64)
+        mask[..., top : top + height, left : left + width] = 1.0
+        ground = torch.tensor([1.0, 0.0, 0.2], dtype=F64).reshape(1, 3, 1, 1)
+        return ground + mask * torch.tensor([-1.0, 1.0, 0.0], dtype=F64).reshape(1, 3, 1, 1), mask
+
+    source, there = scene(2, 1, 4, 4)
+    for place in ((9, 10, 4, 4), (8, 8, 6, 8)):
+        wanted, here = scene(*place)
+        regions = Regions(there, here)
+        top, left, height, width = place
+        inner = (slice(top + 1, top + height - 1), slice(left + 1, left + width - 1))  # a stretched edge is between
+        assert torch.allclose(regions._moved(source)[..., *inner], wanted[..., *inner])
+        copied = torch.where(there > 0, source, wanted)
+        low, left_behind, stayed = (float(regions.energy(x, source, (4.0, 6.0, 0.2))) for x in (wanted, copied, source))
+        assert low < left_behind < stayed
+
+
+def test_dragon_moves_the_thing_and_without_strength_nothing():
+    denoise, red = painter(), prompt(A, A_RED)
+    source = sample(denoise, 1, red, steps=8, grid=ENDS, seed=1)
+    code = inversion.ode(denoise, source, red, 8, DDIM(), grid=ENDS)
+    there, here = torch.zeros(2, 8, 8)
+    there[:, :4], here[:, 4:] = 1, 1
+    how = {"sites": ["blocks.0"], "start": math.inf}
+    assert torch.allclose(
+        dragon(denoise, code, there, here, strength=0.0, **how), reconstruct(denoise, code), atol=1e-9
+    )
+    done, still = (dragon(denoise, code, there, to, **how) for to in (here, there))
+    given, moved_, kept = (float(layout(each)[:, :, 4:].float().mean()) for each in (source, done, still))
+    assert given == kept == 0.0 and moved_ > 0.4
+    with pytest.raises(InputError, match="mask of the object is empty"):
+        dragon(denoise, code, 0 * there, here, **how)
+    with pytest.raises(InputError, match="name some of"):
+        dragon(denoise, code, there, here)
+
+
 def test_what_cannot_be_edited_says_why():
     denoise = random_unet()
     code = inverted(denoise)
@@ -410,6 +451,7 @@ EDITORS: dict[str, Callable[[Denoiser], Tensor]] = {
     "pix2pix_zero": lambda d: pix2pix_zero(d, _of("ode")(d), text(1), rate=2.0),
     "plug_and_play": lambda d: plug_and_play(d, _of("ode")(d), text(1), scale=2.0),
     "sdedit": lambda d: sdedit(d, images(), text(1), d.schedule.t_of_lam(-1.0), DDPM(), 3, Levels()),
+    "dragon": lambda d: dragon(d, _of("ode")(d), torch.eye(8), torch.eye(8).flip(0), sites=["up.1.0"], strength=5.0),
     "drag": lambda d: (
         drag(d, _of("ode")(d), [(2, 2)], [(5, 5)], site="up.1.0", skip=1, iterations=2, mask=torch.eye(8)).images
     ),

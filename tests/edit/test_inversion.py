@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from reverie.core.condition import Cond
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.exact import GaussianMixture
 from reverie.core.schedules import VP, Cosine, Flow
 from reverie.edit import Inversion, reconstruct
 from reverie.edit.inversion import METHODS, cycle, edict, edit_friendly, fixed_point, negative_prompt, null_text, ode
+from reverie.edit.inversion.null_text import null_of
+from reverie.nets import DiTConfig, build
 from reverie.solve import DDIM, grids, sample
 
 from .closed_form import As, Soft, pictures, rms, word
@@ -152,6 +155,27 @@ def test_an_inversion_refuses_what_it_is_not_of(tmp_path):
     with pytest.raises(InputError, match="use negative_prompt or edict"):
         null_text(mixture.denoiser(VP()), torch.zeros(1, 5), Cond(label=0), steps=2)
     assert labelled.cond is not None
+
+
+def test_the_null_of_a_class_is_its_embedding():
+    torch.manual_seed(0)
+    net = build(DiTConfig(patch=4, width=16, depth=2, heads=2), channels=1, size=8, classes=3)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    denoise = NetDenoiser(net.eval().requires_grad_(False), VP(), "v", shape=(1, 8, 8))
+    cond, x = Cond(label=[1, 2]), torch.rand(2, 1, 8, 8) * 2 - 1
+    own = null_of(denoise, cond, "label")
+    assert own.shape == (2, 16)
+    plain, same, other = (
+        denoise(x, 0.5, each).out
+        for each in (cond.null(), cond.null().with_null(label=own), cond.null().with_null(label=own + 1.0))
+    )
+    assert torch.equal(plain, same) and rms(other, plain) > 1e-2
+    present = denoise(x, 0.5, cond.with_null(label=own + 1.0)).out
+    assert torch.equal(present, denoise(x, 0.5, cond).out)
+    code = null_text(denoise, x, cond, 6, scale=4.0, iterations=30, rate=0.1)
+    plateau = rms(reconstruct(denoise, ode(denoise, x, cond, 6, DDIM(), scale=4.0)), x)
+    assert rms(reconstruct(denoise, code), x) < 0.7 * plateau
 
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow"])

@@ -7,6 +7,7 @@ images = rv.edit.reconstruct(denoise, code, rv.Cond(label=8), skip=18)
 from reverie.edit import inversion
 from reverie.edit.dds import dds
 from reverie.edit.drag import Dragged, drag
+from reverie.edit.dragon import dragon
 from reverie.edit.inversion import Inversion
 from reverie.edit.masactrl import masactrl
 from reverie.edit.masked import masked, paste
@@ -29,6 +30,7 @@ __all__ = [
     "align",
     "dds",
     "drag",
+    "dragon",
     "edit",
     "inversion",
     "invert",

@@ -12,6 +12,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.schedules import Point
 from reverie.edit.branches import EDIT, SOURCE, Branched, attentions, changed_attention, joined, partner
 from reverie.edit.inversion.record import Inversion
 from reverie.edit.replay import replay
@@ -57,6 +58,22 @@ class Watcher:
         return at.attend(q, k, v)
 
 
+def nearer(denoise: Denoiser, point: Point, source: Tensor, edit: Tensor, both: Cond, rate: float) -> Tensor:
+    """The edit's state (n, …) after a gradient step towards the source's cross-attention maps; ``both`` are the conditions of the two.
+
+    Raises:
+        InputError: for a network that attends to no text.
+    """
+    with torch.enable_grad():
+        x, watcher = edit.detach().requires_grad_(), Watcher()
+        watched = Branched(changed_attention(denoise, attentions(denoise), watcher), (SOURCE, EDIT))
+        watched(torch.cat([source.detach(), x]), point, both)
+        if watcher.distance is None:
+            raise InputError("pix2pix_zero keeps the attention to words, and this network has no cross-attention")
+        (gradient,) = torch.autograd.grad(watcher.distance.sum(), x)
+    return edit - rate * (point.alpha**2 + point.sigma**2) * gradient
+
+
 def pix2pix_zero(
     denoise: Denoiser,
     code: Inversion,
@@ -91,21 +108,15 @@ def pix2pix_zero(
         raise InputError(
             "pix2pix_zero keeps the attention to words: it needs a network with cross-attention, and the pictures' own text"
         )
-    conds, sites = {SOURCE: source, EDIT: cond}, attentions(denoise)
+    conds = {SOURCE: source, EDIT: cond}
     both = joined(conds, len(code))
+    assert both is not None
 
     def between(i: int, source: Tensor, edit: Tensor) -> Tensor:
         point = rest.points[i]
         if i + 1 == len(rest.points) or 2.0 * point.lam > until:
             return edit
-        with torch.enable_grad():
-            x, watcher = edit.detach().requires_grad_(), Watcher()
-            watched = Branched(code.guided(changed_attention(denoise, sites, watcher), scale), list(conds))
-            watched(torch.cat([source.detach(), x]), point, both)
-            if watcher.distance is None:
-                raise InputError("pix2pix_zero keeps the attention to words, and this network has no cross-attention")
-            (gradient,) = torch.autograd.grad(watcher.distance.sum(), x)
-        return edit - rate * (point.alpha**2 + point.sigma**2) * gradient
+        return nearer(denoise, point, source, edit, both, rate)
 
     with torch.no_grad():
         return replay(code.guided(denoise, scale), rest, conds, between=between)[EDIT]
