@@ -39,7 +39,7 @@ class Arguments(Placing):
         mask: a picture of the same size, white where the picture may change; elsewhere every pixel stays.
         drag: in place of a method, y,x:y,x moves what is at the first place to the second, in pixels of the model.
         steps: of the solver.
-        scale: of guidance towards the target; the method's own without.
+        scale: of guidance towards the target; that of the recipe without.
         start: for sdedit, the time to noise to: near 0 keeps the picture, 1 forgets it.
         seed: of what is drawn.
         out: the edited picture.

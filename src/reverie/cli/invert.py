@@ -30,7 +30,7 @@ class Arguments(Placing):
         source: what it shows: a class by number or name, or a text; none without.
         method: edit_friendly is the usual choice; cycle, edict, fixed_point, negative_prompt, null_text or ode.
         steps: of the solver.
-        scale: of guidance that edits decode with; the method's own without.
+        scale: of guidance that edits decode with; that of the recipe without.
         out: the file, NAME.safetensors beside the picture without.
     """
 

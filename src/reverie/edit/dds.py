@@ -15,7 +15,7 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import Tape, sample_seeds
 from reverie.edit.branches import EDIT, SOURCE
-from reverie.guide.cfg import cfg
+from reverie.edit.guidance import guide
 from reverie.solve.sampling import Seeds
 
 
@@ -81,7 +81,7 @@ def dds(
     Raises:
         InputError: for levels outside of (0, 1), or conditions that do not fit.
     """
-    guided = denoise if scale == 1.0 else cfg(denoise, scale)
+    guided = guide(denoise, scale)
     for each in (source, cond):
         each.check(denoise.conditions)
     z = original = denoise.space.encode(images.to(denoise.device, torch.promote_types(images.dtype, torch.float32)))

@@ -16,7 +16,7 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import Seeds, Tape, sample_seeds
 from reverie.core.tensors import check_range
-from reverie.guide.cfg import cfg
+from reverie.edit.guidance import guide
 from reverie.guide.pixels import as_mask, mask_of
 from reverie.inverse.operators import Inpaint
 from reverie.inverse.repaint import RePaint
@@ -77,7 +77,7 @@ def masked(
     points = replace(grid, start=2.0 * first.lam)(denoise.schedule, steps)  # pyright: ignore[reportArgumentType]
     noise = Tape(sample_seeds(seed, len(z))).draw("init", 0, z.shape[1:]).to(z)
     walk = plain(points) if repeat == 1 else repaint(points, jump, repeat)
-    guided = denoise if scale == 1.0 else cfg(denoise, scale)
+    guided = guide(denoise, scale)
     edited = sample(
         guided,
         len(z),

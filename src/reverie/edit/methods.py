@@ -61,7 +61,7 @@ def invert(
         cond: of the pictures: one for all, or one a picture.
         method: by its name.
         steps: of the solver.
-        scale: of guidance, by default the method's own.
+        scale: of guidance, by default that of the recipe of a model from a run, else the method's own.
 
     Raises:
         InputError: for an unknown method, or as the method says.
@@ -72,8 +72,14 @@ def invert(
         raise InputError(
             f"{method} works on the null beside the pictures' own condition: give that, or use ode or edit_friendly"
         )
+    scale = usual(denoise) if scale is None else scale
     own = {} if scale is None else {"scale": scale}
     return inversion.METHODS[method](denoise, images, cond, steps, **own)  # pyright: ignore[reportArgumentType]
+
+
+def usual(denoise: Denoiser) -> float | None:
+    """The guidance scale of the recipe of a model from a run, None without one."""
+    return None if denoise.sampling is None else denoise.sampling.scale
 
 
 def edit(
@@ -101,7 +107,7 @@ def edit(
         mask: true or 1 where the picture may change; outside of it the pixels stay, bit for bit.
         alignment: of the words, for p2p.
         steps: of the solver.
-        scale: of guidance, by default the method's own.
+        scale: of guidance, by default that of the recipe of a model from a run, else the method's own.
         start: time that sdedit and masked noise to, where there is no mask around it.
         seed: of the noise.
 
@@ -117,7 +123,7 @@ def edit(
     assert isinstance(given, Tensor)
     if not finite(given):
         raise InputError("the picture holds numbers that are not finite")
-    cost = Count()
+    cost, scale = Count(), usual(denoise) if scale is None and code is None else scale
     denoise, given = counted(denoise, cost), given.to(denoise.device)
     if method in INVERTED:
         if code is None:

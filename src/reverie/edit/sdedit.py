@@ -8,7 +8,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import SampleSeed, Seeds, Span, Tape
-from reverie.guide.cfg import cfg
+from reverie.edit.guidance import guide
 from reverie.solve.grids import Grid
 from reverie.solve.plan import Solver
 from reverie.solve.sampling import sample
@@ -58,7 +58,7 @@ def sdedit(
     """
     if repeats < 1:
         raise InputError(f"repeats is at least 1: got {repeats}")
-    guided = denoise if scale == 1.0 else cfg(denoise, scale)
+    guided = guide(denoise, scale)
     own = 1.0 if guided is denoise else None
     for i in range(repeats):
         tape = partial(Again, repetition=i)

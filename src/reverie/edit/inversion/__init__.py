@@ -4,7 +4,7 @@ from reverie.edit.inversion.cycle import cycle
 from reverie.edit.inversion.edict import EDICT, edict
 from reverie.edit.inversion.edit_friendly import edit_friendly
 from reverie.edit.inversion.fixed_point import FixedPoint, Midpoint, fixed_point
-from reverie.edit.inversion.negative_prompt import NegativePrompt, negative_prompt
+from reverie.edit.inversion.negative_prompt import negative_prompt
 from reverie.edit.inversion.null_text import null_text
 from reverie.edit.inversion.ode import ode
 from reverie.edit.inversion.record import Inversion
@@ -26,7 +26,6 @@ __all__ = [
     "FixedPoint",
     "Inversion",
     "Midpoint",
-    "NegativePrompt",
     "cycle",
     "edict",
     "edit_friendly",

@@ -11,10 +11,10 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.noise import Seeds, Tape, sample_seeds
 from reverie.core.tensors import combine
+from reverie.edit.guidance import guide
 from reverie.edit.inversion.noises import drawn, moves
 from reverie.edit.inversion.ode import begin
 from reverie.edit.inversion.record import Inversion, described, kept
-from reverie.guide.cfg import cfg
 from reverie.solve.grids import Grid
 from reverie.solve.onestep import DDIM
 from reverie.solve.stochastic import Stochastic
@@ -49,7 +49,7 @@ def cycle(
     clean, cond, _, points = begin(denoise, images, cond, steps, DDIM(eta), grid)
     steps_ = moves(denoise, eta, points)
     scale = 1.0 if cond is None else scale
-    guided = denoise if scale == 1.0 else cfg(denoise, scale)
+    guided = guide(denoise, scale)
     z, tape = clean / points[-1].alpha, Tape(sample_seeds(seed, len(images)))
     x = points[0].alpha * z + points[0].sigma * tape.draw("invert", 0, z.shape[1:]).to(z)
     states, noises = [x], []

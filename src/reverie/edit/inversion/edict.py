@@ -23,9 +23,9 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Point, Schedule
 from reverie.core.tensors import combine
+from reverie.edit.guidance import guide
 from reverie.edit.inversion.ode import begin
 from reverie.edit.inversion.record import Inversion, described, kept
-from reverie.guide.cfg import cfg
 from reverie.solve.grids import Grid
 from reverie.solve.plan import Bound, Plan, PlanStep, Row, Walk, first_order, plain
 from reverie.solve.variables import STRAIGHT
@@ -132,7 +132,7 @@ def edict(
     solver = EDICT(mix)
     x, cond, _, points = begin(denoise, images, cond, steps, solver, grid)
     scale = 1.0 if cond is None else scale
-    guided = denoise if scale == 1.0 else cfg(denoise, scale)
+    guided = guide(denoise, scale)
     plan = solver.plan(denoise.schedule, plain(points[::-1]))
     states = [solver.init(x, plan)]
     for step in plan.steps:

@@ -11,10 +11,10 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.noise import Seeds, Tape, sample_seeds
+from reverie.edit.guidance import guide
 from reverie.edit.inversion.noises import drawn, moves
 from reverie.edit.inversion.ode import begin
 from reverie.edit.inversion.record import Inversion, described, kept
-from reverie.guide.cfg import cfg
 from reverie.solve.grids import Grid
 from reverie.solve.onestep import DDIM
 
@@ -50,7 +50,7 @@ def edit_friendly(
     clean, cond, _, points = begin(denoise, images, cond, steps, DDIM(eta), grid)
     steps_ = moves(denoise, eta, points)
     scale = 1.0 if cond is None else scale
-    guided = denoise if scale == 1.0 else cfg(denoise, scale)
+    guided = guide(denoise, scale)
     z, tape = clean / points[-1].alpha, Tape(sample_seeds(seed, len(images)))
     states = [p.alpha * z + p.sigma * tape.draw("invert", i, z.shape[1:]).to(z) for i, p in enumerate(points[:-1])]
     states, noises = [*states, clean], []

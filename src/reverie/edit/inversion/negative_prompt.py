@@ -8,31 +8,11 @@ from torch import Tensor
 
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
-from reverie.core.errors import InputError
 from reverie.edit.inversion.ode import along
 from reverie.edit.inversion.record import Inversion
-from reverie.guide.cfg import CFG
 from reverie.solve.grids import Grid
 from reverie.solve.plan import Solver
 from reverie.solve.rungekutta import Heun
-
-
-class NegativePrompt(CFG):
-    """Guidance away from a condition a sample."""
-
-    def __init__(self, base: Denoiser, scale: float, source: Cond) -> None:
-        super().__init__(base, scale)
-        self.source = source
-
-    @property
-    def together(self) -> bool:
-        return True
-
-    def _against(self, cond: Cond | None, x: Tensor) -> Cond:
-        if cond is None:
-            raise InputError("negative-prompt inversion guides towards a condition: pass cond=")
-        source = self.source.to(x.device)
-        return source.index([i % len(source) for i in range(len(x))])
 
 
 def negative_prompt(

@@ -11,6 +11,7 @@ from reverie.core.condition import Cond, Label, Tokens
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.tensors import combine
+from reverie.edit.guidance import scale_at
 from reverie.edit.inversion.ode import along
 from reverie.edit.inversion.record import Inversion
 from reverie.guide.gradient import need_gradients
@@ -61,17 +62,17 @@ def null_text(
     stored: dict[str, list[Tensor]] = {name: [] for name in nulls}
     for i, (at, to) in enumerate(zip(code.points, code.points[1:], strict=False)):
         row, pivot = first_order(at, to, STRAIGHT.pair, to.alpha, to.sigma).row, code.trajectory[i + 1]
-        size = to.alpha**2 + to.sigma**2
+        size, here = to.alpha**2 + to.sigma**2, scale_at(denoise, scale, at, x)
         with torch.no_grad():
             towards = denoise(x, at, cond).linear(*STRAIGHT.pair)
 
-        def move(nulls: dict[str, Tensor], x: Tensor = x, towards: Tensor = towards, at=at, row=row) -> Tensor:
+        def move(nulls: dict[str, Tensor], x=x, towards=towards, at=at, row=row, scale=here) -> Tensor:
             away = denoise(x, at, cond.null().with_null(**nulls)).linear(*STRAIGHT.pair)
             return combine((row.c, row.w[0] * scale, row.w[0] * (1.0 - scale)), (x, towards, away))
 
         nulls = {name: value.detach().clone().requires_grad_() for name, value in nulls.items()}
         adam = torch.optim.Adam(nulls.values(), rate * max(0.01, 1.0 - i / 100.0))  # elementwise: pictures do not mix
-        for _ in range(iterations):
+        for _ in range(iterations if here != 1.0 else 0):
             loss = (move(nulls) - pivot).square().flatten(1).mean(1) / size
             open_ = loss.detach() > tolerance + 2e-5 * i
             if not bool(open_.any()):

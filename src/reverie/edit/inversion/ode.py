@@ -14,8 +14,8 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import HostPoint
 from reverie.core.tensors import check_range
+from reverie.edit.guidance import guide
 from reverie.edit.inversion.record import Inversion, described, kept
-from reverie.guide.cfg import cfg
 from reverie.solve import ending
 from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
@@ -67,7 +67,7 @@ def along(
     """The inversion of a deterministic solver; ``within`` the guidance of ``scale``, or without any."""
     x, cond, solver, points = begin(denoise, images, cond, steps, solver, grid)
     walk = turned(solver, denoise.schedule, points[::-1])
-    guided = cfg(denoise, scale) if within and scale != 1.0 else denoise
+    guided = guide(denoise, scale) if within else denoise
 
     def run() -> Iterator[Step]:
         return iterate(guided, cond=cond, solver=solver, x=x, walk=walk)

@@ -20,7 +20,7 @@ from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.files import read_about, read_tensors, write_tensors
 from reverie.core.schedules import HostPoint, Point
-from reverie.guide.cfg import cfg
+from reverie.edit.guidance import NegativePrompt, guide
 from reverie.solve.fast import network
 from reverie.solve.plan import Solver
 
@@ -93,13 +93,9 @@ class Inversion:
                 f"this inversion does not fit the edit: its nulls were optimised for guidance {self.guidance:g}, asked for {scale:g}. "
                 f"Leave scale out, or invert again with scale={scale:g}"
             )
-        if scale == 1.0:
-            return denoise
-        if self.method == "negative_prompt" and self.cond is not None:
-            from reverie.edit.inversion.negative_prompt import NegativePrompt
-
+        if self.method == "negative_prompt" and self.cond is not None and scale != 1.0:
             return NegativePrompt(denoise, scale, self.cond)
-        return cfg(denoise, scale)
+        return guide(denoise, scale)
 
     def at(self, skip: int) -> "Inversion":
         """The inversion without the first ``skip`` moves from noise: what starts later keeps more of the picture.
