@@ -25,6 +25,8 @@ VERBS = {
     "sample": "draw pictures from a run",
     "calibrate": "fit the times of few-step sampling to a run",
     "restore": "fill, enlarge, sharpen or colour a picture with what a run has learned",
+    "edit": "change a picture as told, and keep the rest",
+    "invert": "find what a picture is drawn from, to edit it often",
     "evaluate": "measure the samples of a run",
     "compare": "models of the same pictures side by side, trained for the same time where they are missing",
     "read": "what a run has learned: probe, segment, match",

@@ -194,7 +194,8 @@ class Cond:
         return self._map(lambda entry: entry._replace(present=torch.zeros_like(entry.present)))
 
     def with_null(self, **values: Tensor) -> "Cond":
-        """The same with other nulls than the network's own: ``values`` (B, …) or (1, …), each of the shape of its condition.
+        """The same with other nulls than the network's own: ``values`` (B, …) or (1, …), each of the shape of its condition,
+        of a class that of its embedding.
 
         Raises:
             InputError: for a name that is not among the conditions.

@@ -113,7 +113,7 @@ class Attentive(Gradient):
 
         def look(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
             if at.cross:
-                seen.maps[at.site] = _grid(_conditional(at.probabilities(q, k).mean(1), len(x), at), self.shape)
+                seen.maps[at.site] = as_grid(_conditional(at.probabilities(q, k).mean(1), len(x), at), self.shape)
             return at.attend(q, k, v)
 
         def take(value: Tensor, at: taps.At) -> None:
@@ -177,7 +177,7 @@ def _conditional(value: Tensor, rows: int, at: taps.At) -> Tensor:
     return value.chunk(k)[names.index("cond")] if k > 1 and "cond" in names else value
 
 
-def _grid(a: Tensor, shape: tuple[int, ...]) -> Tensor:
+def as_grid(a: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Probabilities (B, places, tokens) as maps (B, tokens, h, w) of the picture's proportions."""
     h = round((a.shape[1] * shape[1] / shape[2]) ** 0.5)
     return a.mT.unflatten(2, (h, a.shape[1] // h))

@@ -123,11 +123,12 @@ class LabelEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, cond: Cond | None, batch: int) -> Tensor:
-        """``(batch, width)``, or (1, width) for one label; without a label every row is the null."""
+        """``(batch, width)``, or (1, width) for one label; without a label every row is the null, or the condition's own, (B, width)."""
         if cond is None or "label" not in cond:
             return self.table.weight[self.null].expand(batch, -1)
         entry = cond["label"]
-        return self.table(torch.where(entry.present, entry.value, self.null))
+        embedded = self.table(torch.where(entry.present, entry.value, self.null))
+        return embedded if entry.null is None else torch.where(entry.present[:, None], embedded, entry.null)
 
 
 class Conditioning(nn.Module):

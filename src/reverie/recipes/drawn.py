@@ -1,7 +1,7 @@
-"""What a PNG that ``reverie sample`` wrote says of itself, in chunks of text, and how it is drawn again.
+"""What a PNG that ``reverie sample`` or ``reverie edit`` wrote says of itself, in chunks of text, and how a sample is drawn again.
 
-``reverie`` is JSON: the ``run`` and its ``checkpoint``, the SHA-256 of its ``weights``, the ``seed``, the ``settings`` of drawing, the
-``flags`` of the command, and ``index``, the number of the picture among those that were drawn, if each is a file of its own.
+``reverie`` is JSON: the ``verb``, the ``run`` and its ``checkpoint``, the SHA-256 of its ``weights``, the ``seed``, the ``settings`` of
+drawing, the ``flags`` of the command, and ``index``, the number of the picture among those that were drawn, if each is a file of its own.
 ``recipe`` is the run's, as YAML.
 """
 
@@ -44,15 +44,18 @@ class Drawn:
     index: int | None = None
 
 
-def chunks(run: Run, flags: Sequence[str], settings: Any, seed: int, index: int | None = None) -> dict[str, str]:
-    """The text of a picture that was drawn."""
+def chunks(
+    run: Run, flags: Sequence[str], settings: Any, seed: int, index: int | None = None, verb: str = "sample"
+) -> dict[str, str]:
+    """The text of a picture that was drawn; ``settings`` are a dataclass or a dict that JSON takes."""
     checkpoint = run.checkpoint
     said = {
+        "verb": verb,
         "run": str(run.folder.absolute()),
         "checkpoint": checkpoint.folder.name,
         "weights": _weights(checkpoint),
         "seed": seed,
-        "settings": asdict(settings),
+        "settings": settings if isinstance(settings, dict) else asdict(settings),
         "flags": list(flags),
         "index": index,
     }
@@ -68,6 +71,8 @@ def read(path: Path) -> Drawn:
     text = image_files.texts(path)
     try:
         said = json.loads(text[KEY])
+        if said.get("verb", "sample") != "sample":
+            raise ValueError("it was edited, not drawn")
         names = {key: str(said[key]) for key in ("run", "checkpoint", "weights")}
         flags, index = tuple(map(str, said["flags"])), said["index"]
         if index is not None and type(index) is not int:

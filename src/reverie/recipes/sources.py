@@ -90,8 +90,11 @@ def picture(path: Path, recipe: Recipe, size: tuple[int, int] | None = None, cha
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
 
 
-def known(path: Path, of: Path | None, recipe: Recipe) -> Tensor:
+def known(path: Path, of: Path | None, recipe: Recipe, what: str = "known") -> Tensor:
     """The mask of a picture as it is seen, brought to the model's size as the picture is: (1, 1, H, W), 1 where it is white.
+
+    Args:
+        what: white says of a pixel, in words.
 
     Raises:
         InputError: when it cannot be read, is not of the size of the picture ``of``, or leaves nothing known or nothing unknown.
@@ -101,7 +104,7 @@ def known(path: Path, of: Path | None, recipe: Recipe) -> Tensor:
     if of is not None and white.shape != (size := image_files.open_image(of).size[::-1]):
         raise InputError(
             f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {size[1]}x{size[0]} as it is seen: "
-            "draw one of its size, white where it is known"
+            f"draw one of its size, white where it is {what}"
         )
     size = pixels.sides(recipe.data.size)
     fitted = pixels.fit_to(Image.fromarray(white * np.uint8(255)), size, recipe.data.fit)

@@ -1,0 +1,50 @@
+"""Editing: pictures that exist, changed as told and otherwise kept. Inversions are in :mod:`reverie.edit.inversion`.
+
+code = rv.edit.invert(denoise, images, rv.Cond(label=3), "edit_friendly")
+images = rv.edit.reconstruct(denoise, code, rv.Cond(label=8), skip=18)
+"""
+
+from reverie.edit import inversion
+from reverie.edit.dds import dds
+from reverie.edit.drag import Dragged, drag
+from reverie.edit.dragon import dragon
+from reverie.edit.inversion import Inversion
+from reverie.edit.masactrl import masactrl
+from reverie.edit.masked import masked, paste
+from reverie.edit.methods import METHODS, Edited, edit, invert
+from reverie.edit.pix2pix_zero import moved, pix2pix_zero, text_direction
+from reverie.edit.plug_and_play import plug_and_play
+from reverie.edit.prompt_to_prompt import LocalBlend, prompt_to_prompt
+from reverie.edit.replay import reconstruct, replay
+from reverie.edit.sdedit import sdedit
+from reverie.edit.words import Alignment, Word, align, tokens_of, words
+
+__all__ = [
+    "METHODS",
+    "Alignment",
+    "Dragged",
+    "Edited",
+    "Inversion",
+    "LocalBlend",
+    "Word",
+    "align",
+    "dds",
+    "drag",
+    "dragon",
+    "edit",
+    "inversion",
+    "invert",
+    "masactrl",
+    "masked",
+    "moved",
+    "paste",
+    "pix2pix_zero",
+    "plug_and_play",
+    "prompt_to_prompt",
+    "reconstruct",
+    "replay",
+    "sdedit",
+    "text_direction",
+    "tokens_of",
+    "words",
+]
