@@ -20,7 +20,7 @@ from torch import Tensor
 from reverie.core.files import write
 from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
-from reverie.measure.figures import SUBJECTS, Evaluation, Figure, percent
+from reverie.measure.figures import SUBJECTS, Evaluation, Figure, Outliers, percent
 from reverie.measure.pictures import cut
 from reverie.read.probes.grid import Probed
 from reverie.read.probes.heatmap import heatmap
@@ -47,7 +47,7 @@ def report(run: Run) -> Path:
     """
     drawn = pictures(run)
     measured = run.folder / EVALUATION
-    evaluations = Evaluation.load_all(measured) if measured.exists() else []
+    evaluations, strange = (kind.load_all(measured) if measured.exists() else [] for kind in (Evaluation, Outliers))
     evaluation = next(iter(evaluations), None)
     loader = PackageLoader("reverie.report", ".")
     environment = Environment(
@@ -62,6 +62,7 @@ def report(run: Run) -> Path:
         **_likelihood(run, drawn),
         **_measures(run, evaluation),
         **_kept(evaluations),
+        outliers=strange,
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
         environment=_environment(run),
