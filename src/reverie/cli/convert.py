@@ -40,9 +40,10 @@ def main(arguments: list[str]) -> None:
     if not isinstance(model, NetDenoiser):
         if bridge.is_folder(given.source):
             raise InputError(f"{given.source} holds an auto-encoder only, which is in diffusers' format already")
+        task = Run(given.source).recipe.task.name
         raise InputError(
-            f"{given.source} is a run of the task {Run(given.source).recipe.task.name}, which gives a {type(model).__name__}: diffusers' format "
-            "has no place for that, and takes diffusion models only (reverie train, of the task denoising)"
+            f"{given.source} is a run of the task {task}, which gives a {type(model).__name__}: diffusers' format has no place for that, "
+            "and takes diffusion models only (reverie train, of the task denoising)"
         )
     for path in given.lora:
         if not isinstance(model, bridge.Pretrained):

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.measure.density import auroc, outliers
     from reverie.measure.disentangling import mutual_information_gap
     from reverie.measure.evaluation import evaluate
     from reverie.measure.extract import FeatureExtractor
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from reverie.measure.judge import Judge
     from reverie.measure.kernel import kernel_distance
     from reverie.measure.neighbours import memorisation, nearest
-    from reverie.measure.density import auroc, outliers
     from reverie.measure.precision_and_recall import precision_recall
     from reverie.measure.statistics import Statistics
 

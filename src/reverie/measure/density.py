@@ -57,8 +57,8 @@ def log_density(generator: Generator, x: Tensor, *, unlabelled: bool, batch_size
     density = generator.log_prob or generator.log_prob_bound
     if density is None:
         raise InputError(
-            "this model has no density of pictures. Those of the tasks pixelcnn, pixelcnnpp, pixelrnn, subpixel and tile (with a mixture head) "
-            "have one, and denoising in pixels; vae has a bound"
+            "this model has no density of pictures. Those of the tasks pixelcnn, pixelcnnpp, pixelrnn, subpixel and tile (with a mixture "
+            "head) have one, and denoising in pixels; vae has a bound"
         )
     told: list[Cond | None] = [None]
     if generator.conditions and not unlabelled:

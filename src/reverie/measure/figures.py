@@ -285,14 +285,14 @@ class Outliers:
     def how(self) -> str:
         """What was measured, and what it means, in words."""
         most = "at most " if self.bound else ""
-        likelier = (
+        who = (
             "the others look likelier to the model than its own"
             if self.density < 0.5
             else "its own look likelier to the model"
         )
         return (
-            f"Area under the ROC of {self.reference:,} held-out pictures of {self.own} against {self.count:,} of {self.data}, "
-            f"{most}{self.bits:.2f} bits a dimension against {most}{self.other_bits:.2f}: {likelier}. 1 tells all of them apart, 0.5 is chance."
+            f"Area under the ROC of {self.reference:,} held-out pictures of {self.own} against {self.count:,} of {self.data}, {most}"
+            f"{self.bits:.2f} bits a dimension against {most}{self.other_bits:.2f}: {who}. 1 tells all of them apart, 0.5 is chance."
         )
 
     def to_json(self, path: Path) -> str:

@@ -18,12 +18,12 @@ from reverie.core.memory import afford
 from reverie.data import ImageSet
 from reverie.learn import grid
 from reverie.measure import judge as judges
+from reverie.measure.density import outliers
 from reverie.measure.evaluation import evaluate
 from reverie.measure.extract import EfficientNetLite0, FeatureExtractor
 from reverie.measure.figures import Evaluation, Outliers
 from reverie.measure.inception import EXPECTED, Inception
 from reverie.measure.judge import Judge
-from reverie.measure.density import outliers
 from reverie.measure.pictures import sheet
 from reverie.measure.statistics import Statistics
 from reverie.recipes import sources

@@ -1,7 +1,7 @@
 """One code a picture, whatever its size: a variational auto-encoder of convolutions and a linear layer of all places.
 
-It is the space of :mod:`reverie.families.vae`, which draws from its prior. To a network a code is a picture of one pixel, so that
-a transformer sees a single token and is a perceptron (:class:`~reverie.nets.DiTConfig` with patch 1).
+Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014. It is the space of :mod:`reverie.families.vae`, which draws from its prior.
+To a network a code is a picture of one pixel, so that a transformer of patch 1 sees a single token and is a perceptron.
 """
 
 import math
