@@ -109,7 +109,8 @@ def test_models_of_tokens_train_on_those_of_another_run(runs, tmp_path, task):
 def test_what_makes_no_sense_is_said(runs, tmp_path, capsys):
     def said(words: str) -> str:
         capsys.readouterr()
-        assert main(f"train {words} {SHORT} --fresh --out {tmp_path / 'none'}".split()) == 2
+        assert main(f"train {words} {SHORT} --out {tmp_path / 'none'}".split()) == 2
+        assert not (tmp_path / "none").exists()  # nothing is in the way of the next
         return " ".join(capsys.readouterr().err.split())
 
     for task in ("maskgit", "tile"):
