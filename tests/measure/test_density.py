@@ -100,6 +100,7 @@ def test_simple_pictures_are_likelier_and_the_size_of_a_file_corrects_that():
     model.shape = (1, 16, 16)
     found = outliers(model, noise, flat)
     assert found.density == 0.0 and found.complexity == 0.0 and found.corrected == 1.0
+    assert found.other_file_bits < found.file_bits
     assert found.other_bits < found.bits and "the others look likelier" in found.how
 
 
@@ -177,7 +178,8 @@ def test_a_model_without_a_density_names_those_that_have_one():
 
 def test_outliers_are_kept_beside_the_figures_of_samples(tmp_path):
     path = tmp_path / "evaluation.json"
-    known = {"split": "all", "count": 3, "own": "own", "reference": 4, "bits": 1.0, "other_bits": 2.0, "bound": False}
+    known = {"split": "all", "count": 3, "own": "own", "reference": 4, "bits": 1.0, "other_bits": 2.0}
+    known |= {"file_bits": 3.0, "other_file_bits": 4.0, "bound": False}
     areas = {"density": 0.25, "complexity": 0.5, "corrected": 0.75}
     first, other = (Outliers(data=name, **known, **areas) for name in ("a", "b"))
     path.write_text(first.to_json(path))

@@ -108,9 +108,10 @@ def outliers(
     for images in (held_out, others):
         x = images.batch(torch.arange(min(n, len(images))) * len(images) // min(n, len(images))).x
         scores.append(log_density(generator, x, unlabelled=unlabelled, batch_size=batch_size))
-        files = torch.stack(list(lossless(to_bytes(x)).values())).amin(0)
-        sizes.append(8 * math.log(2) * files.double())  # as many nats
+        shortest = torch.stack(list(lossless(to_bytes(x)).values())).amin(0)
+        sizes.append(8 * math.log(2) * shortest.double())  # in nats
     bits = [bits_per_dimension(score, held_out.shape).mean().item() for score in scores]
+    files = [size.mean().item() / (math.log(2) * math.prod(held_out.shape)) for size in sizes]
     return Outliers(
         data=others.name,
         split=others.split,
@@ -122,5 +123,7 @@ def outliers(
         corrected=auroc(*(score + size for score, size in zip(scores, sizes, strict=True))),
         bits=bits[0],
         other_bits=bits[1],
+        file_bits=files[0],
+        other_file_bits=files[1],
         bound=generator.log_prob is None,
     )

@@ -252,6 +252,7 @@ class Outliers:
         complexity: the same of the shorter of lossless files in place of the density, the shorter the likelier.
         corrected: the same of the log density and the bits of the file together.
         bits, other_bits: mean bits a dimension of the held-out pictures and of the others.
+        file_bits, other_file_bits: the same of the shorter of their lossless files.
         bound: whether the density is a lower bound on it.
         date: the time (ISO 8601).
         images: what the model had seen.
@@ -267,6 +268,8 @@ class Outliers:
     corrected: float
     bits: float
     other_bits: float
+    file_bits: float
+    other_file_bits: float
     bound: bool
     date: str = ""
     images: int | None = None
@@ -292,7 +295,8 @@ class Outliers:
         )
         return (
             f"Area under the ROC of {self.reference:,} held-out pictures of {self.own} against {self.count:,} of {self.data}, {most}"
-            f"{self.bits:.2f} bits a dimension against {most}{self.other_bits:.2f}: {who}. 1 tells all of them apart, 0.5 is chance."
+            f"{self.bits:.2f} bits a dimension against {most}{self.other_bits:.2f} (files: {self.file_bits:.2f} against "
+            f"{self.other_file_bits:.2f}): {who}. 1 tells all of them apart, 0.5 is chance."
         )
 
     def to_json(self, path: Path) -> str:

@@ -47,7 +47,7 @@ def report(run: Run) -> Path:
     """
     drawn = pictures(run)
     measured = run.folder / EVALUATION
-    evaluations, strange = (kind.load_all(measured) if measured.exists() else [] for kind in (Evaluation, Outliers))
+    evaluations = Evaluation.load_all(measured) if measured.exists() else []
     evaluation = next(iter(evaluations), None)
     loader = PackageLoader("reverie.report", ".")
     environment = Environment(
@@ -62,7 +62,7 @@ def report(run: Run) -> Path:
         **_likelihood(run, drawn),
         **_measures(run, evaluation),
         **_kept(evaluations),
-        outliers=strange,
+        outliers=Outliers.load_all(measured) if measured.exists() else [],
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
         environment=_environment(run),
