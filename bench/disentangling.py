@@ -1,6 +1,6 @@
 """Does β make each number of a VAE's code say one thing? The mutual information gap on discs of known factors, by β.
 
-python bench/disentangling.py            # trains what results/disentangling.json lacks, about 10 s of a core for each line
+python bench/disentangling.py            # trains what results/disentangling.json lacks, about 5 s of a core for each line
 python bench/disentangling.py figure     # the figure of docs/families/autoencoders.md
 """
 
@@ -23,13 +23,13 @@ from reverie.spaces import PatchPCA
 RESULTS = Path(__file__).parent / "results" / "disentangling.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "_static" / "disentangling.png"
 BETAS, SEEDS = (1.0, 2.0, 4.0, 8.0, 16.0), (0, 1)
-TRAIN, HELD_OUT, SIZE, DIMS, STEPS, BATCH = 4_000, 2_000, 16, 6, 1_000, 64
+TRAIN, HELD_OUT, SIZE, DIMS, STEPS, BATCH = 4_000, 2_000, 16, 6, 500, 32
 FACTORS = ("column", "row", "radius", "brightness")
 
 
 def trained(beta: float, seed: int, x: Tensor, steps: int = STEPS) -> VAE:
     """A VAE after ``steps`` of Adam whose rate falls to zero."""
-    model = VAEConfig(dims=DIMS, beta=beta, width=8).build(DataSpec((1, SIZE, SIZE)), seed)
+    model = VAEConfig(dims=DIMS, beta=beta, width=4).build(DataSpec((1, SIZE, SIZE)), seed)
     task = Bounding(model, [], beta)  # pyright: ignore[reportArgumentType]
     optimizer = Adam(model.net.parameters(), 3e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
