@@ -1,6 +1,6 @@
-"""The pictures of docs/families/autoencoders.md and masked_tokens.md, from runs on mnist5k, and the table of the mutual information gap.
+"""The pictures of docs/families/autoencoders.md and masked_tokens.md, from runs on mnist5k.
 
-python bench/token_figures.py autoencoders VQ VAE | tokens MASKGIT VAR | gap
+python bench/token_figures.py autoencoders VQ VAE | tokens MASKGIT VAR
 """
 
 import sys
@@ -9,11 +9,7 @@ from pathlib import Path
 import torch
 
 import reverie as rv
-from reverie.core.batch import Batch, DataSpec
-from reverie.families.token_config import VAEConfig
-from reverie.families.vae import Bounding
-from reverie.learn import Draws, Moment, grid
-from reverie.measure.disentangling import discs, mutual_information_gap
+from reverie.learn import grid
 
 STATIC = Path(__file__).parents[1] / "docs" / "_static"
 DIGITS = rv.Cond(label=list(range(10)))
@@ -50,31 +46,6 @@ def tokens(maskgit: str, var: str) -> None:
     save(rows, "masked_tokens.png")
 
 
-def gap(steps: int = 1500) -> None:
-    """The gap of VAEs of six numbers on pictures of a disc, by β, mean over the four factors and two seeds."""
-    x, factors = discs(4096)
-    for beta in (0.0, 1.0, 4.0, 16.0):
-        found = []
-        for seed in range(2):
-            model = VAEConfig(dims=6, width=8).build(DataSpec((1, 16, 16)), seed)
-            task = Bounding(model, [], beta)  # pyright: ignore[reportArgumentType]
-            optimizer = torch.optim.Adam(model.net.parameters(), 2e-3)
-            for step in range(steps):
-                rows = torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))
-                optimizer.zero_grad()
-                parts = task.loss("vae", Batch(x[rows]), Draws(seed, 64 * step, 64), Moment(step, 0, 1))
-                sum(part.mean() for part in parts.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
-                optimizer.step()
-            with torch.no_grad():
-                mean, _ = model.net.encode(x, None)
-                restored = model.net.decode(mean, None)
-            found.append([mutual_information_gap(mean, factors).mean().item(), (x - restored).square().mean().item()])
-        each = torch.tensor(found)
-        print(
-            f"beta {beta:g}: gap {each[:, 0].mean():.2f} ({each[0, 0]:.2f}, {each[1, 0]:.2f}), squared error {each[:, 1].mean():.4f}"
-        )
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"autoencoders": autoencoders, "tokens": tokens, "gap": gap}[sys.argv[1]](*sys.argv[2:])  # pyright: ignore
+    {"autoencoders": autoencoders, "tokens": tokens}[sys.argv[1]](*sys.argv[2:])  # pyright: ignore

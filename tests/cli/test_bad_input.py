@@ -49,6 +49,15 @@ def test_no_command_is_help_and_an_unknown_one_names_the_nearest(reverie):
         ("judge --net unet", ["no network to choose"]),
         ("autoencoder --patch 5", ["multiples of 5"]),
         ("--net unet --net.context 8", ["conditions text", "context"]),
+        ("--budget 0s", ["--budget is a time such as", "'0s'"]),
+        ("pixelcnn --levels 300", ["levels", "at most 256", "got 300"]),
+        ("tile --data digits8 --patch 3", ["3x3 pixels do not fill pictures of 8x8"]),
+        (
+            "autoencoder --data digits8 --kind vq --patch 8 --codes 5000 --out none",
+            ["codebook of 5,000 codes", "larger than the data"],
+        ),
+        ("judge --data digits8 --data.no-labels", ["learns to tell classes apart", "sub-folders"]),
+        ("classifier --data digits8 --data.no-labels", ["learns from labels"]),
     ],
 )
 def test_training_flags(reverie, tmp_path, flags, parts):

@@ -34,11 +34,17 @@ def main(arguments: list[str]) -> None:
     from reverie import bridge
     from reverie.core.denoiser import NetDenoiser
     from reverie.core.errors import InputError
-    from reverie.recipes.runs import load
+    from reverie.recipes.runs import Run, load
 
     model = load(given.source)
     if not isinstance(model, NetDenoiser):
-        raise InputError(f"{given.source} holds an auto-encoder only, which is in diffusers' format already")
+        if bridge.is_folder(given.source):
+            raise InputError(f"{given.source} holds an auto-encoder only, which is in diffusers' format already")
+        task = Run(given.source).recipe.task.name
+        raise InputError(
+            f"{given.source} is a run of the task {task}, which gives a {type(model).__name__}: diffusers' format has no place for that, "
+            "and takes diffusion models only (reverie train, of the task denoising)"
+        )
     for path in given.lora:
         if not isinstance(model, bridge.Pretrained):
             raise InputError("adapters fit models in diffusers' format; this is a run")

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     clock.lap("train")
     measured = run.folder / EVALUATION
     current = measured.exists() and measured.stat().st_mtime > run.checkpoint.folder.stat().st_mtime
-    show(Evaluation.load(measured) if current else measure(run))
+    show((Evaluation.load(measured) if current else None) or measure(run))
     clock.lap("measure")
     path = report(run)
     clock.lap("report")

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,12 @@ from reverie.core.names import GridName
 from reverie.core.text import shown
 
 if TYPE_CHECKING:
-    from reverie.measure.figures import Evaluation
+    from reverie.measure.figures import Evaluation, Outliers
     from reverie.recipes.recipe import Recipe
 
 KEYS = ("solver", "steps", "grid", "scale")
+SAMPLES = (*KEYS, "seeds", "judge", "extractor", "reference", "write_statistics")
+"""What the samples that are measured depend on, and what they are measured by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Arguments(Placing):
         reference: statistics of a data set (npz of ADM, EDM or pytorch-fid) to take the Fréchet distance to, besides held-out pictures.
         write_statistics: write such a file (npz) of all training pictures; it is the reference if none is given.
         batch: samples drawn at a time.
+        outliers: in place of all this, whether the model's density tells held-out pictures from those of another data set or folder, n of
+            each.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -55,14 +59,24 @@ class Arguments(Placing):
     reference: Path | None = None
     write_statistics: Path | None = None
     batch: Annotated[int, Bound(ge=1, le=10**6)] = 250
+    outliers: str | None = None
 
 
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "evaluate")
-    from reverie.recipes.measuring import measure
+    if given.outliers is not None:
+        for field in fields(given):
+            if field.name in SAMPLES and getattr(given, field.name) != field.default:
+                flag = field.name.replace("_", "-")
+                raise InputError(f"--outliers asks for densities, and draws no samples: leave --{flag} out")
+    from reverie.recipes.measuring import measure, tell_apart
     from reverie.solve.maps import MADE
 
     run = given.open(given.run)
+    if given.outliers is not None:
+        show_outliers(tell_apart(run, given.outliers, n=given.n, batch_size=given.batch))
+        print(shown(run.folder / "evaluation.json"))
+        return
     asked = {key: getattr(given, key) for key in KEYS}
     config = drawn_with(run.recipe, asked)
     several = run.recipe.task.measured(config) if all(value is None for value in asked.values()) else (config,)
@@ -149,3 +163,18 @@ def show(evaluation: "Evaluation") -> None:
     console.print(Text(shown(f"{evaluation.how} {evaluation.verdict}")))
     for warning in evaluation.warnings:
         console.print(f"[yellow]{warning}[/yellow]")
+
+
+def show_outliers(found: "Outliers") -> None:
+    """Print the areas as a table, with what they are of below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(shown(f"told from {found.data} by"))
+    table.add_column("AUROC", justify="right")
+    for name, area in found.rows:
+        table.add_row(name, area)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(shown(found.how), markup=False)

@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> None:
     train, test = splits(run.recipe, given.data)
     path, drawing = run.path("read/probe.json"), run.path("read/heatmap.svg")
     opened = run.open()
+    if (coded := getattr(opened, "as_space", None)) is not None:
+        opened = coded(train)
     probed = grid.run(
         opened if isinstance(opened, Latent) else run.denoiser(),
         train,

@@ -87,7 +87,8 @@ def _measures(run: "Run") -> str:
         return ""
     from reverie.measure import Evaluation
 
-    evaluation = Evaluation.load(path)
+    if (evaluation := Evaluation.load(path)) is None:
+        return ""
     accuracy, ratio = evaluation.figure("accuracy"), evaluation.figure("frechet_ratio")
     said = [f"{accuracy.value:.1%} right" if accuracy else "", f"{ratio.value:.2f}x FD of real" if ratio else ""]
     return ", ".join(filter(None, said))

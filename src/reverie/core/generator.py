@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from reverie.core.batch import Dataset
     from reverie.core.condition import Cond, Conditions
     from reverie.core.noise import Seeds
+    from reverie.core.space import Space
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,15 @@ class Generator(ABC):
         log_prob: ``(x, cond=None) -> (B,)``, the log-density of data in nats, of a generator that knows it; else None. A model of discrete
             levels spreads the mass of each evenly over its bin: log p + d·log(levels/2) for d values in [−1, 1].
         log_prob_bound: the same of a generator that knows a lower bound on it only, of which the mean over x is at most that of log_prob.
+        as_space: ``(data) -> Space``, the space of its codes, scaled by those of a data set, of a generator that codes what it draws; else
+            None.
     """
 
     shape: tuple[int, ...]
     conditions: Conditions
     log_prob: Callable[..., Tensor] | None = None
     log_prob_bound: Callable[..., Tensor] | None = None
+    as_space: Callable[[Dataset], Space] | None = None
 
     @abstractmethod
     def sample(

@@ -59,6 +59,8 @@ def prepare_space(config: SpaceConfig, given: Given) -> None:
         space = _trained_space(config, given)
     elif Path(config.name).expanduser().exists():
         space = given.load(config.name)
+        if (coded := getattr(space, "as_space", None)) is not None:
+            space = coded(given.data)
         if not isinstance(space, Latent):
             raise InputError(
                 f"{config.name} gives a {type(space).__name__}, no space: train one with `reverie train autoencoder`"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from reverie.core.bounds import Bound
 from reverie.core.task import Given, TaskConfig
+from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -194,6 +195,7 @@ class TileConfig(AutoregressiveConfig):
     Attributes:
         head: codebook, a choice among typical tiles, which draws sharply; mixture, all levels of a tile from a mixture of logistics, whose
             likelihood is exact.
+        space: the run of a VQ-VAE whose tokens take the place of tiles (`--space RUN`), or one that is trained first (vq).
         patch: side of a tile in pixels.
         codes: tiles of the codebook.
         components: of the mixture.
@@ -205,6 +207,7 @@ class TileConfig(AutoregressiveConfig):
     name: ClassVar[str] = "tile"
 
     head: Literal["codebook", "mixture"] = "codebook"
+    space: SpaceConfig = field(default_factory=SpaceConfig)
     patch: Size = 4
     codes: Size = 512
     components: Size = 10
@@ -213,14 +216,28 @@ class TileConfig(AutoregressiveConfig):
     heads: Size = 4
 
     def check(self, spec: DataSpec, sample: ChoiceConfig) -> None:
-        super().check(spec, sample)
-        if self.head == "codebook" and self.codes < 2:
-            from reverie.core.errors import InputError
+        from reverie.core.errors import InputError
 
+        if self.coded and self.head == "mixture":
+            raise InputError(
+                "tokens of a space are a choice, tiles with a mixture head are pixels: leave --space out, or --head"
+            )
+        if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
+            super().check(spec, sample)
+        if self.head == "codebook" and self.codes < 2:
             raise InputError("a codebook of one tile leaves nothing to choose: --codes is at least 2")
 
+    @property
+    def coded(self) -> bool:
+        """Whether tiles are tokens of a space."""
+        return self.space.name != "pixels"
+
     def prepare(self, given: Given) -> None:
-        """Leave the codebook in the run's folder."""
+        """Leave the codebook in the run's folder, or the space."""
+        if self.coded:
+            from reverie.diffusion.building import prepare_space
+
+            return prepare_space(self.space, given)
         from reverie.core.files import inside, write_tensors
         from reverie.families.layout import Layout
         from reverie.families.tile import fit_codebook
@@ -236,10 +253,15 @@ class TileConfig(AutoregressiveConfig):
 
         from reverie.core.files import read_tensors
         from reverie.families.layout import Layout
-        from reverie.families.tile import CodebookTiles, MixtureTiles
+        from reverie.families.tile import CodebookTiles, MixtureTiles, SpaceTiles
+        from reverie.families.token_net import tokenizer
+        from reverie.spaces.vq import VQ
 
-        layout = Layout(spec.shape, self.levels, self.patch)  # pyright: ignore[reportArgumentType]
         sizes = (self.width, self.depth, self.heads)
+        if self.coded:
+            space = tokenizer(self.space, spec, folder, VQ)
+            return SpaceTiles(Layout(spec.shape, self.levels, space.patch), classes, *sizes, space)  # pyright: ignore[reportArgumentType]
+        layout = Layout(spec.shape, self.levels, self.patch)  # pyright: ignore[reportArgumentType]
         if self.head == "mixture":
             return MixtureTiles(layout, classes, *sizes, self.components)
         blank = torch.zeros(self.codes, layout.values)

@@ -1,8 +1,8 @@
 """A transformer over tiles: a picture is a short sequence of small squares, each from those before it.
 
 What a tile is, is either a choice from a codebook of typical tiles (van den Oord et al. 2017, "Neural Discrete Representation Learning",
-arXiv:1711.00937, with k-means for the codebook): then it draws sharply and has no likelihood of pixels. Or all levels of the tile together
-from a mixture of logistics (:mod:`reverie.families.mixture`): then the likelihood is exact.
+arXiv:1711.00937, with k-means for the codebook): then it draws sharply and has no likelihood of pixels. Or a token of a VQ-VAE, as there.
+Or all levels of the tile together from a mixture of logistics (:mod:`reverie.families.mixture`): then the likelihood is exact.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from reverie.families.autoregressive import CausalNet, Chain
 from reverie.families.layout import Layout, value
 from reverie.families.mixture import LogisticMixture
 from reverie.families.transformer import Cache, CausalTransformer, Told
+from reverie.spaces.vq import VQ
 
 ROUNDS = 30
 """Of k-means."""
@@ -34,14 +35,17 @@ class Tiles(CausalNet):
         layout: of the tiles.
         classes: that it is told, if any.
         width, depth, heads: of the transformer.
+        values: numbers that stand for a tile; its levels by default.
     """
 
-    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, values: int | None = None
+    ) -> None:
         super().__init__()
         self.layout = layout
         self.count = layout.length // layout.values
         self.kept = Cache.size(width, depth, self.count)
-        self.embed = nn.Linear(layout.values, width)
+        self.embed = nn.Linear(values or layout.values, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.conditioning = Told(layout.grid, classes, width)
         self.transformer = CausalTransformer(width, depth, heads)
@@ -86,7 +90,7 @@ class CodebookTiles(Tiles):
     def __init__(
         self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, codebook: Tensor
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads)
+        super().__init__(layout, classes, width, depth, heads, codebook.shape[1])
         self.length, self.choices = self.count, len(codebook)
         self.register_buffer("codebook", codebook)
         self.codebook: Tensor
@@ -114,6 +118,21 @@ class CodebookTiles(Tiles):
         for i in range(self.length):
             code = yield self.out(self.step(before, told[:, i], cache)).log_softmax(-1)
             before = self.embed(self.codebook[code])
+
+
+class SpaceTiles(CodebookTiles):
+    """A tile is a token of a space: a choice among its codes, each told as the vector that it is."""
+
+    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, space: VQ) -> None:
+        super().__init__(layout, classes, width, depth, heads, space.codebook.codes.clone())
+        self.space = space
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [−1, 1] -> (B, N), the numbers of their codes row by row."""
+        return self.space.tokens(x.to(self.codebook.device))
+
+    def picture(self, tokens: Tensor) -> Tensor:
+        return self.space.from_tokens(tokens, self.layout.shape).clamp(-1.0, 1.0)
 
 
 def tiles_of(x: Tensor, layout: Layout) -> Tensor:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Conditions
@@ -25,55 +24,14 @@ from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
 from reverie.families.drawing import columns, drawn, labels_of
 from reverie.solve.likelihood import bits_per_dimension, dequantise
-from reverie.spaces.convolutional import decoder, encoder
 from reverie.spaces.latent import divergence
+from reverie.spaces.vector import Net, VectorVAE
 
 if TYPE_CHECKING:
     from reverie.families.token_config import VAEConfig
 
-LEAST = 4
-"""Sides of the coarsest level, at least: over fewer places normalisation leaves nothing of a channel, and the code says nothing."""
-HELD_OUT, CHUNK = 512, 250
-"""Held-out pictures on which the bound is validated, and how many are bounded at a time."""
-
-
-class Net(nn.Module):
-    """Both directions and the noise between: convolutions down to a few places a side, and a linear layer of all of them.
-
-    Args:
-        shape: (C, H, W) of the pictures.
-        dims: numbers of z.
-        classes: 0 for none; else both directions are told the class.
-        width: channels of the first level.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], dims: int, classes: int, width: int) -> None:
-        super().__init__()
-        channels, height, wide = shape
-        patch, features = 1, 2 * width
-        while min(height, wide) // (2 * patch) >= LEAST and height % (2 * patch) == wide % (2 * patch) == 0:
-            patch *= 2
-        self.classes, self.grid = classes, (height // patch, wide // patch)
-        places = math.prod(self.grid)
-        self.encoder = encoder(channels, patch, width, features)
-        self.towards = nn.Linear(places * features + classes, 2 * dims)
-        self.back = nn.Linear(dims + classes, places * features)
-        self.decoder = decoder(channels, patch, width, features)
-        self.log_variance = nn.Parameter(
-            torch.tensor(-3.0)
-        )  # of pictures in [−1, 1]: a step of Adam moves it by the rate only
-
-    def encode(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x,y), both (B, dims)."""
-        mean, log_variance = self.towards(self._told(F.silu(self.encoder(x)).flatten(1), label)).chunk(2, dim=1)
-        return mean, log_variance
-
-    def decode(self, z: Tensor, label: Tensor | None) -> Tensor:
-        """The mean of p(x|z,y), (B, C, H, W)."""
-        return self.decoder(self.back(self._told(z, label)).unflatten(1, (-1, *self.grid)))
-
-    def _told(self, h: Tensor, label: Tensor | None) -> Tensor:
-        return h if label is None else torch.cat([h, F.one_hot(label, self.classes).to(h)], 1)
+HELD_OUT, CHUNK, SCALED = 512, 250, 5_000
+"""Held-out pictures on which the bound is validated, how many are bounded at a time, and pictures whose codes set the scale of a space."""
 
 
 class VAE(Generator):
@@ -89,6 +47,7 @@ class VAE(Generator):
     def __init__(self, net: nn.Module, shape: tuple[int, ...], dims: int, conditions: Conditions) -> None:
         self.net, self.shape, self.dims, self.conditions = net, tuple(shape), dims, conditions
         self.log_prob_bound = self._bound
+        self.as_space = self._as_space
 
     def terms(self, x: Tensor, label: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """``log p(x|z)`` at the ``z ~ q(z|x)`` of ``noise`` N(0, I) (B, dims), and ``KL(q(z|x) ‖ N(0, I))``; nats, each (B,).
@@ -129,6 +88,19 @@ class VAE(Generator):
             return self.net.decode(z, label).clamp(-1.0, 1.0)  # pyright: ignore[reportCallIssue]
 
         return drawn(self, draw, n, cond, seed, batch_size)
+
+    def _as_space(self, data: Dataset) -> VectorVAE:
+        """See :class:`reverie.core.generator.Generator`."""
+        net = self.net
+        if not isinstance(net, Net) or net.classes:
+            raise InputError(
+                "this VAE codes and decodes a picture under its label, which a space is not told: train one without labels "
+                "(`reverie train vae --data.no-labels`); a diffusion model in its space may have them"
+            )
+        space = VectorVAE(*net.shape, self.dims, net.width)
+        space.net.load_state_dict(net.state_dict())
+        space.eval().requires_grad_(False)
+        return space.to(next(net.parameters()).device).normalise(data.batch(range(min(SCALED, len(data)))).x)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"vae": self.net}

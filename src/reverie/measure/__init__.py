@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.measure.density import auroc, outliers
     from reverie.measure.disentangling import mutual_information_gap
     from reverie.measure.evaluation import evaluate
     from reverie.measure.extract import FeatureExtractor
-    from reverie.measure.figures import Evaluation, Figure
+    from reverie.measure.figures import Evaluation, Figure, Outliers
     from reverie.measure.frechet import frechet_distance, frechet_distance_of_moments, frechet_distance_to_moments
     from reverie.measure.inception import Inception
     from reverie.measure.judge import Judge
@@ -22,7 +23,9 @@ __all__ = [
     "Figure",
     "Inception",
     "Judge",
+    "Outliers",
     "Statistics",
+    "auroc",
     "evaluate",
     "frechet_distance",
     "frechet_distance_of_moments",
@@ -31,6 +34,7 @@ __all__ = [
     "memorisation",
     "mutual_information_gap",
     "nearest",
+    "outliers",
     "precision_recall",
 ]
 
@@ -40,7 +44,9 @@ _HOME = {
     "Figure": "figures",
     "Inception": "inception",
     "Judge": "judge",
+    "Outliers": "figures",
     "Statistics": "statistics",
+    "auroc": "density",
     "evaluate": "evaluation",
     "frechet_distance": "frechet",
     "frechet_distance_of_moments": "frechet",
@@ -49,6 +55,7 @@ _HOME = {
     "memorisation": "neighbours",
     "mutual_information_gap": "disentangling",
     "nearest": "neighbours",
+    "outliers": "density",
     "precision_recall": "precision_and_recall",
 }
 

@@ -204,19 +204,18 @@ class Evaluation:
         usual = f"against {percent(m.held_out_copies)} of held-out pictures"
         return f"{found}, {usual}: {'the model copies its training data' if m.flagged else 'no sign of copying'}."
 
-    def to_json(self, earlier: Sequence["Evaluation"] = ()) -> str:
+    def to_json(self, earlier: Sequence["Evaluation"] = (), outliers: Sequence["Outliers"] = ()) -> str:
         """The text of ``evaluation.json``: this measurement, and ``earlier`` ones of other settings, the newest first."""
-        kept = {"earlier": [asdict(other) for other in earlier if other.settings != self.settings]}
-        return json.dumps({"version": VERSION, **asdict(self), **kept}, indent=1, ensure_ascii=False)
+        return _to_json([self, *(other for other in earlier if other.settings != self.settings)], outliers)
 
     @classmethod
-    def load(cls, path: Path) -> "Evaluation":
-        """The newest measurement of ``evaluation.json``.
+    def load(cls, path: Path) -> "Evaluation | None":
+        """The newest measurement of ``evaluation.json``, None if it keeps none.
 
         Raises:
             RunError: if it cannot be read, or another version wrote it.
         """
-        return cls.load_all(path)[0]
+        return next(iter(cls.load_all(path)), None)
 
     @classmethod
     def load_all(cls, path: Path) -> list["Evaluation"]:
@@ -225,17 +224,11 @@ class Evaluation:
         Raises:
             RunError: as :meth:`load`.
         """
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if content["version"] not in (1, VERSION):
-                raise ValueError(f"it has version {content['version']}, this Reverie reads {VERSION}")
-            figures = map(_settings, content["figures"]) if content["version"] == 1 else content["figures"]
-            return [cls._read({**content, "figures": figures}), *map(cls._read, content.get("earlier", []))]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"cannot read {path}: {error}. Run reverie evaluate again.") from error
+        return _load(path)[0]
 
     @classmethod
-    def _read(cls, content: Mapping[str, Any]) -> "Evaluation":
+    def read(cls, content: Mapping[str, Any]) -> "Evaluation":
+        """What a file says of one measurement."""
         return cls(
             figures=tuple(Figure(**_tuples(f)) for f in content["figures"]),
             memorisation={of: Memorisation(**_tuples(m)) for of, m in content["memorisation"].items()},
@@ -245,6 +238,105 @@ class Evaluation:
             date=content.get("date", ""),
             images=content.get("images"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """Whether a model's density tells other pictures from held-out ones of its own data.
+
+    Attributes:
+        data, split, count: the other pictures.
+        own, reference: the model's own data, and how many held-out pictures of it.
+        density: area under the ROC of the log density, the held-out pictures being the positives: the share of pairs in which the held-out
+            one is the likelier. 1 tells them apart, ½ is chance, and below ½ the others look likelier.
+        complexity: the same of the shorter of lossless files in place of the density, the shorter the likelier.
+        corrected: the same of the log density and the bits of the file together.
+        bits, other_bits: mean bits a dimension of the held-out pictures and of the others.
+        file_bits, other_file_bits: the same of the shorter of their lossless files.
+        bound: whether the density is a lower bound on it.
+        date: the time (ISO 8601).
+        images: what the model had seen.
+    """
+
+    data: str
+    split: str
+    count: int
+    own: str
+    reference: int
+    density: float
+    complexity: float
+    corrected: float
+    bits: float
+    other_bits: float
+    file_bits: float
+    other_file_bits: float
+    bound: bool
+    date: str = ""
+    images: int | None = None
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The areas by what they are of, as they are printed."""
+        name = "a bound on the log density" if self.bound else "the log density"
+        return [
+            (name, f"{self.density:.3f}"),
+            ("the size of a lossless file, the smaller the likelier", f"{self.complexity:.3f}"),
+            ("both together", f"{self.corrected:.3f}"),
+        ]
+
+    @property
+    def how(self) -> str:
+        """What was measured, and what it means, in words."""
+        most = "at most " if self.bound else ""
+        who = (
+            "the others look likelier to the model than its own"
+            if self.density < 0.5
+            else "its own look likelier to the model"
+        )
+        return (
+            f"Area under the ROC of {self.reference:,} held-out pictures of {self.own} against {self.count:,} of {self.data}, {most}"
+            f"{self.bits:.2f} bits a dimension against {most}{self.other_bits:.2f} (files: {self.file_bits:.2f} against "
+            f"{self.other_file_bits:.2f}): {who}. 1 tells all of them apart, 0.5 is chance."
+        )
+
+    def to_json(self, path: Path) -> str:
+        """The text of ``evaluation.json`` with this in place of what is there of the same data.
+
+        Raises:
+            RunError: as :meth:`Evaluation.load`.
+        """
+        evaluations, outliers = _load(path) if path.exists() else ([], [])
+        return _to_json(evaluations, [self, *(other for other in outliers if other.data != self.data)])
+
+    @classmethod
+    def load_all(cls, path: Path) -> list["Outliers"]:
+        """Those that ``evaluation.json`` keeps, one for each data set, the newest first.
+
+        Raises:
+            RunError: as :meth:`Evaluation.load`.
+        """
+        return _load(path)[1]
+
+
+def _to_json(evaluations: Sequence[Evaluation], outliers: Sequence[Outliers]) -> str:
+    first = asdict(evaluations[0]) if evaluations else {}
+    kept = {"earlier": [asdict(e) for e in evaluations[1:]], "outliers": [asdict(o) for o in outliers]}
+    return json.dumps({"version": VERSION, **first, **kept}, indent=1, ensure_ascii=False)
+
+
+def _load(path: Path) -> tuple[list[Evaluation], list[Outliers]]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] not in (1, VERSION):
+            raise ValueError(f"it has version {content['version']}, this Reverie reads {VERSION}")
+        outliers = [Outliers(**record) for record in content.get("outliers", [])]
+        if outliers and "figures" not in content:
+            return [], outliers
+        figures = map(_settings, content["figures"]) if content["version"] == 1 else content["figures"]
+        evaluations = [{**content, "figures": figures}, *content.get("earlier", [])]
+        return [Evaluation.read(each) for each in evaluations], outliers
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"cannot read {path}: {error}. Run reverie evaluate again.") from error
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:

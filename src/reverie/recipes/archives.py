@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +27,7 @@ from reverie.families import coding
 from reverie.families.autoregressive import Autoregressive, side_by_side
 from reverie.learn import grid
 from reverie.learn.checkpoint import Damaged
+from reverie.measure.pictures import lossless
 from reverie.recipes.runs import Run
 
 MAGIC = b"RVZ1"
@@ -115,7 +115,7 @@ def compress(run: Run, source: Path, out: Path) -> Compressed:
         total=len(content),
         payload=sum(map(len, codes)),
         ideal=bits / 8,
-        others=others(pixels),
+        others={name: int(sizes.sum()) for name, sizes in lossless(pixels).items()},
     )
 
 
@@ -211,20 +211,6 @@ def read_pictures(source: Path, model: Autoregressive) -> tuple[list[str], Tenso
                 "use a model of --levels 256"
             )
     return names, pixels
-
-
-def others(pixels: Tensor) -> dict[str, int]:
-    """Bytes of pictures, uint8 (N, C, H, W), as files of other formats, without loss."""
-    formats = {"PNG": {"optimize": True}, "WebP": {"lossless": True, "quality": 100, "method": 6}}
-    if "JXL" in Image.SAVE:
-        formats["JXL"] = {"lossless": True, "effort": 9}
-    return {name: sum(_size(grid.to_picture(p), name, options) for p in pixels) for name, options in formats.items()}
-
-
-def _size(picture: Image.Image, name: str, options: dict) -> int:
-    content = BytesIO()
-    picture.save(content, name, **options)
-    return content.tell()
 
 
 def _pixels(path: Path, model: Autoregressive) -> np.ndarray:

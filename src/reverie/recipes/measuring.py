@@ -18,9 +18,10 @@ from reverie.core.memory import afford
 from reverie.data import ImageSet
 from reverie.learn import grid
 from reverie.measure import judge as judges
+from reverie.measure.density import outliers
 from reverie.measure.evaluation import evaluate
 from reverie.measure.extract import EfficientNetLite0, FeatureExtractor
-from reverie.measure.figures import Evaluation
+from reverie.measure.figures import Evaluation, Outliers
 from reverie.measure.inception import EXPECTED, Inception
 from reverie.measure.judge import Judge
 from reverie.measure.pictures import sheet
@@ -92,10 +93,39 @@ def measure(
     grid.save(sheet(drawn.images, COLUMNS), pictures)
     grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), closest)
     earlier: list[Evaluation] = []
+    strange: list[Outliers] = []
     with suppress(RunError):  # damaged: measured anew
-        earlier = Evaluation.load_all(figures) if figures.exists() else []
-    write(figures, evaluation.to_json(earlier))
+        if figures.exists():
+            earlier, strange = Evaluation.load_all(figures), Outliers.load_all(figures)
+    write(figures, evaluation.to_json(earlier, strange))
     return evaluation
+
+
+def tell_apart(run: Run, others: str, *, n: int = 1000, batch_size: int = 100) -> Outliers:
+    """How well a run's density tells held-out pictures of its data from other pictures, see :mod:`reverie.measure.density`.
+
+    Writes it into ``evaluation.json``, in place of what is there of the same pictures.
+
+    Args:
+        run: of a model with a density, or a bound on it.
+        others: a data set or folder of pictures, brought to the run's size and colours. All of them are taken, of the run's own data the
+            held-out ones.
+        n: pictures of each, at most.
+        batch_size: pictures at a time.
+
+    Raises:
+        InputError: for a model without a density, or data that is not there.
+        RunError: when ``evaluation.json`` is damaged.
+    """
+    held_out, other = sources.load(run.recipe, "test"), sources.other(run.recipe, others)
+    afford(4 * n * math.prod(held_out.shape), f"n {n}", "choose fewer")
+    unlabelled = run.recipe.task.unlabelled
+    found = outliers(run.generator(), held_out, other, unlabelled=unlabelled, n=n, batch_size=batch_size)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    found = replace(found, date=now, images=run.checkpoint.state["images"])
+    path = run.path(EVALUATION)
+    write(path, found.to_json(path))
+    return found
 
 
 def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExtractor:

@@ -31,10 +31,15 @@ def load(recipe: Recipe, split: Split = "train") -> ImageSet:
     return images if config.labels else images.without_labels()
 
 
+def full_name(name: str) -> str:
+    """What a resolved recipe calls a data set: its name, or the absolute path of a folder."""
+    return name if name in data.names() else str(Path(name).expanduser().absolute())
+
+
 def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
     """The recipe with what was left open filled in from its data, and what the data held."""
     contents = hashlib.sha256(f"{images.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
-    name = recipe.data.name if recipe.data.name in data.names() else str(Path(recipe.data.name).expanduser().absolute())
+    name = full_name(recipe.data.name)
     config = replace(
         recipe.data,
         name=name,
@@ -76,6 +81,17 @@ def splits(recipe: Recipe, name: str | None = None) -> tuple[ImageSet, ImageSet]
         for split in ("train", "test")
     )
     return train, test
+
+
+def other(recipe: Recipe, name: str) -> ImageSet:
+    """All pictures of a data set, brought to the size and colours of a resolved recipe; of the recipe's own data the held-out ones.
+
+    Raises:
+        InputError: when there is no such data.
+    """
+    config = recipe.data
+    split: Split = "test" if full_name(name) == config.name else "all"
+    return data.load(name, split, size=config.size, channels=config.channels, fit=config.fit)
 
 
 def picture(path: Path, recipe: Recipe, size: tuple[int, int] | None = None, channels: int | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import time
@@ -92,8 +93,9 @@ def train(
             recipe = replace(recipe, train=begun)
         elif recipe.train.micro_batch is None:
             recipe = replace(recipe, train=replace(recipe.train, micro_batch=begun.micro_batch))
+    new = fresh or not folder.exists()
     run = _open(recipe, folder, fresh, extending)
-    with _alone(run.folder):
+    with _nothing_left(run.folder, new), _alone(run.folder):
         run = extend(run, recipe) if extending else run
         starting.prepare(recipe, run.folder)
         begun = time.perf_counter()
@@ -164,6 +166,17 @@ def _taught(recipe: Recipe) -> Recipe:
     return replace(
         recipe, name=recipe.name or f"{teacher.name}-{task.name}", data=data, task=task.of(teacher.task, teacher.sample)
     )
+
+
+@contextmanager
+def _nothing_left(folder: Path, new: bool) -> Iterator[None]:
+    """Removes a new folder if what was given cannot be trained after all, so that the same command corrected finds none in its way."""
+    try:
+        yield
+    except InputError:
+        if new and launched()[0] == 0 and not Checkpoints(folder / "checkpoints").all():
+            shutil.rmtree(folder)
+        raise
 
 
 @contextmanager

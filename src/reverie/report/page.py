@@ -21,7 +21,7 @@ from torch import Tensor
 from reverie.core.files import write
 from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
-from reverie.measure.figures import SUBJECTS, TITLES, Evaluation, Figure, percent
+from reverie.measure.figures import SUBJECTS, TITLES, Evaluation, Figure, Outliers, percent
 from reverie.measure.pictures import cut
 from reverie.read.probes.grid import Probed
 from reverie.read.probes.heatmap import heatmap
@@ -65,6 +65,7 @@ def report(run: Run) -> Path:
         **_likelihood(run, drawn),
         **_measures(run, evaluation),
         **_kept(evaluations),
+        outliers=Outliers.load_all(measured) if measured.exists() else [],
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
         environment=_environment(run),

@@ -1,4 +1,5 @@
-"""Spaces: between data and what is diffused, or told in tokens. Each codes square patches of a picture as a smaller one with more channels.
+"""Spaces: between data and what is diffused, or told in tokens. Each codes square patches of a picture as a smaller one with more channels;
+:class:`VectorVAE` all of it as one vector.
 
 A space goes into a denoiser as ``NetDenoiser(net, …, shape=space.code_shape((C, H, W)), space=space)``: sampling, inversion and training
 cross it by themselves.
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from reverie.spaces.patchwise import PatchAE, PatchVAE
     from reverie.spaces.pca import PatchPCA
     from reverie.spaces.vae import ConvVAE
+    from reverie.spaces.vector import VectorVAE
     from reverie.spaces.vq import VQ
 
 _HOME = {
@@ -28,6 +30,7 @@ _HOME = {
     "PatchPCA": "pca",
     "PatchVAE": "patchwise",
     "SpaceConfig": "config",
+    "VectorVAE": "vector",
     "build": "files",
     "load": "files",
     "save": "files",
@@ -43,6 +46,7 @@ __all__ = [
     "PatchPCA",
     "PatchVAE",
     "SpaceConfig",
+    "VectorVAE",
     "build",
     "load",
     "save",

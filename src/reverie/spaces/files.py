@@ -12,11 +12,15 @@ from reverie.spaces.multiscale import MultiScaleVQ
 from reverie.spaces.patchwise import PatchAE, PatchVAE
 from reverie.spaces.pca import PatchPCA
 from reverie.spaces.vae import ConvVAE
+from reverie.spaces.vector import VectorVAE
 from reverie.spaces.vq import VQ
 
 SPACES: dict[str, type[Latent]] = {
     kind.name: kind for kind in (PatchPCA, PatchAE, PatchVAE, ConvAE, ConvVAE, VQ, MultiScaleVQ)
 }
+"""Those that are made of a configuration."""
+FILED = {**SPACES, VectorVAE.name: VectorVAE}
+"""Those that a file may hold."""
 WHAT = "space"
 
 
@@ -66,7 +70,7 @@ def load(path: str | Path) -> Latent:
             raise InputError(f"{path} holds no space: reverie.spaces.save writes one")
         name = settings.pop("name")
         settings.pop("range")
-        space = SPACES[name](**settings)
+        space = FILED[name](**settings)
         space.load_state_dict(files.read_tensors(path))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, InputError):

@@ -256,7 +256,7 @@ def predict(
 def codes(space: Latent, images: _Some, pool: int) -> Features:
     """The codes of pictures as features of one cell."""
     device = next((value.device for value in space.state_dict().values()), None)
-    kept = Kept([(CODE, 0.0)], len(images))
+    kept, pool = Kept([(CODE, 0.0)], len(images)), min(pool, *space.code_shape(images.shape)[1:])
     rows = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
     kept.write(
         range(len(images)),
