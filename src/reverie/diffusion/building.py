@@ -83,8 +83,8 @@ def _trained_space(config: SpaceConfig, given: Given) -> Latent:
 
 
 def tokenizer(config: SpaceConfig, given: Given) -> Tokenizing:
-    """What trains the space of a run, from the beginning; the features of its perceptual loss are made sure of."""
-    first_stage.keep_extractor(config, given)
+    """What trains the space of a run, from the beginning."""
+    first_stage.keep_judge(config, given)
     stage = first_stage.build(config, given.spec, given.seed, given.folder)
     return first_stage.tokenizing(config, stage, given.data, given.held_out, given.seed)
 

@@ -33,17 +33,14 @@ class FirstStage:
     looks: Judge | EfficientNetLite0 | None
 
 
-def keep_extractor(config: SpaceConfig, given: Given) -> None:
-    """Make sure of the features of the perceptual loss, if there is one: a judge is left in the run's folder.
+def keep_judge(config: SpaceConfig, given: Given) -> None:
+    """Leave the judge of the perceptual loss, if it has one, in the run's folder.
 
     Raises:
-        InputError: when there is no such judge, it looks at other pictures, or EfficientNet-Lite0 has not been fetched.
+        InputError: when there is no such judge, or it looks at other pictures.
     """
     source, path = config.perceptual, inside(given.folder, JUDGE)
-    if source is None or path.exists():
-        return
-    if source == EFFICIENTNET:
-        EfficientNetLite0()
+    if source is None or source == EFFICIENTNET or path.exists():
         return
     judge = given.load(source) if Path(source).expanduser().is_dir() else judges.load(source)
     if not isinstance(judge, Judge):
@@ -57,10 +54,10 @@ def keep_extractor(config: SpaceConfig, given: Given) -> None:
 
 
 def build(config: SpaceConfig, spec: DataSpec, seed: int, folder: Path | None) -> FirstStage:
-    """The space, freshly initialised, with the features that :func:`keep_extractor` made sure of; without ``folder`` none.
+    """The space, freshly initialised, with EfficientNet-Lite0 or the judge that :func:`keep_judge` left in ``folder``; without one, none.
 
     Raises:
-        InputError: when the sizes do not fit the data.
+        InputError: when the sizes do not fit the data, or EfficientNet-Lite0 has not been fetched.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -62,9 +62,9 @@ class AutoencoderConfig(TaskConfig):
         return SpaceConfig(name=self.kind, **{key: getattr(self, key) for key in shared})
 
     def prepare(self, given: Given) -> None:
-        from reverie.diffusion.first_stage import keep_extractor
+        from reverie.diffusion.first_stage import keep_judge
 
-        keep_extractor(self.space, given)
+        keep_judge(self.space, given)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> FirstStage:
         from reverie.diffusion.first_stage import build

@@ -77,7 +77,7 @@ class EfficientNetLite0(nn.Module):
         perceptual loss; the pictures are seen as large as they are."""
         self._check_pictures(images)
         found = [self._stem(images.expand(-1, 3, -1, -1))]
-        for block in self._blocks[: sum(repeats for *_, repeats in self.GROUPS[:2])]:
+        for block in list(self._blocks)[: sum(repeats for *_, repeats in self.GROUPS[:2])]:
             found.append(block(found[-1]))
         return found
 
