@@ -17,14 +17,20 @@ from reverie.data.images import ImageSet
 from reverie.data.tensors import Mirrored, TensorSet
 
 CHUNK = 256
+WHERE = "codes"
+"""The folder of a run in which its codes are kept."""
 KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 """What safetensors calls them."""
+
+
+class CodeSet(TensorSet):
+    """Codes of a data set, in place of the samples that they are codes of."""
 
 
 @torch.no_grad()
 def encoded(
     data: ImageSet | TensorSet | Mirrored, space: Space, folder: Path, device: torch.device | str = "cpu"
-) -> TensorSet:
+) -> CodeSet:
     """The codes of a data set, with its labels, memory-mapped from a file in ``folder``; made on ``device`` if it is not there.
 
     The file is named after the data and the weights of the space: other data or another space make another file, so one folder serves all.
@@ -42,7 +48,7 @@ def encoded(
             labels = file.get_tensor("labels") if "labels" in file.keys() else None  # noqa: SIM118 - not a dict
     except RunError as error:
         raise RunError(f"{error}. Remove it, and the codes are made again.") from error
-    return TensorSet(codes, labels, classes=data.spec.classes, name=data.name, range=(-torch.inf, torch.inf))
+    return CodeSet(codes, labels, classes=data.spec.classes, name=data.name, range=(-torch.inf, torch.inf))
 
 
 def _write(path: Path, data: Dataset, space: Space, device: torch.device | str) -> None:

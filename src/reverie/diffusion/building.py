@@ -20,7 +20,9 @@ from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
-from reverie.data import Loader
+from reverie.data import Loader, encoded
+from reverie.data.codes import WHERE, CodeSet
+from reverie.diffusion import first_stage
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.showing import shown
@@ -35,6 +37,8 @@ from reverie.spaces.files import SPACES
 from reverie.spaces.latent import Latent
 from reverie.spaces.tokenizing import Tokenizing
 
+SPACE = "space"
+"""In a run's folder, that of the training of its space."""
 HELD_OUT = 512
 """Held-out samples that training validates on."""
 FITTED = 20_000
@@ -73,16 +77,23 @@ def prepare_space(config: SpaceConfig, given: Given) -> None:
 
 def _trained_space(config: SpaceConfig, given: Given) -> Latent:
     """One that is trained in a folder of the run."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(given.seed)
-        space = spaces.build(config, given.spec.shape[0])
-    space.code_shape(given.spec.shape)
-    task = Tokenizing(space, given.data, given.held_out)
-    learn_space(task, given.data, config.images, inside(given.folder, "space"), given.seed, given.device)
-    return space
+    task = tokenizer(config, given)
+    learn_space(
+        task, given.data, config.images, inside(given.folder, SPACE), given.seed, given.device, batch=config.batch
+    )
+    return task.space
 
 
-def learn_space(task: Tokenizing, data: Dataset, images: int, folder: Path, seed: int, device: str = "auto") -> None:
+def tokenizer(config: SpaceConfig, given: Given) -> Tokenizing:
+    """What trains the space of a run, from the beginning."""
+    first_stage.keep_judge(config, given)
+    stage = first_stage.build(config, given.spec, given.seed, given.folder)
+    return first_stage.tokenizing(config, stage, given.data, given.held_out, given.seed)
+
+
+def learn_space(
+    task: Tokenizing, data: Dataset, images: int, folder: Path, seed: int, device: str = "auto", *, batch: int = 64
+) -> None:
     """Train a space on so many images, or go on with it.
 
     Raises:
@@ -90,10 +101,10 @@ def learn_space(task: Tokenizing, data: Dataset, images: int, folder: Path, seed
     """
     config = TrainConfig(
         images=images,
-        batch=64,
+        batch=batch,
         lr=3e-3,
         weight_decay=0.0,
-        warmup=min(3_200, images),
+        warmup=min(3_200, images // 10),
         log_every=max(1, images // 50),
         validate_every=images,
         sample_every=images,
@@ -116,6 +127,11 @@ def space_of(config: SpaceConfig, spec: DataSpec, folder: Path | None) -> Space:
     if config.name == "pixels":
         return Identity()
     return spaces.build(config, spec.shape[0]) if folder is None else spaces.load(folder / FILE)
+
+
+def coded(data: Dataset, folder: Path) -> Dataset:
+    """The codes of a data set in the space that was prepared in a run's folder, made once; an empty one stays as it is."""
+    return encoded(data, spaces.load(folder / FILE), inside(folder, WHERE)) if len(data) else data  # pyright: ignore[reportArgumentType]
 
 
 def prepare_teacher(teacher: str, given: Given) -> None:
@@ -269,7 +285,8 @@ def unseen(held_out: Dataset) -> Batch | None:
 def denoising(
     config: DenoisingConfig, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int
 ) -> Denoising:
-    """The objective; a prior is fitted to the data."""
+    """The objective, on pictures or on codes of them; a prior is fitted to the data."""
+    codes = isinstance(data, CodeSet)
     if model.prior is not None:
         _fit_prior(model, data)
     objective = {"simple": partial(Denoising, times=times(config, model.schedule)), "hybrid": Hybrid, "vlb": VLB}
@@ -277,8 +294,11 @@ def denoising(
         model,
         drop=config.drop,
         loss_kind=config.loss_kind,
+        coded=codes,
         held_out=unseen(held_out),
-        show=shown(data, partial(sampler, config, sample=sample), seed) if len(data.spec.shape) == 3 else None,
+        show=shown(data, partial(sampler, config, sample=sample), seed, model.space if codes else None)
+        if len(data.spec.shape) == 3
+        else None,
     )
 
 
@@ -287,9 +307,8 @@ def _fit_prior(model: NetDenoiser, data: Dataset) -> None:
     rows = torch.arange(0, len(data), -(-len(data) // FITTED))
     batches = [data.batch(part) for part in rows.split(500)]
     labels = [label for batch in batches if (label := batch.label) is not None]
-    model.prior.fit(
-        torch.cat([model.space.encode(batch.x) for batch in batches]), torch.cat(labels) if labels else None
-    )
+    codes = [batch.x if isinstance(data, CodeSet) else model.space.encode(batch.x) for batch in batches]
+    model.prior.fit(torch.cat(codes), torch.cat(labels) if labels else None)
 
 
 def sampler(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) -> Sampler:

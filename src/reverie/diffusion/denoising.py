@@ -47,6 +47,7 @@ class Denoising(Task):
         loss_kind: the kind in which the error is measured; the network's own by default.
         weight: of the squared error.
         coupling: how x0 meets ε.
+        coded: batches hold codes of the denoiser's space in place of images.
         held_out: images to validate on, each at a fixed time and noise.
         show: draws the images of :meth:`preview` from the denoiser.
     """
@@ -62,12 +63,13 @@ class Denoising(Task):
         loss_kind: str | Kind | None = None,
         weight: Weight = one,
         coupling: Coupling = independent,
+        coded: bool = False,
         held_out: Batch | None = None,
         show: Callable[[NetDenoiser], Preview] | None = None,
     ) -> None:
         self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
         self.kind = denoise.kind if loss_kind is None else kind(loss_kind, denoise.data_std)
-        self.held_out, self.show = held_out, show
+        self.coded, self.held_out, self.show = coded, held_out, show
         self.players = {"denoiser": Player(denoise.net)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
@@ -94,7 +96,7 @@ class Denoising(Task):
 
     def pair(self, images: Tensor, rng: Draws) -> tuple[Tensor, Tensor]:
         """x0 and the ε that it meets, both (B, …) in the diffused space."""
-        x0 = self.denoise.space.to(images.device).encode(images)
+        x0 = images if self.coded else self.denoise.space.to(images.device).encode(images)
         return x0, self.coupling(x0, onto(rng.normal("noise", x0.shape[1:]), x0))
 
     def estimate(self, x0: Tensor, noise: Tensor, t: Tensor, cond: Cond | None) -> Estimate:

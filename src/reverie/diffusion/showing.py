@@ -13,6 +13,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.generator import Frame, Generator
 from reverie.core.progress import Progress
+from reverie.core.space import Identity, Space
 from reverie.core.task import Preview
 
 PIXELS, SECONDS = 4_000_000, 5.0
@@ -30,16 +31,21 @@ class _Slow(Exception):
         self.fitting = fitting
 
 
-def shown(data: Dataset, draws: Callable[[NetDenoiser], Generator], seed: int) -> Callable[[NetDenoiser], Preview]:
+def shown(
+    data: Dataset, draws: Callable[[NetDenoiser], Generator], seed: int, space: Space | None = None
+) -> Callable[[NetDenoiser], Preview]:
     """A row of real pictures and up to :data:`ROWS` of samples on fixed noise, a class a column below its name if there are classes.
 
     Args:
-        data: pictures, perhaps with labels.
+        data: pictures, perhaps with labels; or codes.
         draws: what draws with a denoiser.
         seed: of the noise.
+        space: that of the codes, which are shown as the pictures that they stand for.
     """
     labels: Tensor | None = getattr(data, "labels", None) if "label" in data.spec.conditions else None
-    room = max(1, PIXELS // (data.spec.shape[-1] * data.spec.shape[-2]))
+    space = space or Identity()
+    *_, height, width = space.data_shape(data.spec.shape)
+    room = max(1, PIXELS // (height * width))
     names: Sequence[str] = ()
     if labels is None:
         columns = min(COLUMNS, room)
@@ -51,7 +57,8 @@ def shown(data: Dataset, draws: Callable[[NetDenoiser], Generator], seed: int) -
         rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
     count = columns * max(1, min(ROWS, room // columns - 1))
     told = None if labels is None else present.repeat(ROWS)
-    real = data.batch(rows).x
+    with torch.no_grad():
+        real = space.decode(data.batch(rows).x)
 
     def show(denoise: NetDenoiser) -> Preview:
         draw, n = draws(denoise), count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from reverie.core.batch import Dataset, DataSpec
     from reverie.core.generator import Generator
-    from reverie.families.first_stage import FirstStage
+    from reverie.diffusion.first_stage import FirstStage
     from reverie.families.maskgit import MaskGIT, Masking
     from reverie.families.vae import VAE, Bounding
     from reverie.families.var import VAR, Scaling
@@ -38,7 +38,8 @@ class AutoencoderConfig(TaskConfig):
         kl: weight of the divergence of a variational code from N(0, 1), in units of the squared error of one pixel.
         width: channels of a convolutional one.
         codes: how many different codes there are, where they are among few.
-        perceptual: also compare pictures in the features of a judge: the folder of a run that trained one, or a bundled one (mnist5k).
+        perceptual: also compare pictures in the features of a trained network: efficientnet-lite0 (`reverie prefetch` brings it), the
+            folder of a run that trained a judge, or a bundled one (mnist5k).
         adversarial: how much a discriminator of patches moves the decoder's last layer, beside the distance to the picture (.8 in VQ-GAN,
             .5 in the KL auto-encoder); 0 for none.
     """
@@ -57,20 +58,18 @@ class AutoencoderConfig(TaskConfig):
     @property
     def space(self) -> SpaceConfig:
         """What of it makes the space."""
-        return SpaceConfig(
-            name=self.kind, patch=self.patch, dims=self.dims, kl=self.kl, width=self.width, codes=self.codes
-        )
+        shared = (field.name for field in fields(SpaceConfig) if field.name in vars(self))
+        return SpaceConfig(name=self.kind, **{key: getattr(self, key) for key in shared})
 
     def prepare(self, given: Given) -> None:
-        from reverie.families.first_stage import keep_judge
+        from reverie.diffusion.first_stage import keep_judge
 
-        if self.perceptual is not None:
-            keep_judge(self.perceptual, given)
+        keep_judge(self.space, given)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> FirstStage:
-        from reverie.families.first_stage import build
+        from reverie.diffusion.first_stage import build
 
-        return build(self, spec, seed, folder)
+        return build(self.space, spec, seed, folder)
 
     def next(self, run: str, data: str) -> str:
         if self.kind == "vq":
@@ -86,9 +85,9 @@ class AutoencoderConfig(TaskConfig):
         return model.space
 
     def task(self, model: FirstStage, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Tokenizing:
-        from reverie.families.first_stage import tokenizing
+        from reverie.diffusion.first_stage import tokenizing
 
-        return tokenizing(self, model, data, held_out, seed)
+        return tokenizing(self.space, model, data, held_out, seed)
 
 
 @dataclass(frozen=True, kw_only=True)

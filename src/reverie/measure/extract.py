@@ -69,20 +69,33 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Real[Tensor, "n c h w"]) -> Float[Tensor, "n 1280"]:
         """Features of pictures in [-1, 1], in chunks of 50."""
+        self._check_pictures(images)
+        return torch.cat([self._features(chunk) for chunk in images.split(50)])
+
+    def stages(self, images: Real[Tensor, "n c h w"]) -> list[Tensor]:
+        """The feature maps of the stem and of the first two groups, at a half and a quarter of the sides of pictures in [-1, 1], for a
+        perceptual loss; the pictures are seen as large as they are."""
+        self._check_pictures(images)
+        found = [self._stem(images.expand(-1, 3, -1, -1))]
+        for block in list(self._blocks)[: sum(repeats for *_, repeats in self.GROUPS[:2])]:
+            found.append(block(found[-1]))
+        return found
+
+    def _check_pictures(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
             raise InputError(
                 f"{self.name} reads floating-point pictures (N, 1 or 3, H, W) in [-1, 1]; "
                 f"got {images.dtype} of shape {tuple(images.shape)}."
             )
-        return torch.cat([self._features(chunk) for chunk in images.split(50)])
 
     def _features(self, images: Tensor) -> Tensor:
         x = images.float().expand(-1, 3, -1, -1)
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-        x = (x * 127.5 + 0.5) / 128  # trained on (byte - 127) / 128
-        x = F.relu6(self._bn0(self._conv_stem(x)))
-        x = F.relu6(self._bn1(self._conv_head(self._blocks(x))))
+        x = F.relu6(self._bn1(self._conv_head(self._blocks(self._stem(x)))))
         return x.mean((2, 3))
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return F.relu6(self._bn0(self._conv_stem((x * 127.5 + 0.5) / 128)))  # trained on (byte - 127) / 128
 
 
 class _SameConv(nn.Conv2d):

@@ -21,18 +21,26 @@ from reverie.core.bounds import check_bounds
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.task import Moment, Task
+from reverie.core.task import Given, Moment, Task
 from reverie.core.text import size
 from reverie.data import ImageSet, Loader
+from reverie.diffusion.building import SPACE, tokenizer
 from reverie.diffusion.config import DenoisingConfig
+from reverie.learn.checkpoint import Checkpoints
+from reverie.learn.config import TrainConfig
 from reverie.learn.runtime import Runtime
 from reverie.recipes.recipe import Recipe
+from reverie.spaces import PatchPCA
+from reverie.spaces.config import FILE, SpaceConfig
+from reverie.spaces.files import SPACES
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 STEPS = 1.4
 """What a step costs of its passes: optimizer, averages, data, log, and processes in each other's way."""
 STATES, BASE = 5, 300_000_000
 """Numbers kept a weight (itself, gradient, average, two of Adam's), and bytes of a process that has loaded PyTorch."""
+SHARE = 0.5
+"""Of a budget, what a tokenizer that is trained first may take."""
 ROOM = 0.8
 """Share of the memory that is free that a run is fitted into."""
 FEW = 200
@@ -74,7 +82,8 @@ def pace(task: Task, loader: Loader, recipe: Recipe) -> Pace:
     runtime, share = Runtime.choose(recipe.train.device), -(-recipe.train.batch // recipe.train.processes)
     count = min(MEASURED, share, recipe.train.micro_batch or share)
     task = copy.deepcopy(task, {id(data): data for data in vars(task).values() if isinstance(data, Dataset)})
-    now, threads = Moment(0, 0, recipe.train.images), torch.get_num_threads()
+    total, threads = recipe.train.images, torch.get_num_threads()
+    now = Moment(0, total // 2, total)  # losses that come in later have come in
     for player in task.players.values():
         player.module.to(runtime.device).train(player.train)
 
@@ -156,6 +165,31 @@ def within(recipe: Recipe, budget: float, each: float) -> Recipe:
     )
     check_bounds(train, lambda key: f"train.{key}")
     return replace(recipe, train=train)
+
+
+def tokenizer_within(recipe: Recipe, given: Given, budget: float) -> Recipe:
+    """The recipe with as many images of the tokenizer that it trains first as its :data:`SHARE` of ``budget`` seconds allows, and no more
+    than it has; as it is when there is none to train, or its training has begun."""
+    space, folder = vars(recipe.task).get("space"), given.folder
+    if not isinstance(space, SpaceConfig) or space.name not in SPACES or space.name == PatchPCA.name:
+        return recipe
+    if (folder / FILE).exists() or Checkpoints(folder / SPACE / "checkpoints").all():
+        return recipe
+    train = TrainConfig(images=space.images, batch=space.batch, device=given.device)
+    cost = pace(tokenizer(space, given), Loader(given.data, given.seed), replace(recipe, train=train))
+    images = max(1, int(SHARE * budget / cost.seconds / space.batch)) * space.batch
+    return _with_tokenizer(recipe, min(space.images, images))
+
+
+def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
+    """The recipe with the numbers of images that a budget gave its run when it began."""
+    space = vars(begun.task).get("space")
+    return replace(_with_tokenizer(recipe, space.images) if space else recipe, train=begun.train)
+
+
+def _with_tokenizer(recipe: Recipe, images: int) -> Recipe:
+    space = vars(recipe.task).get("space")
+    return replace(recipe, task=replace(recipe.task, space=replace(space, images=images))) if space else recipe  # pyright: ignore
 
 
 def outlook(recipe: Recipe, made: Any, data: ImageSet, held_out: ImageSet, folder: Path, cost: Pace) -> list[str]:

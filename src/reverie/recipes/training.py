@@ -27,6 +27,7 @@ from reverie.core.memory import afford, keep_freed_memory
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
+from reverie.data.codes import CodeSet
 from reverie.diffusion.teacher import FromTeacher
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
@@ -34,7 +35,7 @@ from reverie.learn.observer import Observer, TensorBoard
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources, starting
 from reverie.recipes.extending import extend, may_change
-from reverie.recipes.outlook import fitted, outlook, pace, within
+from reverie.recipes.outlook import as_begun, fitted, outlook, pace, tokenizer_within, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
@@ -88,20 +89,24 @@ def train(
     recipe.task.check(spec, recipe.sample)
     folder = Path("runs") / recipe.name if out is None else Path(out)
     if not fresh and (folder / "recipe.yaml").exists():
-        begun = Run(folder).recipe.train
+        begun = Run(folder).recipe
         if budget is not None:
-            recipe = replace(recipe, train=begun)
+            recipe = as_begun(recipe, begun)
         elif recipe.train.micro_batch is None:
-            recipe = replace(recipe, train=replace(recipe.train, micro_batch=begun.micro_batch))
+            recipe = replace(recipe, train=replace(recipe.train, micro_batch=begun.train.micro_batch))
     new = fresh or not folder.exists()
     run = _open(recipe, folder, fresh, extending)
     with _nothing_left(run.folder, new), _alone(run.folder):
         run = extend(run, recipe) if extending else run
         starting.prepare(recipe, run.folder)
-        begun = time.perf_counter()
-        recipe.task.prepare(Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load))
-        prepared = time.perf_counter() - begun
+        start = time.perf_counter()
+        given = Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load)
+        if budget is not None:
+            recipe = tokenizer_within(recipe, given, budget)
+            serialisation.write(recipe, run.path("recipe.yaml"))
+        recipe.task.prepare(given)
         made = make(recipe, data, held_out, run.folder)
+        prepared = time.perf_counter() - start
         if launched()[0] == 0 and not run.checkpoints.all():
             cost = pace(made.task, made.loader, recipe)
             if budget is not None:
@@ -144,9 +149,10 @@ def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Ma
     seen, unseen = recipe.task.examples(data, held_out, folder)
     task = recipe.task.task(model, seen, unseen, recipe.usual, recipe.seed)
     flip = recipe.data.flip
-    return Made(
-        model, task, Loader(Mirrored(seen) if flip else seen, recipe.seed, flip=flip, workers=recipe.train.workers)
-    )
+    if flip:  # mirrored codes are no codes of mirrored pictures
+        codes = isinstance(seen, CodeSet)
+        seen = recipe.task.examples(Mirrored(data), held_out, folder)[0] if codes else Mirrored(seen)
+    return Made(model, task, Loader(seen, recipe.seed, flip=flip, workers=recipe.train.workers))
 
 
 def _taught(recipe: Recipe) -> Recipe:

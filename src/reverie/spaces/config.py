@@ -24,7 +24,12 @@ class SpaceConfig:
         kl: weight of the divergence of a variational code from N(0, 1), in units of the squared error of one pixel.
         width: channels of a convolutional one.
         codes: how many different codes there are, where they are among few.
-        images: images that a trained tokenizer sees.
+        images: images that a trained tokenizer sees, in at most half of a --budget.
+        batch: images a step of its optimizer.
+        perceptual: also compare pictures in the features of a trained network: efficientnet-lite0 (`reverie prefetch` brings it), the
+            folder of a run that trained a judge, or a bundled one (mnist5k).
+        adversarial: how much a discriminator of patches moves the decoder's last layer, beside the distance to the picture (.8 in VQ-GAN,
+            .5 in the KL auto-encoder); 0 for none.
     """
 
     name: str = "pixels"
@@ -34,3 +39,6 @@ class SpaceConfig:
     width: Annotated[int, Bound(ge=1, le=65_536)] = 32
     codes: Annotated[int, Bound(ge=2, le=2**20)] = 256
     images: Annotated[int, Bound(ge=1, le=10**12)] = 100_000
+    batch: Annotated[int, Bound(ge=1, le=10**6)] = 64
+    perceptual: str | None = None
+    adversarial: Annotated[float, Bound(ge=0)] = 0.0

@@ -92,11 +92,12 @@ class Tokenizing(Task):
         parts = {"mse": (x - restored).square().flatten(1).mean(1)}
         if self.perceptual is not None:
             parts["perceptual"] = PERCEPTUAL * distance(self.perceptual(x), self.perceptual(restored))
-        if discriminator is not None:
+        if discriminator is not None and progress.fraction < WARM:
+            parts["adversarial"] = x.new_zeros(())
+        elif discriminator is not None:
             real = -discriminator(restored).mean()
             near = torch.stack([part.mean() for part in parts.values()]).sum()
-            heard = float(progress.fraction >= WARM) * self.adversarial * balance(near, real, self.space.last)
-            parts["adversarial"] = heard * real
+            parts["adversarial"] = self.adversarial * balance(near, real, self.space.last) * real
         return {**parts, **others}
 
     def after_step(self, progress: Moment) -> None:
