@@ -240,7 +240,7 @@ class TileConfig(AutoregressiveConfig):
 
     head: Literal["codebook", "mixture"] = "codebook"
     patch: Size = 4
-    codes: Size = 512
+    codes: Size = 256
     components: Size = 10
     width: Size = 128
     depth: Size = 6
