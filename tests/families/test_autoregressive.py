@@ -269,7 +269,6 @@ def conditionals(model: Autoregressive, cond: Cond, bits: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", EXACT)
 def test_guidance_leads_every_number_from_the_null_past_the_label(name: str):
     model, bits, cond = of(name, (1, 2, 4), levels=2), torch.tensor([1, 0, 1, 1, 0, 0, 1, 0]), Cond(label=2)
-    model.unlabelled = True
     told, null = conditionals(model, cond, bits), conditionals(model, cond.null(), bits)
     expected = (null + 2.5 * (told - null)).log_softmax(-1)
     said = []
@@ -295,7 +294,7 @@ def test_labels_are_dropped_for_guidance_and_only_then_are_they_optional():
         model = config.build(spec, 0)
         task = config.task(model, held_out, held_out, ChoiceConfig(), 0)
         loss = task.loss("net", batch, Draws(0, 0, 64), Moment(0, 0, 1))["bits"]
-        model.unlabelled = True
+        model.unlabelled = True  # also of one that has never dropped any
         return int(
             (model.nats(model.net.tokens(batch.x), batch.cond.null()) * task.per_bit - loss).abs().lt(1e-6).sum()
         )
@@ -509,6 +508,7 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(InputError, match="pictures"):
         PixelCNNConfig().build(DataSpec((6,), {}, (), "vectors"), 0)
     model = of("pixelcnn")
+    model.unlabelled = False
     for cond in (None, Cond(label=1).null()):
         with pytest.raises(InputError, match="give a label, one of 0 to 3"):
             model.sample(2, cond)
