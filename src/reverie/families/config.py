@@ -243,7 +243,7 @@ class TileConfig(AutoregressiveConfig):
     codes: Size = 256
     components: Size = 10
     width: Size = 128
-    depth: Size = 6
+    depth: Size = 4
     heads: Size = 4
 
     def check(self, spec: DataSpec, sample: ChoiceConfig) -> None:
