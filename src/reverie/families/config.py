@@ -205,6 +205,7 @@ class SubPixelConfig(AutoregressiveConfig):
         width: features of a token.
         depth: blocks.
         heads: of attention, a divisor of the width.
+        dropout: in the blocks.
     """
 
     name: ClassVar[str] = "subpixel"
@@ -212,13 +213,14 @@ class SubPixelConfig(AutoregressiveConfig):
     width: Size = 64
     depth: Size = 4
     heads: Size = 2
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.0
 
     def net(self, spec: DataSpec, classes: int | None, folder: Path | None) -> CausalNet:
         from reverie.families.layout import Layout
         from reverie.families.subpixel import SubPixels
 
         layout = Layout(spec.shape, self.levels)  # pyright: ignore[reportArgumentType]
-        return SubPixels(layout, classes, self.width, self.depth, self.heads)
+        return SubPixels(layout, classes, self.width, self.depth, self.heads, self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +236,7 @@ class TileConfig(AutoregressiveConfig):
         width: features of a token.
         depth: blocks.
         heads: of attention, a divisor of the width.
+        dropout: in the blocks: a few thousand pictures are few for a transformer.
     """
 
     name: ClassVar[str] = "tile"
@@ -245,6 +248,7 @@ class TileConfig(AutoregressiveConfig):
     width: Size = 128
     depth: Size = 4
     heads: Size = 4
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.1
 
     def check(self, spec: DataSpec, sample: ChoiceConfig) -> None:
         super().check(spec, sample)
@@ -273,7 +277,7 @@ class TileConfig(AutoregressiveConfig):
         from reverie.families.tile import CodebookTiles, MixtureTiles
 
         layout = Layout(spec.shape, self.levels, self.patch)  # pyright: ignore[reportArgumentType]
-        sizes = (self.width, self.depth, self.heads)
+        sizes = (self.width, self.depth, self.heads, self.dropout)
         if self.head == "mixture":
             return MixtureTiles(layout, classes, *sizes, self.components)
         blank = torch.zeros(self.codes, layout.values)

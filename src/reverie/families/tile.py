@@ -33,10 +33,10 @@ class Tiles(CausalNet):
     Args:
         layout: of the tiles.
         classes: that it is told, if any.
-        width, depth, heads: of the transformer.
+        width, depth, heads, dropout: of the transformer.
     """
 
-    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int) -> None:
+    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.layout = layout
         self.count = layout.length // layout.values
@@ -44,7 +44,7 @@ class Tiles(CausalNet):
         self.embed = nn.Linear(layout.values, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.conditioning = Told(layout.grid, classes, width)
-        self.transformer = CausalTransformer(width, depth, heads)
+        self.transformer = CausalTransformer(width, depth, heads, dropout)
 
     def features(self, tiles: Tensor, cond: Cond | None) -> Tensor:
         """The first N tiles (B, N, values) in [−1, 1] -> (B, N, width), the i-th from those before tile i."""
@@ -61,9 +61,9 @@ class MixtureTiles(Tiles):
     """All levels of a tile from a mixture of logistics: exact."""
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, components: int
+        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, components: int
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads)
+        super().__init__(layout, classes, width, depth, heads, dropout)
         self.length, self.choices = layout.length, layout.levels
         self.out = LogisticMixture(width, layout.values, components, layout.levels)
 
@@ -84,9 +84,9 @@ class CodebookTiles(Tiles):
     """A tile is one of a codebook (K, values) of tiles in [−1, 1]: a choice by softmax."""
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, codebook: Tensor
+        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, codebook: Tensor
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads)
+        super().__init__(layout, classes, width, depth, heads, dropout)
         self.length, self.choices = self.count, len(codebook)
         self.register_buffer("codebook", codebook)
         self.codebook: Tensor
