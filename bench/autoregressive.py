@@ -96,7 +96,7 @@ def bits(folder: str) -> dict:
 def likelihood(folder: str) -> dict:
     """Of all held-out pictures under their own labels."""
     run = Run(folder)
-    model, config, state = run.open(), run.recipe.data, run.checkpoint.state
+    model, config = run.open(), run.recipe.data
     pictures = data.load(config.name, "test", size=config.size, channels=config.channels)
     batch = pictures.batch(range(len(pictures)))
     nats = model.nats(model.net.tokens(batch.x), batch.cond if model.conditions else None)
@@ -104,8 +104,7 @@ def likelihood(folder: str) -> dict:
         "data": config.name,
         "task": run.recipe.task.name,
         "parameters": sum(p.numel() for p in model.net.parameters()),
-        "images": state["images"],
-        "seconds of training": state["seconds"],
+        "images": run.checkpoint.state["images"],
         "pictures": len(pictures),
         "bits per dimension": float(nats.double().mean()) / -np.log(2) / model.net.layout.length,
     }
