@@ -2,6 +2,7 @@
 
 python autoregressive.py speed                  # drawing with a cache beside a pass over the growing prefix for every number
 python autoregressive.py bits RUN [RUN …]       # held-out pictures of a run, compressed, given back and compared, beside PNG and WebP
+python autoregressive.py likelihood RUN [RUN …] # bits per dimension of all held-out pictures, of runs with an exact likelihood
 python autoregressive.py figure OUT RUN [RUN …] # digits that each run draws, and what each pixel of a picture costs
 """
 
@@ -92,6 +93,25 @@ def bits(folder: str) -> dict:
     return row
 
 
+def likelihood(folder: str) -> dict:
+    """Of all held-out pictures under their own labels."""
+    run = Run(folder)
+    model, config = run.open(), run.recipe.data
+    pictures = data.load(config.name, "test", size=config.size, channels=config.channels)
+    batch = pictures.batch(range(len(pictures)))
+    nats = model.nats(model.net.tokens(batch.x), batch.cond if model.conditions else None)
+    row = {
+        "data": config.name,
+        "task": run.recipe.task.name,
+        "parameters": sum(p.numel() for p in model.net.parameters()),
+        "images": run.checkpoint.state["images"],
+        "pictures": len(pictures),
+        "bits per dimension": float(nats.double().mean()) / -np.log(2) / model.net.layout.length,
+    }
+    print(json.dumps(row, indent=1))
+    return row
+
+
 def figure(out: str, folders: list[str]) -> None:
     """A row a run: one digit a class; then what each pixel of a held-out digit costs by the first run, black for nothing."""
     rows = [Run(f).generator().sample(10, Cond(label=list(range(10))), seed=0) for f in folders]
@@ -112,6 +132,8 @@ def main(words: list[str]) -> None:
             known["speed"] = speed()
         case ["bits", *folders]:
             known.setdefault("bits", {}).update({Path(f).name: bits(f) for f in folders})
+        case ["likelihood", *folders]:
+            known.setdefault("likelihood", {}).update({Path(f).name: likelihood(f) for f in folders})
         case ["figure", out, *folders]:
             return figure(out, folders)
         case _:

@@ -13,14 +13,18 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import reverie as rv
-from reverie.core.batch import DataSpec
+from reverie.core.batch import Batch, DataSpec
 from reverie.core.condition import Cond, Label
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
+from reverie.core.task import Moment
+from reverie.data.tensors import TensorSet
 from reverie.families import mixture
 from reverie.families.autoregressive import Autoregressive, side_by_side, walk
 from reverie.families.causal import CausalConv, Memory
 from reverie.families.config import (
     AutoregressiveConfig,
+    ChoiceConfig,
     PixelCNNConfig,
     PixelCNNppConfig,
     PixelRNNConfig,
@@ -252,6 +256,58 @@ def test_all_binary_pictures_together_have_probability_one(name: str):
                 log_p = chain.send(torch.tensor([bit]))
 
 
+def conditionals(model: Autoregressive, cond: Cond, bits: Tensor) -> Tensor:
+    """log p(each value of number i | those of ``bits`` before it), (length, 2), by enumerating all pictures."""
+    pictures = torch.tensor(list(itertools.product((0, 1), repeat=len(bits))))
+    joint, rows = model.nats(pictures, cond).exp(), []
+    for i in range(len(bits)):
+        fits = (pictures[:, :i] == bits[:i]).all(1)
+        rows.append(torch.stack([joint[fits & (pictures[:, i] == k)].sum() for k in (0, 1)]) / joint[fits].sum())
+    return torch.stack(rows).log()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_guidance_leads_every_number_from_the_null_past_the_label(name: str):
+    model, bits, cond = of(name, (1, 2, 4), levels=2), torch.tensor([1, 0, 1, 1, 0, 0, 1, 0]), Cond(label=2)
+    told, null = conditionals(model, cond, bits), conditionals(model, cond.null(), bits)
+    expected = (null + 2.5 * (told - null)).log_softmax(-1)
+    said = []
+
+    def follow(i: int, log_p: Tensor) -> Tensor:
+        said.append(log_p)
+        return bits[i].expand(len(log_p))
+
+    with torch.no_grad():
+        walk(model.net, 3, cond.expand(3), follow, scale=2.5)
+    said = torch.stack(said, 1)
+    assert said.shape == (3, 8, 2) and torch.allclose(said, expected.expand_as(said), atol=1e-9)
+    assert (said - told).abs().max() > 1e-2
+
+
+def test_labels_are_dropped_for_guidance_and_only_then_are_they_optional():
+    spec = DataSpec((1, 4, 4), {"label": Label(CLASSES)}, tuple(map(str, range(CLASSES))), "made")
+    batch = Batch(torch.rand(64, 1, 4, 4) * 2 - 1, Cond(label=[1] * 64))
+    held_out = TensorSet(batch.x, torch.ones(64, dtype=torch.long))
+
+    def same_as_null(drop: float) -> int:
+        config = SubPixelConfig(width=16, depth=1, heads=2, levels=4, drop=drop)
+        model = config.build(spec, 0)
+        task = config.task(model, held_out, held_out, ChoiceConfig(), 0)
+        loss = task.loss("net", batch, Draws(0, 0, 64), Moment(0, 0, 1))["bits"]
+        model.unlabelled = True  # also of one that has never dropped any
+        return int(
+            (model.nats(model.net.tokens(batch.x), batch.cond.null()) * task.per_bit - loss).abs().lt(1e-6).sum()
+        )
+
+    assert same_as_null(0.0) == 0 and same_as_null(1.0) == 64 and 8 <= same_as_null(0.25) <= 26
+    SubPixelConfig(width=16, depth=1, heads=2, drop=0.1).build(spec, 0).sample(1)
+    with pytest.raises(InputError, match="draws by class"):
+        SubPixelConfig(width=16, depth=1, heads=2, drop=0.0).build(spec, 0).sample(1)
+    config = SubPixelConfig(width=16, depth=1, heads=2, drop=0.0)
+    with pytest.raises(InputError, match="drop 0"):
+        config.generator(config.build(spec, 0), ChoiceConfig(scale=2.0))
+
+
 def test_a_tile_that_sees_itself_is_no_distribution(monkeypatch: pytest.MonkeyPatch):
     model = of("tile mixture", (1, 2, 4), levels=2)
     net = model.net
@@ -269,8 +325,8 @@ def test_pictures_come_as_often_as_they_are_likely(name: str):
     expected = model.nats(pictures, Cond(label=1)).exp().numpy()
 
     def p_value(temperature: float) -> float:
-        model.temperature = temperature
-        tokens = model.net.tokens(model.sample(n, Cond(label=1), seed=5))
+        drawing = model.drawing(ChoiceConfig(temperature=temperature))
+        tokens = model.net.tokens(drawing.sample(n, Cond(label=1), seed=5))
         seen = np.bincount((tokens * torch.tensor([8, 4, 2, 1])).sum(1).numpy(), minlength=16)
         rare = expected * n < 5
         pooled = [np.append(v[~rare], v[rare].sum()) for v in (seen.astype(float), expected * n)]
@@ -452,6 +508,7 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(InputError, match="pictures"):
         PixelCNNConfig().build(DataSpec((6,), {}, (), "vectors"), 0)
     model = of("pixelcnn")
+    model.unlabelled = False
     for cond in (None, Cond(label=1).null()):
         with pytest.raises(InputError, match="give a label, one of 0 to 3"):
             model.sample(2, cond)

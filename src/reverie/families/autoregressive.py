@@ -23,6 +23,7 @@ from reverie.core.generator import Frame, Generator
 from reverie.core.noise import Seeds, Tape, sample_seeds
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
+from reverie.families.config import ChoiceConfig
 from reverie.families.drawing import count_of
 from reverie.families.layout import Layout
 
@@ -81,11 +82,25 @@ def side_by_side(net: CausalNet) -> int:
     return max(1, min(SIDE_BY_SIDE, KEPT // max(1, size * net.kept)))
 
 
-def walk(net: CausalNet, n: int, cond: Cond | None, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """``n`` sequences (n, length), number i of each as ``choose(i, log-probabilities (n, choices)) -> (n,)`` says."""
+def guided(net: CausalNet, n: int, cond: Cond, scale: float) -> Chain:
+    """The chain guided towards the label, ``log p_null + scale·(log p_label − log p_null)`` of each number (Yu et al. 2022, "Scaling
+    autoregressive models for content-rich text-to-image generation"): two sequences side by side, which are the same."""
+    chain = net.chain(2 * n, cond.cat(cond.null()))
+    log_p = next(chain)
+    while True:
+        told, null = log_p.chunk(2)
+        token = yield (null + scale * (told - null)).log_softmax(-1)
+        log_p = chain.send(token.repeat(2))
+
+
+def walk(
+    net: CausalNet, n: int, cond: Cond | None, choose: Callable[[int, Tensor], Tensor], scale: float = 1.0
+) -> Tensor:
+    """``n`` sequences (n, length), number i of each as ``choose(i, log-probabilities (n, choices)) -> (n,)`` says; these are
+    :func:`guided` by a scale other than 1."""
     device = next(net.parameters()).device
     tokens = torch.zeros(n, net.length, dtype=torch.long, device=device)
-    chain = net.chain(n, cond)
+    chain = net.chain(n, cond) if scale == 1.0 or cond is None else guided(net, n, cond, scale)
     log_p = next(chain)
     for i in range(net.length):
         tokens[:, i] = choose(i, log_p)
@@ -95,16 +110,19 @@ def walk(net: CausalNet, n: int, cond: Cond | None, choose: Callable[[int, Tenso
 
 
 class Autoregressive(Generator):
-    """A causal network, and the temperature that it is drawn from at.
+    """A causal network, and how it is drawn from.
 
     Args:
         net: the network.
-        spec: of the data: its label is a condition, without which a model of classes draws nothing.
-        temperature: divides the log-probabilities; 1 is the model as it is.
+        spec: of the data: its label is a condition.
+        sample: the temperature, and the scale of guidance; without, the model as it is.
+        unlabelled: whether a model of classes also draws without a label.
     """
 
-    def __init__(self, net: CausalNet, spec: DataSpec, temperature: float = 1.0) -> None:
-        self.net, self.temperature = net, temperature
+    def __init__(
+        self, net: CausalNet, spec: DataSpec, sample: ChoiceConfig | None = None, unlabelled: bool = False
+    ) -> None:
+        self.net, self.spec, self.how, self.unlabelled = net, spec, sample or ChoiceConfig(), unlabelled
         self.shape, self.conditions = spec.shape, spec.conditions
         if net.exact:
             self.log_prob = self._log_prob
@@ -143,13 +161,13 @@ class Autoregressive(Generator):
             return self.net.picture(torch.stack([*drawn, *rest], 1))
 
         def choose(i: int, log_p: Tensor) -> Tensor:
-            below = (log_p.to(like) / self.temperature).softmax(-1).cumsum(-1)
+            below = (log_p.to(like) / self.how.temperature).softmax(-1).cumsum(-1)
             drawn.append((below <= uniform[:, i : i + 1] * below[:, -1:]).sum(-1))
             if on_step is not None:
                 on_step(Frame(n, i + 1, length, so_far))
             return drawn[-1]
 
-        return walk(self.net, n, cond, choose)
+        return walk(self.net, n, cond, choose, self.how.scale)
 
     @property
     def classes(self) -> int:
@@ -161,9 +179,10 @@ class Autoregressive(Generator):
         """A condition for n pictures, on the device of the network.
 
         Raises:
-            InputError: when it does not fit the model, or a model of classes gets none.
+            InputError: when it does not fit the model, or a model that needs a label gets none.
         """
-        if self.classes and (cond is None or "label" not in cond or not cond["label"].present.all()):
+        told = cond is not None and "label" in cond and bool(cond["label"].present.all())
+        if self.classes and not (told or self.unlabelled):
             raise InputError(f"this model draws by class: give a label, one of 0 to {self.classes - 1}")
         if cond is None:
             return None
@@ -188,7 +207,11 @@ class Autoregressive(Generator):
         return torch.cat(parts)
 
     def settings(self) -> dict[str, Any]:
-        return {"temperature": self.temperature}
+        return {**vars(self.how)}
+
+    def drawing(self, sample: ChoiceConfig) -> Autoregressive:
+        """The same model, drawing otherwise."""
+        return Autoregressive(self.net, self.spec, sample, self.unlabelled)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"net": self.net}
@@ -201,15 +224,18 @@ class NextToken(Task):
         model: what is trained.
         held_out: pictures to validate on.
         seed: of previews.
+        drop: share of the labels that are dropped, for guidance.
     """
 
-    def __init__(self, model: Autoregressive, held_out: Dataset, seed: int) -> None:
-        self.model, self.held_out, self.seed = model, held_out, seed
+    def __init__(self, model: Autoregressive, held_out: Dataset, seed: int, drop: float = 0.0) -> None:
+        self.model, self.held_out, self.seed, self.drop = model, held_out, seed, drop
         self.players = {"net": Player(model.net)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         net = self.model.net
         cond = batch.cond if self.model.conditions else None
+        if cond is not None and self.drop:
+            cond = cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
         return {"bits": net.log_prob(net.tokens(batch.x), cond).flatten(1).sum(1).float() * self.per_bit}
 
     @property

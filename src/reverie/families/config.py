@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import Bound
-from reverie.core.task import Given, TaskConfig
+from reverie.core.task import Given, Sweep, TaskConfig
+from reverie.diffusion.config import guidance
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.generator import Generator
     from reverie.families.autoregressive import Autoregressive, CausalNet, NextToken
 
 Size = Annotated[int, Bound(ge=1, le=65_536)]
 CODEBOOK = "codebook.safetensors"
 """Where a run keeps the tiles that it chooses among."""
 Reach = Annotated[int, Bound(ge=1, le=64)]
+Cycle = Annotated[int, Bound(ge=1, le=8)]
+SCALES = (1.0, 1.5, 2.0, 3.0)
+"""Guidance scales that a report shows side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +35,45 @@ class ChoiceConfig:
 
     Attributes:
         temperature: below 1 the likely is drawn more often than the model says, which suits tiles and not pixels.
+        scale: of guidance towards the label; 1 is the model as it is.
     """
 
     temperature: Annotated[float, Bound(gt=0)] = 1.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveConfig(TaskConfig):
+class DropsLabels(TaskConfig):
+    """What models of tokens share that guidance can lead towards a label.
+
+    Attributes:
+        drop: share of the images whose label is dropped, so that guidance works.
+    """
+
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+
+    @property
+    def unlabelled(self) -> bool:
+        return self.drop > 0.0
+
+    def usual(self, sample: Any) -> Any:
+        return replace(sample, scale=1.0) if self.drop == 0.0 else sample
+
+    def sweep(self, sample: Any) -> Sweep | None:
+        return None if self.drop == 0.0 else guidance(sample, SCALES)
+
+    def generator(self, opened: Any, sample: Any) -> Generator:
+        from reverie.core.errors import InputError
+
+        if sample.scale != 1.0 and self.drop == 0.0:
+            raise InputError(
+                "this model was trained with drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
+            )
+        return opened.drawing(sample if opened.conditions else replace(sample, scale=1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveConfig(DropsLabels):
     """What all models of a picture as a sequence choose.
 
     Attributes:
@@ -63,9 +100,8 @@ class AutoregressiveConfig(TaskConfig):
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Autoregressive(
-                self.net(spec, len(spec.classes) if "label" in spec.conditions else None, folder), spec
-            )
+            net = self.net(spec, len(spec.classes) if "label" in spec.conditions else None, folder)
+        return Autoregressive(net, spec, unlabelled=self.unlabelled)
 
     def modules(self, model: Autoregressive) -> dict[str, nn.Module]:
         return {"net": model.net}
@@ -75,11 +111,7 @@ class AutoregressiveConfig(TaskConfig):
     ) -> NextToken:
         from reverie.families.autoregressive import NextToken
 
-        return NextToken(self.generator(model, sample), held_out, seed)
-
-    def generator(self, opened: Autoregressive, sample: ChoiceConfig) -> Autoregressive:
-        opened.temperature = sample.temperature
-        return opened
+        return NextToken(model.drawing(sample), held_out, seed, self.drop)
 
     def describe(self, model: Autoregressive, spec: DataSpec) -> dict[str, str]:
         return {**super().describe(model, spec), "levels": str(self.levels)}
@@ -97,6 +129,7 @@ class PixelCNNConfig(AutoregressiveConfig):
         depth: layers.
         reach: pixels that a layer sees in each direction.
         first: pixels that the first layer sees.
+        cycle: layers after the first until the dilation, twice as wide from one to the next, is 1 again; 1 for none.
     """
 
     name: ClassVar[str] = "pixelcnn"
@@ -105,13 +138,14 @@ class PixelCNNConfig(AutoregressiveConfig):
     depth: Size = 8
     reach: Reach = 1
     first: Reach = 3
+    cycle: Cycle = 3
 
     def net(self, spec: DataSpec, classes: int | None, folder: Path | None) -> CausalNet:
         from reverie.families.layout import Layout
         from reverie.families.pixelcnn import PixelCNN
 
         layout = Layout(spec.shape, self.levels)  # pyright: ignore[reportArgumentType]
-        return PixelCNN(layout, classes, self.width, self.depth, self.reach, self.first)
+        return PixelCNN(layout, classes, self.width, self.depth, self.reach, self.first, self.cycle)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +206,7 @@ class SubPixelConfig(AutoregressiveConfig):
         width: features of a token.
         depth: blocks.
         heads: of attention, a divisor of the width.
+        dropout: in the blocks.
     """
 
     name: ClassVar[str] = "subpixel"
@@ -179,13 +214,14 @@ class SubPixelConfig(AutoregressiveConfig):
     width: Size = 64
     depth: Size = 4
     heads: Size = 2
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.0
 
     def net(self, spec: DataSpec, classes: int | None, folder: Path | None) -> CausalNet:
         from reverie.families.layout import Layout
         from reverie.families.subpixel import SubPixels
 
         layout = Layout(spec.shape, self.levels)  # pyright: ignore[reportArgumentType]
-        return SubPixels(layout, classes, self.width, self.depth, self.heads)
+        return SubPixels(layout, classes, self.width, self.depth, self.heads, self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +238,7 @@ class TileConfig(AutoregressiveConfig):
         width: features of a token.
         depth: blocks.
         heads: of attention, a divisor of the width.
+        dropout: in the blocks: a few thousand pictures are few for a transformer.
     """
 
     name: ClassVar[str] = "tile"
@@ -209,11 +246,12 @@ class TileConfig(AutoregressiveConfig):
     head: Literal["codebook", "mixture"] = "codebook"
     space: SpaceConfig = field(default_factory=SpaceConfig)
     patch: Size = 4
-    codes: Size = 512
+    codes: Size = 256
     components: Size = 10
     width: Size = 128
-    depth: Size = 6
+    depth: Size = 4
     heads: Size = 4
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.1
 
     def check(self, spec: DataSpec, sample: ChoiceConfig) -> None:
         from reverie.core.errors import InputError
@@ -257,7 +295,7 @@ class TileConfig(AutoregressiveConfig):
         from reverie.families.token_net import tokenizer
         from reverie.spaces.vq import VQ
 
-        sizes = (self.width, self.depth, self.heads)
+        sizes = (self.width, self.depth, self.heads, self.dropout)
         if self.coded:
             space = tokenizer(self.space, spec, folder, VQ)
             return SpaceTiles(Layout(spec.shape, self.levels, space.patch), classes, *sizes, space)  # pyright: ignore[reportArgumentType]

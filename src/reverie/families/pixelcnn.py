@@ -2,7 +2,8 @@
 
 Two stacks of convolutions without a blind spot: the vertical one sees all rows above the pixel, the horizontal one what is left of it in
 its row, and hears the vertical one. Masks (van den Oord et al. 2016, "Pixel Recurrent Neural Networks", figure 2) keep the colours of a
-pixel in order: A, in the first layer, shows a colour those before it, B also itself.
+pixel in order: A, in the first layer, shows a colour those before it, B also itself. Later layers are dilated, twice as far from one to
+the next in cycles (van den Oord et al. 2016, "WaveNet", arXiv:1609.03499): as far as a digit is high, in few layers.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ def gate(x: Tensor) -> Tensor:
 class Layer(nn.Module):
     """One layer of both stacks (figure 2). The first has mask A, and nothing to add its residual to; after the last nothing follows."""
 
-    def __init__(self, inputs: int, width: int, reach: int, colours: int, first: bool, last: bool) -> None:
+    def __init__(
+        self, inputs: int, width: int, reach: int, dilation: int, colours: int, first: bool, last: bool
+    ) -> None:
         super().__init__()
         self.first = first
         of = colour_of(width, colours)
-        self.vertical = CausalConv(inputs, 2 * width, reach, reach, reach)
+        self.vertical = CausalConv(inputs, 2 * width, reach, reach, reach, dilation=dilation)
         self.across = nn.Conv2d(2 * width, 2 * width, 1)
         seen = mask(of.repeat(2), colour_of(inputs, colours), strict=first)
-        self.horizontal = CausalConv(inputs, 2 * width, 0, reach, mask=seen)
+        self.horizontal = CausalConv(inputs, 2 * width, 0, reach, mask=seen, dilation=dilation)
         self.skip = CausalConv(width, width, mask=mask(of, of))
         self.residual = None if last else CausalConv(width, width, mask=mask(of, of))
 
@@ -61,15 +64,18 @@ class PixelCNN(CausalNet):
         depth: layers.
         reach: pixels that a layer sees in each direction.
         first: that the first one sees.
+        cycle: layers after the first until the dilation, twice as wide from one to the next, is 1 again.
     """
 
-    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, reach: int, first: int) -> None:
+    def __init__(
+        self, layout: Layout, classes: int | None, width: int, depth: int, reach: int, first: int, cycle: int
+    ) -> None:
         super().__init__()
         colours, self.height, self.width = layout.shape
         self.layout, self.length, self.choices, self.colours = layout, layout.length, layout.levels, colours
         self.layers = nn.ModuleList(
-            Layer(width if i else colours, width, reach if i else first, colours, i == 0, i == depth - 1)
-            for i in range(depth)
+            [Layer(colours, width, first, 1, colours, True, depth == 1)]
+            + [Layer(width, width, reach, 2 ** (i % cycle), colours, False, i == depth - 2) for i in range(depth - 1)]
         )
         of, outputs = colour_of(width, colours), colours * self.choices
         self.hidden = CausalConv(width, width, mask=mask(of, of))
@@ -81,7 +87,9 @@ class PixelCNN(CausalNet):
     def log_prob(self, tokens: Tensor, cond: Cond | None) -> Tensor:
         levels = self.layout.levels_of(tokens)
         logits = self(value(levels, self.choices, self.out.weight.dtype), cond)
-        return -F.cross_entropy(logits.transpose(1, 2), levels, reduction="none")
+        logits, levels = logits.permute(0, 3, 4, 1, 2), levels.permute(0, 2, 3, 1)
+        surprise = F.cross_entropy(logits.flatten(0, 3), levels.flatten(), reduction="none")
+        return -surprise.unflatten(0, levels.shape)
 
     def forward(self, x: Tensor, cond: Cond | None) -> Tensor:
         """Pictures (B, C, H, W) in [−1, 1] -> logits (B, C, choices, H, W) of each sub-pixel after those before it."""

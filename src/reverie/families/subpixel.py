@@ -19,17 +19,17 @@ class SubPixels(CausalNet):
     Args:
         layout: of patch 1.
         classes: that it is told, if any.
-        width, depth, heads: of the transformer.
+        width, depth, heads, dropout: of the transformer.
     """
 
-    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int) -> None:
+    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.layout, self.length, self.choices = layout, layout.length, layout.levels
         self.kept = Cache.size(width, depth, self.length)
         colours, *sides = layout.shape
         self.embed = nn.Embedding(self.choices + 1, width)  # the last one stands before the first sub-pixel
         self.conditioning = Told((*sides, colours), classes, width)
-        self.transformer = CausalTransformer(width, depth, heads)
+        self.transformer = CausalTransformer(width, depth, heads, dropout)
         self.out = nn.Linear(width, self.choices)
 
     def log_prob(self, tokens: Tensor, cond: Cond | None) -> Tensor:

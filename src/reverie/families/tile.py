@@ -34,12 +34,19 @@ class Tiles(CausalNet):
     Args:
         layout: of the tiles.
         classes: that it is told, if any.
-        width, depth, heads: of the transformer.
+        width, depth, heads, dropout: of the transformer.
         values: numbers that stand for a tile; its levels by default.
     """
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, values: int | None = None
+        self,
+        layout: Layout,
+        classes: int | None,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+        values: int | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -48,7 +55,7 @@ class Tiles(CausalNet):
         self.embed = nn.Linear(values or layout.values, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.conditioning = Told(layout.grid, classes, width)
-        self.transformer = CausalTransformer(width, depth, heads)
+        self.transformer = CausalTransformer(width, depth, heads, dropout)
 
     def features(self, tiles: Tensor, cond: Cond | None) -> Tensor:
         """The first N tiles (B, N, values) in [−1, 1] -> (B, N, width), the i-th from those before tile i."""
@@ -65,9 +72,9 @@ class MixtureTiles(Tiles):
     """All levels of a tile from a mixture of logistics: exact."""
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, components: int
+        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, components: int
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads)
+        super().__init__(layout, classes, width, depth, heads, dropout)
         self.length, self.choices = layout.length, layout.levels
         self.out = LogisticMixture(width, layout.values, components, layout.levels)
 
@@ -88,9 +95,9 @@ class CodebookTiles(Tiles):
     """A tile is one of a codebook (K, values) of tiles in [−1, 1]: a choice by softmax."""
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, codebook: Tensor
+        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, codebook: Tensor
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads, codebook.shape[1])
+        super().__init__(layout, classes, width, depth, heads, dropout, codebook.shape[1])
         self.length, self.choices = self.count, len(codebook)
         self.register_buffer("codebook", codebook)
         self.codebook: Tensor
@@ -123,8 +130,10 @@ class CodebookTiles(Tiles):
 class SpaceTiles(CodebookTiles):
     """A tile is a token of a space: a choice among its codes, each told as the vector that it is."""
 
-    def __init__(self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, space: VQ) -> None:
-        super().__init__(layout, classes, width, depth, heads, space.codebook.codes.clone())
+    def __init__(
+        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, space: VQ
+    ) -> None:
+        super().__init__(layout, classes, width, depth, heads, dropout, space.codebook.codes.clone())
         self.space = space
 
     def tokens(self, x: Tensor) -> Tensor:

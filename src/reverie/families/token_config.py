@@ -8,8 +8,8 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import STEPS, Bound
-from reverie.core.task import Given, Sweep, TaskConfig
-from reverie.diffusion.config import guidance
+from reverie.core.task import Given, TaskConfig
+from reverie.families.config import DropsLabels
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -123,12 +123,8 @@ class VAEConfig(TaskConfig):
         return f"reverie sample {quote(run)}; reverie report {quote(run)}"
 
 
-SCALES = (1.0, 1.5, 2.0, 3.0)
-"""Guidance scales that a report shows side by side."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class OnTokens(TaskConfig):
+class OnTokens(DropsLabels):
     """What models of tokens share: the space whose tokens they are, and a transformer that is told the class.
 
     Attributes:
@@ -136,13 +132,11 @@ class OnTokens(TaskConfig):
         width: of the transformer.
         depth: how many blocks it has.
         heads: of its attention, a divisor of the width.
-        drop: share of the images whose label is dropped, so that guidance works.
     """
 
     width: Annotated[int, Bound(ge=1, le=65_536)] = 128
     depth: Annotated[int, Bound(ge=1, le=1024)] = 4
     heads: Annotated[int, Bound(ge=1, le=1024)] = 4
-    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
     space: SpaceConfig = field(default_factory=SpaceConfig)
 
     def check(self, spec: DataSpec, sample: Any) -> None:
@@ -159,27 +153,6 @@ class OnTokens(TaskConfig):
 
     def next(self, run: str, data: str) -> str:
         return f"reverie sample {quote(run)}; reverie report {quote(run)}"
-
-    @property
-    def unlabelled(self) -> bool:
-        return self.drop > 0.0
-
-    def usual(self, sample: Any) -> Any:
-        return replace(sample, scale=1.0) if self.drop == 0.0 else sample
-
-    def sweep(self, sample: Any) -> Sweep | None:
-        if self.drop == 0.0:
-            return None
-        return guidance(sample, SCALES)
-
-    def generator(self, opened: Any, sample: Any) -> Generator:
-        from reverie.core.errors import InputError
-
-        if sample.scale != 1.0 and self.drop == 0.0:
-            raise InputError(
-                "this model was trained with drop 0, so it cannot be guided: use scale 1, or train with drop 0.1"
-            )
-        return opened.drawing(sample if opened.conditions else replace(sample, scale=1.0))
 
 
 @dataclass(frozen=True, kw_only=True)

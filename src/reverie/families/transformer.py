@@ -62,15 +62,16 @@ class CausalAttention(Attending):
 class Block(nn.Module):
     """Attention, then a perceptron, each added to its input."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = CausalAttention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.norm(x), cache)
-        return x + self.mlp(self.norm_mlp(x))
+        x = x + F.dropout(self.attention(self.norm(x), cache), self.dropout, self.training)
+        return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
 
 
 class CausalTransformer(nn.Module):
@@ -80,14 +81,15 @@ class CausalTransformer(nn.Module):
         width: features of a token.
         depth: blocks.
         heads: of attention, a divisor of the width.
+        dropout: of what each half of a block adds.
 
     Raises:
         InputError: when the heads do not divide the width.
     """
 
-    def __init__(self, width: int, depth: int, heads: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
