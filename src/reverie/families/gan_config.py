@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Size = Annotated[int, Bound(ge=1, le=65_536)]
 Weight = Annotated[float, Bound(ge=0)]
+Every = Annotated[int, Bound(ge=1, le=1_000)]
 TRUNCATIONS = (1.0, 0.7, 0.5, 0.0)
 """Values of the truncation that a report shows side by side."""
 
@@ -31,10 +32,14 @@ class AdversarialConfig(TaskConfig):
     Attributes:
         dims: numbers of the noise z that a picture is made of.
         width: channels of the finest grid; coarser ones have more.
+        gamma: weight of the penalty on the critic's slope: at real pictures, of r3gan at drawn ones too.
+        every: steps from one such penalty to the next, which is so many times as strong.
     """
 
     dims: Size = 64
     width: Size = 16
+    gamma: Weight = 10.0
+    every: Every = 1
 
     @abstractmethod
     def nets(self, shape: tuple[int, ...], classes: int) -> tuple[Painter, nn.Module]:
@@ -70,7 +75,8 @@ class DCGANConfig(AdversarialConfig):
 
     name: ClassVar[str] = "dcgan"
 
-    width: Size = 64
+    width: Size = 32
+    every: Every = 4
     loss: Literal["minimax", "non-saturating"] = "non-saturating"
 
     def nets(self, shape: tuple[int, ...], classes: int) -> tuple[Painter, nn.Module]:
@@ -81,7 +87,7 @@ class DCGANConfig(AdversarialConfig):
     def task(self, model: GAN, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Duel:
         from reverie.families.gan import Duel
 
-        return Duel(model, held_out, self.loss)
+        return Duel(model, held_out, self.loss, self.gamma, every=self.every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +97,14 @@ class R3GANConfig(AdversarialConfig):
     Attributes:
         depth: residual blocks of each grid.
         patch: side in pixels of the square that is one place of the finest grid.
-        gamma: weight of the penalty on the critic's slope, at real and at drawn pictures.
     """
 
     name: ClassVar[str] = "r3gan"
 
     width: Size = 32
+    every: Every = 4
     depth: Size = 1
     patch: Annotated[int, Bound(ge=1, le=64)] = 2
-    gamma: Weight = 1.0
 
     def nets(self, shape: tuple[int, ...], classes: int) -> tuple[Painter, nn.Module]:
         from reverie.families.r3gan import Critic, Generator
@@ -110,7 +115,7 @@ class R3GANConfig(AdversarialConfig):
     def task(self, model: GAN, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Duel:
         from reverie.families.gan import Duel
 
-        return Duel(model, held_out, "relativistic", self.gamma, self.gamma)
+        return Duel(model, held_out, "relativistic", self.gamma, self.gamma, self.every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +135,12 @@ class StyledConfig(AdversarialConfig):
 
     Attributes:
         mapping: layers of the network that makes styles of noise.
-        gamma: weight of the penalty on the critic's slope at real pictures.
         mixing: share of the pictures that are painted by two styles while training.
     """
 
     Sample: ClassVar[type] = TruncatedConfig
 
     mapping: Annotated[int, Bound(ge=1, le=64)] = 4
-    gamma: Weight = 1.0
     mixing: Annotated[float, Bound(ge=0, le=1)] = 0.9
 
     def gan(self, net: Any, critic: nn.Module, spec: DataSpec) -> StyleGAN:
@@ -170,7 +173,7 @@ class StyleGANConfig(StyledConfig):
     def task(self, model: StyleGAN, data: Dataset, held_out: Dataset, sample: TruncatedConfig, seed: int) -> StyleDuel:
         from reverie.families.stylegan import StyleDuel
 
-        return StyleDuel(self.generator(model, sample), held_out, self.gamma, mixing=self.mixing)
+        return StyleDuel(self.generator(model, sample), held_out, self.gamma, self.every, self.mixing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +181,6 @@ class StyleGAN2Config(StyledConfig):
     """StyleGAN2: styles scale the weights of convolutions (Karras et al. 2020), with adaptive augmentation for few pictures.
 
     Attributes:
-        every: steps from one penalty on the critic's slope to the next, which is so many times as strong.
         path: weight of the penalty on uneven path lengths.
         augment: how much more often the critic is to be right than wrong about real pictures, .6 in the paper: what it sees is changed the
             more often the surer it is; 0 for never.
@@ -186,7 +188,7 @@ class StyleGAN2Config(StyledConfig):
 
     name: ClassVar[str] = "stylegan2"
 
-    every: Annotated[int, Bound(ge=1, le=1_000)] = 16
+    every: Every = 16
     path: Weight = 2.0
     augment: Annotated[float, Bound(ge=0, lt=1)] = 0.6
 

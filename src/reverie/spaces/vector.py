@@ -35,24 +35,26 @@ class Net(nn.Module):
         while min(height, wide) // (2 * patch) >= LEAST and height % (2 * patch) == wide % (2 * patch) == 0:
             patch *= 2
         self.shape, self.classes, self.width = shape, classes, width
-        self.grid = (height // patch, wide // patch)
-        places = math.prod(self.grid)
-        self.encoder = encoder(channels, patch, width, features)
+        self.grid, self.fold = (height // patch, wide // patch), min(2, patch)
+        places, folded = math.prod(self.grid), channels * self.fold**2
+        self.encoder = encoder(folded, patch // self.fold, width, features)
         self.towards = nn.Linear(places * features + classes, 2 * dims)
         self.back = nn.Linear(dims + classes, places * features)
-        self.decoder = decoder(channels, patch, width, features)
+        self.decoder = decoder(folded, patch // self.fold, width, features)
         self.log_variance = nn.Parameter(
             torch.tensor(-3.0)
         )  # of pictures in [−1, 1]: a step of Adam moves it by the rate only
 
     def encode(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x,y), both (B, dims)."""
-        mean, log_variance = self.towards(self._told(F.silu(self.encoder(x)).flatten(1), label)).chunk(2, dim=1)
+        h = F.silu(self.encoder(F.pixel_unshuffle(x, self.fold))).flatten(1)
+        mean, log_variance = self.towards(self._told(h, label)).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, z: Tensor, label: Tensor | None) -> Tensor:
         """The mean of p(x|z,y), (B, C, H, W)."""
-        return self.decoder(self.back(self._told(z, label)).unflatten(1, (-1, *self.grid)))
+        h = self.back(self._told(z, label)).unflatten(1, (-1, *self.grid))
+        return F.pixel_shuffle(self.decoder(h), self.fold)
 
     def _told(self, h: Tensor, label: Tensor | None) -> Tensor:
         return h if label is None else torch.cat([h, F.one_hot(label, self.classes).to(h)], 1)
