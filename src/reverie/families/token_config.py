@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reverie.core.batch import Dataset, DataSpec
-    from reverie.core.generator import Generator
     from reverie.diffusion.first_stage import FirstStage
     from reverie.families.maskgit import MaskGIT, Masking
     from reverie.families.vae import VAE, Bounding
