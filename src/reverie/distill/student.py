@@ -78,7 +78,7 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
         own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
     scale = 1.0 if config.scale is None else config.scale
     denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
-    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, config.guide_below)
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, below=config.guide_below)
 
 
 def hearing(denoise: NetDenoiser, *names: str, seed: int = 0) -> NetDenoiser:
@@ -121,7 +121,7 @@ class Distilling(Task):
     def __init__(self, model: Student, held_out: Dataset | None = None) -> None:
         self.model = model
         self.held_out = None if held_out is None else unseen(held_out)
-        self.players = {"student": Player(model.denoise.net)}
+        self.players: dict[str, Player] = {"student": Player(model.denoise.net)}
 
     def pair(self, batch: Batch, rng: Draws) -> tuple[Tensor, Tensor]:
         """x0 and ε, both (B, …) in the diffused space."""

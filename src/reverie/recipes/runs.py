@@ -141,7 +141,7 @@ class Run:
             probe.keep(opened, self.path(f"probe-{file}.json"), weights)
         if isinstance(opened, FlowMap):
             opened.steps = self.recipe.usual.steps
-            opened.trained = (opened.steps,) if getattr(config, "fixed", False) else ()
+            opened.trained = (self.recipe.usual.steps,) if getattr(config, "fixed", False) else ()
         return opened
 
     def denoiser(self, ema: bool = True) -> NetDenoiser:
