@@ -5,6 +5,7 @@ python bench/disentangling.py figure     # the figure of docs/families/autoencod
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from reverie.measure.disentangling import discs, mutual_information_gap
 from reverie.spaces import PatchPCA
 
 RESULTS = Path(__file__).parent / "results" / "disentangling.json"
-FIGURE = Path(__file__).parent.parent / "docs" / "_static" / "disentangling.png"
+FIGURE = Path(__file__).parent.parent / "docs" / "_static" / "disentangling.svg"
 BETAS, SEEDS = (1.0, 2.0, 4.0, 8.0, 16.0), (0, 1)
 TRAIN, HELD_OUT, SIZE, DIMS, STEPS, BATCH = 4_000, 2_000, 16, 6, 500, 32
 FACTORS = ("column", "row", "radius", "brightness")
@@ -76,43 +77,28 @@ def run() -> None:
 
 
 def figure() -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """The gap of each factor by β."""
+    from reverie.report.charts import Line, chart
 
     rows = json.loads(RESULTS.read_text())
-
-    def column(kind: str, key: str) -> list[float]:
-        found = [row[key] for name, row in rows.items() if name.startswith(kind + " seed")]
-        return [sum(value) / len(value) if isinstance(value, list) else value for value in found]
-
-    layout, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
-    for axis, key, title in (
-        (left, "gap", "mutual information gap, mean of 4 factors"),
-        (right, "mse", "squared error"),
-    ):
+    lines = []
+    for k, name in enumerate((*FACTORS, "mean of four")):
+        points = []
         for beta in BETAS:
-            values = column(f"beta {beta:g}", key)
-            axis.scatter([beta] * len(values), values, s=18, color="tab:blue")
-        axis.plot(BETAS, [sum(v) / len(v) for b in BETAS if (v := column(f"beta {b:g}", key))], color="tab:blue")
-        axis.set(xscale="log", xticks=BETAS, xlabel="β", title=title, ylim=(0, None))
-        axis.set_xticklabels([f"{beta:g}" for beta in BETAS])
-    pca = sum(rows["pca"]["gap"]) / len(FACTORS)
-    left.axhline(pca, linestyle="--", color="tab:orange", label="principal components")
-    untrained = column("untrained", "gap")
-    left.axhline(sum(untrained) / len(untrained), linestyle=":", color="tab:red", label="untrained encoder")
-    left.legend(fontsize=8)
-    for k, name in enumerate(FACTORS):
-        means = []
-        for beta in BETAS:
-            found = [row["gap"][k] for key, row in rows.items() if key.startswith(f"beta {beta:g} seed")]
-            means.append(sum(found) / len(found))
-        middle.plot(BETAS, means, marker="o", markersize=3, label=name)
-    middle.set(xscale="log", xticks=BETAS, xlabel="β", title="the same by factor", ylim=(0, None))
-    middle.set_xticklabels([f"{beta:g}" for beta in BETAS])
-    middle.legend(fontsize=8)
-    layout.savefig(FIGURE, dpi=110)
+            found = [row["gap"] for key, row in rows.items() if key.startswith(f"beta {beta:g} seed")]
+            each = [sum(gap) / len(gap) if k == len(FACTORS) else gap[k] for gap in found]
+            points.append(sum(each) / len(each))
+        lines.append(Line(name, [math.log2(beta) for beta in BETAS], points, f"f{k}"))
+    drawn = chart(lines, "log2 of beta", "", "Mutual information gap of each factor against the logarithm of beta")
+    svg = drawn[drawn.index("<svg") : drawn.index("</figure>")]
+    colours = ("#2a6fbb", "#c2571a", "#2f8f4e", "#8a4fb0", "#333333")
+    style = "text{font:12px sans-serif;fill:#555}.rule{stroke:#ccc}.line{fill:none;stroke-width:2}"
+    style += "".join(f".f{k}{{stroke:{colour}}}" for k, colour in enumerate(colours))
+    names = "".join(
+        f'<text x="{60 + 72 * k}" y="10" style="fill:{colours[k]}">{line.name}</text>' for k, line in enumerate(lines)
+    )
+    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="560" ', 1)
+    FIGURE.write_text(svg.replace(">", f"><style>{style}</style>{names}", 1))
 
 
 if __name__ == "__main__":
