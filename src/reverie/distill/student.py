@@ -121,7 +121,7 @@ class Distilling(Task):
     def __init__(self, model: Student, held_out: Dataset | None = None) -> None:
         self.model = model
         self.held_out = None if held_out is None else unseen(held_out)
-        self.players = {"student": Player(model.denoise.net)}
+        self.players: dict[str, Player] = {"student": Player(model.denoise.net)}
 
     def pair(self, batch: Batch, rng: Draws) -> tuple[Tensor, Tensor]:
         """x0 and ε, both (B, …) in the diffused space."""
