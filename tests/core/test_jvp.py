@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import reverie as rv
 from reverie.align.diffae import CodeNet
 from reverie.core.condition import Entry
+from reverie.core.flow_map import UNTIL
 from reverie.core.jvp import jvp
 from reverie.nets.vectors import VectorNet
 
@@ -45,10 +46,12 @@ NETWORKS = {
 }
 
 
-def prepared(name: str):
-    """The network in single precision, f(net, x, t), and a point with a direction in float64."""
+def prepared(name: str, until: bool = False):
+    """The network in single precision, f(net, x, t) or f(net, x, t, gap), and a point with a direction in float64."""
     torch.manual_seed(0)
     net = NETWORKS[name]().eval()
+    if until:
+        net.listen(UNTIL)
     with torch.no_grad():
         for p in net.parameters():
             p += 0.1 * torch.randn_like(p)
@@ -57,7 +60,14 @@ def prepared(name: str):
     t, dt = torch.tensor([[0.4, 0.6], [1.0, -0.5]], dtype=torch.float64)
     text = Entry.of(torch.randn(2, 4, 5), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool))
     told = {"label": torch.tensor([1, 2]), "vector": torch.randn(2, 7), "text": text}
-    cond = {key: told[key] for key in getattr(net, "conditions", {})}
+    cond = {key: told[key] for key in getattr(net, "conditions", {}) if key != UNTIL}
+    if until:
+        gap, dgap = torch.tensor([[0.3, 0.5], [-0.7, 0.4]], dtype=torch.float64)
+
+        def leaping(net: nn.Module, x: Tensor, t: Tensor, gap: Tensor) -> Tensor:
+            return net(x, t, rv.Cond(**cond, **{UNTIL: Entry.of(gap[:, None])}))
+
+        return net, leaping, (x, t, gap), (dx, dt, dgap)
 
     def f(net: nn.Module, x: Tensor, t: Tensor) -> Tensor:
         return net(x, t) if name == "encoder" else net(x, t, rv.Cond(**cond) if cond else None)
@@ -83,6 +93,18 @@ def test_every_network_has_a_forward_derivative(name):
         assert torch.equal(out, f(module, *primals)) or (out - f(module, *primals)).abs().max() < 1e-4 * out.abs().max()
         assert (slope.double() - expected).abs().max() < tolerance * size
         assert slope.dtype == dtype and slope.requires_grad
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("encoder", "codes")])
+def test_so_has_one_that_is_told_where_a_leap_ends(name):
+    net, f, point, direction = prepared(name, until=True)
+    net = net.double()
+    with torch.no_grad():
+        expected = difference(lambda *p: f(net, *p), point, direction)
+        _, deaf = jvp(lambda *p: f(net, *p), point, (*direction[:2], torch.zeros(2, dtype=torch.float64)))
+    _, slope = jvp(lambda *p: f(net, *p), point, direction)
+    assert (slope - expected).abs().max() < 1e-6 * expected.abs().max()
+    assert (deaf - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "unet-wide"])

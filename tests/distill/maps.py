@@ -12,6 +12,7 @@ from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.flow_map import UNTIL
 from reverie.core.schedules import Flow, Schedule
 from reverie.distill.student import Student, hearing
+from reverie.nets.network import Network
 
 MEAN, STD = 0.3, 0.5
 
@@ -47,7 +48,7 @@ def exact_student(told: bool = True) -> Student:
     return Student(denoise, lambda: gaussian().denoiser(Flow()))
 
 
-class Perceptron(nn.Module):
+class Perceptron(Network):
     """A small network of vectors that is told t, and by how much to leap once it listens."""
 
     def __init__(self, dim: int = 2, width: int = 64) -> None:
@@ -69,8 +70,9 @@ class Perceptron(nn.Module):
     def forward(self, x: Tensor, time: Tensor, cond=None) -> Tensor:
         t = time.expand(len(x))[:, None]
         gap = cond[UNTIL].value if cond is not None and UNTIL in cond else torch.zeros_like(t)
-        waves = [f(k * math.pi * w) for w in (t, gap) for k in (0.5, 1, 2) for f in (torch.sin, torch.cos)]
-        return self.layers(torch.cat([x, t, gap, *waves], 1))
+        told = torch.cat([t, gap], 1)
+        angle = (told[:, :, None] * told.new_tensor([0.5 * math.pi, math.pi, 2 * math.pi])).flatten(1)
+        return self.layers(torch.cat([x, told, angle.sin(), angle.cos()], 1))
 
 
 def student(

@@ -90,7 +90,7 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
             if isinstance(net, Network) and not isinstance(net, Foreign)
             else _foreign(net)
         )
-    elif isinstance(net, Network):
+    elif isinstance(net, Network) and net.config is not None:
         scheduler, (kind, config, state) = _translated(denoise, net)
     else:
         raise InputError(f"diffusers has no network like {type(net).__name__}")

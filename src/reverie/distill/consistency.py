@@ -5,12 +5,13 @@
 
 * cd: x_t carried on by one step of Heun's method with the teacher (consistency distillation, their algorithm 2);
 * ct: the same x0 and noise at s, on a grid that grows with the training (algorithm 3 and appendix C);
-* ict: the same with no moving average, pseudo-Huber errors, weights 1/(ρ_t − ρ_s), and ρ as a lognormal picks it among the points of a grid that
-  doubles (Song & Dhariwal 2024, "Improved techniques for training consistency models", table 1);
-* ect: ρ_s/ρ_t = 1 − n(ρ_t)/2ᵃ with n = 1 + 8·sigmoid(−ρ_t), a from 1 up: begun as diffusion, at ρ_s near 0, the pairs close in on each other
-  (Geng et al. 2024, "Consistency models made easy", section 3).
+* ict: the same with no moving average, pseudo-Huber errors, weights 1/(ρ_t − ρ_s), and ρ as a lognormal picks it among the points of a
+  grid that doubles (Song & Dhariwal 2024, "Improved techniques for training consistency models", table 1);
+* ect: ρ_s/ρ_t = 1 − n(ρ_t)/2ᵃ with n = 1 + 8·sigmoid(−ρ_t), a from 1 up: begun as diffusion, at ρ_s near 0, the pairs close in on each
+  other (Geng et al. 2024, "Consistency models made easy", section 3).
 
-Karras et al.'s grid ends at ρ = 80, short of pure noise; here τ = ρ/(1 + ρ) is stretched by 81/80, so that the last point is where sampling begins.
+Karras et al.'s grid ends at ρ = 80, short of pure noise; here τ = ρ/(1 + ρ) is stretched by 81/80, so that the last point is where
+sampling begins.
 """
 
 import math
@@ -146,9 +147,9 @@ class ECT(Consistent):
     """Easy consistency tuning. Its error is the norm, weighted as that of ict."""
 
     def levels(self, rng: Draws, progress: Moment) -> tuple[Tensor, Tensor]:
-        rho = (-1.1 + 2.0 * torch.special.ndtri(rng.even("time"))).exp()
+        rho = (-1.1 + 2.0 * torch.special.ndtri(rng.even("time"))).exp().clamp(min=SMALLEST)
         stage = 1 + min(math.floor(progress.fraction * STAGES), STAGES - 1)
-        return rho, (rho * (1.0 - (1.0 + 8.0 * torch.sigmoid(-rho)) / 2.0**stage)).clamp(min=0.0)
+        return rho, (rho * (1.0 - (1.0 + 8.0 * torch.sigmoid(-rho)) / 2.0**stage)).clamp(min=0.1 * SMALLEST)
 
     def apart(self, error: Tensor, further: Tensor, nearer: Tensor) -> Tensor:
         return (error.square().flatten(1).sum(1) + 1e-12).sqrt() / (further - nearer)

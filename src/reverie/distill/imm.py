@@ -1,14 +1,14 @@
 """Inductive moment matching: leaps from two near times end in one distribution (Zhou, Ermon & Song 2025, "Inductive moment matching").
 
-A leap from t to s and one from r, a little nearer, both give samples of z_s if the map is right. Over groups of samples of one (t, r, s) the
-squared maximum mean discrepancy between ``f(z_t, t, s)`` and ``sg f(z_r, r, s)`` is made small (their eq. 12), with Laplace's kernel
-``exp(−w̃·‖x − y‖/D)``, w̃ the inverse of the leap's length, and the weight
+A leap from t to s and one from r, a little nearer, both give samples of z_s if the map is right. Over groups of samples of one (t, r,
+s) the squared maximum mean discrepancy between ``f(z_t, t, s)`` and ``sg f(z_r, r, s)`` is made small (their eq. 12), with Laplace's
+kernel ``exp(−w̃·‖x − y‖/D)``, w̃ the inverse of the leap's length, and the weight
 
     ``w = ½·sigmoid(b − logsnr)·(−d logsnr/dτ)·αᵃ/(α² + σ²)``
 
-(their eq. 13). z_r is the point of the line from z_t to its x0 (DDIM with the true x0), from scratch, or one step of the teacher on. With groups of
-one sample only the points attract each other, and the mean of all data is a solution; the repulsion inside of a group forbids it. Pairs of
-samples of different labels are left out: the discrepancy is that of sample and label.
+(their eq. 13). z_r is the point of the line from z_t to its x0 (DDIM with the true x0), from scratch, or one step of the teacher on.
+With groups of one sample only the points attract each other, and the mean of all data is a solution; the repulsion inside of a group
+forbids it. Pairs of samples of different labels are left out: the discrepancy is that of sample and label.
 """
 
 import torch

@@ -46,11 +46,11 @@ class Mapping(Distilling):
     def __init__(self, model: Student, config: FlowMapConfig, held_out: Dataset | None = None) -> None:
         super().__init__(model, held_out)
         self.schedule, self.at = model.schedule, EvenTau(model.schedule)
-        self.drop = 0.0 if config.model is None else config.model.drop
         self.taught = config.taught
+        self.drop = 0.0 if self.taught or config.model is None else config.model.drop
 
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:
-        """The conditions of a batch, as many dropped as of the teacher's."""
+        """The conditions of a batch; from data, as many are dropped as of the teacher's."""
         if batch.cond is None or self.drop == 0.0:
             return batch.cond
         return batch.cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
@@ -75,9 +75,9 @@ class Mapping(Distilling):
 
     @torch.no_grad()
     def velocity(self, x: Tensor, t: Tensor, cond: Cond | None, pair: tuple[Tensor, Tensor]) -> Tensor:
-        """``v = dz/dτ`` at states (B, …): the guided teacher's; or from scratch that of their x0 and ε, with guidance by the student itself.
+        """``v = dz/dτ`` at states (B, …): the guided teacher's; from data that of their x0 and ε, guided by the student itself.
 
-        A pair's is ``ω(ε − x0) + κ·u(z|c) + (1 − ω − κ)·u(z)`` with ω = (1 − κ)·scale, for the student's own u at no leap.
+        The latter is ``ω(ε − x0) + κ·u(z|c) + (1 − ω − κ)·u(z)`` with ω = (1 − κ)·scale, for the student's own u at no leap.
         """
         if self.taught:
             return self.model.guided(x, t, cond).linear(-1.0, 1.0)

@@ -5,12 +5,12 @@ The mean velocity is ``(τ_t − τ_s)·u(z_t, t, s) = ∫ v dτ`` from τ_s to 
 
     ``u = v − (τ_t − τ_s)·du/dτ_t``,   ``du/dτ_t = ∂u/∂z·v + ∂u/∂τ_t``,
 
-which holds a network to the map's invariance along the flow: z_s = z_t − (τ_t − τ_s)·u stays. The derivative is one forward derivative with the
-tangents (v, 1, 0) of (z, t, s), and the target keeps no gradient. Where s = t that is flow matching.
+which holds a network to the map's invariance along the flow: z_s = z_t − (τ_t − τ_s)·u stays. The derivative is one forward derivative
+with the tangents (v, 1, 0) of (z, t, s), and the target keeps no gradient. Where s = t that is flow matching.
 
-The improved objective (iMF) reads the same equation as a regression on v: ``V = u + (τ_t − τ_s)·sg(du/dτ_t)`` learns v, with the derivative along
-what the network itself says of the velocity, u(z, t, t), so that the regression's input is a function of z alone. Along a teacher's velocity the
-two are one.
+The improved objective (iMF) reads the same equation as a regression on v: ``V = u + (τ_t − τ_s)·sg(du/dτ_t)`` learns v, with the
+derivative along what the network itself says of the velocity, u(z, t, t), so that the regression's input is a function of z alone.
+Along a teacher's velocity the two are one.
 """
 
 import torch

@@ -1,14 +1,14 @@
 """Consistency models in continuous time (Lu & Song 2024, "Simplifying, stabilizing and scaling continuous-time consistency models").
 
 Their TrigFlow is any path in the angle φ = atan(σ/(s·α)), s the standard deviation of the data: ``z = cos φ·x0 + sin φ·s·ε`` is
-``x/√(α² + σ²/s²)``. With the velocity ``s·F = cos φ·s·ε − sin φ·x0``, of which the network's own kind is a linear reading,
-the consistency function is ``f = cos φ·z − sin φ·s·F``, and along the flow (their eq. 6)
+``x/√(α² + σ²/s²)``. With the velocity ``s·F = cos φ·s·ε − sin φ·x0``, of which the network's own kind is a linear reading, the
+consistency function is ``f = cos φ·z − sin φ·s·F``, and along the flow (their eq. 6)
 
     ``df/dφ = −cos φ·(s·F − dz/dφ) − sin φ·(z + s·dF/dφ)``,
 
-which is zero for the exact map. dz/dφ is the teacher's velocity (sCD) or that of one sample and its noise (sCT). F descends along the tangent
-``g = cos φ·df/dφ``, whose second part is multiplied by r, rising from 0 to 1, and which is divided by ``‖g‖ + 0.1``:
-``e^w/D·‖F − sg(F) − sg(g)‖² − w`` with w(φ) learned beside (section 4, algorithm 1).
+which is zero for the exact map. dz/dφ is the teacher's velocity (sCD) or that of one sample and its noise (sCT). F descends along the
+tangent ``g = cos φ·df/dφ``, whose second part is multiplied by r, rising from 0 to 1, and which is divided by ``‖g‖ + 0.1``: ``e^w/D·‖F
+− sg(F) − sg(g)‖² − w`` with w(φ) learned beside (section 4, algorithm 1).
 """
 
 import torch

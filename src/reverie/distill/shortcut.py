@@ -1,8 +1,9 @@
 """Shortcut models: a leap is two of half its length (Frans et al. 2025, "One step diffusion via shortcut models").
 
 The mean velocities of a leap and of its halves, of equal length in τ, obey ``u(z_t, t, s) = ½·(u(z_t, t, m) + u(z_m, m, s))`` with
-``z_m = z_t − (τ_t − τ_m)·u(z_t, t, m)`` (their eq. 4). Some of a batch learn that, the halves made by a moving average; the others learn u at
-no leap, the velocity (eq. 5). Leaps are 2⁻ᵏ long and begin at multiples of their length; halves of the shortest are no leaps.
+``z_m = z_t − (τ_t − τ_m)·u(z_t, t, m)`` (their eq. 4). Some of a batch learn that, the halves made by a moving average; the others
+learn u at no leap, the velocity (eq. 5). Leaps are 2⁻ᵏ long and begin at multiples of their length; halves of the shortest are no
+leaps.
 """
 
 import torch

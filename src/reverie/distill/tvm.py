@@ -1,7 +1,7 @@
 """Terminal velocity matching: where a leap ends, it moves as the flow does there (Zhou et al. 2025b, "Terminal velocity matching").
 
-The map's derivative in the time of its end is the velocity at its end, ``∂f(z_t, t, s)/∂τ_s = v(f(z_t, t, s), s)``. With
-``f = z_t − (τ_t − τ_s)·u`` that is ``u − (τ_t − τ_s)·∂u/∂τ_s = v(f, s)``: one forward derivative, in τ_s alone, whose gradient is kept, for the
+The map's derivative in the time of its end is the velocity at its end, ``∂f(z_t, t, s)/∂τ_s = v(f(z_t, t, s), s)``. With ``f = z_t −
+(τ_t − τ_s)·u`` that is ``u − (τ_t − τ_s)·∂u/∂τ_s = v(f, s)``: one forward derivative, in τ_s alone, whose gradient is kept, for the
 displacement's error bounds the Wasserstein distance of what is drawn. The other half of the loss holds u at no leap to the velocity.
 The velocity at f is the teacher's, or from scratch what a moving average of the student says there at no leap.
 """

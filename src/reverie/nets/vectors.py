@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reverie.core.errors import InputError
 from reverie.nets.embeddings import Conditioning, TimeEmbedding
 from reverie.nets.layers import zeroed
-from reverie.nets.network import conditions
+from reverie.nets.network import Network, conditions
 
 if TYPE_CHECKING:
     from reverie.core.condition import Cond
@@ -31,7 +31,7 @@ class Block(nn.Module):
         return x + self.outer(self.inner(x) + self.time(condition))
 
 
-class VectorNet(nn.Module):
+class VectorNet(Network):
     """``net(x, time, cond)`` for vectors (B, dim).
 
     Args:

@@ -108,6 +108,9 @@ def pace(task: Task, loader: Loader, recipe: Recipe) -> Pace:
     return Pace(STEPS * min(taken) / count / recipe.train.processes, kept / first, fixed)
 
 
+inside_jvp: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @contextmanager
 def _saved(weights: list[nn.Parameter]) -> Iterator[dict[int, int]]:
     """The bytes of the storages that are kept for the pass back, besides those of the weights, by their places."""
@@ -115,7 +118,12 @@ def _saved(weights: list[nn.Parameter]) -> Iterator[dict[int, int]]:
     kept: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
+        inner = value
+        while inside_jvp.is_functorch_wrapped_tensor(inner):
+            inner = inside_jvp.get_unwrapped(inner)
+        if inner._is_zerotensor():  # a tangent that is none
+            return value
+        storage = inner.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
         return value

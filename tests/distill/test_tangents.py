@@ -1,0 +1,110 @@
+"""Forward derivatives of whole students: through the prior, and in two processes whose gradients must add up."""
+
+import copy
+import multiprocessing
+import os
+import socket
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reverie as rv
+from reverie.core.batch import Batch
+from reverie.core.condition import Cond
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
+from reverie.core.flow_map import UNTIL
+from reverie.core.jvp import jvp
+from reverie.core.schedules import VP, Flow
+from reverie.core.task import Moment
+from reverie.distill.flow_config import MeanFlowConfig, TVMConfig
+from reverie.distill.meanflow import MeanFlow
+from reverie.distill.student import Student, hearing
+from reverie.distill.tvm import TVM
+from reverie.learn.runtime import Runtime
+from reverie.nets.prior import Prior
+
+COND = Cond(label=[0, 1, 2, 1])
+
+
+def told(path=None, dtype=torch.float64) -> Student:
+    """A small network that listens and corrects a prior, as the demo's does, with every weight alive."""
+    torch.manual_seed(0)
+    config = rv.nets.UNetConfig(width=8, multipliers=(1, 1), blocks=1, heads=2, attention=(2,), groups=4)
+    net = rv.nets.build(config, channels=1, size=8, classes=3, image=1)
+    net.prior = Prior(3, (1, 8, 8), 4)
+    net.prior.fit(torch.randn(90, 1, 8, 8), torch.arange(90) % 3)
+    denoise = hearing(NetDenoiser(net, path or Flow(), shape=(1, 8, 8)), UNTIL)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.1)
+    denoise.to(dtype=dtype)
+    return Student(denoise, lambda: copy.deepcopy(denoise))
+
+
+@pytest.mark.parametrize("path", [Flow(), VP()], ids=lambda p: type(p).__name__)
+def test_the_tangent_runs_through_the_prior_and_the_path(path):
+    model = told(path)
+    model.denoise.net.prior.double()
+    x, dx = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64)
+    t, s = torch.tensor([[0.9, 0.7, 0.5, 0.3], [0.2, 0.6, 0.1, 0.3]], dtype=torch.float64)
+    dt, ds = torch.tensor([[1.0, -0.5, 0.7, 0.2], [0.3, 0.1, -1.0, 0.4]], dtype=torch.float64)
+
+    def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return model.estimate(x, t, s, COND).linear(-1.0, 1.0)
+
+    with torch.no_grad():
+        h = 1e-6
+        expected = (u(x + h * dx, t + h * dt, s + h * ds) - u(x - h * dx, t - h * dt, s - h * ds)) / (2 * h)
+        _, slope = jvp(u, (x, t, s), (dx, dt, ds))
+        model.denoise.net.prior.log_weights.fill_(-torch.inf)
+        model.denoise.net.prior.log_weights[0] = 0.0
+        blind = jvp(u, (x, t, s), (dx, dt, ds))[1]
+    assert (slope - expected).abs().max() < 1e-6 * expected.abs().max()
+    assert blind.isfinite()[0].all()
+
+
+def gradient(kind, config, runtime: Runtime, add_up: bool) -> Tensor:
+    """Of one process's share of a batch of 8, in one message as the loop does it."""
+    model = told(dtype=torch.float32)
+    task = kind(model, config)
+    start, count = runtime.shard(0, 8)
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(5))[start : start + count]
+    batch = Batch(x, Cond(label=torch.arange(8)[start : start + count] % 3), {})
+    parts = task.loss("student", batch, Draws(0, start, count), Moment(5, 50, 100))
+    sum(v.sum() / 8 for v in parts.values()).backward()
+    weights = [p for p in model.denoise.net.parameters() if p.requires_grad]
+    if add_up:
+        runtime.add_up(weights, {}, False)
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
+
+
+def share(kind, config, rank: int, port: int, add_up: bool, queue) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    runtime = Runtime(torch.device("cpu"), rank=rank, world=2)
+    with runtime.joined():
+        queue.put((rank, gradient(kind, config, runtime, add_up).numpy()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes that are forked")
+@pytest.mark.parametrize("add_up", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "config"), [(MeanFlow, MeanFlowConfig(apart=1.0)), (TVM, TVMConfig())], ids=["meanflow", "tvm"]
+)
+def test_the_gradients_of_two_processes_are_those_of_one(kind, config, add_up):
+    """Of the tangent too, which TVM differentiates; each for itself they are not."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [context.Process(target=share, args=(kind, config, rank, port, add_up, queue)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    found = dict(queue.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(10)
+    whole = gradient(kind, config, Runtime(torch.device("cpu")), False)
+    errors = [float((torch.from_numpy(found[rank]) - whole).norm() / whole.norm()) for rank in (0, 1)]
+    assert all(e < 1e-4 for e in errors) if add_up else all(e > 0.1 for e in errors)
