@@ -49,7 +49,7 @@ class Bench:
         """A row of the table, unless it is there."""
         key, about = (
             f"{name}, {steps}",
-            {**facts, "n": self.n, "seeds": self.seeds, "teacher": str(self.teacher.folder)},
+            {**facts, "n": self.n, "seeds": self.seeds, "teacher": self.teacher.recipe.name},
         )
         if key in self.rows and self.rows[key]["about"] == about:
             return

@@ -5,6 +5,7 @@ python bench/flow_maps.py
 
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +35,7 @@ from reverie.distill.tvm import TVM
 from reverie.nets.network import Network
 
 STATIC = Path(__file__).parent.parent / "docs" / "_static"
-STEPS, BATCH, DRAWN = 2000, 256, 4000
+STEPS, BATCH, DRAWN = 1000, 256, 4000
 METHODS = {
     "velocity only": (MeanFlow, settings.MeanFlowConfig(apart=0.0)),
     "consistency (cd)": (CD, settings.ConsistencyConfig(scales=10)),
@@ -53,7 +54,7 @@ class Perceptron(Network):
         super().__init__()
         self.conditions = {}
         sizes = [16, width, width, width]
-        layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())]
+        layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 2))
 
     def listen(self, *names: str) -> None:

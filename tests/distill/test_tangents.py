@@ -1,5 +1,6 @@
 """Forward derivatives of whole students: through the prior, and in two processes whose gradients must add up."""
 
+import copy
 import multiprocessing
 import os
 import socket
@@ -39,7 +40,7 @@ def told(path=None, dtype=torch.float64) -> Student:
     for p in net.parameters():
         nn.init.normal_(p, std=0.1)
     denoise.to(dtype=dtype)
-    return Student(denoise, lambda: denoise)
+    return Student(denoise, lambda: copy.deepcopy(denoise))
 
 
 @pytest.mark.parametrize("path", [Flow(), VP()], ids=lambda p: type(p).__name__)

@@ -16,14 +16,14 @@ from reverie.recipes import tasks
 from reverie.recipes.recipe import Recipe
 
 SHORT = {"--steps": "--sample.steps"}
-DEFAULT = "dmd2"
+DEFAULT = "progressive"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Distil a diffusion model into one that draws in one step or a few. The result is a run like any other: the same command resumes it.
 
-    --method NAME chooses how (dmd2 without); its own settings are flags, and so is any key of a recipe. --steps N (--sample.steps) is how
+    --method NAME chooses how (progressive without); its own settings are flags, and so is any key of a recipe. --steps N (--sample.steps) is how
     many evaluations the student is made for and drawn with. What is not given is as in the run, its training too.
 
     Attributes:

@@ -8,23 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reverie.distill.add import ADD
+    from reverie.distill.consistency import CD, CT, ECT, ICT
     from reverie.distill.dmd2 import DMD2
     from reverie.distill.drifting import Drifting
     from reverie.distill.guided import Guided, at_scale
+    from reverie.distill.imm import IMM
     from reverie.distill.ladd import LADD
+    from reverie.distill.meanflow import MeanFlow
     from reverie.distill.moments import Moments
     from reverie.distill.progressive import Progressive
+    from reverie.distill.scm import SCM
+    from reverie.distill.shortcut import Shortcut
     from reverie.distill.student import Distilling, Student, hearing
+    from reverie.distill.tvm import TVM
 
 _HOME = {
     "ADD": "add",
+    "CD": "consistency",
+    "CT": "consistency",
     "DMD2": "dmd2",
+    "ECT": "consistency",
+    "ICT": "consistency",
+    "IMM": "imm",
     "LADD": "ladd",
+    "SCM": "scm",
+    "TVM": "tvm",
     "Distilling": "student",
     "Drifting": "drifting",
     "Guided": "guided",
+    "MeanFlow": "meanflow",
     "Moments": "moments",
     "Progressive": "progressive",
+    "Shortcut": "shortcut",
     "Student": "student",
     "at_scale": "guided",
     "hearing": "student",
@@ -32,13 +47,22 @@ _HOME = {
 
 __all__ = [
     "ADD",
+    "CD",
+    "CT",
     "DMD2",
+    "ECT",
+    "ICT",
+    "IMM",
     "LADD",
+    "SCM",
+    "TVM",
     "Distilling",
     "Drifting",
     "Guided",
+    "MeanFlow",
     "Moments",
     "Progressive",
+    "Shortcut",
     "Student",
     "at_scale",
     "hearing",

@@ -50,8 +50,7 @@ class DistillConfig(FromTeacher):
     """What all methods choose. The student is the teacher's network, on its path, with its weights to begin with.
 
     Attributes:
-        scale: guidance of the teacher, which the student learns; that of its recipe, with its guide_below, without.
-        guide_below: guide only where the logsnr is below this; everywhere without.
+        scale: guidance of the teacher, which the student learns; that of its recipe without.
         scratch: begin with fresh weights, of a method that learns from data too.
         drawn: how the teacher's recipe draws, inferred.
     """
@@ -63,7 +62,6 @@ class DistillConfig(FromTeacher):
     """Whether the student is made for the steps of its recipe only."""
 
     scale: Annotated[float, Bound(ge=0)] | None = None
-    guide_below: float | None = None
     scratch: bool = False
     drawn: Annotated[SampleConfig | None, Suppress] = None
 
@@ -81,10 +79,8 @@ class DistillConfig(FromTeacher):
             raise InputError(
                 f"{self.teacher} was trained with drop 0, so it cannot be guided: use --scale 1, or a teacher trained with drop 0.1"
             )
-        scale, below = self.scale, self.guide_below
-        if scale is None:
-            scale, below = (sample.scale, sample.guide_below) if able else (1.0, None)
-        return replace(known, scale=scale, guide_below=below, drawn=replace(sample, scale=scale, guide_below=below))
+        scale = self.scale if self.scale is not None else sample.scale if able else 1.0
+        return replace(known, scale=scale, drawn=replace(sample, scale=scale))
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         self.build(spec, 0)

@@ -76,9 +76,9 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
     own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
     if fresh and folder is not None and own.prior is not None:
         own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
-    scale = 1.0 if config.scale is None else config.scale
     denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
-    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, below=config.guide_below)
+    scale, below = (1.0, None) if config.scale is None else (config.scale, config.drawn and config.drawn.guide_below)
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, below=below)
 
 
 def hearing(denoise: NetDenoiser, *names: str, seed: int = 0) -> NetDenoiser:
