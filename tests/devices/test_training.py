@@ -26,6 +26,9 @@ from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
 from reverie.diffusion.reflow import Reflow
 from reverie.diffusion.vlb import VLB, Hybrid, OnChain
+from reverie.distill import ADD, DMD2, LADD, Drifting, Guided, Moments, Progressive, Student, hearing
+from reverie.distill.add import Inside
+from reverie.distill.matching import Critic, attending, classes_of, shapes
 from reverie.families.autoregressive import NextToken
 from reverie.families.config import (
     AutoregressiveConfig,
@@ -95,6 +98,19 @@ def straightened() -> Reflow:
     return Reflow(base.denoise, held_out=held_out)
 
 
+def distilling(make: Callable[[Student], Any]) -> Any:
+    torch.manual_seed(0)
+    denoise, teacher = MODELS["dit"](), MODELS["dit"]()
+    trained(denoise.net)
+    return make(Student(denoise, lambda: teacher, scale=2.0))
+
+
+def fooling(student: Student) -> ADD:
+    sites = attending(student.teacher)  # pyright: ignore[reportArgumentType]
+    critic = Critic(shapes(student.teacher, sites), classes_of(student.teacher))  # pyright: ignore[reportArgumentType]
+    return ADD(student, 2, looks=Inside(student.teacher, sites), critic=critic, r1=0.1)  # pyright: ignore[reportArgumentType]
+
+
 def semantic() -> diffae.SemanticDenoising:
     base = MODELS["unet-text"]()
     small = rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)
@@ -147,6 +163,17 @@ TASKS: dict[str, Callable[[], Any]] = {
     "online": online,
     "aligned": aligned,
     "reflow": straightened,
+    "progressive": lambda: distilling(
+        lambda student: Progressive(Student(hearing(student.denoise, "until"), student.teaching))
+    ),
+    "guided": lambda: distilling(
+        lambda student: Guided(Student(hearing(student.denoise, "scale"), student.teaching), Uniform())
+    ),
+    "dmd2": lambda: distilling(lambda student: DMD2(student, 2, times=Uniform())),
+    "add": lambda: distilling(fooling),
+    "ladd": lambda: distilling(lambda student: LADD(student, 2)),
+    "moments": lambda: distilling(lambda student: Moments(student, 2)),
+    "drifting": lambda: distilling(lambda student: Drifting(student, by="sharp")),
     "semantic": semantic,
     "codes": codes,
     "classifier": classifying,

@@ -1,5 +1,7 @@
 """``reverie evaluate RUN``."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -58,21 +60,31 @@ class Arguments(Placing):
 def main(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "evaluate")
     from reverie.recipes.measuring import measure
+    from reverie.solve.maps import MADE
 
     run = given.open(given.run)
-    config = drawn_with(run.recipe, {key: getattr(given, key) for key in KEYS})
-    evaluation = measure(
-        run,
-        config,
-        n=given.n,
-        seeds=given.seeds,
-        judge=given.judge,
-        features=given.extractor,
-        reference=given.reference,
-        write_statistics=given.write_statistics,
-        batch_size=given.batch,
-    )
-    show(evaluation)
+    asked = {key: getattr(given, key) for key in KEYS}
+    config = drawn_with(run.recipe, asked)
+    several = run.recipe.task.measured(config) if all(value is None for value in asked.values()) else (config,)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MADE)
+        first, *others = [
+            measure(
+                run,
+                each,
+                n=given.n,
+                seeds=given.seeds,
+                judge=given.judge,
+                features=given.extractor,
+                reference=given.reference,
+                write_statistics=given.write_statistics,
+                batch_size=given.batch,
+            )
+            for each in reversed(several)
+        ][::-1]
+    show(first)
+    if others:
+        beside([first, *others])
     print(shown(f"{run.folder / 'evaluation.json'}; next: reverie report {quote(str(run.folder))}"))
 
 
@@ -92,6 +104,24 @@ def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:
     if grid is not None and "grid" not in asked:  # in place of the recipe's
         asked |= {"solver": solver, "grid": grid}
     return replace(recipe.usual, **asked)
+
+
+def beside(evaluations: "Sequence[Evaluation]") -> None:
+    """Print what the samples of several settings measure, a row each."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    measures = [f for f in evaluations[0].figures if f.of == "samples"]
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("drawn", *(f.title for f in measures)):
+        table.add_column(shown(heading), justify="left" if heading == "drawn" else "right")
+    for evaluation in evaluations:
+        solver, steps = evaluation.drawn.get("solver"), evaluation.drawn.get("steps")
+        how = f"{steps} steps" if solver is None else f"teacher, {steps} steps"
+        found = (evaluation.figure(f.measure, "samples") for f in measures)
+        table.add_row(Text(how), *("" if f is None else f.text for f in found))
+    Console(highlight=False).print(table)
 
 
 def show(evaluation: "Evaluation") -> None:

@@ -85,12 +85,12 @@ def parse(arguments: list[str]) -> Arguments:
             out = folder
         elif not recipe.name and path.parent != serialisation.NAMED:
             recipe = replace(recipe, name=path.stem)
-    init, _ = _take("--init", arguments)
+    init, _ = take("--init", arguments)
     if init is not None and spec is None:
         from reverie.recipes.starting import recipe_from
 
         recipe = recipe_from(init)
-    name, arguments = _take("--net.name", arguments)
+    name, arguments = take("--net.name", arguments)
     if name is not None:
         recipe = replace(recipe, task=with_network(recipe.task, name))
     suits = spec is None and init is None and name is None and not any(a.startswith(OWN) for a in arguments)
@@ -162,7 +162,7 @@ def with_network(task: TaskConfig, name: str) -> TaskConfig:
     return task if type(task.net) is chosen else replace(task, net=chosen())  # pyright: ignore
 
 
-def _take(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+def take(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     """The value of a flag, and the arguments without it."""
     rest, value, i = [], None, 0
     while i < len(arguments):

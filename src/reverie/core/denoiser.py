@@ -17,6 +17,7 @@ from reverie.core.condition import Cond, Conditions, as_cond
 from reverie.core.conditioner import Conditioner
 from reverie.core.count import Count
 from reverie.core.errors import InputError, unknown
+from reverie.core.flow_map import FlowMap
 from reverie.core.predictions import KINDS, Kind, Pair, convert
 from reverie.core.predictions import kind as as_kind
 from reverie.core.sampling import Sampling
@@ -249,9 +250,19 @@ def _of_branch(features: Mapping[str, Tensor] | None, i: int, k: int, n: int) ->
 
 
 class Wrapper(Denoiser):
-    """A denoiser made of another one; forwards the attributes of ``base``. Guides are wrappers."""
+    """A denoiser made of another one; forwards the attributes of ``base``. Guides are wrappers.
+
+    Raises:
+        InputError: for a flow map.
+    """
 
     def __init__(self, base: Denoiser) -> None:
+        if isinstance(base, FlowMap):
+            raise InputError(
+                f"a guide changes what a denoiser expects of the data at one time, and a {type(base).__name__} says where a leap ends, "
+                "which is no mean that could be pushed: guide the teacher that it is distilled from (`reverie distill RUN --scale 3`), or "
+                "leap with a guided denoiser, rv.solve.DDIMStep(guided)"
+            )
         self.base = base
 
     def __getattr__(self, name: str) -> Any:

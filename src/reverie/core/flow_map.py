@@ -38,6 +38,7 @@ class FlowMap(ABC):
         space: between data and states.
         anywhere: whether a leap may end at any s; else at clean data only, and several steps renoise between them.
         trained: the numbers of steps that it was made for; any if there are none.
+        steps: in how many it is drawn unless told otherwise.
     """
 
     schedule: Schedule
@@ -46,6 +47,7 @@ class FlowMap(ABC):
     space: Space
     anywhere: bool = True
     trained: tuple[int, ...] = ()
+    steps: int | None = None
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Point | Scalar, s: Point | Scalar, cond: Cond | None = None) -> Tensor:

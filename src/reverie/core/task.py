@@ -221,6 +221,10 @@ class TaskConfig(ABC):
         """The settings of drawing as far as what was trained can do them."""
         return sample
 
+    def measured(self, sample: Any) -> Sequence[Any]:
+        """Settings of drawing that are measured when none is asked for, those of the recipe first."""
+        return (sample,)
+
     def sweep(self, sample: Any) -> Sweep | None:
         """Settings around ``sample`` that are worth seeing side by side, if there are any."""
         return None

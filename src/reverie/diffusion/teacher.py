@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reverie.core.denoiser import Denoiser, NetDenoiser
     from reverie.diffusion.genie import Genie, WithHead
     from reverie.diffusion.reflow import Reflow
+    from reverie.learn.config import TrainConfig
     from reverie.solve import Sampler
 
 
@@ -50,6 +51,10 @@ class FromTeacher(TaskConfig):
                 f"{self.name} begins with a diffusion model: {self.teacher} is a run of the task {taught.name}"
             )
         return replace(self, model=model)
+
+    def training(self, taught: TrainConfig) -> TrainConfig:
+        """How it is trained unless told otherwise, from how the teacher was."""
+        return taught
 
     @property
     def denoising(self) -> DenoisingConfig:

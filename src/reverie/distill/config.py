@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reverie.core.batch import DataSpec
+    from reverie.core.generator import Generator
     from reverie.distill.student import Student
-    from reverie.solve import Leaps
 
 LEAPS = (1, 2, 4, 8)
 """Steps that a report shows side by side, and that are always measured."""
@@ -35,11 +36,13 @@ class LeapConfig:
         steps: evaluations of the network.
         grid: where the leaps end; uniform in time without.
         renoise: each leap goes to clean data and is noised again for the next; as the method was trained without.
+        teacher: draw from the teacher, as its own recipe says, in place of the student.
     """
 
     steps: Annotated[int, STEPS] = 1
     grid: GridName | None = None
     renoise: bool | None = None
+    teacher: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class DistillConfig(FromTeacher):
     """What all methods choose. The student is the teacher's network, on its path, with its weights to begin with.
 
     Attributes:
-        scale: guidance of the teacher, which the student learns; that of its recipe without.
+        scale: guidance of the teacher, which the student learns; that of its recipe, with its guide_below, without.
+        guide_below: guide only where the logsnr is below this; everywhere without.
         scratch: begin with fresh weights, of a method that learns from data too.
         drawn: how the teacher's recipe draws, inferred.
     """
@@ -55,18 +59,32 @@ class DistillConfig(FromTeacher):
     Sample: ClassVar[type] = LeapConfig
     second_time: ClassVar[bool] = False
     """Whether the network is told where a leap ends."""
+    fixed: ClassVar[bool] = False
+    """Whether the student is made for the steps of its recipe only."""
 
     scale: Annotated[float, Bound(ge=0)] | None = None
+    guide_below: float | None = None
     scratch: bool = False
     drawn: Annotated[SampleConfig | None, Suppress] = None
 
     def of(self, taught: TaskConfig, sample: Any) -> Self:
+        if isinstance(taught, DistillConfig):
+            raise InputError(
+                f"{self.teacher} is itself a distilled run, a flow map made by {taught.name}: a teacher is a diffusion model, "
+                f"such as the one that it was distilled from, {taught.teacher}"
+            )
         known = super().of(taught, sample)
         if not isinstance(sample, SampleConfig):
             raise InputError(f"{self.teacher} draws as no diffusion model does: {self.name} learns from one that does")
         able = known.denoising.drop > 0.0
-        scale = self.scale if self.scale is not None else sample.scale if able else 1.0
-        return replace(known, scale=scale, drawn=replace(sample, scale=scale))
+        if self.scale not in (None, 1.0) and not able:
+            raise InputError(
+                f"{self.teacher} was trained with drop 0, so it cannot be guided: use --scale 1, or a teacher trained with drop 0.1"
+            )
+        scale, below = self.scale, self.guide_below
+        if scale is None:
+            scale, below = (sample.scale, sample.guide_below) if able else (1.0, None)
+        return replace(known, scale=scale, guide_below=below, drawn=replace(sample, scale=scale, guide_below=below))
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         self.build(spec, 0)
@@ -87,14 +105,25 @@ class DistillConfig(FromTeacher):
         self.denoising.open(model.denoise, spec)
         return model
 
-    def generator(self, opened: Student, sample: LeapConfig) -> Leaps:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def generator(self, opened: Student, sample: LeapConfig) -> Generator:  # pyright: ignore[reportIncompatibleMethodOverride]
         from reverie.solve import Leaps
 
+        if sample.teacher:
+            return self.denoising.generator(opened.teacher, self.drawn or SampleConfig())
         return Leaps(opened, sample.steps, sample.grid, sample.renoise)
+
+    @property
+    def unlabelled(self) -> bool:
+        return False
 
     def usual(self, sample: LeapConfig) -> LeapConfig:  # pyright: ignore[reportIncompatibleMethodOverride]
         return sample
 
+    def measured(self, sample: LeapConfig) -> Sequence[LeapConfig]:
+        rest = (replace(sample, steps=n, teacher=False) for n in LEAPS if n != sample.steps)
+        return sample, *rest, replace(sample, teacher=True)
+
     def sweep(self, sample: LeapConfig) -> Sweep:  # pyright: ignore[reportIncompatibleMethodOverride]
-        text = "The same noise in more evaluations of the network."
-        return Sweep("Steps", text, {str(n): replace(sample, steps=n) for n in sorted({*LEAPS, sample.steps})})
+        rows: dict[str, Any] = {str(n): replace(sample, steps=n) for n in sorted({*LEAPS, sample.steps})}
+        return Sweep("Steps", "The same noise in more evaluations of the network, and what the teacher makes of it.",
+                     {**rows, f"teacher, {(self.drawn or SampleConfig()).steps}": replace(sample, teacher=True)})  # fmt: skip

@@ -34,7 +34,7 @@ class FlowMapConfig(DistillConfig):
     def of(self, taught: Any, sample: Any) -> Self:
         known = super().of(taught, sample)
         plain = self.scale is None and not self.taught and not self.guides_data
-        return replace(known, scale=1.0) if plain else known
+        return replace(known, scale=1.0, guide_below=None) if plain else known
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         if not self.taught and not self.guides_data and self.scale not in (None, 1.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import cached_property
@@ -16,10 +17,12 @@ from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
+from reverie.core.errors import InputError
 from reverie.core.flow_map import UNTIL, NetFlowMap
 from reverie.core.task import Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
+from reverie.nets.network import deaf
 
 if TYPE_CHECKING:
     from reverie.distill.config import DistillConfig
@@ -35,8 +38,8 @@ class Student(NetFlowMap):
         denoise: its network on the teacher's path.
         teaching: makes the teacher, called when it is first looked at.
         scale: of the teacher's guidance.
+        below: the logsnr below which that acts; everywhere without.
         trained: the numbers of steps that it is made for.
-        below: guide only where the logsnr is below this; everywhere without.
     """
 
     def __init__(
@@ -44,8 +47,8 @@ class Student(NetFlowMap):
         denoise: NetDenoiser,
         teaching: Callable[[], Denoiser],
         scale: float = 1.0,
-        trained: tuple[int, ...] = (),
         below: float | None = None,
+        trained: tuple[int, ...] = (),
     ) -> None:
         super().__init__(denoise, trained)
         self.teaching, self.scale, self.below = teaching, scale, below
@@ -73,17 +76,38 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
     own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
     if fresh and folder is not None and own.prior is not None:
         own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
-    denoise = hearing(own, UNTIL) if config.second_time else own
-    scale, below = (1.0, None) if config.scale is None else (config.scale, config.drawn and config.drawn.guide_below)
-    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, below=below)
+    scale = 1.0 if config.scale is None else config.scale
+    denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
+    return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, config.guide_below)
 
 
-def hearing(denoise: NetDenoiser, *names: str) -> NetDenoiser:
-    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied."""
+def hearing(denoise: NetDenoiser, *names: str, seed: int = 0) -> NetDenoiser:
+    """The denoiser whose network is also told these numbers, and is otherwise what it was: its weights are not copied.
+
+    Args:
+        denoise: a model with a network of ours.
+        names: of the numbers.
+        seed: of the weights that are new.
+
+    Raises:
+        InputError: when the network has no place for them.
+    """
     net: Any = denoise.net
-    net.listen(*names)
+    if not hasattr(net, "listen"):
+        raise InputError(deaf(net, names))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net.listen(*names)
     denoise.conditions = {**denoise.conditions, **{name: net.conditions[name] for name in names}}
     return denoise
+
+
+def twin(denoise: NetDenoiser) -> NetDenoiser:
+    """The same model with a network of its own, whose weights begin as the other's and may be trained."""
+    new = copy.copy(denoise)
+    new.net = copy.deepcopy(denoise.net).train().requires_grad_(True)
+    new.prior = getattr(new.net, "prior", None)
+    return new
 
 
 class Distilling(Task):
@@ -97,7 +121,7 @@ class Distilling(Task):
     def __init__(self, model: Student, held_out: Dataset | None = None) -> None:
         self.model = model
         self.held_out = None if held_out is None else unseen(held_out)
-        self.players = {"student": Player(model.denoise.net)}
+        self.players: dict[str, Player] = {"student": Player(model.denoise.net)}
 
     def pair(self, batch: Batch, rng: Draws) -> tuple[Tensor, Tensor]:
         """x0 and ε, both (B, …) in the diffused space."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reverie.core.condition import Entry, Image, Label, Tokens, Vector, entry_of
+from reverie.core.errors import InputError
 from reverie.nets.embeddings import Numbers
 
 if TYPE_CHECKING:
@@ -47,8 +49,13 @@ class Network(nn.Module):
 
         Args:
             names: of the conditions, such as "until", the second time of a flow map.
+
+        Raises:
+            InputError: when it has no place for them.
         """
-        numbers = next(module for module in self.modules() if isinstance(module, Numbers))
+        numbers = next((module for module in self.modules() if isinstance(module, Numbers)), None)
+        if numbers is None:
+            raise InputError(deaf(self, names))
         for name in names:
             numbers.add(name)
         self.conditions = {**self.conditions, **{name: Vector(1) for name in names}}
@@ -58,6 +65,15 @@ class Network(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
+
+
+def deaf(net: nn.Module, names: Iterable[str]) -> str:
+    """Why a network cannot be told further numbers, and how it is opened for them."""
+    return (
+        f"the network {type(net).__name__} has no input for {', '.join(names)}. To open it, add reverie.nets.embeddings.Numbers to the "
+        "vector that it makes of the time, copy its weights into that, and give it the method `listen` of reverie.nets.network.Network: "
+        "the new input begins at zero, so that the network is what it was until it is trained"
+    )
 
 
 def conditions(

@@ -17,6 +17,7 @@ from reverie.core.batch import DataSpec
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, nearest
 from reverie.core.files import inside
+from reverie.core.flow_map import FlowMap
 from reverie.core.generator import Generator
 from reverie.core.sampling import Sampling
 from reverie.core.task import TaskConfig
@@ -134,6 +135,9 @@ class Run:
             calibrated = [Calibrated.load(path) for path in sorted(self.folder.glob("calibrated-*.json"))]
             opened.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
             opened.sampling = _sampling(self.recipe)
+        if isinstance(opened, FlowMap):
+            opened.steps = self.recipe.usual.steps
+            opened.trained = (opened.steps,) if getattr(config, "fixed", False) else ()
         return opened
 
     def denoiser(self, ema: bool = True) -> NetDenoiser:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
 from reverie.solve.likelihood import bits_per_dimension, dequantise
+from reverie.solve.maps import MADE
 
 FOLDER = "samples/report"
 COLUMNS = 10
@@ -146,7 +148,10 @@ def _draw(run: Run) -> Pictures:
         swept = []
         for other in settings.values():
             cond = Cond(label=list(classes))
-            swept.append(grid.to_bytes(recipe.task.generator(opened, other).sample(columns, cond, seed=recipe.seed)))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", MADE)
+                images = recipe.task.generator(opened, other).sample(columns, cond, seed=recipe.seed)
+            swept.append(grid.to_bytes(images))
             bar.advance(columns)
         film, logsnr = _film(generator, classes, recipe.seed)
         bar.advance(FILMS)

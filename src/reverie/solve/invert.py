@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, Under
 from reverie.core.errors import InputError
+from reverie.core.flow_map import FlowMap
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.core.tensors import check_range
 from reverie.solve import ending
@@ -86,6 +87,15 @@ def turned(solver: Solver, schedule: Schedule, points: Sequence[HostPoint]) -> W
     return plain(points)
 
 
+def check_flow(denoise: Any, what: str) -> None:
+    """Raise an :class:`InputError` for a flow map, of which inversion and likelihood have no meaning."""
+    if isinstance(denoise, FlowMap):
+        raise InputError(
+            f"{what} follows the velocity of a flow step by step, and a {type(denoise).__name__} is a leap that knows the way to the data "
+            f"only: {what.lower()} has a meaning for the model that it was distilled from, such as rv.load(RUN) gives of its teacher"
+        )
+
+
 def invert(
     denoise: Denoiser,
     images: Tensor,
@@ -110,10 +120,11 @@ def invert(
         ``(B, *denoise.shape)`` in the diffused space, of standard deviation about σ at the grid's start.
 
     Raises:
-        InputError: for a solver that draws noise, a shape or condition that does not fit, or images that are not finite
+        InputError: for a flow map, a solver that draws noise, a shape or condition that does not fit, or images that are not finite
             or far outside [−1, 1].
         RunError: when the noise is not finite, as :func:`sample`.
     """
+    check_flow(denoise, "Inversion")
     check_range(images, "images")
     solver, grid = choose(denoise, Heun("straight") if solver is None else solver, grid, steps)
     if isinstance(solver, ShiftedDDIM) and any(isinstance(inner, Under) for inner in chain(denoise)):

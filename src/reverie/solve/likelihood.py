@@ -28,7 +28,7 @@ from reverie.solve import grids
 from reverie.solve.adaptive import RK45, Tensors, integrate, straight_point
 from reverie.solve.auto import named
 from reverie.solve.grids import Grid
-from reverie.solve.invert import chain, data_point, outward, turned
+from reverie.solve.invert import chain, check_flow, data_point, outward, turned
 from reverie.solve.plan import Plan, Solver, TableSolver
 from reverie.solve.sampling import Seeds
 from reverie.solve.variables import STRAIGHT
@@ -71,8 +71,9 @@ def log_prob(
         (B,) nats.
 
     Raises:
-        InputError: for a shape that does not fit, a stochastic solver, or a guide under which the estimate is not smooth.
+        InputError: for a flow map, a shape that does not fit, a stochastic solver, or a guide under which the estimate is not smooth.
     """
+    check_flow(denoise, "Likelihood")
     if trace not in ("hutchinson", "exact"):
         raise unknown("trace", trace, ("hutchinson", "exact"))
     if tuple(x.shape[1:]) != tuple(denoise.shape) or not x.is_floating_point():

@@ -21,6 +21,10 @@ from reverie.core.tensors import Scalar, align
 from reverie.solve.grids import Grid, named
 
 
+MADE = "this model was made to draw"
+"""How the warning begins that a flow map is drawn in other steps than its own."""
+
+
 class DDIMStep(FlowMap):
     """``x_s = α_s·x0 + σ_s·ε`` with the estimates at t: the flow map that is exact where a Gaussian has one point (Song et al. 2021).
 
@@ -98,7 +102,7 @@ def leap(
     """
     if flow_map.trained and steps not in flow_map.trained:
         made = " or ".join(map(str, flow_map.trained))
-        warnings.warn(f"this model was made to draw in {made} steps, not in {steps}", stacklevel=2)
+        warnings.warn(f"{MADE} in {made} steps, not in {steps}", stacklevel=2)
     points = named("time" if grid is None else grid)(flow_map.schedule, steps)
     renoise, clean, tape = not flow_map.anywhere if renoise is None else renoise, flow_map.schedule.clean(), Tape(seeds)
     if x is None:

@@ -1,5 +1,6 @@
 """``sample`` and ``iterate``: run a solver's plan on a denoiser."""
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
@@ -287,7 +288,7 @@ def sample(
         }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
-        count = steps if steps is not None else denoise.trained[0] if denoise.trained else STEPS
+        count = next(n for n in (steps, denoise.steps, *denoise.trained, STEPS) if n is not None)
         return leaps(denoise, n, cond, count, grid, seed=seed, x=x, batch_size=batch_size, on_step=on_step)
     denoise, solver, steps, grid = recalled(denoise, cond, solver, steps, grid, scale)
     grids.check_steps(steps)
@@ -341,7 +342,11 @@ def leaps(
     grids.check_steps(steps)
     count = _count(n, cond, x, seed)
     cond, seeds, outs = _condition(flow_map, cond, count), sample_seeds(seed, count), []
-    for part in batched(count, batch_size or min(count, LARGEST.get(flow_map.device.type, count))):
+    parts = list(batched(count, batch_size or min(count, LARGEST.get(flow_map.device.type, count))))
+    if isinstance(denoise := getattr(flow_map, "denoise", None), Denoiser):
+        flow_map = copy.copy(flow_map)
+        flow_map.denoise = fast(denoise, parts[0].stop, x, cond, len(parts) * steps)  # pyright: ignore[reportAttributeAccessIssue]
+    for part in parts:
         some, start = None if cond is None else cond.index(part), None if x is None else x[part].to(flow_map.device)
         outs.append(flow_map.space.decode(leap(flow_map, some, steps, grid, seeds[part], start, on_step, renoise)))
     return ending.drawn(torch.cat(outs))
