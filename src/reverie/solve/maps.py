@@ -20,7 +20,6 @@ from reverie.core.space import Identity
 from reverie.core.tensors import Scalar, align
 from reverie.solve.grids import Grid, named
 
-
 MADE = "this model was made to draw"
 """How the warning begins that a flow map is drawn in other steps than its own."""
 
