@@ -35,14 +35,14 @@ from reverie.distill.tvm import TVM
 from reverie.nets.network import Network
 
 STATIC = Path(__file__).parent.parent / "docs" / "_static"
-STEPS, BATCH, DRAWN = 1000, 256, 4000
+STEPS, BATCH, DRAWN = 600, 256, 4000
 METHODS = {
-    "velocity only": (MeanFlow, settings.MeanFlowConfig(apart=0.0)),
-    "consistency (cd)": (CD, settings.ConsistencyConfig(scales=10)),
+    "velocity only": (Shortcut, settings.ShortcutConfig(bootstrapped=0.0)),
+    "consistency (cd)": (CD, settings.ConsistencyConfig(scales=8)),
     "scm": (SCM, settings.SCMConfig(times_mean=0.0)),
-    "meanflow": (MeanFlow, settings.MeanFlowConfig()),
-    "shortcut": (Shortcut, settings.ShortcutConfig(bootstrapped=0.5, decay=0.97)),
-    "imm": (IMM, settings.IMMConfig(halvings=9, group=16)),
+    "meanflow": (MeanFlow, settings.MeanFlowConfig(power=0.0)),
+    "shortcut": (Shortcut, settings.ShortcutConfig(bootstrapped=0.5, decay=0.95)),
+    "imm": (IMM, settings.IMMConfig(halvings=8, group=16)),
     "tvm": (TVM, settings.TVMConfig(gap_mean=0.0)),
 }
 
@@ -80,7 +80,7 @@ def fit(name: str, data: GaussianMixture, known: Tensor) -> Student:
     model = Student(hearing(denoise, UNTIL) if config.second_time else denoise, lambda: data.denoiser(Flow()))
     task = kind(model, config)
     weights = [p for player in task.players.values() if player.optim is not None for p in player.module.parameters()]
-    optimizer = torch.optim.Adam(weights, 3e-3, (0.9, 0.99))
+    optimizer = torch.optim.Adam(weights, 1e-2, (0.9, 0.99))
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         start = step * BATCH
