@@ -155,8 +155,10 @@ def test_a_network_that_is_told_the_noise_level_gets_even_steps() -> None:
     """As even as the eighth of the steps in λ, at either end, where the default's are far apart; still the default's below 15."""
     net = Gaussian(VE(), "flow").eval().requires_grad_(False)
     told, plain = (NetDenoiser(net, VE(), "flow", shape=(16,), time=time) for time in ("log_sigma", "t"))
-    spread = lambda denoise, n: (lambda h: max(h) / min(h))(  # noqa: E731
-        [b.lam - a.lam for a, b in pairwise(choose(denoise, None, None, n)[1](VE(), n)[:-1])]
+    spread = (
+        lambda denoise, n: (lambda h: max(h) / min(h))(  # noqa: E731
+            [b.lam - a.lam for a, b in pairwise(choose(denoise, None, None, n)[1](VE(), n)[:-1])]
+        )
     )
     assert spread(told, 20) < 1.5 < spread(plain, 20)
     assert choose(told, None, None, 10) == choose(plain, None, None, 10)

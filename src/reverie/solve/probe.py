@@ -134,9 +134,7 @@ def _write(model: NetDenoiser, found: Probe) -> None:
     file = _file(model)
     if file is not None:
         with suppress(RunError):  # a folder that only reads
-            files.write(
-                file[0], json.dumps({"of": file[1], "far": found.far, "rough": found.rough}, indent=1) + "\n"
-            )
+            files.write(file[0], json.dumps({"of": file[1], "far": found.far, "rough": found.rough}, indent=1) + "\n")
 
 
 @torch.no_grad()
