@@ -158,10 +158,12 @@ class Same(nn.Module):
 def test_a_network_that_is_told_the_noise_level_gets_even_steps() -> None:
     """Nearly even in λ, where the default's are long at the ends; the default's below 15."""
     told, plain = (NetDenoiser(Same().eval(), VE(), "flow", shape=(16,), time=time) for time in ("log_sigma", "t"))
+    assert probed(told).log and not probed(plain).log and not probed(told).data and probed(model(kind="x0")).data
 
-    def spread(denoise: NetDenoiser, n: int) -> float:
-        moves = [b.lam - a.lam for a, b in pairwise(choose(denoise, None, None, n)[1](VE(), n)[:-1])]
+    def spread(log: bool) -> float:
+        grid = suited(Probe(0.0, 0.0, log=log), 20, 1.0, 16)[1]
+        moves = [b.lam - a.lam for a, b in pairwise(grid(VE(), 20)[:-1])]
         return max(moves) / min(moves)
 
-    assert spread(told, 20) < 2.0 and spread(plain, 20) > 4.0
-    assert choose(told, None, None, 10) == choose(plain, None, None, 10)
+    assert spread(True) < 2.0 and spread(False) > 3.0
+    assert suited(Probe(0.0, 0.0, log=True), 10, 1.0, 16) == suited(Probe(0.0, 0.0), 10, 1.0, 16)
