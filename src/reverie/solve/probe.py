@@ -35,8 +35,8 @@ class Probe(NamedTuple):
 
     ``far`` is how fast the estimate of clean data grows towards pure noise, −d log size/dλ from λ = −2 to there: 0 where all is well, 1
     where it is the error of an estimate of ε. ``rough`` is the second difference of ε − x0 over ± 0.005 in τ = σ/(α+σ) around 0.35, over
-    its size. What is known without asking: whether the network predicts clean ``data``, so that an error of it is one of ε − x0 that grows as
-    1/σ towards the end, and whether it is told the ``log`` of the noise level, in which it then is equally rough all the way.
+    its size. What is known without asking: whether the network predicts clean ``data``, so that an error of it is one of ε − x0 that grows
+    as 1/σ towards the end, and whether it is told the ``log`` of the noise level, in which it then is equally rough all the way.
     """
 
     far: float
@@ -139,7 +139,7 @@ def _write(model: NetDenoiser, found: Probe) -> None:
 
 @torch.no_grad()
 def probe(denoise: Denoiser) -> tuple[float, float]:
-    """``far`` and ``rough`` of a :class:`Probe`: evaluate five times from four fixed noises, told the first classes if the model knows any."""
+    """``far`` and ``rough`` of a :class:`Probe`: evaluate five times from four fixed noises, told the first classes if any are known."""
     told = {name: [i % kind.classes for i in range(NOISES)] for name, kind in denoise.conditions.items()}  # pyright: ignore[reportAttributeAccessIssue]
     cond = Cond(**told).to(denoise.device) if told else None
     noise = Tape(sample_seeds(_SEED, NOISES)).draw("init", 0, denoise.shape).to(denoise.device)
