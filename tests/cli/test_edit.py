@@ -61,8 +61,12 @@ def test_a_picture_is_inverted_once_and_edited_often(reverie, digits, pictures):
         abs(read(pictures / "3.png") - read(pictures / "x.png")).mean()
         < abs(read(pictures / "8.png") - read(pictures / "x.png")).mean()
     )
-    said = reverie("edit digits c.safetensors --to 8 --method edict")
-    assert said.code == 2 and "it is by edit_friendly, the edit by edict" in said.err
+    said = reverie("edit digits c.safetensors --to 8 --method cycle")
+    assert said.code == 2 and "it is by edict, the edit by cycle" in said.err
+    assert reverie("invert digits x.png --from 3 --steps 4 --method edit_friendly").code == 0
+    assert reverie("edit digits x.safetensors --to 8 --out f.png").code == 0
+    with Image.open(pictures / "f.png") as one:
+        assert json.loads(one.text["reverie"])["settings"]["method"] == "edit_friendly"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Editing: pictures that exist, changed as told and otherwise kept. Inversions are in :mod:`reverie.edit.inversion`.
 
-code = rv.edit.invert(denoise, images, rv.Cond(label=3), "edit_friendly")
-images = rv.edit.reconstruct(denoise, code, rv.Cond(label=8), skip=18)
+code = rv.edit.invert(denoise, images, rv.Cond(label=3), "edict")
+images = rv.edit.reconstruct(denoise, code, rv.Cond(label=8), skip=10)
 """
 
 from reverie.edit import inversion
