@@ -61,9 +61,10 @@ def main(arguments: list[str]) -> None:
     off = float((reconstruct(denoise, code).to(images) - images).square().mean().sqrt())
     print(shown(out))
     print(f"comes back to within {off:.4f} rms, where black to white is 2")
-    print(
-        f"next: reverie edit {quote(str(given.run))} {quote(str(out))} --to {'LABEL' if cond is not None else 'none'}"
-    )
+    if cond is not None and "label" in cond:
+        classes = run.recipe.data.classes or ()
+        other = classes[(int(cond["label"].value) + 1) % len(classes)]
+        print(f"next: reverie edit {quote(str(given.run))} {quote(str(out))} --to {quote(other)}")
 
 
 def condition(given: str | None, flag: str, denoise: "NetDenoiser", recipe: "Recipe") -> "Cond | None":
