@@ -106,6 +106,12 @@ def test_windows_that_never_open_leave_plain_decoding():
             prompt_to_prompt(denoise, code, text(1), cross=math.inf),
         ),
         (
+            prompt_to_prompt(
+                denoise, code, text(1), cross=shut, own=shut, blend=LocalBlend((1,), (1,), start=math.inf)
+            ),
+            prompt_to_prompt(denoise, code, text(1), cross=math.inf, blend=LocalBlend((1,), (1,), start=math.inf)),
+        ),
+        (
             plug_and_play(denoise, code, text(1), until=shut, attention_until=shut),
             plug_and_play(denoise, code, text(1), until=math.inf),
         ),
