@@ -1,6 +1,7 @@
 """``reverie edit`` and ``reverie invert``: what they write and say, what stays, and what they refuse."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,19 +51,21 @@ def test_every_method_edits_inside_the_mask_alone(reverie, digits, pictures, met
 
 def test_a_picture_is_inverted_once_and_edited_often(reverie, digits, pictures):
     said = reverie("invert digits x.png --from 3 --steps 8 --out c.safetensors")
-    assert (
-        said.code == 0
-        and "comes back to within 0.0" in said.out
-        and "next: reverie edit digits c.safetensors" in said.out
-    )
+    assert said.code == 0 and "comes back to within 0.0" in said.out
+    hint = re.search(r"next: reverie (edit digits c.safetensors --to 4)\n", said.out)
+    assert hint and reverie(hint[1]).code == 0
     for to in (8, 3):
         assert reverie(f"edit digits c.safetensors --to {to} --out {to}.png").code == 0
     assert (
         abs(read(pictures / "3.png") - read(pictures / "x.png")).mean()
         < abs(read(pictures / "8.png") - read(pictures / "x.png")).mean()
     )
-    said = reverie("edit digits c.safetensors --to 8 --method edict")
-    assert said.code == 2 and "it is by edit_friendly, the edit by edict" in said.err
+    said = reverie("edit digits c.safetensors --to 8 --method cycle")
+    assert said.code == 2 and "it is by edict, the edit by cycle" in said.err
+    assert reverie("invert digits x.png --from 3 --steps 4 --method edit_friendly").code == 0
+    assert reverie("edit digits x.safetensors --to 8 --out f.png").code == 0
+    with Image.open(pictures / "f.png") as one:
+        assert json.loads(one.text["reverie"])["settings"]["method"] == "edit_friendly"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from reverie.edit.dragon import Regions
 from reverie.edit.pix2pix_zero import Watcher, nearer
 from reverie.edit.prompt_to_prompt import Control
 from reverie.edit.words import same
+from reverie.guide import sds
 from reverie.nets import taps
 from reverie.solve import DDIM, DDPM, grids, sample
 
@@ -106,6 +107,12 @@ def test_windows_that_never_open_leave_plain_decoding():
             prompt_to_prompt(denoise, code, text(1), cross=math.inf),
         ),
         (
+            prompt_to_prompt(
+                denoise, code, text(1), cross=shut, own=shut, blend=LocalBlend((1,), (1,), start=math.inf)
+            ),
+            prompt_to_prompt(denoise, code, text(1), cross=math.inf, blend=LocalBlend((1,), (1,), start=math.inf)),
+        ),
+        (
             plug_and_play(denoise, code, text(1), until=shut, attention_until=shut),
             plug_and_play(denoise, code, text(1), until=math.inf),
         ),
@@ -117,25 +124,20 @@ def test_windows_that_never_open_leave_plain_decoding():
 
 
 def test_the_features_of_plug_and_play_are_the_sources():
+    """Seen where the next block takes them."""
     denoise = random_unet()
-    code, seen = inverted(denoise), []
-
-    def look(value: Tensor, at: taps.At) -> Tensor:
-        seen.append(at.split(value))
-        return value
-
-    site = "up.0.1"
+    code = inverted(denoise)
     for until in (math.inf, -math.inf):
-        plug_and_play(taps.replace(denoise, {site: look}), code, text(1), until=until, attention_until=-math.inf)
-    # taps nearer to the network act first: what was there before is what the branches had of their own
-    assert all(set(parts) == {SOURCE, EDIT} for parts in seen)
-    changed = taps.replace(
-        denoise, {site: lambda value, at: at.join(dict.fromkeys(at.branches, at.split(value)[SOURCE]))}
-    )
-    outer = taps.record(Branched(changed, (SOURCE, EDIT)), [site])
-    x = torch.cat([code.code, code.code])
-    after = outer(x, code.points[0], joined({SOURCE: text(0), EDIT: text(1)}, 1)).features
-    assert torch.equal(*after[site].chunk(2)) and not torch.equal(seen[0][SOURCE], seen[0][EDIT])
+        seen: list[bool] = []
+
+        def look(value: Tensor, at: taps.At, seen=seen) -> Tensor:
+            parts = at.split(value)
+            seen.append(torch.equal(parts[SOURCE], parts[EDIT]))
+            return value
+
+        watched = taps.replace(denoise, {"up.0.2.in": look})
+        plug_and_play(watched, code, text(1), until=until, attention_until=-math.inf)
+        assert len(seen) == 4 and all(same == (until > 0) for same in seen)
 
 
 def test_masactrl_with_masks_looks_the_object_up_in_the_object():
@@ -213,10 +215,10 @@ def test_words_are_aligned():
         words("a red heart")
 
 
-def gaussians(labels=(0, 1)) -> GaussianMixture:
+def gaussians() -> GaussianMixture:
     """Two classes N(∓1, .3²)."""
     means = torch.tensor([[-1.0], [1.0]], dtype=F64)
-    return GaussianMixture(torch.ones(2, dtype=F64), means, 0.09 * torch.eye(1, dtype=F64).repeat(2, 1, 1), labels)
+    return GaussianMixture(torch.ones(2, dtype=F64), means, 0.09 * torch.eye(1, dtype=F64).repeat(2, 1, 1), [0, 1])
 
 
 def test_the_delta_score_has_no_noise_where_the_score_has():
@@ -229,10 +231,11 @@ def test_the_delta_score_has_no_noise_where_the_score_has():
     variance = point.alpha**2 * 0.09 + point.sigma**2
     assert torch.allclose(found, torch.full_like(z, -point.sigma * point.alpha * 2.0 / variance))
     assert float(direction(denoise, z, z, Cond(label=0), Cond(label=0), **level).abs().max()) == 0.0
-    # against the model's noise in place of the source's estimate: the same mean, and a spread
-    one = gaussians((0, 0)).denoiser(VP())  # the source told as the wrong thing
-    assert float(direction(denoise, z, z + torch.randn_like(z), Cond(label=0), Cond(label=1), **level).std()) > 0.1
-    assert one.conditions
+    x, t = z.clone().requires_grad_(), VP().t_of_lam(0.0)
+    loss = sds(denoise, x, Cond(label=1), times=(t, t), weight=lambda point: 1.0, seed=3)
+    (noisy,) = torch.autograd.grad(loss.sum(), x)
+    assert float(noisy.std()) > 0.05
+    assert abs(float(noisy.mean() - found.mean())) < 4.0 * float(noisy.std()) / 20.0
 
 
 def test_dds_moves_a_class_to_the_other_and_leaves_equal_prompts_alone():

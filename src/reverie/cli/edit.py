@@ -34,8 +34,8 @@ class Arguments(Placing):
         picture: the picture, or a file of reverie invert.
         source: what the picture shows: a class by number or name, or a text; none without.
         target: what it is to become.
-        method: edit_friendly is the usual choice; cycle, dds, edict, fixed_point, masactrl, masked, negative_prompt, null_text, ode, p2p,
-            pix2pix_zero, plug_and_play or sdedit.
+        method: edict without, or that of the inversion; cycle, dds, edit_friendly, fixed_point, masactrl, masked, negative_prompt,
+            null_text, ode, p2p, pix2pix_zero, plug_and_play or sdedit.
         mask: a picture of the same size, white where the picture may change; elsewhere every pixel stays.
         drag: in place of a method, y,x:y,x moves what is at the first place to the second, in pixels of the model.
         steps: of the solver.
@@ -49,7 +49,7 @@ class Arguments(Placing):
     picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
     source: Annotated[str | None, tyro.conf.arg(name="from")] = None
     target: Annotated[str | None, tyro.conf.arg(name="to")] = None
-    method: str = "edit_friendly"
+    method: str | None = None
     mask: Path | None = None
     drag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     steps: Annotated[int, STEPS] = 50
@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from reverie.edit import Inversion, edit
+    from reverie.edit.methods import USUAL
     from reverie.learn import grid
     from reverie.recipes.drawn import chunks
     from reverie.recipes.sources import known, picture
@@ -91,7 +92,8 @@ def main(arguments: list[str]) -> None:
             done.images,
             f"{done.evaluations:.0f} evaluations and {done.backwards:.0f} backward passes a picture",
         )
-    settings = {"from": given.source, "to": given.target, "method": "drag" if given.drag else given.method}
+    method = "drag" if given.drag else given.method or (images.method if isinstance(images, Inversion) else USUAL)
+    settings = {"from": given.source, "to": given.target, "method": method}
     settings |= {name: getattr(given, name) for name in ("steps", "scale", "start")}
     text = chunks(run, flags(given), settings, given.seed, verb="edit")
     print(*map(shown, write(edited[0], given.out, text=lambda i: text)), sep="\n")

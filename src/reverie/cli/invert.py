@@ -28,7 +28,7 @@ class Arguments(Placing):
         run: folder of a run, or of one of its checkpoints.
         picture: the picture.
         source: what it shows: a class by number or name, or a text; none without.
-        method: edit_friendly is the usual choice; cycle, edict, fixed_point, negative_prompt, null_text or ode.
+        method: edict is the usual choice; cycle, edit_friendly, fixed_point, negative_prompt, null_text or ode.
         steps: of the solver.
         scale: of guidance that edits decode with; that of the recipe without.
         out: the file, NAME.safetensors beside the picture without.
@@ -37,7 +37,7 @@ class Arguments(Placing):
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]
     source: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    method: str = "edit_friendly"
+    method: str = "edict"
     steps: Annotated[int, STEPS] = 50
     scale: float | None = None
     out: Path | None = None
@@ -61,9 +61,10 @@ def main(arguments: list[str]) -> None:
     off = float((reconstruct(denoise, code).to(images) - images).square().mean().sqrt())
     print(shown(out))
     print(f"comes back to within {off:.4f} rms, where black to white is 2")
-    print(
-        f"next: reverie edit {quote(str(given.run))} {quote(str(out))} --to {'LABEL' if cond is not None else 'none'}"
-    )
+    if cond is not None and "label" in cond:
+        classes = run.recipe.data.classes or ()
+        other = classes[(int(cond["label"].value) + 1) % len(classes)]
+        print(f"next: reverie edit {quote(str(given.run))} {quote(str(out))} --to {quote(other)}")
 
 
 def condition(given: str | None, flag: str, denoise: "NetDenoiser", recipe: "Recipe") -> "Cond | None":

@@ -1,7 +1,9 @@
-"""Editing: pictures that exist, changed as told and otherwise kept. Inversions are in :mod:`reverie.edit.inversion`.
+"""Editing: pictures that exist, changed as told and otherwise kept.
 
-code = rv.edit.invert(denoise, images, rv.Cond(label=3), "edit_friendly")
-images = rv.edit.reconstruct(denoise, code, rv.Cond(label=8), skip=18)
+    code = rv.edit.invert(denoise, images, rv.Cond(label=3), "edict")
+    images = rv.edit.reconstruct(denoise, code, rv.Cond(label=8), skip=10)
+
+Inversions are in :mod:`reverie.edit.inversion`; :func:`~reverie.edit.methods.edit` is any method by its name.
 """
 
 from reverie.edit import inversion

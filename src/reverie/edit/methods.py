@@ -33,6 +33,8 @@ INVERTED = {
 """The methods that edit an inversion, and by which one."""
 SKIPPED = {"edit_friendly": 0.36, "edict": 0.2}
 """The part of the moves that is left out, in their papers."""
+USUAL = "edict"
+"""What edits where nobody says how: on digits it becomes the class and keeps the rest (the figure of the docs)."""
 METHODS = tuple(sorted([*INVERTED, "dds", "masked", "sdedit"]))
 
 
@@ -48,7 +50,7 @@ def invert(
     denoise: Denoiser,
     images: Tensor,
     cond: Cond | None = None,
-    method: str = "edit_friendly",
+    method: str = USUAL,
     *,
     steps: int = 50,
     scale: float | None = None,
@@ -87,7 +89,7 @@ def edit(
     images: Tensor | Inversion,
     source: Cond | None = None,
     target: Cond | None = None,
-    method: str = "edit_friendly",
+    method: str | None = None,
     *,
     mask: Tensor | None = None,
     alignment: Alignment | None = None,
@@ -103,7 +105,7 @@ def edit(
         images: (n, C, H, W) in [−1, 1], or an inversion of them.
         source: what the pictures are; None without.
         target: what they are to become.
-        method: one of :data:`METHODS`.
+        method: one of :data:`METHODS`; by default that of the inversion, if it is one, else :data:`USUAL`.
         mask: true or 1 where the picture may change; outside of it the pixels stay, bit for bit.
         alignment: of the words, for p2p.
         steps: of the solver.
@@ -114,11 +116,12 @@ def edit(
     Raises:
         InputError: for an unknown method, or as the method says.
     """
+    code = images if isinstance(images, Inversion) else None
+    method = (USUAL if code is None else code.method) if method is None else method
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if method == "masked" and mask is None:
         raise InputError("masked edits inside a mask: give one, white where the picture may change")
-    code = images if isinstance(images, Inversion) else None
     given = code.images if code is not None else images
     assert isinstance(given, Tensor)
     if not finite(given):

@@ -92,9 +92,9 @@ class Control:
     def given(self, source: Tensor, edit: Tensor, at: taps.AttentionAt, cross: bool, own: bool) -> Tensor:
         """The maps (n, heads, N, M) that the edit is given."""
         if at.cross:
-            return self._words(source, edit)
+            return self._words(source, edit) if cross else edit
         if not at.streams:
-            return source
+            return source if own else edit
         n, edit = at.streams[0], edit.clone()  # places attend to places and to words at once
         if cross:
             edit[:, :, :n, n:] = self._words(source[:, :, :n, n:], edit[:, :, :n, n:])
