@@ -23,8 +23,8 @@ DEFAULT = "progressive"
 class Arguments:
     """Distil a diffusion model into one that draws in one step or a few. The result is a run like any other: the same command resumes it.
 
-    --method NAME chooses how (progressive without); its own settings are flags, and so is any key of a recipe. --steps N (--sample.steps) is how
-    many evaluations the student is made for and drawn with. What is not given is as in the run, its training too.
+    --method NAME chooses how (progressive without); its own settings are flags, and so is any key of a recipe. --steps N (--sample.steps)
+    is how many evaluations the student is made for and drawn with. What is not given is as in the run, its training too.
 
     Attributes:
         run: folder of the run of the teacher, a diffusion model; it comes first.

@@ -77,10 +77,9 @@ def prepare_space(config: SpaceConfig, given: Given) -> None:
 
 def _trained_space(config: SpaceConfig, given: Given) -> Latent:
     """One that is trained in a folder of the run."""
-    task = tokenizer(config, given)
-    learn_space(
-        task, given.data, config.images, inside(given.folder, SPACE), given.seed, given.device, batch=config.batch
-    )
+    task, folder = tokenizer(config, given), inside(given.folder, SPACE)
+    batch, warmup = config.batch, min(3_200, config.images // 10)
+    learn_space(task, given.data, config.images, folder, given.seed, given.device, batch=batch, warmup=warmup)
     return task.space
 
 
@@ -92,7 +91,15 @@ def tokenizer(config: SpaceConfig, given: Given) -> Tokenizing:
 
 
 def learn_space(
-    task: Tokenizing, data: Dataset, images: int, folder: Path, seed: int, device: str = "auto", *, batch: int = 64
+    task: Tokenizing,
+    data: Dataset,
+    images: int,
+    folder: Path,
+    seed: int,
+    device: str = "auto",
+    *,
+    batch: int = 64,
+    warmup: int = 3_200,
 ) -> None:
     """Train a space on so many images, or go on with it.
 
@@ -104,7 +111,7 @@ def learn_space(
         batch=batch,
         lr=3e-3,
         weight_decay=0.0,
-        warmup=min(3_200, images // 10),
+        warmup=min(warmup, images),
         log_every=max(1, images // 50),
         validate_every=images,
         sample_every=images,
