@@ -193,6 +193,18 @@ def test_the_diagonal_lstm_misses_the_last_pixel_of_the_row_before():
     assert sees_all(seen.reshape(30, 30))
 
 
+@pytest.mark.parametrize(("cycle", "rows"), [(1, 11), (3, 19)])
+def test_dilated_layers_see_further(cycle: int, rows: int):
+    spec = DataSpec((1, 24, 3), {"label": Label(2)}, ("a", "b"), "made")
+    net = PixelCNNConfig(width=4, cycle=cycle, levels=4).build(spec, 0).net.double()
+    x = (
+        torch.rand(1, 1, 24, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ).requires_grad_()
+    net(x, Cond(label=1))[..., 23, 1].square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad.abs().sum((0, 1, 3)) > 0.0).nonzero()[:, 0].tolist() == list(range(23 - rows, 24))
+
+
 class Naive(nn.Module):
     """One stack of masked convolutions of 3x3, as the first PixelCNN had."""
 

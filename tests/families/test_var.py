@@ -41,6 +41,7 @@ def model() -> VAR:
             p.add_(0.3 * torch.randn_like(p))
         model.space.codebook.codes.normal_()
         model.space.smooth.weight.normal_(std=0.1)
+    model.net.eval()
     return model
 
 

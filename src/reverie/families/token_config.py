@@ -202,17 +202,25 @@ class ScaledSample:
 
     Attributes:
         scale: of guidance towards the label at the finest scale, 1 at the coarsest; 1 is the model as it is.
+        temperature: divides the logits; below 1 the likely is drawn more often than the model says.
     """
 
     scale: float = 2.0
+    temperature: Annotated[float, Bound(gt=0)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class VARConfig(OnTokens):
-    """Next-scale prediction: a multi-scale VQ-VAE, and a transformer that draws its tokens coarse to fine (Tian et al. 2024)."""
+    """Next-scale prediction: a multi-scale VQ-VAE, and a transformer that draws its tokens coarse to fine (Tian et al. 2024).
+
+    Attributes:
+        dropout: in the blocks.
+    """
 
     name: ClassVar[str] = "var"
     Sample: ClassVar[type] = ScaledSample
+
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.1
 
     space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="multiscale-vq", dims=8))
 

@@ -26,9 +26,9 @@ V = TypeVar("V", bound=VQ)
 class Block(nn.Module):
     """One layer; ``mask`` (L, L) bool says which token (row) sees which, all do without."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.norm, self.norm_after = plain_norm(width), plain_norm(width)
         self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
         self.feed = FeedForward(width, 4 * width)
@@ -39,8 +39,11 @@ class Block(nn.Module):
         h = self.qkv(modulate(self.norm(x), shift, scale)).unflatten(-1, (3, self.heads, -1))
         q, k, v = h.permute(2, 0, 3, 1, 4).unbind(0)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + gate * self.out(seen.transpose(1, 2).flatten(2))
-        return x + gate_after * self.feed(modulate(self.norm_after(x), shift_after, scale_after))
+        x = x + gate * self._kept(self.out(seen.transpose(1, 2).flatten(2)))
+        return x + gate_after * self._kept(self.feed(modulate(self.norm_after(x), shift_after, scale_after)))
+
+    def _kept(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
 
 
 class TokenNet(nn.Module):
@@ -51,19 +54,22 @@ class TokenNet(nn.Module):
         length: L at most; every place has a learned position.
         classes: 0 for none; besides, there is a null class for guidance.
         width, depth, heads: of the transformer.
+        dropout: of what each half of a block adds.
 
     Raises:
         InputError: when the heads do not divide the width.
     """
 
-    def __init__(self, codes: int, length: int, classes: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, codes: int, length: int, classes: int, width: int, depth: int, heads: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if width % heads:
             raise InputError(f"{heads} heads do not divide the width {width}: choose a divisor of it")
         self.null = classes
         self.conditioning = nn.Embedding(classes + 1, width)
         self.embed = nn.ModuleDict({"place": nn.Embedding(length, width)})
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm, self.modulation = plain_norm(width), zeroed(Linear(width, 2 * width))
         self.out = Linear(width, codes)
         for outer in (self.conditioning, self.embed["place"], self.out):

@@ -36,15 +36,23 @@ class ScaleNet(TokenNet):
     Args:
         dims: numbers of a code.
         sizes: how many tokens each scale has.
-        codes, classes, width, depth, heads: as of :class:`~reverie.families.token_net.TokenNet`.
+        codes, classes, width, depth, heads, dropout: as of :class:`~reverie.families.token_net.TokenNet`.
     """
 
     scale: Tensor
 
     def __init__(
-        self, dims: int, sizes: list[int], codes: int, classes: int, width: int, depth: int, heads: int
+        self,
+        dims: int,
+        sizes: list[int],
+        codes: int,
+        classes: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(codes, sum(sizes), classes, width, depth, heads)
+        super().__init__(codes, sum(sizes), classes, width, depth, heads, dropout)
         self.embed["start"], self.embed["before"] = nn.Embedding(classes + 1, width), nn.Linear(dims, width)
         self.register_buffer("scale", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), persistent=False)
 
@@ -113,7 +121,7 @@ class VAR(Generator):
             assert label is not None
             tokens = torch.empty(count, 0, dtype=torch.int64, device=label.device)
             for k, (h, w) in enumerate(self.scales):
-                found = categorical(self.logits(tokens, label), tape.draw("token", k, (h * w,)))
+                found = categorical(self.logits(tokens, label) / self.how.temperature, tape.draw("token", k, (h * w,)))
                 tokens = torch.cat([tokens, found], 1)
                 if on_step is not None:
                     on_step(Frame(count, k + 1, len(self.scales), lambda tokens=tokens: self.pictures(tokens)))
@@ -175,6 +183,7 @@ def build(config: VARConfig, spec: DataSpec, seed: int, folder: Path | None) -> 
     sizes = [h * w for h, w in space.scales(*space.code_shape(spec.shape)[1:])]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ScaleNet(space.dims, sizes, space.codes, classes, config.width, config.depth, config.heads)
+        sides = (config.width, config.depth, config.heads, config.dropout)
+        net = ScaleNet(space.dims, sizes, space.codes, classes, *sides)
     conditions = {name: spec.conditions[name] for name in ("label",) if classes}
     return VAR(net, space, spec.shape, conditions, config.Sample(), config.unlabelled or not classes)
