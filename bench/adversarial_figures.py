@@ -27,7 +27,11 @@ def save(pictures: torch.Tensor, columns: int, name: str) -> None:
 
 def drawn(models: list[GAN]) -> None:
     """Two rows of each model, a digit a class."""
-    save(torch.cat([rv.sample(model, cond=DIGITS, seed=seed) for model in models for seed in (0, 1)]), 10, "adversarial.png")
+    save(
+        torch.cat([rv.sample(model, cond=DIGITS, seed=seed) for model in models for seed in (0, 1)]),
+        10,
+        "adversarial.png",
+    )
 
 
 def between(round_: GAN, straight: StyleGAN) -> None:

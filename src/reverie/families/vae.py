@@ -66,7 +66,9 @@ class Net(nn.Module):
 
     def encode(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x,y), both (B, dims)."""
-        mean, log_variance = self.towards(self._told(F.silu(self.encoder(F.pixel_unshuffle(x, self.fold))).flatten(1), label)).chunk(2, dim=1)
+        mean, log_variance = self.towards(
+            self._told(F.silu(self.encoder(F.pixel_unshuffle(x, self.fold))).flatten(1), label)
+        ).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, z: Tensor, label: Tensor | None) -> Tensor:
