@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import reverie as rv
 from reverie.core.batch import Batch, DataSpec
@@ -13,6 +14,7 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
 from reverie.families import interpolate, mix
+from reverie.families.dcgan import Normalise
 from reverie.families.gan import GAN, Duel, Painter, critic_loss, generator_loss
 from reverie.families.gan_config import (
     AdversarialConfig,
@@ -302,3 +304,16 @@ def test_the_mean_style_follows_its_class():
     torch.testing.assert_close(net.centre[0], 0.995 + 0.005 * w[[0, 1, 3]].mean(0))
     torch.testing.assert_close(net.centre[2], 0.995 + 0.005 * w[2])
     assert net.centre[1].eq(1.0).all()
+
+
+def test_a_dcgan_is_told_the_class_as_scale_and_shift_of_what_is_normalised():
+    torch.manual_seed(0)
+    x, label = torch.randn(6, 4, 3, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    told = Normalise(4, 3)
+    h = F.batch_norm(x, None, None, told.batch.weight, told.batch.bias, training=True)
+    scale, shift = told.classes.weight[label].chunk(2, dim=1)
+    expected = h + h * scale[:, :, None, None] + shift[:, :, None, None]
+    torch.testing.assert_close(told(x, label), expected)
+    assert not torch.allclose(told(x, label.roll(1)), expected, atol=0.1)  # of other classes
+    blind = Normalise(4, 0)
+    torch.testing.assert_close(blind(x, None), h)

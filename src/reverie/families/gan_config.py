@@ -76,6 +76,7 @@ class DCGANConfig(AdversarialConfig):
     name: ClassVar[str] = "dcgan"
 
     width: Size = 32
+    gamma: Weight = 1.0
     every: Every = 4
     loss: Literal["minimax", "non-saturating"] = "non-saturating"
 

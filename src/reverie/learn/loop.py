@@ -257,7 +257,9 @@ class _Trainer:
             sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in scaled.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
         stop, sums = self.runtime.add_up(trained, sums, interrupted.heard)
-        norm = nn.utils.clip_grad_norm_(trained, side.clip or math.inf)
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if side.clip:
+            nn.utils.clip_grads_with_norm_(trained, side.clip, norm)
         for s in moved:
             s.step()
         self.tally.add(Turn(name, number, now, rate, sums, values, norm))
