@@ -7,7 +7,6 @@ No step waits for the device: losses and norms stay where they are computed unti
 (or after a second), and always before weights are used or saved.
 """
 
-import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
