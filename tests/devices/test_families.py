@@ -35,7 +35,7 @@ def family(name: str) -> tuple[Any, Any]:
             MaskedSample(scale=2.0, steps=3),
         ),
         "var": (
-            VARConfig(**net, dropout=0.0, space=SpaceConfig(**{**vars(SPACE), "name": "multiscale-vq"})),
+            VARConfig(**net, space=SpaceConfig(**{**vars(SPACE), "name": "multiscale-vq"})),
             ScaledSample(scale=2.0),
         ),
     }[name]

@@ -238,7 +238,7 @@ class TileConfig(AutoregressiveConfig):
         width: features of a token.
         depth: blocks.
         heads: of attention, a divisor of the width.
-        dropout: in the blocks: a few thousand pictures are few for a transformer.
+        dropout: in the blocks.
     """
 
     name: ClassVar[str] = "tile"
@@ -251,7 +251,7 @@ class TileConfig(AutoregressiveConfig):
     width: Size = 128
     depth: Size = 4
     heads: Size = 4
-    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.0
 
     def check(self, spec: DataSpec, sample: ChoiceConfig) -> None:
         from reverie.core.errors import InputError

@@ -89,7 +89,7 @@ class PixelCNN(CausalNet):
         logits = self(value(levels, self.choices, self.out.weight.dtype), cond)
         logits, levels = logits.permute(0, 3, 4, 1, 2), levels.permute(0, 2, 3, 1)
         surprise = F.cross_entropy(logits.flatten(0, 3), levels.flatten(), reduction="none")
-        return -surprise.unflatten(0, levels.shape)
+        return -surprise.unflatten(0, levels.shape).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, cond: Cond | None) -> Tensor:
         """Pictures (B, C, H, W) in [−1, 1] -> logits (B, C, choices, H, W) of each sub-pixel after those before it."""

@@ -220,7 +220,7 @@ class VARConfig(OnTokens):
     name: ClassVar[str] = "var"
     Sample: ClassVar[type] = ScaledSample
 
-    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.0
 
     space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="multiscale-vq", dims=8))
 
