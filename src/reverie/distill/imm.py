@@ -83,8 +83,8 @@ class IMM(Mapping):
 
 
 def kernel(x: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
-    """``exp(−w̃·‖x − y‖/D)`` between all rows, (B, D) twice and w̃ (B,) -> (B, B)."""
-    distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    """``exp(−w̃·‖x − y‖/D)`` between all rows, (B, D) twice and w̃ (B,) -> (B, B), round where two are one."""
+    distance = (torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square() + 1e-12).sqrt()
     return torch.exp(-inverse[:, None] * distance / x.shape[1])
 
 
