@@ -72,24 +72,20 @@ class IMM(Mapping):
         return {"imm": weight * self.discrepancy(far, near, 1.0 / length, labels(cond))}
 
     def discrepancy(self, far: Tensor, near: Tensor, inverse: Tensor, label: Tensor | None) -> Tensor:
-        """The squared discrepancy of each group, given to each of its samples: (B, …) twice and (B,) -> (B,)."""
-        parts = []
-        for rows in torch.arange(len(far), device=far.device).split(self.group):
-            x, y = far[rows].flatten(1), near[rows].flatten(1)
-            same = (
-                torch.ones(len(rows), len(rows), device=x.device) if label is None else label[rows, None] == label[rows]
-            )
-            k = (
-                kernel(x, x, inverse[rows[0]]) + kernel(y, y, inverse[rows[0]]) - 2.0 * kernel(x, y, inverse[rows[0]])
-            ) * same
-            parts.append((k.sum() / same.sum()).expand(len(rows)))
-        return torch.cat(parts)
+        """Each sample's share of the squared discrepancy of its group, (B, …) twice and (B,) -> (B,)."""
+        x, y = far.flatten(1), near.flatten(1)
+        group = torch.arange(len(x), device=x.device) // self.group
+        same = group[:, None] == group
+        if label is not None:
+            same = same & (label[:, None] == label)
+        each = kernel(x, x, inverse) + kernel(y, y, inverse) - 2.0 * kernel(x, y, inverse)
+        return (each * same).sum(1) / same.sum(1)
 
 
 def kernel(x: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
-    """``exp(−w̃·‖x − y‖/D)`` between all rows, (M, D) and (N, D) -> (M, N), without a slope where they are one."""
-    distance = ((x[:, None] - y).square().sum(-1) + 1e-12).sqrt()
-    return torch.exp(-inverse * distance / x.shape[1])
+    """``exp(−w̃·‖x − y‖/D)`` between all rows, (B, D) twice and w̃ (B,) -> (B, B), round where two are one."""
+    distance = (torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square() + 1e-12).sqrt()
+    return torch.exp(-inverse[:, None] * distance / x.shape[1])
 
 
 def labels(cond: Cond | None) -> Tensor | None:
