@@ -34,7 +34,7 @@ class ADD(Adversarial):
     """See the module.
 
     Args:
-        model, steps, grid, looks, critic, r1, held_out: as of :class:`~reverie.distill.adversarial.Adversarial`.
+        model, steps, grid, looks, critic, critic_lr, r1, held_out: as of :class:`~reverie.distill.adversarial.Adversarial`.
         weight: λ, of the agreement with the teacher.
     """
 
@@ -46,11 +46,12 @@ class ADD(Adversarial):
         *,
         looks: Looks,
         critic: Critic,
+        critic_lr: float | None = None,
         r1: float = 0.0,
         weight: float = 2.5,
         held_out: Dataset | None = None,
     ) -> None:
-        super().__init__(model, steps, grid, looks=looks, critic=critic, r1=r1, held_out=held_out)
+        super().__init__(model, steps, grid, looks=looks, critic=critic, critic_lr=critic_lr, r1=r1, held_out=held_out)
         self.weight = weight
 
     def further(self, x: Tensor, batch: Batch, rng: Draws) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset
 from reverie.core.draws import Draws
-from reverie.core.task import Moment, Player
+from reverie.core.task import Moment, Optim, Player
 from reverie.core.tensors import combine
 from reverie.distill.matching import Critic, Matching, picked
 from reverie.distill.student import Student
@@ -28,6 +28,7 @@ class Adversarial(Matching):
         steps, grid: that it is made for.
         looks: the features.
         critic: heads on them.
+        critic_lr: learning rate of the critic; the recipe's without.
         r1: weight of the penalty on the heads' slope at features of data.
         held_out: data to show beside samples.
     """
@@ -40,12 +41,14 @@ class Adversarial(Matching):
         *,
         looks: Looks,
         critic: Critic,
+        critic_lr: float | None = None,
         r1: float = 0.0,
         held_out: Dataset | None = None,
     ) -> None:
         super().__init__(model, steps, grid, held_out=held_out)
         self.looks, self.critic, self.r1 = looks, critic, r1
-        self.players = {"critic": Player(critic, average=False), **self.players}
+        moves = Optim(optimizer="adamw", lr=critic_lr, betas=(0.0, 0.99))
+        self.players = {"critic": Player(critic, optim=moves, average=False), **self.players}
 
     def starts(self, rng: Draws, progress: Moment) -> Tensor:
         """The point of the grid (B,) that each sample starts from: all alike."""

@@ -36,6 +36,7 @@ class LADD(Adversarial):
         model: the student.
         steps, grid: that it is made for.
         sites: of the teacher's features; after each block with attention without.
+        critic_lr: learning rate of the critic; the recipe's without.
         r1: weight of the penalty on the heads' slope at features of data.
         held_out: data to show beside samples.
     """
@@ -47,12 +48,15 @@ class LADD(Adversarial):
         grid: str = "time",
         *,
         sites: Sequence[str] | None = None,
+        critic_lr: float | None = None,
         r1: float = 0.0,
         held_out: Dataset | None = None,
     ) -> None:
         sites = attending(model.teacher) if sites is None else sites  # pyright: ignore[reportArgumentType]
         critic = Critic(shapes(model.teacher, sites), classes_of(model.teacher))  # pyright: ignore[reportArgumentType]
-        super().__init__(model, steps, grid, looks=self.inside, critic=critic, r1=r1, held_out=held_out)
+        super().__init__(
+            model, steps, grid, looks=self.inside, critic=critic, critic_lr=critic_lr, r1=r1, held_out=held_out
+        )
         self.levels, self.recorded = (
             LogNormalSigma(model.schedule, 1.0, 1.0),
             taps.record(model.teacher, sites, stop=True),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reverie.distill.moments import Moments
     from reverie.distill.progressive import Progressive
     from reverie.distill.student import Student
+    from reverie.learn.config import TrainConfig
     from reverie.solve import Sampler
 
 Weight = Annotated[float, Bound(ge=0)]
@@ -183,20 +184,34 @@ class DMD2Config(MatchingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ADDConfig(MatchingConfig):
+class CriticConfig(MatchingConfig):
+    """What ADD and LADD choose. The student moves at a tenth of the teacher's rate, so that the critic can follow.
+
+    Attributes:
+        critic_lr: learning rate of the critic.
+        r1: weight of the penalty on the critic's slope at features of data.
+    """
+
+    critic_lr: Rate = 1e-3
+    r1: Weight = 1e-5
+
+    def training(self, taught: TrainConfig) -> TrainConfig:
+        return replace(taught, lr=0.1 * taught.lr, adam_lr=0.1 * taught.adam_lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ADDConfig(CriticConfig):
     """Adversarial diffusion distillation: the student fools a critic and agrees with its teacher (Sauer et al. 2024).
 
     Attributes:
         looks: whose features the critic sees: the teacher's own, or those of EfficientNet-Lite0.
         weight: of the agreement with the teacher.
-        r1: weight of the penalty on the critic's slope at features of data.
     """
 
     name: ClassVar[str] = "add"
 
     looks: Literal["teacher", "efficientnet"] = "teacher"
     weight: Weight = 2.5
-    r1: Weight = 1e-5
 
     def method(self, model: Student, held_out: Dataset, sample: LeapConfig) -> ADD:
         from reverie.distill import add
@@ -209,25 +224,28 @@ class ADDConfig(MatchingConfig):
             looks, seen = add.General(model.space), {"features": (1280,)}
         critic = Critic(seen, classes_of(model.teacher))
         how = (sample.steps, sample.grid or "time")
-        return add.ADD(model, *how, looks=looks, critic=critic, r1=self.r1, weight=self.weight, held_out=held_out)
+        return add.ADD(
+            model,
+            *how,
+            looks=looks,
+            critic=critic,
+            critic_lr=self.critic_lr,
+            r1=self.r1,
+            weight=self.weight,
+            held_out=held_out,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LADDConfig(MatchingConfig):
-    """Latent adversarial diffusion distillation: the critic looks at features of the teacher, at all levels of noise (Sauer et al. 2024).
-
-    Attributes:
-        r1: weight of the penalty on the critic's slope at features of data.
-    """
+class LADDConfig(CriticConfig):
+    """Latent adversarial diffusion distillation: a critic of the teacher's features at all levels of noise (Sauer et al. 2024)."""
 
     name: ClassVar[str] = "ladd"
-
-    r1: Weight = 1e-5
 
     def method(self, model: Student, held_out: Dataset, sample: LeapConfig) -> LADD:
         from reverie.distill.ladd import LADD
 
-        return LADD(model, sample.steps, sample.grid or "time", r1=self.r1, held_out=held_out)
+        return LADD(model, sample.steps, sample.grid or "time", critic_lr=self.critic_lr, r1=self.r1, held_out=held_out)
 
 
 @dataclass(frozen=True, kw_only=True)
