@@ -1,11 +1,13 @@
 """Forward derivatives of whole students: through the prior, and in two processes whose gradients must add up."""
 
 import copy
-import multiprocessing
 import os
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from reverie.learn.runtime import Runtime
 from reverie.nets.prior import Prior
 
 COND = Cond(label=[0, 1, 2, 1])
+KINDS = {"meanflow": (MeanFlow, MeanFlowConfig(apart=1.0)), "tvm": (TVM, TVMConfig())}
 
 
 def told(path=None, dtype=torch.float64) -> Student:
@@ -80,31 +83,39 @@ def gradient(kind, config, runtime: Runtime, add_up: bool) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
 
 
-def share(kind, config, rank: int, port: int, add_up: bool, queue) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+def share(rank: int, port: str, folder: Path) -> None:
+    """What one of two processes finds, kept in a folder."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo")
     runtime = Runtime(torch.device("cpu"), rank=rank, world=2)
     with runtime.joined():
-        queue.put((rank, gradient(kind, config, runtime, add_up).numpy()))
+        for name, (kind, config) in KINDS.items():
+            for add_up in (True, False):
+                np.save(folder / f"{name}-{add_up}-{rank}.npy", gradient(kind, config, runtime, add_up).numpy())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes that are forked")
-@pytest.mark.parametrize("add_up", [True, False])
-@pytest.mark.parametrize(
-    ("kind", "config"), [(MeanFlow, MeanFlowConfig(apart=1.0)), (TVM, TVMConfig())], ids=["meanflow", "tvm"]
-)
-def test_the_gradients_of_two_processes_are_those_of_one(kind, config, add_up):
-    """Of the tangent too, which TVM differentiates; each for itself they are not."""
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory) -> Path:
+    """The folder in which two processes have kept their gradients."""
+    folder = tmp_path_factory.mktemp("shares")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [context.Process(target=share, args=(kind, config, rank, port, add_up, queue)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    found = dict(queue.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(10)
-    whole = gradient(kind, config, Runtime(torch.device("cpu")), False)
-    errors = [float((torch.from_numpy(found[rank]) - whole).norm() / whole.norm()) for rank in (0, 1)]
+    command = [sys.executable, __file__, str(port), str(folder)]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo is told the name of the interface")
+@pytest.mark.parametrize("add_up", [True, False])
+@pytest.mark.parametrize("name", KINDS)
+def test_the_gradients_of_two_processes_are_those_of_one(shares, name, add_up):
+    """Of the tangent too, which TVM differentiates; each for itself they are not."""
+    whole = gradient(*KINDS[name], Runtime(torch.device("cpu")), False)
+    found = [torch.from_numpy(np.load(shares / f"{name}-{add_up}-{rank}.npy")) for rank in (0, 1)]
+    errors = [float((each - whole).norm() / whole.norm()) for each in found]
     assert all(e < 1e-4 for e in errors) if add_up else all(e > 0.1 for e in errors)
+
+
+if __name__ == "__main__":
+    share(int(sys.argv[3]), sys.argv[1], Path(sys.argv[2]))

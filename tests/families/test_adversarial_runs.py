@@ -84,7 +84,7 @@ def test_the_recipes_are_there_and_the_one_to_begin_with_is_r3gan():
 def test_what_is_drawn_follows_the_class_and_differs_within_it(tmp_path: Path):
     """Read off the nearest mean of a class; a label that is shuffled, and means themselves, fail."""
     learned = replace(
-        recipe(R3GANConfig(width=8, patch=1, dims=16)),
+        recipe(R3GANConfig(width=8, patch=1, dims=16, gamma=1.0, every=1)),
         train=replace(SHORT, images=8000, batch=32, lr=3e-3, warmup=320, save_every=8000, sample_every=8000),
     )
     run, _ = rv.recipes.train(learned, tmp_path / "digits")

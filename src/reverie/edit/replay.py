@@ -62,7 +62,7 @@ def replay(
     names, n, k = list(conds), len(code), len(conds)
     first = dict.fromkeys(names, code.code) | ({} if start is None else {EDIT: start})
     x = torch.cat([first[name] for name in names]).to(denoise.device)
-    cond = joined(conds, n)
+    cond = joined({name: None if told is None else told.to(denoise.device) for name, told in conds.items()}, n)
     solver = code.solver if code.second is None else replace(code.solver, second=_tiled(code.second[0], k).to(x))  # pyright: ignore
     tape = None if code.noises is None else Recorded(code.noises, k)
     walk, branched = plain(code.points), Branched(denoise, names)

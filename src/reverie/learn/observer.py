@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from reverie.core.image_files import open_image
 from reverie.core.task import Moment
 
 if TYPE_CHECKING:
@@ -47,11 +50,7 @@ class TensorBoard(Observer):
             self.writer.add_scalar(name, value, images)
 
     def shown(self, images: int, path: Path) -> None:
-        import numpy as np
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            self.writer.add_image("samples", np.asarray(picture.convert("RGB")), images, dataformats="HWC")
+        self.writer.add_image("samples", np.asarray(open_image(path, "RGB")), images, dataformats="HWC")
 
     def ended(self, images: int) -> None:
         self.writer.close()
