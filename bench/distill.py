@@ -1,14 +1,15 @@
 """One step beside many: the teacher at few and many steps, and each method's student at 1, 2, 4 and 8; the table of docs/distill/index.md.
 
-python bench/distill.py TEACHER OUT [--methods dmd2 progressive] [--images 20000] [--n 1000] [--seeds 1]
+python bench/distill.py TEACHER OUT [--methods dmd2 progressive] [--budget 3m] [--n 1000] [--seeds 1]
 
-Students are runs in OUT/METHOD, trained on so many images where they are not; one that was interrupted goes on. Each row is written as it
-is measured (bench/results/distill.json), and what is there of the same student is not measured again. METHOD may have settings, such as
-``dmd2:gan=0,ratio=5``. Seconds are CPU time of this process.
+Students are runs in OUT/METHOD, trained for so long where they are not; one that was interrupted goes on. Each row is written as it is
+measured (bench/results/distill.json), and what is there of the same student is not measured again. METHOD may have settings, such as
+``dmd2:gan=0,ratio=5``, and a time of its own, ``dmd2@20m``.
 """
 
 import argparse
 import json
+import re
 import time
 import warnings
 from dataclasses import replace
@@ -24,7 +25,7 @@ from reverie.diffusion.teacher import FromTeacher
 from reverie.learn.grid import to_bytes
 from reverie.measure import frechet_distance, precision_recall
 from reverie.measure.pictures import from_bytes
-from reverie.recipes import measuring, sources, tasks
+from reverie.recipes import measuring, outlook, sources, tasks
 from reverie.recipes.runs import Run
 from reverie.recipes.training import train
 from reverie.solve.maps import MADE
@@ -77,17 +78,19 @@ class Bench:
                 "teacher", steps, self.teacher.generator(replace(self.teacher.recipe.usual, steps=steps)), facts
             )
 
-    def of_student(self, spelt: str, images: int, out: Path) -> None:
-        method, _, settings = spelt.partition(":")
+    def of_student(self, spelt: str, budget: str, out: Path) -> None:
+        told, _, own = spelt.partition("@")
+        method, _, settings = told.partition(":")
         words = [f"--{word}" for word in settings.split(",") if word]
-        given = distill.parse([str(self.teacher.folder), "--method", method, "--train.images", str(images), *words])
-        begun = time.process_time()
-        run, seen = train(given.recipe, out / spelt.replace(":", "-").replace("=", "").replace(",", "-"))
-        if seen < images:
+        given = distill.parse([str(self.teacher.folder), "--method", method, *words])
+        begun = time.perf_counter()
+        folder = out / re.sub(r"[:,@]", "-", spelt).replace("=", "")
+        run, seen = train(given.recipe, folder, budget=outlook.seconds(own or budget))
+        if seen < run.recipe.train.images:
             raise SystemExit(130)
-        spent = run.path("cpu.json")
+        spent = run.path("seconds.json")
         if not spent.exists():
-            write(spent, json.dumps(time.process_time() - begun))
+            write(spent, json.dumps(time.perf_counter() - begun))
         net = next(iter(run.generator().modules().values()))
         facts = {
             "images": seen,
@@ -101,7 +104,7 @@ class Bench:
 def table(rows: dict[str, Any]) -> str:
     """As markdown."""
     lines = [
-        "| model | steps | accuracy | Fréchet | precision | recall | images | CPU seconds |",
+        "| model | steps | accuracy | Fréchet | precision | recall | images | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows.values():
@@ -119,15 +122,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     every = [name for name in distill.methods() if "reverie.distill" in str(tasks.config(name).__module__)]
     parser.add_argument("--methods", nargs="*", default=[name for name in every if name != "guided"])
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--budget", default="3m")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
-    assert all(issubclass(tasks.config(name.partition(":")[0]), FromTeacher) for name in given.methods)
+    assert all(issubclass(tasks.config(re.split("[:@]", name)[0]), FromTeacher) for name in given.methods)
     warnings.filterwarnings("ignore", MADE)
     bench = Bench(given.teacher, given.n, given.seeds)
     for spelt in given.methods:
-        bench.of_student(spelt, given.images, given.out)
+        bench.of_student(spelt, given.budget, given.out)
     bench.of_teacher()
     print(table(bench.rows))
 

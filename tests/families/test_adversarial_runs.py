@@ -69,6 +69,7 @@ def test_every_verb_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert main(["report", "run"]) == 0
     assert "Truncation" in Path("run/report.html").read_text()
     assert Run("run").generator().settings() == {"truncation": 0.5}
+    assert rv.load("run").settings() == {"truncation": 0.5}
     capsys.readouterr()
     assert main(["sample", "run", "--label", "none"]) == 2
     assert "cannot draw without a label" in capsys.readouterr().err

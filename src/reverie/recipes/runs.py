@@ -235,8 +235,8 @@ def load(
     Returns:
         What its task trains: a :class:`~reverie.core.denoiser.NetDenoiser`, unguided when called, which :func:`reverie.sample` draws
         from as its recipe says (``denoise.sampling``); another
-        :class:`~reverie.core.generator.Generator`, a classifier, a space …; for the folder of an auto-encoder in diffusers' format, the
-        space.
+        :class:`~reverie.core.generator.Generator`, bound to what its recipe says; a classifier, a space …; for the folder of an
+        auto-encoder in diffusers' format, the space.
 
     Raises:
         InputError: when there is neither, or a checkpoint is of another network than its recipe.
@@ -246,4 +246,7 @@ def load(
         raise InputError(f"rv.load takes the path of a folder, of a run, a checkpoint or a pipeline: got {folder!r}")
     if bridge.is_folder(folder) and not (Path(folder).expanduser() / "recipe.yaml").is_file():
         return bridge.load(folder, device=device, dtype=dtype)
-    return Run(folder, device, dtype).open(ema)
+    run = Run(folder, device, dtype)
+    opened = run.open(ema)
+    draws = isinstance(opened, Generator) and not isinstance(opened, Denoiser | FlowMap)
+    return run.recipe.task.generator(opened, run.recipe.usual) if draws else opened
