@@ -1,6 +1,6 @@
 """One step beside many: the teacher at few and many steps, and each method's student at 1, 2, 4 and 8; the table of docs/distill/index.md.
 
-python bench/distill.py TEACHER OUT [--methods dmd2 progressive] [--budget 3m] [--n 1000] [--seeds 1]
+python bench/distill.py TEACHER OUT [--methods dmd2 progressive] [--budget 3m] [--processes 1] [--n 1000] [--seeds 1]
 
 Students are runs in OUT/METHOD, trained for so long where they are not; one that was interrupted goes on. Each row is written as it is
 measured (bench/results/distill.json), and what is there of the same student is not measured again. METHOD may have settings, such as
@@ -36,8 +36,9 @@ COLUMNS = ("accuracy", "frechet", "precision", "recall")
 
 
 class Bench:
-    def __init__(self, teacher: str, n: int, seeds: int) -> None:
+    def __init__(self, teacher: str, n: int, seeds: int, processes: int | None) -> None:
         self.teacher, self.n, self.seeds = Run(teacher), n, seeds
+        self.share = [] if processes is None else ["--train.processes", str(processes)]
         recipe = self.teacher.recipe
         self.held_out = sources.load(recipe, "test")
         judge = measuring.judge_of(recipe.data.name, sources.load(recipe), None)
@@ -82,7 +83,7 @@ class Bench:
         told, _, own = spelt.partition("@")
         method, _, settings = told.partition(":")
         words = [f"--{word}" for word in settings.split(",") if word]
-        given = distill.parse([str(self.teacher.folder), "--method", method, *words])
+        given = distill.parse([str(self.teacher.folder), "--method", method, *self.share, *words])
         begun = time.perf_counter()
         folder = out / re.sub(r"[:,@]", "-", spelt).replace("=", "")
         run, seen = train(given.recipe, folder, budget=outlook.seconds(own or budget))
@@ -123,12 +124,13 @@ def main() -> None:
     every = [name for name in distill.methods() if "reverie.distill" in str(tasks.config(name).__module__)]
     parser.add_argument("--methods", nargs="*", default=[name for name in every if name != "guided"])
     parser.add_argument("--budget", default="3m")
+    parser.add_argument("--processes", type=int)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     assert all(issubclass(tasks.config(re.split("[:@]", name)[0]), FromTeacher) for name in given.methods)
     warnings.filterwarnings("ignore", MADE)
-    bench = Bench(given.teacher, given.n, given.seeds)
+    bench = Bench(given.teacher, given.n, given.seeds, given.processes)
     for spelt in given.methods:
         bench.of_student(spelt, given.budget, given.out)
     bench.of_teacher()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cli import main
+from reverie.core.errors import InputError
 from reverie.recipes import comparing
 from reverie.recipes.runs import Run
 
@@ -47,6 +48,21 @@ def test_runs_that_are_there(runs, reverie):
     copied = Run("runs/short").checkpoint.state["memory"]
     assert set(rows) == {"short", "longer"} and copied > 50_000_000
     assert "0.0" in rows["short"] and "M" in rows["short"]
+
+
+def test_a_run_that_draws_nothing_is_left_out_and_named(runs, reverie, monkeypatch):
+    shutil.copytree("runs/short", "runs/still")
+    real = comparing.compared
+
+    def compared(run, **how):
+        if run.folder.name == "still":
+            raise InputError("it draws nothing")
+        return real(run, **how)
+
+    monkeypatch.setattr(comparing, "compared", compared)
+    said = reverie("compare runs/short runs/still runs/longer", FEW)
+    assert said.code == 1 and "runs/still is left out: it draws nothing" in said.err
+    assert "longer" in said.out and "still" not in Path("runs/compare-mnist5k.html").read_text()
 
 
 def test_a_measurement_is_taken_once_for_a_checkpoint_and_its_settings(runs, reverie, monkeypatch):
@@ -99,7 +115,7 @@ def test_what_is_missing_is_trained_what_fails_is_said_and_an_interrupt_keeps_wh
     said = reverie("compare mnist5k --budget 5s --models diffusion,emoji,demo", FEW)
     assert (
         said.code == 1
-        and "emoji was not trained" in said.err
+        and "emoji is left out" in said.err
         and said.out.rstrip().endswith("runs/compare-mnist5k.html")
     )
     assert processes.asked[0] == ["train", "--data", "mnist5k", "--budget", "5s", "--out", "runs/mnist5k-diffusion"]

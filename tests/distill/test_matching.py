@@ -120,6 +120,12 @@ def test_the_first_round_learns_from_the_diffusion_model_and_the_next_from_the_s
     assert task.round(Moment(9, 511, 512)) == 1 and not own.requires_grad
 
 
+def test_rounds_to_two_steps_and_to_one_are_twice_as_long():
+    task = progressive.Progressive(scalar(0.5), [8, 4, 2, 1])
+    rounds = [task.round(Moment(0, images, 600)) for images in range(600)]
+    assert [rounds.count(i) for i in range(4)] == [100, 100, 200, 200]
+
+
 # DMD2
 
 

@@ -60,13 +60,17 @@ def main(arguments: list[str]) -> int:
         comparing.check_same(runs)
         for number, run in enumerate(runs, 1):
             print(shown(f"measuring {run.folder} ({number} of {len(runs)})"), file=sys.stderr)
-            found.append(comparing.compared(run, n=given.n, seeds=given.seeds, judge=given.judge))
+            try:
+                found.append(comparing.compared(run, n=given.n, seeds=given.seeds, judge=given.judge))
+            except InputError as error:
+                broken.append((str(run.folder), str(error)))
+    if found:
         name = Path(runs[0].recipe.data.name).name
         page = comparison(found, given.out or Path("runs") / f"compare-{name}.html")
         show(found)
         print(shown(page))
     for model, why in broken:
-        print(shown(f"{model} was not trained: {why}"), file=sys.stderr)
+        print(shown(f"{model} is left out: {why}"), file=sys.stderr)
     if stopped:
         print(shown(f"stopped; go on with: reverie compare {' '.join(map(quote, arguments))}"), file=sys.stderr)
         return 130

@@ -6,13 +6,15 @@ Two steps of DDIM take z_t over the point m in the middle to z_u. The one x̃ wi
     x̃ = (z_u − q·z_t)/(α_u − q·α_t),   q = σ_u/σ_t,
 
 with the weight ``max(α_t²/σ_t², 1)`` ("truncated SNR", their eq. 9). The teacher of the first round is the diffusion model, guided as its
-recipe says (Meng et al. 2023, stage 2). Rounds are of equal numbers of images. The student is told how far its leap goes, where the paper's
-knows one length at a time: so it leaps along the flow, and forgets the longer grids more slowly.
+recipe says (Meng et al. 2023, stage 2). A round to two steps or one has twice the images of another (section 5.2). The student is told how
+far its leap goes, where the paper's knows one length at a time: so it leaps along the flow, and forgets the longer grids more slowly.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -56,13 +58,14 @@ class Progressive(Distilling):
     ) -> None:
         super().__init__(model, held_out)
         self.rounds, self.grid, self.now = rounds, grids.named(grid), 0
+        self.ends = list(accumulate(2 if steps <= 2 else 1 for steps in rounds))
         self.previous = NetFlowMap(twin(model.denoise))
         self.previous.denoise.net.requires_grad_(False)
         self.players["previous"] = Player(self.previous.denoise.net, optim=None, average=False, train=False)
 
     def round(self, progress: Moment) -> int:
         """Which round it is after so many images."""
-        return min(int(progress.fraction * len(self.rounds)), len(self.rounds) - 1)
+        return min(bisect_right(self.ends, progress.fraction * self.ends[-1]), len(self.rounds) - 1)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         self.now = self.round(progress)

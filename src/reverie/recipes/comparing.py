@@ -20,8 +20,11 @@ from reverie.recipes.measuring import EVALUATION, measure
 from reverie.recipes.runs import Run
 from reverie.solve.likelihood import bits_per_dimension, dequantise
 
-MODELS = {"diffusion": ()}
-"""What is trained under a name that is no recipe's: nothing is what suits the data."""
+MODELS = {
+    "diffusion": (),
+    "vqvae": "tile --space vq --space.patch 4 --space.dims 8 --space.codes 128 --space.width 16 --space.images 60000".split(),
+}
+"""What is trained in place of a recipe of that name: nothing is what suits the data; a VQ-VAE draws by a prior over its tokens."""
 FIRST, SECONDS, MOST = 4, 3.0, 250
 """Samples by which the pace is found, seconds of drawing that are timed after that, and samples of these at most."""
 HELD_OUT = 64
