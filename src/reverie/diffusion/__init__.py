@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from reverie.diffusion.denoising import Denoising
     from reverie.diffusion.genie import Genie
     from reverie.diffusion.online import Online
+    from reverie.diffusion.palette import Palette
     from reverie.diffusion.reflow import Reflow
     from reverie.diffusion.vlb import VLB, Hybrid
 
@@ -21,10 +22,11 @@ _HOME = {
     "Genie": "genie",
     "Hybrid": "vlb",
     "Online": "online",
+    "Palette": "palette",
     "Reflow": "reflow",
 }
 
-__all__ = ["VLB", "Classifying", "Denoising", "Genie", "Hybrid", "Online", "Reflow"]
+__all__ = ["VLB", "Classifying", "Denoising", "Genie", "Hybrid", "Online", "Palette", "Reflow"]
 
 
 def __getattr__(name: str) -> Any:
