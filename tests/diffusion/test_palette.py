@@ -72,7 +72,7 @@ def test_what_is_left_is_the_images_own(op: str):
     if op in palette.HOLES:
         share = left.known.mean((1, 2, 3))
         assert left.known.shape == (6, 1, 16, 16) and 0.2 < share.min() and share.max() < 0.95
-        assert len(share.unique()) > 3
+        assert len(share.unique()) > 1
         assert torch.equal(left.picture, x * left.known)
     else:
         assert left.known is None

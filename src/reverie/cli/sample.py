@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from reverie.core.condition import Cond
     from reverie.core.denoiser import Denoiser
+    from reverie.core.generator import Generator
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
+    from reverie.recipes.runs import Run
 
 START = 0.6
 Side = Annotated[int, Bound(ge=1, le=65_536)]
@@ -54,6 +56,8 @@ class Arguments(Placing):
             model: a smaller run, or an early checkpoint of this one), classifier:RUN:2 (towards a label that a noisy classifier sees),
             energy:lowres, energy:edges, energy:colours or energy:mask (towards a target), with a rate at the end if the default of 0.3
             is not right.
+        hint: for a run of controlnet, a map of the size of the pictures to draw by, white on black, as often as wanted: edges.png,
+            edges.png:0.5 (a weight), or RUN=shapes.png of another run of controlnet on the same model.
         target: the picture that energies compare with.
         mask: a picture of its size, white where energy:mask compares.
         canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
@@ -72,6 +76,7 @@ class Arguments(Placing):
     image: Path | None = None
     start: float | None = None
     guide: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    hint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     target: Path | None = None
     mask: Path | None = None
     canvas: tuple[Side, Side] | None = None
@@ -116,7 +121,7 @@ def main(arguments: list[str]) -> None:
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
-    generator = run.generator(config)
+    generator = hinted(given, run, config) if given.hint else run.generator(config)
     if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
             raise InputError(
@@ -149,12 +154,38 @@ def flags(given: Arguments) -> list[str]:
         value = getattr(given, field.name)
         if field.name in ("run", "like", "out") or (value == field.default and field.name != "seed"):
             continue
-        several = value if field.name == "guide" else (value,)
+        several = value if field.name in ("guide", "hint") else (value,)
         for each in several:
             each = each.absolute() if isinstance(each, Path) else each
             parts = each if isinstance(each, tuple) else (each,)
             words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
     return words
+
+
+def hinted(given: Arguments, run: "Run", config: SampleConfig) -> "Generator":
+    """What draws by the maps ``--hint``.
+
+    Raises:
+        InputError: for a map of another size, a run that learned no hints, or one on another model.
+    """
+    from reverie.diffusion.control import Control
+    from reverie.recipes.sources import hint
+
+    opened = run.open()
+    denoise = opened.base if isinstance(opened, Control) else opened
+    for word in given.hint:
+        name, _, rest = word.rpartition("=")
+        file, _, number = rest.rpartition(":")
+        weighted = bool(file) and number.replace(".", "", 1).replace("-", "", 1).isdigit()
+        learned = given.open(Path(name)).open() if name else opened
+        if not isinstance(learned, Control):
+            raise InputError(
+                f"{name or run.folder} has learned no hints: train it with `reverie train controlnet --base RUN`, or name such a run "
+                "before its hint, --hint RUN=FILE"
+            )
+        picture = hint(Path(file if weighted else rest), run.recipe, learned.net.channels)
+        denoise = learned(picture.to(denoise.device), float(number) if weighted else 1.0, on=denoise)
+    return run.recipe.task.generator(denoise, config)
 
 
 def steered(

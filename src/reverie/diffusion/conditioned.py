@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError
 from reverie.core.names import GridName
-from reverie.diffusion.config import OnPath
+from reverie.diffusion.config import OnPath, SampleConfig
+from reverie.diffusion.teacher import FromRun
 from reverie.nets.config import CONFIGS, NetConfig
 
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
     from reverie.core.batch import Dataset, DataSpec
     from reverie.core.denoiser import NetDenoiser
+    from reverie.diffusion.control import Control, Controlling
     from reverie.diffusion.palette import Palette
+    from reverie.solve import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +98,53 @@ class PaletteConfig(OnPath):
         raise InputError(
             f"a run of palette draws what a damaged picture may have been ({self.op}): `reverie restore RUN --image FILE`"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlNetConfig(FromRun):
+    """Teach the diffusion model of another run, which stays as it is, to draw by a hint (Zhang et al. 2023, ControlNet).
+
+    Attributes:
+        base: folder of the run of the model (dit, unet, uvit).
+        hint: made of each picture: the strength of its edges, or the shapes that are brighter than the picture's middle.
+        drop: share of the pictures whose label is dropped.
+    """
+
+    name: ClassVar[str] = "controlnet"
+    by: ClassVar[str] = "base"
+
+    base: str = ""
+    hint: Literal["edges", "shapes"] = "edges"
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.5
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Control:
+        from reverie.diffusion.control import build
+
+        return build(self, spec, seed, folder)
+
+    def modules(self, model: Control) -> dict[str, nn.Module]:
+        return {"control": model.net}
+
+    def task(self, model: Control, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Controlling:
+        from reverie.diffusion.control import task
+
+        return task(self, model, data, held_out, sample, seed)
+
+    def describe(self, model: Control, spec: DataSpec) -> dict[str, str]:
+        """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""
+        return {**super().describe(model, spec), "hint": self.hint, "base": str(model.net.base)}
+
+    def open(self, model: Control, spec: DataSpec) -> Control:
+        self.denoising.open(model.base, spec)
+        model.base.net.eval().requires_grad_(False)
+        return model
+
+    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
+        from reverie.core.denoiser import Denoiser
+
+        if not isinstance(opened, Denoiser):
+            raise InputError("a run of controlnet draws by a hint: `reverie sample RUN --hint FILE`")
+        return self.denoising.generator(opened, sample)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie report {quote(run)}"
