@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
+    from reverie.diffusion.control import Control, Controlling
     from reverie.diffusion.denoising import Denoising
     from reverie.diffusion.genie import Genie
     from reverie.diffusion.online import Online
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _HOME = {
     "VLB": "vlb",
     "Classifying": "classifying",
+    "Control": "control",
+    "Controlling": "control",
     "Denoising": "denoising",
     "Genie": "genie",
     "Hybrid": "vlb",
@@ -26,7 +29,7 @@ _HOME = {
     "Reflow": "reflow",
 }
 
-__all__ = ["VLB", "Classifying", "Denoising", "Genie", "Hybrid", "Online", "Palette", "Reflow"]
+__all__ = ["VLB", "Classifying", "Control", "Controlling", "Denoising", "Genie", "Hybrid", "Online", "Palette", "Reflow"]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,7 +55,7 @@ def control(
         raise InputError(
             f"this ControlNet was trained on a model of other weights: on those of SHA-256 {net.base[:16]}…, not {found[:16]}…"
         )
-    wanted = (net.channels, *net.size)
+    wanted = (net.channels, *denoise.space.data_shape(denoise.shape)[1:])
     if hint.ndim != 4 or tuple(hint.shape[1:]) != wanted:
         raise InputError(
             f"a hint of this ControlNet is (n, {', '.join(map(str, wanted))}): got {tuple(hint.shape)}; nothing is resized here"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from reverie import nets
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
-from reverie.core.denoiser import NetDenoiser
+from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Preview
@@ -197,7 +197,7 @@ class Palette(Denoising):
 
 
 def restore(
-    denoise: NetDenoiser,
+    denoise: Denoiser,
     shown: Shown,
     n: int | None = None,
     *,

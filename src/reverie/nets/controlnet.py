@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,13 @@ class Hint(nn.Module):
         channels: of the hint.
         factor: how many times smaller the copy's map is; what is left when it is halved goes into the first stride.
         width: of the copy's map.
+        widths: on the way, at each halving.
     """
 
-    def __init__(self, channels: int, factor: int, width: int) -> None:
+    def __init__(self, channels: int, factor: int, width: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        halvings = min((factor & -factor).bit_length() - 1, len(WIDTHS) - 1)
-        stride = factor >> halvings
-        widths = WIDTHS[: halvings + 1]
+        halvings = min((factor & -factor).bit_length() - 1, len(widths) - 1)
+        stride, widths = factor >> halvings, widths[: halvings + 1]
         self.enter = nn.Conv2d(channels, widths[0], *((3, 1, 1) if stride == 1 else (stride, stride, 0)))
         self.blocks = nn.ModuleList()
         for inner, outer in zip(widths, widths[1:], strict=False):
@@ -74,6 +74,7 @@ class ControlNet(nn.Module):
         net: the network, of which the first half is copied: a U-Net, U-ViT or DiT.
         hint: channels of the hint, a picture with values in [0, 1].
         size: height and width of the hint: those of the data, where the network works on codes of them; the network's own without.
+        widths: of the hint on its way, at each halving of its sides.
 
     Attributes:
         base: the SHA-256 of the weights of ``net``; None for one whose network is not known.
@@ -85,18 +86,20 @@ class ControlNet(nn.Module):
 
     base: str | None
 
-    def __init__(self, net: nn.Module, hint: int = 1, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, hint: int = 1, size: tuple[int, int] | None = None, widths: Sequence[int] = WIDTHS
+    ) -> None:
         super().__init__()
-        self.sites, widths = _halves(net)
-        self.base, self.copy = fingerprint(net), _first_half(net)
-        self.size: tuple[int, int] = size or net.size  # pyright: ignore[reportAttributeAccessIssue]
-        self.channels = hint
-        rows, columns = (side // net.config.patch for side in net.size)  # pyright: ignore
-        if self.size[0] % rows or self.size[1] % columns or self.size[0] // rows != self.size[1] // columns:
-            raise InputError(f"a hint of {self.size[0]}x{self.size[1]} does not come down to the network's {rows}x{columns}")
-        self.hint = Hint(hint, self.size[0] // rows, net.embed.out_channels)  # pyright: ignore
-        layer: Callable[[int], nn.Module] = (lambda n: nn.Conv2d(n, n, 1)) if isinstance(net, UNet) else lambda n: nn.Linear(n, n)
-        self.zeros = nn.ModuleList(zeroed(layer(width)) for width in widths)
+        own: Any = net
+        self.sites, outs = _halves(net)
+        self.base, self.copy, self.channels = fingerprint(net), _first_half(net), hint
+        height, width = size or own.size
+        rows, columns = (side // own.config.patch for side in own.size)
+        if height % rows or height // rows * columns != width:
+            raise InputError(f"a hint of {height}x{width} does not come down to the network's {rows}x{columns}")
+        self.hint = Hint(hint, height // rows, own.embed.out_channels, widths)
+        maps = isinstance(net, UNet)
+        self.zeros = nn.ModuleList(zeroed(nn.Conv2d(out, out, 1) if maps else nn.Linear(out, out)) for out in outs)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
         """What is added at each site, for the arguments of the frozen network.
