@@ -69,12 +69,23 @@ def test_the_steered_unet_is_theirs(sd, theirs, tiny):
     with torch.no_grad():
         out = steered(x, point, cond).eps
         each = [
-            net(x, STEP, cond["text"].value, controlnet_cond=hint.expand(2, -1, -1, -1), conditioning_scale=weight, return_dict=False)
+            net(
+                x,
+                STEP,
+                cond["text"].value,
+                controlnet_cond=hint.expand(2, -1, -1, -1),
+                conditioning_scale=weight,
+                return_dict=False,
+            )
             for hint, weight in ((one, 0.7), (two, 0.4))
         ]
         down = [a + b for a, b in zip(each[0][0], each[1][0], strict=True)]
         expected = pipeline.unet(
-            x, STEP, cond["text"].value, down_block_additional_residuals=down, mid_block_additional_residual=each[0][1] + each[1][1]
+            x,
+            STEP,
+            cond["text"].value,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=each[0][1] + each[1][1],
         ).sample
         assert close(out, expected) and not close(out, model(x, point, cond).eps, 1e-3)
 

@@ -11,6 +11,7 @@ from PIL import Image
 import reverie as rv
 from reverie.cli import main
 from reverie.core import files
+from reverie.core.errors import InputError
 from reverie.diffusion.control import Control
 from reverie.learn.checkpoint import Checkpoints
 from reverie.nets.controlnet import fingerprint
@@ -86,7 +87,9 @@ def test_a_hint_is_drawn_by(steered, trained, reverie, pictures):
     for name, word in (("one", "x.png"), ("none", "x.png:0"), ("twice", "x.png:0.5")):
         said = reverie(f"sample {steered} --hint {word} --label 3 --n 2 --out {name}")
         assert said.code == 0, said.err
-    one, none, twice, plain = (read(path) for path in (*(pictures / n / "0000.png" for n in ("one", "none", "twice")), base))
+    one, none, twice, plain = (
+        read(path) for path in (*(pictures / n / "0000.png" for n in ("one", "none", "twice")), base)
+    )
     assert (none == plain).all() and (one != plain).any() and (one != twice).any()
     assert reverie(f"sample {trained} --hint {steered}=x.png --label 3 --n 2 --out other").code == 0
     assert (read(pictures / "other" / "0000.png") == one).all()
@@ -108,7 +111,7 @@ def test_the_run_keeps_the_base_and_knows_it(steered, trained, tmp_path):
     path = copied / "teacher.safetensors"
     weights = files.read_tensors(path)
     files.write_tensors(path, {k: v + 0.01 if k.startswith("embed") else v for k, v in weights.items()}, {})
-    with pytest.raises(rv.InputError, match="its base is"):
+    with pytest.raises(InputError, match="its base is"):
         rv.load(copied)
 
 

@@ -42,7 +42,9 @@ def read(component: Component) -> ControlNet:
         }
         unet = architecture.network(UNET, whole)
         if not isinstance(unet, UNet) or any(config[key] != value for key, value in PLAIN.items()):
-            raise InputError(f"the ControlNet in {component.folder} has settings without translation: it steers no U-Net of ours")
+            raise InputError(
+                f"the ControlNet in {component.folder} has settings without translation: it steers no U-Net of ours"
+            )
         widths = tuple(config["conditioning_embedding_out_channels"])
         size = (unet.size[0] << len(widths) - 1, unet.size[1] << len(widths) - 1)
         net = ControlNet(unet, config["conditioning_channels"], size, widths)
@@ -82,9 +84,7 @@ def _defaults(kind: str) -> dict[str, Any]:
 def _parts(net: ControlNet, unet: UNet, config: Mapping[str, Any]) -> Iterator[Part]:
     """All the tensors of ``net``, whose copy is of ``unet``, and which of theirs they are."""
     copied = net.copy.state_dict()
-    yield from (
-        replace(part, ours=f"copy.{part.ours}") for part in weights.parts(unet, config) if part.ours in copied
-    )
+    yield from (replace(part, ours=f"copy.{part.ours}") for part in weights.parts(unet, config) if part.ours in copied)
     names = {"hint.enter": "controlnet_cond_embedding.conv_in", "hint.leave": "controlnet_cond_embedding.conv_out"}
     names |= {f"hint.blocks.{i}": f"controlnet_cond_embedding.blocks.{i}" for i in range(len(net.hint.blocks))}
     names |= {f"zeros.{i}": f"controlnet_down_blocks.{i}" for i in range(len(net.zeros) - 1)}

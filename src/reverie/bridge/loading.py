@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from reverie.bridge import architecture, controlnet, weights
-from reverie.bridge.building import AUTOENCODER, CONTROLNET, build, check_weights, complete, following, precision, renamed
+from reverie.bridge.building import (
+    AUTOENCODER,
+    CONTROLNET,
+    build,
+    check_weights,
+    complete,
+    following,
+    precision,
+    renamed,
+)
 from reverie.bridge.folder import SCHEDULER, Component, Folder
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL

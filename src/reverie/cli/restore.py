@@ -41,8 +41,8 @@ class Arguments(Placing):
         task: what happened to it; with a run of palette, what it has learned to restore.
         method: pigdm is the usual choice, and taken without; dps, reddiff, repaint or dflow.
         reference: for a run of palette with --reference, a second picture of what the image shows.
-        mask: for inpaint and uncrop, a picture of the same size as the image is seen, white where it is known, and black or erased where it is to be
-            filled.
+        mask: for inpaint and uncrop, a picture of the same size as the image is seen, white where it is known, and black or erased where it
+            is to be filled.
         factor: for superres, how much larger it becomes; 4 without.
         blur: for deblur, the standard deviation of the blur in pixels of the model.
         noise: standard deviation of noise in the image, where black to white is 2.

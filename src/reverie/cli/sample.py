@@ -217,7 +217,9 @@ def enlarged(given: Arguments, images: "Tensor", word: str, seed: int) -> "Tenso
     run = given.open(Path(name))
     task = run.recipe.task
     if not isinstance(task, PaletteConfig) or task.op != "superres" or task.reference:
-        raise InputError(f"{name} enlarges nothing: train a stage with `reverie train palette --op superres --factor 2 --augment`")
+        raise InputError(
+            f"{name} enlarges nothing: train a stage with `reverie train palette --op superres --factor 2 --augment`"
+        )
     if (stage := math.prod(run.spec.shape)) != task.factor**2 * images[0].numel():
         raise InputError(
             f"{name} enlarges {task.factor} times to {'x'.join(map(str, run.spec.shape))}: what was drawn is "

@@ -29,7 +29,18 @@ _HOME = {
     "Reflow": "reflow",
 }
 
-__all__ = ["VLB", "Classifying", "Control", "Controlling", "Denoising", "Genie", "Hybrid", "Online", "Palette", "Reflow"]
+__all__ = [
+    "VLB",
+    "Classifying",
+    "Control",
+    "Controlling",
+    "Denoising",
+    "Genie",
+    "Hybrid",
+    "Online",
+    "Palette",
+    "Reflow",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,10 @@
 """Cascades: small pictures, then a model that enlarges them, then another.
 
-Ho et al., "Cascaded Diffusion Models for High Fidelity Image Generation", JMLR 2022; Saharia et al., "Photorealistic Text-to-Image Diffusion
-Models with Deep Language Understanding" (Imagen), NeurIPS 2022. A stage is :mod:`reverie.diffusion.palette`'s super-resolution. Where it
-was trained with augmentation, noise of a level s is added to the small picture and s is told (section 4.2 of the first): what the stage
-before drew wrong then passes for noise. Its clean estimate is kept in the range of pixels by dynamic thresholding (section 2.3 of the second).
+Ho et al., "Cascaded Diffusion Models for High Fidelity Image Generation", JMLR 2022; Saharia et al., "Photorealistic Text-to-Image
+Diffusion Models with Deep Language Understanding" (Imagen), NeurIPS 2022. A stage is the super-resolution of
+:mod:`reverie.diffusion.palette`. Where it was trained with augmentation, noise of a level s is added to the small picture and s is told
+(section 4.2 of the first): what the stage before drew wrong then passes for noise. Its clean estimate is kept in the range of pixels by
+dynamic thresholding (section 2.3 of the second).
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ USUAL = 0.1
 """The level of noise in what a stage is shown, for one that is told it (Imagen's samples take 0.1 to 0.3)."""
 
 
-def enlarge(
-    stage: Denoiser, images: Tensor, *, level: float | None = None, seed: int = 0, **how: Any
-) -> Tensor:
+def enlarge(stage: Denoiser, images: Tensor, *, level: float | None = None, seed: int = 0, **how: Any) -> Tensor:
     """What a stage makes of smaller pictures.
 
     Args:

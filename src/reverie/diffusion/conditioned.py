@@ -84,7 +84,9 @@ class PaletteConfig(OnPath):
         """With a reference, each picture beside the next of its class."""
         from reverie.diffusion.palette import Referred
 
-        return (Referred(data), Referred(held_out) if len(held_out) else held_out) if self.reference else (data, held_out)
+        return (
+            (Referred(data), Referred(held_out) if len(held_out) else held_out) if self.reference else (data, held_out)
+        )
 
     def task(self, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: RestoreConfig, seed: int) -> Palette:
         from reverie.diffusion.palette import task
@@ -93,6 +95,9 @@ class PaletteConfig(OnPath):
 
     def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
         return {**super().describe(model, spec), "kind": model.kind.name, "op": self.op}
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie restore {quote(run)} --help"
 
     def generator(self, opened: NetDenoiser, sample: Any) -> Any:
         raise InputError(
@@ -116,6 +121,9 @@ class ControlNetConfig(FromRun):
     base: str = ""
     hint: Literal["edges", "shapes"] = "edges"
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.5
+
+    def drawing(self, own: Any, taught: Any) -> Any:
+        return taught if own == self.Sample() else own
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Control:
         from reverie.diffusion.control import build
@@ -147,4 +155,4 @@ class ControlNetConfig(FromRun):
         return self.denoising.generator(opened, sample)
 
     def next(self, run: str, data: str) -> str:
-        return f"reverie report {quote(run)}"
+        return f"reverie sample {quote(run)} --help"

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from reverie.core.errors import InputError
+from reverie.core.tensors import onto
 from reverie.inverse.operators import REC601, cosine
 
 LUMA = (
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+    72, 92, 95, 98, 112, 100, 103, 99,
 )  # fmt: skip
 CHROMA = (
     17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99,
@@ -44,7 +46,7 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
     planes[:, 0] -= 0.5
     planes = planes.round().clamp(-128.0, 127.0)  # levels 0 … 255 less 128, as they are coded
     blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # (B, C, rows, columns, 8, 8)
-    transform, table = cosine(8).to(x), _tables(quality, channels).to(x)
+    transform, table = onto(cosine(8), x), onto(_tables(quality, channels), x)
     rounded = (transform @ blocks @ transform.T / table).round() * table
     planes = (transform.T @ rounded @ transform).transpose(3, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
     planes = planes.round().clamp(-128.0, 127.0)
@@ -57,7 +59,9 @@ def _tables(quality: Tensor, channels: int) -> Tensor:
     """(B, channels, 1, 1, 8, 8)."""
     base = torch.tensor([LUMA, CHROMA, CHROMA][:channels], dtype=torch.float64).reshape(1, channels, 1, 1, 8, 8)
     q = quality.double().cpu().reshape(-1, 1, 1, 1, 1, 1)
-    return ((base * torch.where(q < 50.0, 5000.0 / q, 200.0 - 2.0 * q).floor() + 50.0) / 100.0).floor().clamp(1.0, 255.0)
+    return (
+        ((base * torch.where(q < 50.0, 5000.0 / q, 200.0 - 2.0 * q).floor() + 50.0) / 100.0).floor().clamp(1.0, 255.0)
+    )
 
 
 def _luma(x: Tensor) -> Tensor:

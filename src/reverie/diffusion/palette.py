@@ -27,7 +27,7 @@ from reverie.diffusion.conditioned import PaletteConfig, RestoreConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.jpeg import jpeg
 from reverie.diffusion.showing import COLUMNS, drawn
-from reverie.inverse.operators import Colourise, Inpaint, SuperResolution
+from reverie.inverse.operators import Colourise, SuperResolution
 from reverie.solve import Sampler
 from reverie.solve.sampling import sample
 
@@ -83,7 +83,7 @@ def damage(op: str, factor: int = 4) -> Damage:
 def holed(x: Tensor, known: Tensor) -> Shown:
     """Pictures with holes where ``known`` (B or 1, 1, H, W) is 0."""
     known = onto(known, x).expand(len(x), -1, -1, -1)
-    return Shown(Inpaint(known)(x), known)
+    return Shown(known * x, known)
 
 
 def grey(y: Tensor) -> Shown:
@@ -102,7 +102,7 @@ def _compressed(x: Tensor, rng: Draws) -> Shown:
 
 
 def holes(x: Tensor, rng: Draws) -> Tensor:
-    """Where pictures stay known, (B, 1, H, W): all but a box in half of them, but blots of any form in the others, a tenth to two thirds."""
+    """Where pictures stay known, (B, 1, H, W): all but a box in half of them, all but blots in the others, a tenth to two thirds."""
     field = F.interpolate(rng.normal("blots", (1, 5, 5)), x.shape[-2:], mode="bicubic")
     share = (0.1 + 0.55 * rng.uniform("share")).float()
     ranks = field.flatten(1).argsort(1).argsort(1).reshape(field.shape) / field[0].numel()
@@ -112,13 +112,13 @@ def holes(x: Tensor, rng: Draws) -> Tensor:
         (_line(n) - (rng.uniform(way) * (1.0 - side)).float()[:, None]) / side[:, None]
         for n, way in zip(x.shape[-2:], ("down", "right"), strict=True)
     )
-    within = [(0.0 <= line) & (line < 1.0) for line in (rows, columns)]
+    within = [(line >= 0.0) & (line < 1.0) for line in (rows, columns)]
     box = ~(within[0][:, None, :, None] & within[1][:, None, None, :])
     return torch.where((rng.uniform("form") < 0.5).reshape(-1, 1, 1, 1), box, blots).float()
 
 
 def inside(x: Tensor, rng: Draws) -> Tensor:
-    """Where pictures stay known, (B, 1, H, W): all but a side of them, or but a frame in a fifth of them, a quarter to a half (section 4.3)."""
+    """Where pictures stay known, (B, 1, H, W): all but a side, or but a frame in a fifth of them, a quarter to a half (section 4.3)."""
     depth = (0.25 + 0.25 * rng.uniform("depth")).float()[:, None]
     which = (5.0 * rng.uniform("side")).long()[:, None]
     rows, columns = (_line(n).expand(len(x), -1) for n in x.shape[-2:])
@@ -147,7 +147,9 @@ class Referred(Dataset):
     def __init__(self, data: Dataset) -> None:
         labels: Tensor | None = getattr(data, "labels", None)
         if labels is None:
-            raise InputError("a reference is another picture of the same class, and the data has none: leave --reference out")
+            raise InputError(
+                "a reference is another picture of the same class, and the data has none: leave --reference out"
+            )
         self.data, self.name, self.labels = data, data.name, labels
         self.next = torch.empty(len(labels), dtype=torch.int64)
         for label in labels.unique():
@@ -221,7 +223,9 @@ def restore(
     if not 0.0 <= level <= 1.0:
         raise InputError(f"the level of noise is 0 to 1: got {level}")
     if level and LEVEL not in denoise.conditions:
-        raise InputError("this model was trained without augmentation: leave the level of noise at 0, or train with --augment")
+        raise InputError(
+            "this model was trained without augmentation: leave the level of noise at 0, or train with --augment"
+        )
     wanted = denoise.conditions["image"].channels  # pyright: ignore[reportAttributeAccessIssue]
     parts = [part for part in (shown.picture, shown.known, reference) if part is not None]
     if (channels := sum(part.shape[1] for part in parts)) != wanted:

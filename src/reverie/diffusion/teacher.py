@@ -52,6 +52,10 @@ class FromRun(TaskConfig):
             )
         return replace(self, model=model)
 
+    def drawing(self, own: Any, taught: Any) -> Any:
+        """How it is drawn from, of what it was told itself and how the other model is drawn from."""
+        return own
+
     def training(self, taught: TrainConfig) -> TrainConfig:
         """How it is trained unless told otherwise, from how the teacher was."""
         return taught

@@ -3,8 +3,8 @@
 Zhang, Rao & Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models", ICCV 2023 (arXiv:2302.05543). The copy reads the
 same x_t, time and condition, and a hint, a picture that small convolutions bring to the copy's resolution and that is added behind its
 first layer. What its blocks give passes convolutions of 1x1 that begin at zero and is added in the frozen network: to the skip
-connections and the middle of a U-Net (figure 3) or a U-ViT, and, since a DiT has no skips, behind its first blocks (Chen et al., "PixArt-δ",
-2024, arXiv:2401.05252). So the first step is the frozen network's, bit for bit.
+connections and the middle of a U-Net (figure 3) or a U-ViT, and, since a DiT has no skips, behind its first blocks (Chen et al.,
+"PixArt-δ", 2024, arXiv:2401.05252). So the first step is the frozen network's, bit for bit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +56,7 @@ class Hint(nn.Module):
         stride, widths = factor >> halvings, widths[: halvings + 1]
         self.enter = nn.Conv2d(channels, widths[0], *((3, 1, 1) if stride == 1 else (stride, stride, 0)))
         self.blocks = nn.ModuleList()
-        for inner, outer in zip(widths, widths[1:], strict=False):
+        for inner, outer in pairwise(widths):
             self.blocks.append(nn.Conv2d(inner, inner, 3, padding=1))
             self.blocks.append(nn.Conv2d(inner, outer, 3, 2, 1))
         self.leave = zeroed(nn.Conv2d(widths[-1], width, 3, padding=1))

@@ -251,7 +251,9 @@ def features(
         InputError: for an unknown site, with the nearest names.
     """
     reading = _Reading(find(model, sites), stop=True)
-    called = changed(model, reading.edit) if within is None else partial(run, _network(model), [within, reading.edit], Now())
+    called = (
+        changed(model, reading.edit) if within is None else partial(run, _network(model), [within, reading.edit], Now())
+    )
     reading.of(partial(called, *arguments))
     return reading.seen
 

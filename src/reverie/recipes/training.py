@@ -170,7 +170,11 @@ def _taught(recipe: Recipe) -> Recipe:
     teacher = Run(task.source).recipe
     data = teacher.data if recipe.data == DataConfig() else recipe.data
     return replace(
-        recipe, name=recipe.name or f"{teacher.name}-{task.name}", data=data, task=task.of(teacher.task, teacher.sample)
+        recipe,
+        name=recipe.name or f"{teacher.name}-{task.name}",
+        data=data,
+        task=task.of(teacher.task, teacher.sample),
+        sample=task.drawing(recipe.sample, teacher.usual),
     )
 
 
