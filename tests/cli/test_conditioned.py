@@ -138,3 +138,51 @@ def test_another_base_is_refused(steered, restoring, reverie, pictures, tmp_path
     assert said.code == 2 and "trained on a model of other weights" in said.err
     said = reverie(f"train controlnet --base {restoring}")
     assert said.code == 2 and "begins with a diffusion model" in said.err
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base of 14x14 and a stage that doubles it."""
+    folder = tmp_path_factory.mktemp("cascade")
+    base = (
+        "train --data mnist5k --data.size 14 --net.patch 7 --net.width 16 --net.depth 1 --net.heads 2 --sample.steps 2"
+    )
+    stage = f"train palette --data mnist5k --op superres --factor 2 --augment {NET} --sample.steps 2"
+    assert main(f"{base} {SHORT} --out {folder / 'base'}".split()) == 0
+    assert main(f"{stage} {SHORT} --out {folder / 'stage'}".split()) == 0
+    return folder
+
+
+def test_a_cascade_enlarges_what_was_drawn(cascade, trained, reverie, pictures):
+    """Twice as large, the same again from its own text, other at another level; picture i is the same whatever n is."""
+    words = f"sample {cascade / 'base'} --label 3"
+    for name, then in (
+        ("one", "--then STAGE --n 2"),
+        ("noisy", "--then STAGE:0.8 --n 2"),
+        ("alone", "--then STAGE --n 1"),
+    ):
+        said = reverie(words, then.replace("STAGE", str(cascade / "stage")), "--out", name)
+        assert said.code == 0, said.err
+    one, noisy, alone = (read(pictures / name / "0000.png") for name in ("one", "noisy", "alone"))
+    assert one.shape == (28, 28) and (one != noisy).any() and abs(one - alone).max() <= 1
+    assert reverie("sample --like one/0001.png --out again.png").code == 0
+    assert (read(pictures / "again.png") == read(pictures / "one" / "0001.png")).all()
+    assert reverie(words, "--n 1 --out small").code == 0 and read(pictures / "small" / "0000.png").shape == (14, 14)
+    for then, part in (
+        (f"{trained}", "enlarges nothing"),
+        (f"{cascade / 'stage'}:1.5", "level of noise is 0 to 1"),
+        (f"{cascade / 'stage'} --then {cascade / 'stage'}", "enlarges 2 times to 1x28x28: what was drawn is 1x28x28"),
+    ):
+        said = reverie(words, f"--n 1 --then {then}")
+        assert said.code == 2 and part in said.err, said.err
+
+
+def test_an_adapter_is_trained_and_drawn_by(reverie, pictures):
+    words = f"train --data mnist5k --net unet {NET} --net.blocks 1 --sample.steps 2 {SHORT} --out base"
+    assert reverie(words).code == 0
+    said = reverie(f"train controlnet --base base --light --hint shapes {SHORT} --train.lr 0.01 --out light")
+    assert said.code == 0, said.err
+    said = reverie("sample light --label 3 --n 1 --hint x.png --out a")
+    assert said.code == 0, said.err
+    assert reverie("sample base --label 3 --n 1 --out b").code == 0
+    assert (read(pictures / "a" / "0000.png") != read(pictures / "b" / "0000.png")).any()

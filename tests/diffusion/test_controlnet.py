@@ -16,6 +16,7 @@ from reverie.core.times import Uniform
 from reverie.diffusion.control import Control, Controlling, control
 from reverie.diffusion.hints import edges, shapes
 from reverie.nets import DiTConfig, JiTConfig, UNetConfig, UViTConfig, taps
+from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, fingerprint
 from reverie.nets.prior import Prior
 
@@ -73,6 +74,30 @@ def test_the_first_step_is_the_base_bit_for_bit(name: str):
         net(x, torch.tensor(0.4), rv.Cond(label=[1, 2, 0]), hint(3)),
     ):
         assert any((added[site] - other[site]).abs().max() > 1e-4 for site in net.sites)
+
+
+@pytest.mark.parametrize("name", ["unet", "folded"])
+def test_an_adapter_tells_the_encoder(name: str):
+    """Bit-equal at first; then what it adds at the end of a level goes down and across, and is of the hint alone."""
+    base = model(name)
+    net = Adapter(base.net)
+    x = noise(3)
+    assert torch.equal(control(base, net, hint(3))(x, 0.4, LABELS).out, base(x, 0.4, LABELS).out)
+    shaken(net)
+    told = control(base, net, hint(3))(x, 0.4, LABELS).out
+    added = net(x, torch.tensor(0.4), LABELS, hint(3))
+    assert list(added) == ["down.0.0", "down.1.1"]
+    assert torch.allclose(told, taps.add(base, added)(x, 0.4, LABELS).out, atol=1e-6)
+    assert (told - base(x, 0.4, LABELS).out).abs().amax((1, 2, 3)).min() > 1e-3
+    other = net(noise(3, 9), torch.tensor(0.9), None, hint(3))
+    assert all(torch.equal(added[site], other[site]) for site in added)
+    assert not torch.equal(added["down.0.0"], net(x, torch.tensor(0.4), LABELS, hint(3, 8))["down.0.0"])
+    across = taps.add(base, {"skip.1": added["down.0.0"], "skip.3": added["down.1.1"]})(x, 0.4, LABELS).out
+    assert (told - across).abs().max() > 1e-4  # a ControlNet's way, to the skips alone
+    small, large = (sum(p.numel() for p in kind(base.net).parameters()) for kind in (Adapter, ControlNet))
+    assert small < 0.8 * large
+    with pytest.raises(InputError, match="levels of a U-Net of ours: got DiT"):
+        Adapter(model("dit").net)
 
 
 def test_what_is_added_is_what_the_paper_adds():

@@ -112,6 +112,7 @@ class ControlNetConfig(FromRun):
     Attributes:
         base: folder of the run of the model (dit, unet, uvit).
         hint: made of each picture: the strength of its edges, or the shapes that are brighter than the picture's middle.
+        light: train an adapter in its place, a few convolutions of the hint alone (Mou et al. 2023, T2I-Adapter; unet).
         drop: share of the pictures whose label is dropped.
     """
 
@@ -120,6 +121,7 @@ class ControlNetConfig(FromRun):
 
     base: str = ""
     hint: Literal["edges", "shapes"] = "edges"
+    light: bool = False
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.5
 
     def drawing(self, own: Any, taught: Any) -> Any:

@@ -26,12 +26,13 @@ from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import HINTS
 from reverie.diffusion.showing import COLUMNS, drawn
 from reverie.nets import taps
-from reverie.nets.controlnet import ControlNet, Steering, fingerprint
+from reverie.nets.adapter import Adapter
+from reverie.nets.controlnet import ControlNet, Hinted, Steering, fingerprint
 
 
 def control(
     denoise: Denoiser,
-    net: ControlNet,
+    net: Hinted,
     hint: Tensor,
     weight: float = 1.0,
     interval: tuple[float, float] = (-math.inf, math.inf),
@@ -42,7 +43,7 @@ def control(
 
     Args:
         denoise: the model that the ControlNet was trained on.
-        net: the ControlNet.
+        net: the ControlNet, or the adapter.
         hint: (n or 1, channels, H, W) in [0, 1], one a sample or one for all.
         weight: of what it adds; 0 is the model as it is.
         interval: the logsnr between which it adds; everywhere by default.
@@ -71,10 +72,10 @@ class Control:
 
     Attributes:
         base: the model that it was trained on, as it was.
-        net: the ControlNet.
+        net: the ControlNet, or the adapter.
     """
 
-    def __init__(self, base: NetDenoiser, net: ControlNet) -> None:
+    def __init__(self, base: NetDenoiser, net: Hinted) -> None:
         self.base, self.net = base, net
 
     def __call__(
@@ -123,12 +124,13 @@ def build(config: ControlNetConfig, spec: DataSpec, seed: int, folder: Path | No
     """The base and a fresh ControlNet of it.
 
     Raises:
-        InputError: for a network that has no halves.
+        InputError: for a network that has no halves, or for an adapter no levels.
     """
     base = config.teaching(spec, seed, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ControlNet(base.net, size=(spec.shape[1], spec.shape[2]))
+        kind = Adapter if config.light else ControlNet
+        net = kind(base.net, size=(spec.shape[1], spec.shape[2]))
     base.net.requires_grad_(False)
     return Control(base, net)
 

@@ -68,39 +68,34 @@ class Hint(nn.Module):
         return self.leave(h)
 
 
-class ControlNet(nn.Module):
+class Hinted(nn.Module):
     """What is added to a frozen network at its sites, by a hint.
 
     Args:
-        net: the network, of which the first half is copied: a U-Net, U-ViT or DiT.
+        net: the network.
         hint: channels of the hint, a picture with values in [0, 1].
         size: height and width of the hint: those of the data, where the network works on codes of them; the network's own without.
-        widths: of the hint on its way, at each halving of its sides.
 
     Attributes:
         base: the SHA-256 of the weights of ``net``; None for one whose network is not known.
         sites: where something is added.
+        factor: how many times larger the hint is than the network's first map.
 
     Raises:
-        InputError: for another network, or a hint that the network's map does not divide.
+        InputError: for a hint that does not come down to that map.
     """
 
     base: str | None
+    sites: list[str]
 
-    def __init__(
-        self, net: nn.Module, hint: int = 1, size: tuple[int, int] | None = None, widths: Sequence[int] = WIDTHS
-    ) -> None:
+    def __init__(self, net: Any, hint: int, size: tuple[int, int] | None) -> None:
         super().__init__()
-        own: Any = net
-        self.sites, outs = _halves(net)
-        self.base, self.copy, self.channels = fingerprint(net), _first_half(net), hint
-        height, width = size or own.size
-        rows, columns = (side // own.config.patch for side in own.size)
-        if height % rows or height // rows * columns != width:
+        self.base, self.channels = fingerprint(net), hint
+        height, width = size or net.size
+        rows, columns = (side // net.config.patch for side in net.size)
+        self.factor: int = height // rows
+        if height % rows or self.factor * columns != width:
             raise InputError(f"a hint of {height}x{width} does not come down to the network's {rows}x{columns}")
-        self.hint = Hint(hint, height // rows, own.embed.out_channels, widths)
-        maps = isinstance(net, UNet)
-        self.zeros = nn.ModuleList(zeroed(nn.Conv2d(out, out, 1) if maps else nn.Linear(out, out)) for out in outs)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
         """What is added at each site, for the arguments of the frozen network.
@@ -109,6 +104,33 @@ class ControlNet(nn.Module):
             x, time, cond: as of the network.
             hint: (B, channels, H, W) in [0, 1].
         """
+        raise NotImplementedError
+
+
+class ControlNet(Hinted):
+    """A trainable copy of the first half of a network, told a hint.
+
+    Args:
+        net: a U-Net, U-ViT or DiT.
+        hint, size: as of :class:`Hinted`.
+        widths: of the hint on its way, at each halving of its sides.
+
+    Raises:
+        InputError: for another network, or as :class:`Hinted`.
+    """
+
+    def __init__(
+        self, net: nn.Module, hint: int = 1, size: tuple[int, int] | None = None, widths: Sequence[int] = WIDTHS
+    ) -> None:
+        sites, outs = _halves(net)
+        super().__init__(net, hint, size)
+        self.sites, self.copy = sites, _first_half(net)
+        self.hint = Hint(hint, self.factor, self.copy.embed.out_channels, widths)  # pyright: ignore
+        maps = isinstance(net, UNet)
+        self.zeros = nn.ModuleList(zeroed(nn.Conv2d(out, out, 1) if maps else nn.Linear(out, out)) for out in outs)
+        self.to(self.copy.embed.weight)  # pyright: ignore
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
         embedded = self.hint(hint.to(x.dtype))
         first = taps.Edit({"embed": Place("embed")}, {"embed": lambda value, at: value + embedded})
         seen = taps.features(self.copy, self.sites, x, time, cond, within=first)
@@ -116,10 +138,10 @@ class ControlNet(nn.Module):
 
 
 class Steering:
-    """The change of a call (:mod:`reverie.core.call`) that adds what a ControlNet gives.
+    """The change of a call (:mod:`reverie.core.call`) that adds what a ControlNet or an adapter gives.
 
     Args:
-        net: the ControlNet.
+        net: the one or the other.
         places: of its sites in the network that is called.
         hint: (n or 1, channels, H, W), one a sample or one for all.
         weight: of what is added.
@@ -128,7 +150,7 @@ class Steering:
 
     def __init__(
         self,
-        net: ControlNet,
+        net: Hinted,
         places: Mapping[str, Place],
         hint: Tensor,
         weight: float = 1.0,
