@@ -39,6 +39,11 @@ def classifier() -> NetClassifier:
     return NetClassifier(shaken(net), VP(), CLASSES, shape=(CHANNELS, SIZE, SIZE))
 
 
+def steering(denoise: NetDenoiser) -> ControlNet:
+    torch.manual_seed(1)
+    return shaken(ControlNet(denoise.net).cpu()).to(denoise.device)  # pyright: ignore[reportReturnType]
+
+
 def logits(images: torch.Tensor) -> torch.Tensor:
     return images.flatten(2).mean(2)
 
@@ -56,7 +61,7 @@ GUIDES: dict[str, Callable[[NetDenoiser], Denoiser]] = {
     "classified": lambda d: rv.guide.energy(d, energies.classified(logits, [0, 2])),
     "similarity": lambda d: rv.guide.energy(d, energies.similarity(lambda x: x.flatten(1), X.flatten(1))),
     "style": lambda d: rv.guide.energy(d, energies.style(lambda x: [x], X)),
-    "control": lambda d: control(d, shaken(ControlNet(d.net).cpu()).to(d.device), edge_map(X), 0.7, (-3.0, 9.0)),
+    "control": lambda d: control(d, steering(d), edge_map(X), 0.7, (-3.0, 9.0)),
     "pigdm": lambda d: rv.inverse.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X), 0.1),
     "stacked": lambda d: rv.guide.energy(rv.inverse.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X)), energies.lowres(X, 2)),
 }  # fmt: skip

@@ -160,6 +160,8 @@ def test_what_does_not_fit_is_said():
         palette.restore(made("jpeg"), Shown(x), level=0.1)
     with pytest.raises(InputError, match="does not divide"):
         made("superres", factor=3)
+    with pytest.raises(InputError, match="at least 8 pixels a side: got 4x4"):
+        palette.build(PaletteConfig(net=NET), rv.data.TensorSet(pictures(4, size=4)).spec, 0)
     with pytest.raises(InputError, match="use dit or unet"):
         palette.build(PaletteConfig(net=rv.nets.UViTConfig()), rv.data.TensorSet(pictures(4)).spec, 0)
     with pytest.raises(InputError, match="the data has none"):

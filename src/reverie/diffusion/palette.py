@@ -259,6 +259,8 @@ def build(config: PaletteConfig, spec: DataSpec, seed: int) -> NetDenoiser:
         raise InputError(f"only pictures of 3 channels can be colourised: the data's have {channels}")
     if config.op == "superres" and any(side % config.factor for side in size):
         raise InputError(f"--factor {config.factor} does not divide {'x'.join(map(str, size))} pixels: use a divisor")
+    if config.op in HOLES and min(size) < 8:
+        raise InputError(f"holes are made in pictures of at least 8 pixels a side: got {'x'.join(map(str, size))}")
     seen = channels * (2 if config.reference else 1) + (config.op in HOLES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
