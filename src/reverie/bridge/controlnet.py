@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.bridge import architecture, weights
 from reverie.bridge.architecture import DOWN_TO_UP
@@ -16,7 +16,6 @@ from reverie.bridge.folder import Component
 from reverie.bridge.weights import Part
 from reverie.core.errors import InputError
 from reverie.nets.controlnet import ControlNet
-from reverie.nets.network import Network
 from reverie.nets.unet import UNet
 
 UNET = "UNet2DConditionModel"
@@ -54,7 +53,7 @@ def read(component: Component) -> ControlNet:
 
 
 def described(
-    net: ControlNet, base: Network, kind: str, model: Mapping[str, Any]
+    net: ControlNet, base: nn.Module, kind: str, model: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and the weights of diffusers' ControlNetModel like ``net``, which steers ``base``, a model of theirs by its class
     and configuration.

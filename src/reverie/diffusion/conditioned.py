@@ -7,10 +7,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from reverie.core.bounds import STEPS, Bound
+from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
-from reverie.core.names import GridName
-from reverie.diffusion.config import OnPath, SampleConfig
+from reverie.diffusion.config import OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.teacher import FromRun
 from reverie.nets.config import CONFIGS, NetConfig
 
@@ -22,21 +21,6 @@ if TYPE_CHECKING:
     from reverie.diffusion.control import Control, Controlling
     from reverie.diffusion.palette import Palette
     from reverie.solve import Sampler
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestoreConfig:
-    """How restorations are drawn unless told otherwise.
-
-    Attributes:
-        solver: auto, default, stochastic, or one by name, as of a diffusion model.
-        steps: of the solver.
-        grid: where the steps are taken; as suits the solver without.
-    """
-
-    solver: str = "auto"
-    steps: Annotated[int, STEPS] = 20
-    grid: GridName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from reverie.core.errors import InputError
 from reverie.core.task import Preview
 from reverie.core.tensors import onto
 from reverie.diffusion.building import HELD_OUT, schedule_of, solving, times
-from reverie.diffusion.conditioned import PaletteConfig, RestoreConfig
+from reverie.diffusion.conditioned import PaletteConfig
+from reverie.diffusion.config import RestoreConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.jpeg import jpeg
 from reverie.diffusion.showing import COLUMNS, drawn
