@@ -11,11 +11,14 @@ import torch
 import reverie as rv
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.schedules import VP
+from reverie.diffusion.control import control
+from reverie.diffusion.hints import edges as edge_map
 from reverie.guide import energies
 from reverie.guide.attention import position, shape, size
 from reverie.guide.classifier import NetClassifier
 from reverie.guide.freedom import FreeDoM
 from reverie.inverse import operators
+from reverie.nets.controlnet import ControlNet
 
 from .emulated import DEVICE
 from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures, shaken, vectors
@@ -36,6 +39,11 @@ def classifier() -> NetClassifier:
     return NetClassifier(shaken(net), VP(), CLASSES, shape=(CHANNELS, SIZE, SIZE))
 
 
+def steering(denoise: NetDenoiser) -> ControlNet:
+    torch.manual_seed(1)
+    return shaken(ControlNet(denoise.net).cpu()).to(denoise.device)  # pyright: ignore[reportReturnType]
+
+
 def logits(images: torch.Tensor) -> torch.Tensor:
     return images.flatten(2).mean(2)
 
@@ -53,6 +61,7 @@ GUIDES: dict[str, Callable[[NetDenoiser], Denoiser]] = {
     "classified": lambda d: rv.guide.energy(d, energies.classified(logits, [0, 2])),
     "similarity": lambda d: rv.guide.energy(d, energies.similarity(lambda x: x.flatten(1), X.flatten(1))),
     "style": lambda d: rv.guide.energy(d, energies.style(lambda x: [x], X)),
+    "control": lambda d: control(d, steering(d), edge_map(X), 0.7, (-3.0, 9.0)),
     "pigdm": lambda d: rv.inverse.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X), 0.1),
     "stacked": lambda d: rv.guide.energy(rv.inverse.pigdm(d, operators.Inpaint(HALF), operators.Inpaint(HALF)(X)), energies.lowres(X, 2)),
 }  # fmt: skip

@@ -21,9 +21,14 @@ from reverie.core.schedules import Cosine
 from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
 from reverie.data import ImageSet
+from reverie.diffusion import palette
 from reverie.diffusion.classifying import Classifying
+from reverie.diffusion.conditioned import PaletteConfig
+from reverie.diffusion.control import Control, Controlling
 from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.hints import edges
 from reverie.diffusion.online import Online
+from reverie.diffusion.palette import Palette
 from reverie.diffusion.reflow import Reflow
 from reverie.diffusion.vlb import VLB, Hybrid, OnChain
 from reverie.distill import ADD, DMD2, LADD, Drifting, Guided, Moments, Progressive, Student, hearing
@@ -40,6 +45,7 @@ from reverie.families.config import (
 )
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
+from reverie.nets.controlnet import ControlNet
 from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
 from .emulated import DEVICE, NAME, waiting
@@ -90,6 +96,25 @@ def aligned() -> WithAuxiliary:
         SRA(base.denoise, "blocks.0", "blocks.1", 16),
     )
     return WithAuxiliary(base, *looks, Dispersive("blocks.1"))
+
+
+def restoring(op: str) -> Palette:
+    config = PaletteConfig(
+        op=op,  # pyright: ignore[reportArgumentType]
+        augment=True,
+        factor=2,
+        net=rv.nets.DiTConfig(width=16, depth=1, heads=2),
+    )
+    model = palette.build(config, rv.data.TensorSet(X).spec, 0)
+    trained(shaken(model.net))
+    return Palette(model, Uniform(), palette.damage(op, 2), True, held_out=Batch(X))
+
+
+def steering(name: str) -> Controlling:
+    base = MODELS[name]()
+    net = trained(shaken(ControlNet(base.net)))
+    held_out = Batch(X, condition(base, len(X)))
+    return Controlling(Control(base, net), Uniform(), edges, held_out=held_out)  # pyright: ignore[reportArgumentType]
 
 
 def straightened() -> Reflow:
@@ -162,6 +187,8 @@ TASKS: dict[str, Callable[[], Any]] = {
     "vlb": lambda: on_chain(VLB),
     "online": online,
     "aligned": aligned,
+    **{op: lambda op=op: restoring(op) for op in ("inpaint", "uncrop", "colourise", "jpeg", "superres")},
+    **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "prior")},
     "reflow": straightened,
     "progressive": lambda: distilling(
         lambda student: Progressive(Student(hearing(student.denoise, "until"), student.teaching))
@@ -238,7 +265,22 @@ def test_every_task_takes_the_same_step(name):
         assert after[key] == pytest.approx(value, rel=2e-2, abs=1e-3, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["dit", "unet-text", "prior", "latent", "hybrid", "aligned", "classifier", "conv-vae"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dit",
+        "unet-text",
+        "prior",
+        "latent",
+        "hybrid",
+        "aligned",
+        "inpaint",
+        "jpeg",
+        "controlnet of unet",
+        "classifier",
+        "conv-vae",
+    ],
+)
 def test_no_loss_and_no_gradient_waits(name):
     """What a step draws and computes is left to the device; the loop reads losses back when it logs."""
     task = TASKS[name]()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reverie.bridge.loading import open_folder as load
     from reverie.bridge.lora import merge
     from reverie.bridge.scheduler import Scheduler
-    from reverie.bridge.writing import refusal, write
+    from reverie.bridge.writing import refusal, write, write_controlnet
 
 _HOME = {
     "KL": ("kl", "KL"),
@@ -28,9 +28,10 @@ _HOME = {
     "merge": ("lora", "merge"),
     "refusal": ("writing", "refusal"),
     "write": ("writing", "write"),
+    "write_controlnet": ("writing", "write_controlnet"),
 }
 
-__all__ = ["KL", "Pretrained", "Scheduler", "is_folder", "load", "merge", "refusal", "write"]
+__all__ = ["KL", "Pretrained", "Scheduler", "is_folder", "load", "merge", "refusal", "write", "write_controlnet"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.bridge import architecture, weights
-from reverie.bridge.building import AUTOENCODER, build, check_weights, complete, following, precision, renamed
+from reverie.bridge import architecture, controlnet, weights
+from reverie.bridge.building import (
+    AUTOENCODER,
+    CONTROLNET,
+    build,
+    check_weights,
+    complete,
+    following,
+    precision,
+    renamed,
+)
 from reverie.bridge.folder import SCHEDULER, Component, Folder
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
@@ -24,6 +33,7 @@ from reverie.core.predictions import Kind
 from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Space
 from reverie.core.tensors import Scalar
+from reverie.nets.controlnet import ControlNet
 from reverie.nets.embeddings import sinusoids
 from reverie.nets.layers import pair
 from reverie.nets.network import Network
@@ -71,7 +81,7 @@ def open_folder(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> Pretrained | KL:
+) -> Pretrained | KL | ControlNet:
     """A pipeline or model of diffusers', frozen and in evaluation mode.
 
     Where the architecture is one of ours the weights load into our network; else diffusers' module is wrapped. Nothing of the folder is
@@ -85,7 +95,8 @@ def open_folder(
         device, dtype: where network, space and text encoders go, and what they compute in: the CPU, and what their files hold, by default.
 
     Returns:
-        A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space.
+        A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space; for that of a
+        ControlNetModel, a ControlNet for :func:`reverie.diffusion.control`.
 
     Raises:
         InputError: for a folder of another kind, a class or option without translation, weights that are pickled or of another model.
@@ -95,6 +106,8 @@ def open_folder(
     component = Component(folder.path) if folder.single else _network_of(folder)
     if component.kind == AUTOENCODER:
         return autoencoder(component).to(device=device, dtype=dtype)
+    if component.kind == CONTROLNET:
+        return controlnet.read(component).to(device=device, dtype=dtype)
     config = complete(component)
     found = None if schedule is not None and kind is not None else _scheduler(folder)
     trained = found.schedule if schedule is None else schedule  # pyright: ignore[reportOptionalMemberAccess]

@@ -5,7 +5,7 @@ The maps are lists of :class:`Part`: which of our tensors is made of which of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,13 @@ def to_ours(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]
     Raises:
         RunError: when a tensor is missing, left over or of another shape, with its name.
     """
+    return gathered(net, parts(net, config), state)
+
+
+def gathered(net: nn.Module, parts: Iterable[Part], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their weights under the names of ``net``, which is made of the given parts; errors as of :func:`to_ours`."""
     shapes, left, result = {name: value.shape for name, value in net.state_dict().items()}, set(state), {}
-    for part in parts(net, config):
+    for part in parts:
         missing = [name for name in part.theirs if name not in state]
         if missing:
             raise RunError(f"the weights lack {missing[0]!r}: the file is incomplete or belongs to another model")
@@ -64,8 +69,13 @@ def to_ours(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]
 
 def to_theirs(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The weights of ``net``, or ``state`` in place of them, under their names, for a model of ``config`` (see :func:`describe`)."""
-    state, result = net.state_dict() if state is None else state, {}
-    for part in parts(net, config):
+    return scattered(parts(net, config), net.state_dict() if state is None else state)
+
+
+def scattered(parts: Iterable[Part], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under their names, as far as the given parts go."""
+    result: dict[str, Tensor] = {}
+    for part in parts:
         result |= dict(zip(part.theirs, _theirs(part, state[part.ours]), strict=True))
     return result
 

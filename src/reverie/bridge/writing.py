@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reverie.bridge import drawing, weights
+from reverie.bridge import controlnet, drawing, weights
 from reverie.bridge.describe import Description, describe, needs
 from reverie.bridge.folder import CONFIG, INDEX, SCHEDULER
 from reverie.bridge.foreign import Foreign
@@ -21,6 +21,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity
+from reverie.nets.controlnet import ControlNet
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.prior import Prior
@@ -172,6 +173,30 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
     if changed or not isinstance(trained, Training):
         raise InputError(f"diffusers has nothing like this {type(net).__name__} run: train with {', '.join(changed)}")
     return trained.scheduler, describe(net, trained.folded(denoise))
+
+
+def write_controlnet(net: ControlNet, base: Pretrained, folder: str | Path) -> Path:
+    """Write a ControlNet so that diffusers' ControlNetModel computes the same residuals.
+
+    Args:
+        net: out of a folder, or trained on ``base``.
+        base: the Stable Diffusion model that it steers.
+        folder: a new folder; it appears complete or not at all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: when the folder exists, or diffusers has no ControlNet of such a network.
+        RunError: when it could not be written.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a new folder")
+    config, state = controlnet.described(net, base.net, *base.model)
+    with files.appearing_folder(folder) as partial:
+        _write_part(partial, config, state)
+    return folder
 
 
 def _write_part(folder: Path, config: dict[str, Any], state: dict[str, Tensor] | None) -> None:

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
     from reverie.core.condition import Cond
     from reverie.core.denoiser import Denoiser
+    from reverie.core.generator import Generator
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
+    from reverie.recipes.runs import Run
 
 START = 0.6
+STRIDE = 2**32
+"""Between the seeds of the stages of a cascade."""
 Side = Annotated[int, Bound(ge=1, le=65_536)]
 
 
@@ -54,6 +58,10 @@ class Arguments(Placing):
             model: a smaller run, or an early checkpoint of this one), classifier:RUN:2 (towards a label that a noisy classifier sees),
             energy:lowres, energy:edges, energy:colours or energy:mask (towards a target), with a rate at the end if the default of 0.3
             is not right.
+        hint: for a run of controlnet, a map of the size of the pictures to draw by, white on black, as often as wanted: edges.png,
+            edges.png:0.5 (a weight), or RUN=shapes.png of another run of controlnet on the same model.
+        then: a run of palette that has learned superres, which enlarges what was drawn, as often as wanted: RUN, or RUN:0.2 with that much
+            noise added to what it is shown (0.1 without, where it was trained with --augment).
         target: the picture that energies compare with.
         mask: a picture of its size, white where energy:mask compares.
         canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
@@ -72,6 +80,8 @@ class Arguments(Placing):
     image: Path | None = None
     start: float | None = None
     guide: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    hint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    then: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     target: Path | None = None
     mask: Path | None = None
     canvas: tuple[Side, Side] | None = None
@@ -116,7 +126,7 @@ def main(arguments: list[str]) -> None:
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
-    generator = run.generator(config)
+    generator = hinted(given, run, config) if given.hint else run.generator(config)
     if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
             raise InputError(
@@ -125,6 +135,8 @@ def main(arguments: list[str]) -> None:
         images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
     else:
         images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
+    for number, word in enumerate(given.then, 1):
+        images = enlarged(given, images, word, given.seed + number * STRIDE)
     names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
     told, index = flags(replace(given, n=n)), None if drawn is None else drawn.index
     for path in write(images, out, names, lambda i: text.chunks(run, told, config, given.seed, i), index):
@@ -149,12 +161,72 @@ def flags(given: Arguments) -> list[str]:
         value = getattr(given, field.name)
         if field.name in ("run", "like", "out") or (value == field.default and field.name != "seed"):
             continue
-        several = value if field.name == "guide" else (value,)
+        several = value if field.name in ("guide", "hint", "then") else (value,)
         for each in several:
             each = each.absolute() if isinstance(each, Path) else each
             parts = each if isinstance(each, tuple) else (each,)
             words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
     return words
+
+
+def hinted(given: Arguments, run: "Run", config: SampleConfig) -> "Generator":
+    """What draws by the maps ``--hint``.
+
+    Raises:
+        InputError: for a map of another size, a run that learned no hints, or one on another model.
+    """
+    from reverie.diffusion.control import Control
+    from reverie.recipes.sources import hint
+
+    opened = run.open()
+    denoise = opened.base if isinstance(opened, Control) else opened
+    for word in given.hint:
+        name, _, rest = word.rpartition("=")
+        file, weight = numbered(rest)
+        learned = given.open(Path(name)).open() if name else opened
+        if not isinstance(learned, Control):
+            raise InputError(
+                f"{name or run.folder} has learned no hints: train it with `reverie train controlnet --base RUN`, or name such a run "
+                "before its hint, --hint RUN=FILE"
+            )
+        picture = hint(Path(file), run.recipe, learned.net.channels)
+        denoise = learned(picture.to(denoise.device), 1.0 if weight is None else weight, on=denoise)
+    return run.recipe.task.generator(denoise, config)
+
+
+def numbered(word: str) -> tuple[str, float | None]:
+    """``NAME:NUMBER`` apart, or ``NAME`` without one."""
+    name, _, number = word.rpartition(":")
+    try:
+        return (name, float(number)) if name else (word, None)
+    except ValueError:
+        return word, None
+
+
+def enlarged(given: Arguments, images: "Tensor", word: str, seed: int) -> "Tensor":
+    """What the stage ``--then`` makes of pictures.
+
+    Raises:
+        InputError: for a run that enlarges nothing, or draws other sizes.
+    """
+    from reverie.diffusion.building import solving
+    from reverie.diffusion.cascade import enlarge
+    from reverie.diffusion.conditioned import PaletteConfig
+
+    name, level = numbered(word)
+    run = given.open(Path(name))
+    task = run.recipe.task
+    if not isinstance(task, PaletteConfig) or task.op != "superres" or task.reference:
+        raise InputError(
+            f"{name} enlarges nothing: train a stage with `reverie train palette --op superres --factor 2 --augment`"
+        )
+    if (stage := math.prod(run.spec.shape)) != task.factor**2 * images[0].numel():
+        raise InputError(
+            f"{name} enlarges {task.factor} times to {'x'.join(map(str, run.spec.shape))}: what was drawn is "
+            f"{'x'.join(map(str, images.shape[1:]))}"
+        )
+    afford(4 * len(images) * stage, f"--n {len(images)}", "draw fewer at a time, each time with another --seed")
+    return enlarge(run.denoiser(), images, level=level, seed=seed, progress="enlarging", **solving(run.recipe.usual))
 
 
 def steered(

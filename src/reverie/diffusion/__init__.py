@@ -8,23 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reverie.diffusion.classifying import Classifying
+    from reverie.diffusion.control import Control, Controlling
     from reverie.diffusion.denoising import Denoising
     from reverie.diffusion.genie import Genie
     from reverie.diffusion.online import Online
+    from reverie.diffusion.palette import Palette
     from reverie.diffusion.reflow import Reflow
     from reverie.diffusion.vlb import VLB, Hybrid
 
 _HOME = {
     "VLB": "vlb",
     "Classifying": "classifying",
+    "Control": "control",
+    "Controlling": "control",
     "Denoising": "denoising",
     "Genie": "genie",
     "Hybrid": "vlb",
     "Online": "online",
+    "Palette": "palette",
     "Reflow": "reflow",
 }
 
-__all__ = ["VLB", "Classifying", "Denoising", "Genie", "Hybrid", "Online", "Reflow"]
+__all__ = [
+    "VLB",
+    "Classifying",
+    "Control",
+    "Controlling",
+    "Denoising",
+    "Genie",
+    "Hybrid",
+    "Online",
+    "Palette",
+    "Reflow",
+]
 
 
 def __getattr__(name: str) -> Any:

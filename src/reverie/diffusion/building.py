@@ -23,7 +23,7 @@ from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler,
 from reverie.data import Loader, encoded
 from reverie.data.codes import WHERE, CodeSet
 from reverie.diffusion import first_stage
-from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
+from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.showing import shown
 from reverie.diffusion.vlb import VLB, Hybrid
@@ -327,7 +327,7 @@ def sampler(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) ->
     return Sampler(guided(config, denoise, sample), **solving(sample))
 
 
-def solving(sample: SampleConfig) -> dict:
+def solving(sample: SampleConfig | RestoreConfig) -> dict:
     """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample`.
 
     Raises:

@@ -62,6 +62,21 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoreConfig:
+    """How restorations are drawn unless told otherwise.
+
+    Attributes:
+        solver: auto, default, stochastic, or one by name, as of a diffusion model.
+        steps: of the solver.
+        grid: where the steps are taken; as suits the solver without.
+    """
+
+    solver: str = "auto"
+    steps: Annotated[int, STEPS] = 20
+    grid: GridName | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnPath(TaskConfig):
     """What all tasks on a path of noise choose.
 

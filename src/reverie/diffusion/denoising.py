@@ -104,11 +104,14 @@ class Denoising(Task):
         point = self.denoise.schedule.point(t).align(x0)
         return self.denoise(combine((point.alpha, point.sigma), (x0, noise)), point, cond)
 
-    def squared(self, x0: Tensor, noise: Tensor, estimate: Estimate) -> Tensor:
-        """The squared error of an estimate, mean over pixels, (B,)."""
+    def squared(self, x0: Tensor, noise: Tensor, estimate: Estimate, where: Tensor | None = None) -> Tensor:
+        """The squared error of an estimate, mean over pixels, or over those ``where`` (B, 1, H, W) is 1 and not 0: (B,)."""
         pair = self.kind(estimate.point)
         out = estimate.out if self.kind == self.denoise.kind else estimate.linear(*pair)
-        return (out - combine(pair, (x0, noise))).float().square().flatten(1).mean(1)
+        error = (out - combine(pair, (x0, noise))).float().square()
+        if where is None:
+            return error.flatten(1).mean(1)
+        return (where * error).flatten(1).sum(1) / where.expand_as(error).flatten(1).sum(1)
 
     def describe(self, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         return {"logsnr": 2.0 * self.denoise.schedule.lam(self.times(rng.even("time")))}

@@ -61,17 +61,20 @@ def shown(
         real = space.decode(data.batch(rows).x)
 
     def show(denoise: NetDenoiser) -> Preview:
-        draw, n = draws(denoise), count
-        while True:
-            try:
-                drawn = _drawn(draw, n, None if told is None else Cond(label=told[:n]), seed)
-                break
-            except _Slow as slow:
-                n = slow.fitting
+        made = drawn(draws(denoise), count, None if told is None else Cond(label=told[:count]), seed)
         blank = torch.ones(columns - len(real), *real.shape[1:])
-        return Preview(torch.cat([real, blank, drawn.cpu()]), columns, names)
+        return Preview(torch.cat([real, blank, made.cpu()]), columns, names)
 
     return show
+
+
+def drawn(draw: Generator, n: int, cond: Cond | None, seed: int) -> Tensor:
+    """n samples, or the first ones where all would take longer than :data:`SECONDS`; ``cond`` is of n."""
+    while True:
+        try:
+            return _drawn(draw, n, None if cond is None else cond.index(slice(n)), seed)
+        except _Slow as slow:
+            n = slow.fitting
 
 
 def _drawn(draw: Generator, n: int, cond: Cond | None, seed: int) -> Tensor:

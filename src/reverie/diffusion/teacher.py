@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromTeacher(TaskConfig):
+class FromRun(TaskConfig):
     """What all tasks that begin with the model of another run choose. The run keeps a copy of that model, so either folder may move.
 
     Attributes:
-        teacher: folder of the run.
         model: the settings of its model, inferred.
     """
 
     Sample: ClassVar[type] = SampleConfig
+    by: ClassVar[str] = "teacher"
+    """The setting that names the folder of the other run."""
 
-    teacher: str = ""
     model: Annotated[DenoisingConfig | None, Suppress] = None
 
     def of(self, taught: TaskConfig, sample: Any) -> Self:
@@ -48,9 +48,13 @@ class FromTeacher(TaskConfig):
         model = taught.model if isinstance(taught, FromTeacher) else taught
         if not isinstance(model, DenoisingConfig):
             raise InputError(
-                f"{self.name} begins with a diffusion model: {self.teacher} is a run of the task {taught.name}"
+                f"{self.name} begins with a diffusion model: {self.source} is a run of the task {taught.name}"
             )
         return replace(self, model=model)
+
+    def drawing(self, own: Any, taught: Any) -> Any:
+        """How it is drawn from, of what it was told itself and how the other model is drawn from."""
+        return own
 
     def training(self, taught: TrainConfig) -> TrainConfig:
         """How it is trained unless told otherwise, from how the teacher was."""
@@ -60,8 +64,13 @@ class FromTeacher(TaskConfig):
     def denoising(self) -> DenoisingConfig:
         """The settings of the model."""
         if self.model is None:
-            raise InputError(f"the task {self.name} begins with a trained model: give --teacher RUN")
+            raise InputError(f"the task {self.name} begins with a trained model: give --{self.by} RUN")
         return self.model
+
+    @property
+    def source(self) -> str:
+        """The folder of the other run."""
+        return getattr(self, self.by)
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         self.denoising.check(spec, sample)
@@ -69,7 +78,7 @@ class FromTeacher(TaskConfig):
     def prepare(self, given: Given) -> None:
         from reverie.diffusion.building import prepare_teacher
 
-        prepare_teacher(self.teacher, given)
+        prepare_teacher(self.source, given)
 
     def teaching(self, spec: DataSpec, seed: int, folder: Path | None) -> NetDenoiser:
         """The model with the teacher's weights; before :meth:`prepare`, with fresh ones."""
@@ -95,6 +104,17 @@ class FromTeacher(TaskConfig):
 
     def sweep(self, sample: SampleConfig) -> Sweep | None:
         return self.denoising.sweep(sample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromTeacher(FromRun):
+    """A task whose model learns from the other one.
+
+    Attributes:
+        teacher: folder of its run.
+    """
+
+    teacher: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

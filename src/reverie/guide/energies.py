@@ -56,8 +56,8 @@ def edges(target: Tensor) -> Energy:
     """``‖S(x) − S(target)‖`` with S the Sobel derivatives of the mean of the channels: be drawn along the same lines."""
 
     def energy(images: Tensor) -> Tensor:
-        found = _sobel(images)
-        rest = found - match("the target, as Sobel sees it,", _sobel(target), found)
+        found = sobel(images)
+        rest = found - match("the target, as Sobel sees it,", sobel(target), found)
         return torch.linalg.vector_norm(rest.flatten(1), dim=1)
 
     return energy
@@ -132,7 +132,8 @@ def _quantiles(images: Tensor, count: int) -> Tensor:
     return values if values.shape[2] == count else F.interpolate(values, size=count, mode="linear")
 
 
-def _sobel(images: Tensor) -> Tensor:
+def sobel(images: Tensor) -> Tensor:
+    """The derivatives across and down of the mean of the channels, (B, 2, H, W)."""
     grey = images.mean(1, keepdim=True)
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 8.0
     kernels = torch.stack([across, across.T])[:, None]

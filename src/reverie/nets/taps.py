@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
-from reverie.core.call import Call, Now, per_branch, run
+from reverie.core.call import Call, Change, Now, per_branch, run
 from reverie.core.denoiser import Denoiser, Estimate, Told, Wrapper
 from reverie.core.errors import InputError, nearest
 from reverie.core.predictions import KINDS
@@ -236,14 +236,25 @@ def record(denoise: Denoiser, sites: Iterable[str], stop: bool = False) -> Denoi
     return Recorded(denoise, find(denoise, sites), stop)
 
 
-def features(model: nn.Module | Denoiser, sites: Iterable[str], *arguments: Any) -> dict[str, Tensor]:
+def features(
+    model: nn.Module | Denoiser, sites: Iterable[str], *arguments: Any, within: Change | None = None
+) -> dict[str, Tensor]:
     """The values at ``sites`` for one call ``model(*arguments)``, which ends after the last of them; differentiable.
+
+    Args:
+        model: a denoiser or a network.
+        sites: names out of :func:`sites`.
+        arguments: of the call.
+        within: a change of the network that acts before they are read.
 
     Raises:
         InputError: for an unknown site, with the nearest names.
     """
     reading = _Reading(find(model, sites), stop=True)
-    reading.of(partial(changed(model, reading.edit), *arguments))
+    called = (
+        changed(model, reading.edit) if within is None else partial(run, _network(model), [within, reading.edit], Now())
+    )
+    reading.of(partial(called, *arguments))
     return reading.seen
 
 

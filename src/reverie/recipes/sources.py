@@ -106,6 +106,21 @@ def picture(path: Path, recipe: Recipe, size: tuple[int, int] | None = None, cha
     return torch.tensor(array)[None].float().div(127.5).sub(1.0)
 
 
+def hint(path: Path, recipe: Recipe, channels: int) -> Tensor:
+    """A map of exactly the size of the model's pictures, (1, channels, H, W) in [0, 1], 1 where it is white.
+
+    Raises:
+        InputError: when it cannot be read, or is of another size.
+    """
+    assert recipe.data.size is not None
+    height, width = pixels.sides(recipe.data.size)
+    if (found := image_files.open_image(path).size) != (width, height):
+        raise InputError(
+            f"the hint {shown(path)} is {found[0]}x{found[1]}, the model's pictures are {width}x{height}: draw it of their size"
+        )
+    return 0.5 * (picture(path, recipe, channels=channels) + 1.0)
+
+
 def known(path: Path, of: Path | None, recipe: Recipe, what: str = "known") -> Tensor:
     """The mask of a picture as it is seen, brought to the model's size as the picture is: (1, 1, H, W), 1 where it is white.
 

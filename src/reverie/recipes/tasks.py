@@ -18,6 +18,8 @@ C = TypeVar("C", bound=type[TaskConfig])
 TASKS: dict[str, str | type[TaskConfig]] = {
     "denoising": "reverie.diffusion.config:DenoisingConfig",
     "classifier": "reverie.diffusion.config:ClassifierConfig",
+    "controlnet": "reverie.diffusion.conditioned:ControlNetConfig",
+    "palette": "reverie.diffusion.conditioned:PaletteConfig",
     "reflow": "reverie.diffusion.teacher:ReflowConfig",
     "genie": "reverie.diffusion.teacher:GenieConfig",
     "progressive": "reverie.distill.match_config:ProgressiveConfig",

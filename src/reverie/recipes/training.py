@@ -28,7 +28,7 @@ from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
 from reverie.data.codes import CodeSet
-from reverie.diffusion.teacher import FromTeacher
+from reverie.diffusion.teacher import FromRun
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
 from reverie.learn.observer import Observer, TensorBoard
@@ -163,14 +163,18 @@ def _taught(recipe: Recipe) -> Recipe:
         InputError: when there is no such run, or it trained no diffusion model.
     """
     task = recipe.task
-    if not isinstance(task, FromTeacher) or task.model is not None:
+    if not isinstance(task, FromRun) or task.model is not None:
         return recipe
-    if not task.teacher:
-        raise InputError(f"the task {task.name} begins with a trained model: give --teacher RUN")
-    teacher = Run(task.teacher).recipe
+    if not task.source:
+        raise InputError(f"the task {task.name} begins with a trained model: give --{task.by} RUN")
+    teacher = Run(task.source).recipe
     data = teacher.data if recipe.data == DataConfig() else recipe.data
     return replace(
-        recipe, name=recipe.name or f"{teacher.name}-{task.name}", data=data, task=task.of(teacher.task, teacher.sample)
+        recipe,
+        name=recipe.name or f"{teacher.name}-{task.name}",
+        data=data,
+        task=task.of(teacher.task, teacher.sample),
+        sample=task.drawing(recipe.sample, teacher.usual),
     )
 
 

@@ -1,0 +1,144 @@
+"""Tasks whose networks are shown a picture. Cheap to import: the command line makes its flags from these classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from reverie.core.bounds import Bound
+from reverie.core.errors import InputError
+from reverie.diffusion.config import OnPath, RestoreConfig, SampleConfig
+from reverie.diffusion.teacher import FromRun
+from reverie.nets.config import CONFIGS, NetConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.denoiser import NetDenoiser
+    from reverie.diffusion.control import Control, Controlling
+    from reverie.diffusion.palette import Palette
+    from reverie.solve import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaletteConfig(OnPath):
+    """Restoration that is learned: the network is shown the damaged picture beside the noise (Saharia et al. 2022, Palette).
+
+    Attributes:
+        op: what happens to the pictures: holes of any form, a frame or side that is missing, grey in place of colours, JPEG of quality
+            5 to 30, or one so much smaller.
+        factor: of superres, how much smaller.
+        reference: show another picture of the same class too.
+        augment: noise of a random level, which the network is told, is added to what it is shown, so that it serves on pictures that
+            another model drew (Ho et al. 2022, cascades).
+        net: the network, one that takes a picture (unet, dit).
+        kind: what it predicts.
+    """
+
+    name: ClassVar[str] = "palette"
+    Sample: ClassVar[type] = RestoreConfig
+
+    op: Literal["inpaint", "uncrop", "colourise", "jpeg", "superres"] = "inpaint"
+    factor: Annotated[int, Bound(ge=2, le=64)] = 4
+    reference: bool = False
+    augment: bool = False
+    net: NetConfig = field(default_factory=CONFIGS["unet"])
+    kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
+
+    def check(self, spec: DataSpec, sample: RestoreConfig) -> None:
+        from reverie.diffusion.building import learns_variance, solving
+
+        solving(sample)
+        if learns_variance(self.net):
+            raise InputError("palette is trained by the squared error alone: leave out net.learn_sigma")
+        self.build(spec, 0)
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
+        from reverie.diffusion.palette import build
+
+        return build(self, spec, seed)
+
+    def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
+        return {"denoiser": model.net}
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+        """With a reference, each picture beside the next of its class."""
+        from reverie.diffusion.palette import Referred
+
+        return (
+            (Referred(data), Referred(held_out) if len(held_out) else held_out) if self.reference else (data, held_out)
+        )
+
+    def task(self, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: RestoreConfig, seed: int) -> Palette:
+        from reverie.diffusion.palette import task
+
+        return task(self, model, data, held_out, sample, seed)
+
+    def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
+        return {**super().describe(model, spec), "kind": model.kind.name, "op": self.op}
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie restore {quote(run)} --help"
+
+    def generator(self, opened: NetDenoiser, sample: Any) -> Any:
+        raise InputError(
+            f"a run of palette draws what a damaged picture may have been ({self.op}): `reverie restore RUN --image FILE`"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlNetConfig(FromRun):
+    """Teach the diffusion model of another run, which stays as it is, to draw by a hint (Zhang et al. 2023, ControlNet).
+
+    Attributes:
+        base: folder of the run of the model (dit, unet, uvit).
+        hint: made of each picture: the strength of its edges, or the shapes that are brighter than the picture's middle.
+        light: train an adapter in its place, a few convolutions of the hint alone (Mou et al. 2023, T2I-Adapter; unet).
+        drop: share of the pictures whose label is dropped.
+    """
+
+    name: ClassVar[str] = "controlnet"
+    by: ClassVar[str] = "base"
+
+    base: str = ""
+    hint: Literal["edges", "shapes"] = "edges"
+    light: bool = False
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.5
+
+    def drawing(self, own: Any, taught: Any) -> Any:
+        return taught if own == self.Sample() else own
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Control:
+        from reverie.diffusion.control import build
+
+        return build(self, spec, seed, folder)
+
+    def modules(self, model: Control) -> dict[str, nn.Module]:
+        return {"control": model.net}
+
+    def task(self, model: Control, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Controlling:
+        from reverie.diffusion.control import task
+
+        return task(self, model, data, held_out, sample, seed)
+
+    def describe(self, model: Control, spec: DataSpec) -> dict[str, str]:
+        """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""
+        return {**super().describe(model, spec), "hint": self.hint, "base": str(model.net.base)}
+
+    def open(self, model: Control, spec: DataSpec) -> Control:
+        self.denoising.open(model.base, spec)
+        model.base.net.eval().requires_grad_(False)
+        return model
+
+    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
+        from reverie.core.denoiser import Denoiser
+
+        if not isinstance(opened, Denoiser):
+            raise InputError("a run of controlnet draws by a hint: `reverie sample RUN --hint FILE`")
+        return self.denoising.generator(opened, sample)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)} --help"

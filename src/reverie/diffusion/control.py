@@ -1,0 +1,160 @@
+"""Training a ControlNet on a diffusion model that stays as it is, and drawing by hints (see :mod:`reverie.nets.controlnet`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.call import Call
+from reverie.core.condition import Cond
+from reverie.core.denoiser import Denoiser, NetDenoiser, Told
+from reverie.core.draws import Draws
+from reverie.core.errors import InputError
+from reverie.core.task import Player, Preview
+from reverie.core.tensors import combine
+from reverie.diffusion.building import sampler, times, unseen
+from reverie.diffusion.conditioned import ControlNetConfig
+from reverie.diffusion.config import SampleConfig
+from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.hints import HINTS
+from reverie.diffusion.showing import COLUMNS, drawn
+from reverie.nets import taps
+from reverie.nets.adapter import Adapter
+from reverie.nets.controlnet import ControlNet, Hinted, Steering, fingerprint
+
+
+def control(
+    denoise: Denoiser,
+    net: Hinted,
+    hint: Tensor,
+    weight: float = 1.0,
+    interval: tuple[float, float] = (-math.inf, math.inf),
+) -> Denoiser:
+    """The denoiser drawn by a hint; of one that is drawn by a hint already, by both.
+
+    Guide the result, ``guide.cfg(control(denoise, net, hint), 3.0)``: then both branches are told the hint, as they are in training.
+
+    Args:
+        denoise: the model that the ControlNet was trained on.
+        net: the ControlNet, or the adapter.
+        hint: (n or 1, channels, H, W) in [0, 1], one a sample or one for all.
+        weight: of what it adds; 0 is the model as it is.
+        interval: the logsnr between which it adds; everywhere by default.
+
+    Raises:
+        InputError: for a model of other weights, or a hint of another size or range.
+    """
+    own: Any = denoise.net  # pyright: ignore[reportAttributeAccessIssue]
+    if net.base is not None and (found := fingerprint(own)) != net.base:
+        raise InputError(
+            f"this ControlNet was trained on a model of other weights: on those of SHA-256 {net.base[:16]}…, not {found[:16]}…"
+        )
+    wanted = (net.channels, *denoise.space.data_shape(denoise.shape)[1:])
+    if hint.ndim != 4 or tuple(hint.shape[1:]) != wanted:
+        raise InputError(
+            f"a hint of this ControlNet is (n, {', '.join(map(str, wanted))}): got {tuple(hint.shape)}; nothing is resized here"
+        )
+    if not bool(((hint >= 0.0) & (hint <= 1.0)).all()):
+        raise InputError(f"a hint is a map of numbers 0 to 1: got {float(hint.min()):.3g} to {float(hint.max()):.3g}")
+    change = Steering(net, taps.find(denoise, net.sites), hint, weight, interval)
+    return Told(denoise, partial(Call.changed, change=change))
+
+
+class Control:
+    """What a run of the task "controlnet" gives: ``rv.sample(control(hint), 16, cond)``.
+
+    Attributes:
+        base: the model that it was trained on, as it was.
+        net: the ControlNet, or the adapter.
+    """
+
+    def __init__(self, base: NetDenoiser, net: Hinted) -> None:
+        self.base, self.net = base, net
+
+    def __call__(
+        self,
+        hint: Tensor,
+        weight: float = 1.0,
+        interval: tuple[float, float] = (-math.inf, math.inf),
+        on: Denoiser | None = None,
+    ) -> Denoiser:
+        """:func:`control` of the base, or of what is ``on`` it: the same model, drawn by another hint already."""
+        return control(self.base if on is None else on, self.net, hint, weight, interval)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same elsewhere."""
+        self.base.to(device, dtype)
+        self.net.to(device=device, dtype=dtype)
+        return self
+
+
+class Controlling(Denoising):
+    """The denoising task of a frozen model under the hint of the very picture: what learns is the ControlNet.
+
+    Args:
+        model: both.
+        times: the density of t.
+        hint: pictures (B, C, H, W) in [−1, 1] -> hints in [0, 1].
+        others: as of :class:`~reverie.diffusion.denoising.Denoising`.
+    """
+
+    def __init__(self, model: Control, times: Any, hint: Callable[[Tensor], Tensor], **others: Any) -> None:
+        super().__init__(model.base, times, **others)
+        self.model, self.hint = model, hint
+        self.places = taps.find(model.base, model.net.sites)
+        base = Player(model.base.net, optim=None, average=False, train=False, saved="none")
+        self.players = {"control": Player(model.net), "base": base}
+
+    def batch_errors(self, batch: Batch, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
+        x0, noise = self.pair(batch.x, rng)
+        point = self.denoise.schedule.point(t).align(x0)
+        call = Call().changed(Steering(self.model.net, self.places, self.hint(batch.x)))
+        x = combine((point.alpha, point.sigma), (x0, noise))
+        return self.squared(x0, noise, self.denoise(x, point, cond, call))
+
+
+def build(config: ControlNetConfig, spec: DataSpec, seed: int, folder: Path | None) -> Control:
+    """The base and a fresh ControlNet of it.
+
+    Raises:
+        InputError: for a network that has no halves, or for an adapter no levels.
+    """
+    base = config.teaching(spec, seed, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        kind = Adapter if config.light else ControlNet
+        net = kind(base.net, size=(spec.shape[1], spec.shape[2]))
+    base.net.requires_grad_(False)
+    return Control(base, net)
+
+
+def task(
+    config: ControlNetConfig, model: Control, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int
+) -> Controlling:
+    """What trains it, and shows some pictures, their hints, and what is drawn by these."""
+    examples = (held_out if len(held_out) else data).batch(range(COLUMNS))
+    hints = HINTS[config.hint](examples.x)
+
+    def show(denoise: NetDenoiser) -> Preview:
+        draw = sampler(config.denoising, control(denoise, model.net, hints), sample)
+        made = drawn(draw, len(hints), None if examples.cond is None else examples.cond.to(denoise.device), seed).cpu()
+        maps = (2.0 * hints - 1.0).expand_as(examples.x)
+        return Preview(torch.cat([part[: len(made)] for part in (examples.x, maps, made)]), len(made))
+
+    own = config.denoising
+    return Controlling(
+        model,
+        times(own, model.base.schedule),
+        HINTS[config.hint],
+        drop=config.drop,
+        loss_kind=own.loss_kind,
+        held_out=unseen(held_out),
+        show=show,
+    )

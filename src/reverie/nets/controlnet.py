@@ -1,0 +1,252 @@
+"""ControlNet: a trainable copy of a frozen network's first half tells the second half where things are.
+
+Zhang, Rao & Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models", ICCV 2023 (arXiv:2302.05543). The copy reads the
+same x_t, time and condition, and a hint, a picture that small convolutions bring to the copy's resolution and that is added behind its
+first layer. What its blocks give passes convolutions of 1x1 that begin at zero and is added in the frozen network: to the skip
+connections and the middle of a U-Net (figure 3) or a U-ViT, and, since a DiT has no skips, behind its first blocks (Chen et al.,
+"PixArt-δ", 2024, arXiv:2401.05252). So the first step is the frozen network's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reverie.core.call import Call, Now, per_branch
+from reverie.core.errors import InputError
+from reverie.nets import taps
+from reverie.nets.copies import sharing
+from reverie.nets.dit import DiT
+from reverie.nets.layers import zeroed
+from reverie.nets.network import Network
+from reverie.nets.places import Place
+from reverie.nets.unet import Stage, UNet
+from reverie.nets.uvit import UViT
+
+if TYPE_CHECKING:
+    from reverie.core.condition import Cond
+    from reverie.core.schedules import Point
+
+WIDTHS = (16, 32, 96, 256)
+"""Channels of the hint on its way, at each halving of its sides."""
+
+
+class Hint(nn.Module):
+    """A hint (B, channels, H, W) at the resolution and width of the copy's first layer; it ends in zeros.
+
+    Args:
+        channels: of the hint.
+        factor: how many times smaller the copy's map is; what is left when it is halved goes into the first stride.
+        width: of the copy's map.
+        widths: on the way, at each halving.
+    """
+
+    def __init__(self, channels: int, factor: int, width: int, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        halvings = min((factor & -factor).bit_length() - 1, len(widths) - 1)
+        stride, widths = factor >> halvings, widths[: halvings + 1]
+        self.enter = nn.Conv2d(channels, widths[0], *((3, 1, 1) if stride == 1 else (stride, stride, 0)))
+        self.blocks = nn.ModuleList()
+        for inner, outer in pairwise(widths):
+            self.blocks.append(nn.Conv2d(inner, inner, 3, padding=1))
+            self.blocks.append(nn.Conv2d(inner, outer, 3, 2, 1))
+        self.leave = zeroed(nn.Conv2d(widths[-1], width, 3, padding=1))
+
+    def forward(self, hint: Tensor) -> Tensor:
+        h = F.silu(self.enter(hint))
+        for block in self.blocks:
+            h = F.silu(block(h))
+        return self.leave(h)
+
+
+class Hinted(nn.Module):
+    """What is added to a frozen network at its sites, by a hint.
+
+    Args:
+        net: the network.
+        hint: channels of the hint, a picture with values in [0, 1].
+        size: height and width of the hint: those of the data, where the network works on codes of them; the network's own without.
+
+    Attributes:
+        base: the SHA-256 of the weights of ``net``; None for one whose network is not known.
+        sites: where something is added.
+        factor: how many times larger the hint is than the network's first map.
+
+    Raises:
+        InputError: for a hint that does not come down to that map.
+    """
+
+    base: str | None
+    sites: list[str]
+
+    def __init__(self, net: Any, hint: int, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.base, self.channels = fingerprint(net), hint
+        height, width = size or net.size
+        rows, columns = (side // net.config.patch for side in net.size)
+        self.factor: int = height // rows
+        if height % rows or self.factor * columns != width:
+            raise InputError(f"a hint of {height}x{width} does not come down to the network's {rows}x{columns}")
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
+        """What is added at each site, for the arguments of the frozen network.
+
+        Args:
+            x, time, cond: as of the network.
+            hint: (B, channels, H, W) in [0, 1].
+        """
+        raise NotImplementedError
+
+
+class ControlNet(Hinted):
+    """A trainable copy of the first half of a network, told a hint.
+
+    Args:
+        net: a U-Net, U-ViT or DiT.
+        hint, size: as of :class:`Hinted`.
+        widths: of the hint on its way, at each halving of its sides.
+
+    Raises:
+        InputError: for another network, or as :class:`Hinted`.
+    """
+
+    def __init__(
+        self, net: nn.Module, hint: int = 1, size: tuple[int, int] | None = None, widths: Sequence[int] = WIDTHS
+    ) -> None:
+        sites, outs = _halves(net)
+        super().__init__(net, hint, size)
+        self.sites, self.copy = sites, _first_half(net)
+        self.hint = Hint(hint, self.factor, self.copy.embed.out_channels, widths)  # pyright: ignore
+        maps = isinstance(net, UNet)
+        self.zeros = nn.ModuleList(zeroed(nn.Conv2d(out, out, 1) if maps else nn.Linear(out, out)) for out in outs)
+        self.to(self.copy.embed.weight)  # pyright: ignore
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
+        embedded = self.hint(hint.to(x.dtype))
+        first = taps.Edit({"embed": Place("embed")}, {"embed": lambda value, at: value + embedded})
+        seen = taps.features(self.copy, self.sites, x, time, cond, within=first)
+        return {site: zero(seen[site]) for site, zero in zip(self.sites, self.zeros, strict=True)}
+
+
+class Steering:
+    """The change of a call (:mod:`reverie.core.call`) that adds what a ControlNet or an adapter gives.
+
+    Args:
+        net: the one or the other.
+        places: of its sites in the network that is called.
+        hint: (n or 1, channels, H, W), one a sample or one for all.
+        weight: of what is added.
+        interval: the logsnr between which it is added.
+    """
+
+    def __init__(
+        self,
+        net: Hinted,
+        places: Mapping[str, Place],
+        hint: Tensor,
+        weight: float = 1.0,
+        interval: tuple[float, float] = (-math.inf, math.inf),
+    ) -> None:
+        self.net, self.places, self.hint, self.weight, self.interval = net, places, hint, weight, interval
+
+    @property
+    def sites(self) -> Collection[str]:
+        return self.places
+
+    def __call__(self, net: nn.Module, now: Now) -> nn.Module:
+        net = sharing(net, [place.path for place in self.places.values()])
+        made: dict[str, Tensor] = {}
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            made.update(self._residuals(now, *args))
+
+        def add(site: str, value: Tensor) -> Tensor:
+            now.fired.add(site)
+            return value + made[site]
+
+        net.register_forward_pre_hook(enter, with_kwargs=True)
+        for site, place in self.places.items():
+            place.hook(net, partial(add, site))
+        return net
+
+    def _residuals(self, now: Now, x: Tensor, time: Tensor, cond: Cond | None = None) -> dict[str, Tensor]:
+        hint = per_branch(self.hint.to(x.device), len(x), Call(now.branches))
+        if len(hint) not in (1, len(x)):
+            raise InputError(f"got {len(hint)} hints for {len(x)} samples: give one, or one a sample")
+        share = self._share(now.point, x)
+        added = self.net(x, time, cond, hint.expand(len(x), -1, -1, -1))
+        return {site: share.reshape(-1, *(1,) * (value.ndim - 1)) * value for site, value in added.items()}
+
+    def _share(self, point: Point | None, x: Tensor) -> Tensor:
+        """The weight of each sample, or of all, (n or 1,)."""
+        low, high = self.interval
+        if point is None or (low, high) == (-math.inf, math.inf):
+            return x.new_full((1,), self.weight)
+        logsnr = torch.as_tensor(point.logsnr, device=x.device).flatten()
+        return torch.where((low <= logsnr) & (logsnr <= high), self.weight, 0.0).to(x.dtype)
+
+
+def fingerprint(net: nn.Module) -> str:
+    """The SHA-256 of a network's weights, by name, shape and value."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _halves(net: nn.Module) -> tuple[list[str], list[int]]:
+    """The sites where a network is steered, and their widths.
+
+    Raises:
+        InputError: when it has no halves that are known.
+    """
+    match net:
+        case UNet():
+            at = net.embed.out_channels
+            widths = [at]
+            for stages in net.down:
+                for block in stages:  # pyright: ignore[reportGeneralTypeIssues]
+                    at = block.residual.conv_in.out_channels if isinstance(block, Stage) else at
+                    widths.append(at)
+            last = f"middle.{len(net.middle) - 1}"
+            return [*(f"skip.{i}" for i in range(len(widths))), last], [*widths, at]
+        case UViT():
+            sites = [*(f"skip.{i}" for i in range(len(net.early))), "middle.0"]
+        case DiT():
+            sites = [f"blocks.{i}" for i in range((len(net.blocks) + 1) // 2)]
+        case _:
+            raise InputError(
+                f"a ControlNet copies the first half of a U-Net, U-ViT or DiT of ours: got {type(net).__name__}. Of folders in "
+                "diffusers' format it takes those that open as one of these"
+            )
+    return sites, [net.embed.out_channels] * len(sites)
+
+
+HALVES: dict[type[nn.Module], tuple[str, ...]] = {
+    UNet: ("up", "norm", "out"),
+    UViT: ("late", "norm", "out", "smooth"),
+    DiT: ("norm", "modulation", "out"),
+}
+"""What is behind the first half of each network."""
+
+
+def _first_half(net: Any) -> Network:
+    """A copy of a network, trainable, without what is behind its first half and without its prior, whose x0 the network is shown."""
+    half = copy.deepcopy(net)
+    for name in HALVES[type(net)]:
+        setattr(half, name, nn.ModuleList() if isinstance(getattr(half, name), nn.ModuleList) else nn.Identity())
+    if isinstance(half, DiT):
+        half.blocks = half.blocks[: (len(half.blocks) + 1) // 2]
+    if hasattr(half, "prior"):
+        del half.prior
+    return half.requires_grad_(True)
