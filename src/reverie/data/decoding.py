@@ -126,7 +126,7 @@ def _decode(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in track(
-            _ahead(pool, look, len(records)), "looking at pictures", len(records), "pictures"
+            ahead(pool, look, len(records)), "looking at pictures", len(records), "pictures"
         ):
             (headers if isinstance(found, Header) else broken).append(found)  # pyright: ignore[reportArgumentType]
         if size is None and headers:
@@ -152,7 +152,7 @@ def _decode(
 
         rows: list[int] = []
         digests, coloured, enlarged = [], False, 0
-        each = track(_ahead(pool, decode, len(headers)), "decoding pictures", len(headers), "pictures")
+        each = track(ahead(pool, decode, len(headers)), "decoding pictures", len(headers), "pictures")
         for row, found in enumerate(each):
             if isinstance(found, Skipped):
                 broken.append(found)
@@ -179,10 +179,10 @@ def _decode(
     return Decoded(store, kept, digests, broken, notes)
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int) -> Iterator[T]:
-    """``work(0), work(1), …`` in order, some of them ahead of what is taken."""
-    for start in range(0, count, AHEAD):
-        yield from pool.map(work, range(start, min(start + AHEAD, count)))
+def ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int, most: int = AHEAD) -> Iterator[T]:
+    """``work(0), work(1), …`` in order, at most so many of them ahead of what is taken."""
+    for start in range(0, count, most):
+        yield from pool.map(work, range(start, min(start + most, count)))
 
 
 def _failed(records: Records, position: int, error: Exception) -> Skipped:

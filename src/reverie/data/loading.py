@@ -59,9 +59,7 @@ def load(
         parts["store"] = torch.from_numpy(_convert(parts["store"], size, channels, fit))
         name = name_or_path
     else:
-        path = Path(name_or_path).expanduser()
-        if not path.is_dir() and not (path.is_file() and path.suffix.lower() in stored.ENDINGS):
-            raise _missing(str(name_or_path), path)
+        path = existing(name_or_path)
         parts = stored.load_stored(path, size, channels, fit, largest)
         name = stored.title(path.resolve())
     test = parts.pop("held_out")
@@ -73,6 +71,18 @@ def load(
         parts["source"] = hashlib.sha256(" ".join([fit, *which]).encode()).hexdigest()
     chosen = None if labels is None else torch.from_numpy(labels[rows].astype(np.int64))
     return ImageSet(name=name, split=split, rows=torch.from_numpy(rows), labels=chosen, columns=columns, **parts)
+
+
+def existing(given: str | Path) -> Path:
+    """Where pictures lie on the disk.
+
+    Raises:
+        InputError: when there is no such folder, nor a file that holds pictures.
+    """
+    path = Path(given).expanduser()
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in stored.ENDINGS):
+        raise _missing(str(given), path)
+    return path
 
 
 def _named(name: str) -> dict[str, Any]:

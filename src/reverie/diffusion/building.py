@@ -21,7 +21,7 @@ from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader, encoded
-from reverie.data.codes import WHERE, CodeSet
+from reverie.data.codes import CodeSet
 from reverie.diffusion import first_stage
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
@@ -136,9 +136,12 @@ def space_of(config: SpaceConfig, spec: DataSpec, folder: Path | None) -> Space:
     return spaces.build(config, spec.shape[0]) if folder is None else spaces.load(folder / FILE)
 
 
-def coded(data: Dataset, folder: Path) -> Dataset:
-    """The codes of a data set in the space that was prepared in a run's folder, made once; an empty one stays as it is."""
-    return encoded(data, spaces.load(folder / FILE), inside(folder, WHERE)) if len(data) else data  # pyright: ignore[reportArgumentType]
+def coded(data: Dataset, folder: Path, codes: Path, device: torch.device | str = "cpu") -> Dataset:
+    """The codes of a data set in the space that was prepared in a run's folder, made once, on a device, and kept in ``codes``; an empty one
+    stays as it is."""
+    if not len(data):
+        return data
+    return encoded(data, spaces.load(folder / FILE).to(device), codes, device)  # pyright: ignore[reportArgumentType]
 
 
 def prepare_teacher(teacher: str, given: Given) -> None:

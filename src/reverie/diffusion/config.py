@@ -136,11 +136,13 @@ class DenoisingConfig(OnPath):
         check_objective(self)
         super().check(spec, sample)
 
-    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         """The codes of the data, made once, where a space is diffused."""
         from reverie.diffusion.building import coded
 
-        return (data, held_out) if self.space.name == "pixels" else (coded(data, folder), coded(held_out, folder))
+        if self.space.name == "pixels":
+            return data, held_out
+        return coded(data, folder, codes), coded(held_out, folder, codes)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
         from reverie.diffusion.building import denoiser

@@ -48,6 +48,7 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         channels=images.channels,
         classes=None if images.labels is None else tuple(images.classes),
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
+        codes=None if recipe.data.codes is None else str(Path(recipe.data.codes).expanduser().absolute()),
     )
     init = None if recipe.init is None else str(Path(recipe.init).expanduser().absolute())
     stem, task = title(Path(name)), recipe.task.name
