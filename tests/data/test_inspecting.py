@@ -65,12 +65,18 @@ def test_what_is_near_is_all_that_is_near():
 def test_the_sheet_has_a_column_a_class(pictures):
     images, columns, names = inspect(pictures).sheet(side=20)
     assert names == ["ape", "cat"] and columns == 2 and images.shape == (12, 3, 20, 20)
-    assert torch.equal(images[0], torch.from_numpy(np.asarray(smooth(0).resize((20, 20), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 127.5 - 1)
+    assert torch.equal(
+        images[0],
+        torch.from_numpy(np.asarray(smooth(0).resize((20, 20), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 127.5 - 1,
+    )
 
 
 def test_shards_hold_what_they_were_made_of(pictures, tmp_path):
     packed = pack(pictures, tmp_path / "shards", most=10)
-    assert (packed.shards, packed.pictures) == (3, 26) and [s.path for s in packed.skipped] == ["cat/broken.png", "notes.txt"]
+    assert (packed.shards, packed.pictures) == (3, 26) and [s.path for s in packed.skipped] == [
+        "cat/broken.png",
+        "notes.txt",
+    ]
     for split in ("train", "test"):
         a, b = data.load(pictures, split, size=32), data.load(tmp_path / "shards", split, size=32)
         assert a.columns == b.columns and torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)

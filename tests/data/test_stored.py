@@ -227,7 +227,7 @@ def test_broken_archives_are_read_as_far_as_they_go(tmp_path):
 
 def test_what_is_no_data_set_is_said(tmp_path):
     (tmp_path / "set.tar.gz").write_bytes(b"")
-    with pytest.raises(InputError, match="unpack it to a .tar"):
+    with pytest.raises(InputError, match=r"unpack it to a \.tar"):
         data.load(tmp_path / "set.tar.gz")
     (tmp_path / "empty").mkdir()
     tar(tmp_path / "empty" / "a.tar", {"a.txt": b""})

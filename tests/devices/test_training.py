@@ -21,6 +21,7 @@ from reverie.core.schedules import Cosine
 from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
 from reverie.data import ImageSet
+from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.online import Online
@@ -58,6 +59,13 @@ def denoising(name: str, **others: Any) -> Denoising:
     denoise = MODELS[name]()
     trained(denoise.net)
     return Denoising(denoise, LogitNormal(), held_out=Batch(X, condition(denoise, len(X))), **others)
+
+
+def augmented() -> Denoising:
+    denoise = MODELS["dit"]()
+    denoise.net.listen(CHANGES, count=TOLD)
+    shaken(trained(denoise.net))
+    return Denoising(denoise, LogitNormal(), augment=0.5, held_out=Batch(X, condition(denoise, len(X))))
 
 
 def latent() -> Denoising:
@@ -156,6 +164,7 @@ def autoregressive(config: AutoregressiveConfig) -> NextToken:
 
 TASKS: dict[str, Callable[[], Any]] = {
     **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes")},
+    "augmented": augmented,
     "latent": latent,
     "deconstructed": deconstructed,
     "hybrid": lambda: on_chain(Hybrid),

@@ -34,7 +34,7 @@ LARGEST = 2**30
 
 
 class Member(NamedTuple):
-    """Where the content of a member lies: in which archive, at which byte, how many there and when unpacked; its CRC-32 where it is known."""
+    """Where the content of a member lies: in which archive, at which byte, how many there and unpacked; its CRC-32, if known."""
 
     name: str
     archive: int

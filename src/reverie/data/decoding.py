@@ -125,9 +125,7 @@ def _decode(
             return _failed(records, position, error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in track(
-            ahead(pool, look, len(records)), "looking at pictures", len(records), "pictures"
-        ):
+        for found in track(ahead(pool, look, len(records)), "looking at pictures", len(records), "pictures"):
             (headers if isinstance(found, Header) else broken).append(found)  # pyright: ignore[reportArgumentType]
         if size is None and headers:
             size, note = infer_size(headers, largest)

@@ -1,4 +1,4 @@
-"""Pictures that are decoded when they are asked for, in place of once and for all: memory and disk stay as they are, however many there are."""
+"""Pictures that are decoded when they are asked for, not once and for all: memory and disk stay as they are, however many there are."""
 
 from dataclasses import dataclass
 

@@ -137,7 +137,7 @@ def _looked(records: Records, position: int) -> Looked | Skipped:
     except (Unreadable, OSError) as error:
         return Skipped(path, error.reason if isinstance(error, Unreadable) else str(error))
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    thumbnail = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+    thumbnail = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     return Looked(position, form, mode, image.size, digest, thumbnail)
 
 

@@ -131,7 +131,9 @@ def _of_records(records: Records, labels: np.ndarray | None, skipped: list[Skipp
 
 def _of_data(data: Dataset) -> Iterator[Sample]:
     if len(data.spec.shape) != 3 or data.spec.shape[0] not in (1, 3):
-        raise InputError(f"{data.name} holds samples of shape {data.spec.shape}: shards are of pictures, (1 or 3, H, W)")
+        raise InputError(
+            f"{data.name} holds samples of shape {data.spec.shape}: shards are of pictures, (1 or 3, H, W)"
+        )
     for start in range(0, len(data), WINDOW):
         batch = data.batch(range(start, min(start + WINDOW, len(data))))
         shades = batch.x.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).squeeze(3).numpy()

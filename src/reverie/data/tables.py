@@ -122,7 +122,9 @@ def _opened(path: Path) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise InputError(f"{path.name} is read with pyarrow, which is not installed: pip install reverie[parquet]") from None
+        raise InputError(
+            f"{path.name} is read with pyarrow, which is not installed: pip install reverie[parquet]"
+        ) from None
     try:
         if path.suffix == ".parquet":
             return pq.ParquetFile(path)

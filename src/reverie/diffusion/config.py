@@ -114,6 +114,8 @@ class DenoisingConfig(OnPath):
             are for data of it, of 0.5 without.
         loss_kind: the kind in which the error is measured; the network's own without.
         drop: share of the images whose label is dropped, so that guidance works.
+        augment: probability of each change of the training pictures (mirrored, turned, scaled, stretched, moved) that the network is told
+            of, so that it draws none of them (Karras et al. 2022: .12 for CIFAR-10); 0 for none.
         prior: correct the exact denoiser of one Gaussian a class with this many axes, fitted to the data, in place of learning all of it;
             needs a network that takes a picture as condition (dit, unet).
     """
@@ -127,6 +129,7 @@ class DenoisingConfig(OnPath):
     data_std: Annotated[float, Bound(gt=0)] | None = None
     loss_kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] | None = None
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+    augment: Annotated[float, Bound(ge=0, le=1)] = 0.0
     prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:

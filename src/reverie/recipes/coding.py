@@ -14,13 +14,13 @@ from reverie.spaces.config import SpaceConfig
 
 
 def encode(space: Run, name: str, out: Path, *, flip: bool = False, labels: bool = True) -> Dataset:
-    """The codes of the training and the held-out pictures of a data set, kept in ``out``; those of training are returned.
+    """The codes of the training and the held-out pictures of a data set, kept in ``out``; those of training pictures are returned.
 
     Args:
         space: the run that trained the space, on the device where it is to work; pictures are brought to its size and colours.
         name: of the data.
         out: a folder.
-        flip: of the pictures and their mirror images.
+        flip: those of the mirror images too.
         labels: whether the codes have the labels of the pictures.
 
     Raises:
@@ -34,5 +34,6 @@ def encode(space: Run, name: str, out: Path, *, flip: bool = False, labels: bool
         folder = Path(name)
         given = Given(data.spec, data, held_out, folder, recipe.seed, str(device), load)
         prepare_space(SpaceConfig(name=str(space.folder)), given)
-        coded(held_out, folder, out, device)
-        return coded(Mirrored(data) if flip else data, folder, out, device)
+        for each in (held_out, *([Mirrored(data)] if flip else [])):
+            coded(each, folder, out, device)
+        return coded(data, folder, out, device)
