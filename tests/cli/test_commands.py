@@ -398,6 +398,7 @@ def test_a_folder_of_pictures_without_classes(reverie, tmp_path):
         "train --help",
         "sample --help",
         "runs --help",
+        "data encode --help",
         "demo --help",
         "evaluate --help",
         "report --help",

@@ -64,7 +64,7 @@ def denoising(name: str, **others: Any) -> Denoising:
 def augmented() -> Denoising:
     denoise = MODELS["dit"]()
     denoise.net.listen(CHANGES, count=TOLD)
-    shaken(trained(denoise.net))
+    trained(shaken(denoise.net))
     return Denoising(denoise, LogitNormal(), augment=0.5, held_out=Batch(X, condition(denoise, len(X))))
 
 

@@ -192,7 +192,7 @@ class TaskConfig(ABC):
         """What of a model checkpoints fill when it is opened, by the names of players."""
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
-        """What is learned from and validated on: the run's data, what :meth:`prepare` made of it in ``folder``, or its codes in ``codes``."""
+        """What is learned from and validated on: the run's data, what :meth:`prepare` made in ``folder``, or codes in ``codes``."""
         return data, held_out
 
     @abstractmethod

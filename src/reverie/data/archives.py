@@ -166,7 +166,7 @@ def _tarred(archive: Path, number: int) -> Iterator[Member | Skipped]:
     size = archive.stat().st_size
     with tarfile.open(archive, "r:") as whole:
         for member in whole:
-            whole.members = []  # which would hold them all
+            whole.members = []  # pyright: ignore[reportAttributeAccessIssue] - which would hold them all
             name = member.name.removeprefix("./")
             if member.isreg() and member.offset_data + member.size > size:
                 yield Skipped(name, "the archive ends before it does")

@@ -37,7 +37,11 @@ class OnDemand:
         Raises:
             RunError: when one that could be read at the start cannot any more.
         """
-        return torch.from_numpy(np.stack([self._decoded(int(row)) for row in rows])[:, : self.shape[1]])
+        _, channels, height, width = self.shape
+        pictures = np.empty((len(rows), height, width, self.mode), np.uint8)  # as Pillow has them
+        for picture, row in zip(pictures, rows.tolist(), strict=True):
+            picture[:] = self._decoded(row).transpose(1, 2, 0)
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2)[:, :channels]
 
     def _decoded(self, row: int) -> np.ndarray:
         path = self.records.paths[self.kept[row]]

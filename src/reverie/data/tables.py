@@ -119,8 +119,8 @@ def _opened(path: Path) -> Any:
         InputError: when pyarrow is missing, or the file is no table.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             f"{path.name} is read with pyarrow, which is not installed: pip install reverie[parquet]"

@@ -86,7 +86,7 @@ class Denoising(Task):
         if self.augment:
             change = drawn(rng, self.augment, batch.x)
             batch = replace(batch, x=change(batch.x))
-            cond = Cond(**{name: cond[name] for name in cond or ()}, **{CHANGES: change.told()})  # pyright: ignore[reportOptionalSubscript]
+            cond = Cond(**{**{name: cond[name] for name in cond or ()}, CHANGES: change.told()})  # pyright: ignore[reportOptionalSubscript]
         return {"mse": self.batch_errors(batch, self.times(rng.even("time")), rng, cond)}
 
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:

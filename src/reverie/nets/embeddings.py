@@ -101,8 +101,8 @@ class Numbers(nn.ModuleDict):
     def add(self, name: str, count: int = 1) -> None:
         """Tell one number more, or several."""
         if count > 1:
-            self[name] = nn.Linear(count, self.width, bias=False)
-            nn.init.zeros_(self[name].weight)
+            self[name] = several = nn.Linear(count, self.width, bias=False)
+            nn.init.zeros_(several.weight)
             return
         self[name] = embedding = TimeEmbedding(128, self.width, scale=10.0)
         nn.init.zeros_(embedding.outer.weight)
