@@ -1,6 +1,6 @@
 """The loader alone: its rate beside that of decoding alone, its memory, and how soon a second start is ready. Wants an idle machine.
 
-python bench/loader.py rate         # 4,000 JPEG files of 256x256, decoded on demand by two workers, beside two bare processes
+python bench/loader.py rate         # JPEG files of three sizes to 256x256, decoded on demand by two workers, beside two bare processes
 python bench/loader.py memory       # resident memory of all processes over 100,000 records
 python bench/loader.py start        # 100,000 small files: the first start, and the second
 """
@@ -20,7 +20,9 @@ from PIL import Image
 from reverie import data
 from reverie.data import Loader, decoding, pixels
 
-SIDE, COUNT, BATCH, WORKERS = 256, 4_000, 64, 2
+SIDE, BATCH, WORKERS = 256, 64, 2
+SIZES = {(256, 256): 4_000, (500, 375): 2_000, (1024, 768): 800}
+"""Width and height of the files, and how many."""
 START = """
 import sys, time
 from reverie import data
@@ -33,13 +35,13 @@ print(time.perf_counter() - begun)
 """
 
 
-def make(folder: Path, count: int, side: int, ending: str) -> None:
+def make(folder: Path, count: int, size: tuple[int, int], ending: str) -> None:
     """Pictures of large and small forms, a thousand in a folder."""
     rng = np.random.default_rng(0)
     for i in range(count):
         (folder / f"{i // 1000:03d}").mkdir(exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((side, side))
-        fine = np.asarray(coarse, np.int16) + rng.integers(-12, 13, (side, side, 3), dtype=np.int16)
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(size)
+        fine = np.asarray(coarse, np.int16) + rng.integers(-12, 13, (*size[::-1], 3), dtype=np.int16)
         Image.fromarray(fine.clip(0, 255).astype(np.uint8)).save(folder / f"{i // 1000:03d}" / f"{i:06d}{ending}")
 
 
@@ -63,23 +65,26 @@ def loader(folder: Path) -> Loader:
     return Loader(data.load(folder, "all", size=SIDE, channels=3), 0, workers=WORKERS)
 
 
-def rate(folder: Path) -> None:
-    make(folder, COUNT, SIDE, ".jpg")
-    source, seen = loader(folder), 0
-    for _ in range(3):
-        alone = bare(folder)
-        stream = source.stream((start, BATCH) for start in range(0, COUNT + 10 * BATCH, BATCH))
-        for _ in range(10):
-            next(stream)
-        begun, seen = time.perf_counter(), 0
-        for batch in stream:
-            seen += len(batch)
-        found = seen / (time.perf_counter() - begun)
-        print(f"decoding alone {alone:,.0f} pictures/s, the loader {found:,.0f}: {found / alone:.3f}", flush=True)
+def rate(root: Path) -> None:
+    for size, count in SIZES.items():
+        (folder := root / f"{size[0]}x{size[1]}").mkdir()
+        make(folder, count, size, ".jpg")
+        source = loader(folder)
+        for _ in range(3):
+            alone = bare(folder)
+            stream = source.stream((start, BATCH) for start in range(0, count + 10 * BATCH, BATCH))
+            for _ in range(10):
+                next(stream)
+            begun, seen = time.perf_counter(), 0
+            for batch in stream:
+                seen += len(batch)
+            found = seen / (time.perf_counter() - begun)
+            said = f"decoding alone {alone:,.0f} pictures/s, the loader {found:,.0f}: {found / alone:.3f}"
+            print(f"{size[0]:4}x{size[1]}: {said}", flush=True)
 
 
 def memory(folder: Path) -> None:
-    make(folder, COUNT, 64, ".jpg")
+    make(folder, 4_000, (64, 64), ".jpg")
     source = loader(folder)
     for number, _ in enumerate(source.stream((start, BATCH) for start in range(0, 100_000, BATCH))):
         if number % 150 == 0:
@@ -89,7 +94,7 @@ def memory(folder: Path) -> None:
 
 
 def start(folder: Path) -> None:
-    make(folder, 100_000, 8, ".png")
+    make(folder, 100_000, (8, 8), ".png")
     for which in ("first", "second"):
         done = subprocess.run([sys.executable, "-c", START, str(folder)], capture_output=True, text=True, check=True)
         print(f"the {which} start: {float(done.stdout):.1f} s", flush=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from reverie import data
 from reverie.core.errors import InputError, RunError
-from reverie.data import Loader, archives, decoding, folder, keeping, stored
+from reverie.data import Loader, Mirrored, TensorSet, archives, decoding, folder, keeping, stored
 
 
 def noise(seed: int, side: int = 12) -> np.ndarray:
@@ -149,6 +149,21 @@ def test_on_demand_is_what_is_kept(tmp_path, monkeypatch):
     assert torch.equal(kept.batch([4]).x, asked.batch([4]).x)
     with pytest.raises(RunError, match=r"ape/03\.png of .* could be read at the start and cannot now"):
         asked.batch([3])
+
+
+def test_pictures_travel_as_bytes(tmp_path, monkeypatch):
+    """A quarter of the bytes, and the same floats at the end; bytes that are no pictures stay what they are."""
+    for limit in (2**30, 100):
+        monkeypatch.setattr(decoding, "ON_DEMAND", limit)
+        decoding.decoded.cache_clear()
+        pictures = data.load(as_folder(tmp_path / "set"))
+        for each in (pictures, Mirrored(pictures)):
+            raw, batch = each.raw([3, 0, len(each) - 1]), each.batch([3, 0, len(each) - 1])
+            assert raw.x.dtype == torch.uint8 and torch.equal(raw.x.float().div(127.5).sub(1), batch.x)
+            assert torch.equal(each.finish(raw).x, batch.x) and batch.x.is_contiguous()
+    tokens = TensorSet(torch.arange(12, dtype=torch.uint8).reshape(4, 3))
+    (batch,) = Loader(tokens, 0, workers=1).stream([(0, 4)])
+    assert batch.x.dtype == torch.uint8 and batch.x.sum() == 66
 
 
 def test_grey_pictures_stored_in_colour_are_grey_on_demand(tmp_path, monkeypatch):

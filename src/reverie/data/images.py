@@ -119,6 +119,13 @@ class ImageSet(Dataset):
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels if there are any."""
+        return self.finish(self.raw(positions))
+
+    def raw(self, positions: Tensor | Sequence[int]) -> Batch:
+        """The same as uint8."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
-        images = self.store[self.rows[chosen]].float().div_(127.5).sub_(1)
-        return Batch(images, None if self.labels is None else Cond(label=self.labels[chosen]))
+        return Batch(self.store[self.rows[chosen]], None if self.labels is None else Cond(label=self.labels[chosen]))
+
+    def finish(self, raw: Batch) -> Batch:
+        """uint8 brought to [−1, 1]."""
+        return replace(raw, x=raw.x.contiguous().div(127.5).sub_(1.0))
