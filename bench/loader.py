@@ -6,6 +6,7 @@ python bench/loader.py start        # 100,000 small files: the first start, and 
 """
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,4 +104,6 @@ def start(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        {"rate": rate, "memory": memory, "start": start}[sys.argv[1]](Path(temporary))
+        os.environ["REVERIE_CACHE"] = f"{temporary}/cache"
+        (pictures := Path(temporary) / "pictures").mkdir()
+        {"rate": rate, "memory": memory, "start": start}[sys.argv[1]](pictures)

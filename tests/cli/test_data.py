@@ -12,9 +12,7 @@ def photos(tmp_path):
     for name in ("ape", "cat"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(3):
-            shades = np.random.default_rng(i + 10 * len(name) + ord(name[0])).integers(
-                0, 256, (20, 30, 3), dtype=np.uint8
-            )
+            shades = np.random.default_rng(i + 10 * ord(name[0])).integers(0, 256, (20, 30, 3), dtype=np.uint8)
             Image.fromarray(shades).save(tmp_path / "photos" / name / f"{i}.png")
     (tmp_path / "photos" / "ape" / "copy.png").write_bytes((tmp_path / "photos" / "ape" / "1.png").read_bytes())
     (tmp_path / "photos" / "cat" / "torn.png").write_bytes(b"\x89PNG")

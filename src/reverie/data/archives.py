@@ -26,7 +26,7 @@ from reverie.data.records import Records, Skipped
 ENDINGS = (".tar", ".zip")
 CLASSES = "classes.txt"
 """Beside shards: the names of the classes that ``.cls`` numbers, one a line."""
-LABEL = ".cls"
+LABEL, LISTED = ".cls", "members.json"
 LONGEST = 1000
 """Bytes of a class's name, at most."""
 LARGEST = 2**30
@@ -57,20 +57,14 @@ class Members(Records):
         self.root, self.archives = root, sorted(archives)
         self.folder = root if root.is_dir() else root.parent
         self.key = tuple((path, *stamp(self.folder / path)) for path in (*self.archives, CLASSES))
-        known, skipped = self._known()
-        pictures = sorted(member for member in known if is_picture(member.name))
-        said = {(member.archive, key(member.name)): member for member in known if member.name.endswith(LABEL)}
-        classes: list[str] = []
-        if said:
-            pictures, classes, more = self._of_samples(pictures, said)
-            skipped = sorted([*skipped, *more])
+        pictures, classes, self.skipped = self._known()
         inner = _below_one_folder([member.name for member in pictures])
         twice = max(Counter(inner).values(), default=0) > 1
         paths = [f"{self.archives[m.archive]}/{n}" if twice else n for m, n in zip(pictures, inner, strict=True)]
         order = sorted(range(len(paths)), key=paths.__getitem__)
         self.paths, self.members = [paths[i] for i in order], [pictures[i] for i in order]
-        self.inner, self.skipped = [inner[i] for i in order], skipped
-        self.classes = [classes[i] for i in order] if said else None
+        self.inner = [inner[i] for i in order]
+        self.classes = [classes[i] for i in order] if classes else None
 
     def read(self, i: int) -> bytes:
         return self._content(self.members[i])
@@ -114,25 +108,33 @@ class Members(Records):
                 found[sample] = member, written[number] if number < len(written) else name
         return [member for member, _ in found.values()], [name for _, name in found.values()], skipped
 
-    def _known(self) -> tuple[list[Member], list[Skipped]]:
-        """All members of all archives, from the cache where the archives are those of before."""
+    def _known(self) -> tuple[list[Member], list[str], list[Skipped]]:
+        """The pictures of all archives, their classes if they are samples, and what else there is; from the cache where the archives are
+        those of before."""
         place = keeping.place("listed", [str(self.folder), self.key])
         try:
-            kept = json.loads((place / "members.json").read_text(encoding="utf-8"))
+            kept = json.loads((place / LISTED).read_text(encoding="utf-8"))
             os.utime(place)
-            return [Member(*each) for each in kept["members"]], [Skipped(*each) for each in kept["skipped"]]
+            members, skipped = [Member(*each) for each in kept["members"]], [Skipped(*each) for each in kept["skipped"]]
+            return members, kept["classes"], skipped
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        members: list[Member] = []
-        skipped: list[Skipped] = []
+        members, skipped, classes = [], [], []
         for number, path in enumerate(track(self.archives, "listing archives", len(self.archives), "archives")):
             for found in listed(self.folder / path, path, number):
-                (members if isinstance(found, Member) else skipped).append(found)  # pyright: ignore[reportArgumentType]
+                (members if isinstance(found, Member) else skipped).append(found)
+        said = {(member.archive, key(member.name)): member for member in members if member.name.endswith(LABEL)}
+        members = sorted(member for member in members if is_picture(member.name))
+        if said:
+            members, classes, more = self._of_samples(members, said)
+            skipped += more
+        skipped.sort()
         if len(members) >= keeping.KEPT_FROM:
             with suppress(RunError), files.appearing_folder(place) as folder:
-                files.write(folder / "members.json", json.dumps({"members": members, "skipped": skipped}))
+                content = {"members": members, "classes": classes, "skipped": skipped}
+                files.write(folder / LISTED, json.dumps(content))
             keeping.forget(place.parent)
-        return members, skipped
+        return members, classes, skipped
 
 
 def key(name: str) -> str:
@@ -150,7 +152,7 @@ def listed(archive: Path, path: str, number: int) -> Iterator[Member | Skipped]:
         number: among the archives.
     """
     try:
-        members = _zipped if zipfile.is_zipfile(archive) else _tarred
+        members = _zipped if archive.suffix.lower() == ".zip" else _tarred
         for found in members(archive, number):
             parts = (found.name if isinstance(found, Member) else found.path).split("/")
             if any(part.startswith((".", "__MACOSX")) for part in parts):
@@ -158,7 +160,7 @@ def listed(archive: Path, path: str, number: int) -> Iterator[Member | Skipped]:
             if isinstance(found, Member) and max(found.stored, found.size) > LARGEST:
                 found = Skipped(found.name, "it has more than a gigabyte")
             yield found
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         yield Skipped(path, f"the archive is damaged from some place on ({error})")
 
 
@@ -167,7 +169,7 @@ def _tarred(archive: Path, number: int) -> Iterator[Member | Skipped]:
     with tarfile.open(archive, "r:") as whole:
         for member in whole:
             whole.members = []  # pyright: ignore[reportAttributeAccessIssue] - which would hold them all
-            name = member.name.removeprefix("./")
+            name = member.name.removeprefix("./").lstrip("/")
             if member.isreg() and member.offset_data + member.size > size:
                 yield Skipped(name, "the archive ends before it does")
             elif member.isreg() and not member.issparse():
@@ -188,7 +190,9 @@ def _zipped(archive: Path, number: int) -> Iterator[Member | Skipped]:
             lengths = file.read(4)
             offset = info.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
             deflated = info.compress_type == zipfile.ZIP_DEFLATED
-            yield Member(info.filename, number, offset, info.compress_size, info.file_size, deflated, info.CRC)
+            yield Member(
+                info.filename.lstrip("/"), number, offset, info.compress_size, info.file_size, deflated, info.CRC
+            )
 
 
 def _below_one_folder(names: Sequence[str]) -> list[str]:

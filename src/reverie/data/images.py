@@ -128,4 +128,4 @@ class ImageSet(Dataset):
 
     def finish(self, raw: Batch) -> Batch:
         """uint8 brought to [−1, 1]."""
-        return replace(raw, x=raw.x.contiguous().div(127.5).sub_(1.0))
+        return replace(raw, x=raw.x.contiguous().float().div_(127.5).sub_(1.0))
