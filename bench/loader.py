@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 
 from reverie import data
+from reverie.core.memory import keep_freed_memory
 from reverie.data import Loader, decoding, pixels
 
 SIDE, BATCH, WORKERS = 256, 64, 2
@@ -51,8 +53,13 @@ def decode(paths: list[Path]) -> None:
         pixels.read(path, SIDE, 3, "crop")
 
 
-def bare(folder: Path) -> float:
-    """Pictures a second of processes that do nothing but decode."""
+def decode_to_floats(paths: list[Path]) -> None:
+    for path in paths:
+        torch.from_numpy(pixels.read(path, SIDE, 3, "crop")).float().div_(127.5).sub_(1.0)
+
+
+def bare(folder: Path, decode: Callable[[list[Path]], None]) -> float:
+    """Pictures a second of processes that do nothing else."""
     paths = sorted(folder.rglob("*.jpg"))
     with multiprocessing.Pool(WORKERS) as pool:
         pool.map(decode, [paths[:20]] * WORKERS)
@@ -72,7 +79,7 @@ def rate(root: Path) -> None:
         make(folder, count, size, ".jpg")
         source = loader(folder)
         for _ in range(3):
-            alone = bare(folder)
+            alone, floats = bare(folder, decode), bare(folder, decode_to_floats)
             stream = source.stream((start, BATCH) for start in range(0, count + 10 * BATCH, BATCH))
             for _ in range(10):
                 next(stream)
@@ -80,8 +87,8 @@ def rate(root: Path) -> None:
             for batch in stream:
                 seen += len(batch)
             found = seen / (time.perf_counter() - begun)
-            said = f"decoding alone {alone:,.0f} pictures/s, the loader {found:,.0f}: {found / alone:.3f}"
-            print(f"{size[0]:4}x{size[1]}: {said}", flush=True)
+            said = f"{alone:,.0f} pictures/s decoded, {floats:,.0f} to floats, {found:,.0f} by the loader"
+            print(f"{size[0]:4}x{size[1]}: {said}: {found / alone:.3f} and {found / floats:.3f} of them", flush=True)
 
 
 def memory(folder: Path) -> None:
@@ -103,6 +110,7 @@ def start(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["REVERIE_CACHE"] = f"{temporary}/cache"
         (pictures := Path(temporary) / "pictures").mkdir()

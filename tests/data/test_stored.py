@@ -254,6 +254,13 @@ def test_what_is_no_data_set_is_said(tmp_path):
         data.load(tmp_path / "odd.zip")
 
 
+def test_a_folder_of_pictures_is_one_whatever_else_lies_in_it(tmp_path):
+    root = as_folder(tmp_path / "set")
+    tar(root / "left" / "over.tar", {"ape/99.png": png(1)})
+    pictures = data.load(root, "all")
+    assert len(pictures) == 40 and [item.path for item in pictures.skipped] == ["left/over.tar"]
+
+
 def table(path, features=True, names=("ape", "cat"), rows=None):
     pa = pytest.importorskip("pyarrow")
     rows = list(FILES) if rows is None else rows

@@ -22,7 +22,7 @@ class Files(Records):
     def __init__(self, root: Path, every: Sequence[str]) -> None:
         self.root, self.paths = root, sorted(filter(is_picture, every))
         self.inner = self.paths
-        self.key = tuple((path, *stamp(root / path)) for path in self.paths)
+        self.key = tuple((path, *stamp(f"{root}/{path}")) for path in self.paths)
         self.skipped = [Skipped(path, "not a picture format") for path in sorted({*every} - {*self.paths})]
 
     def read(self, i: int) -> bytes:
@@ -39,10 +39,10 @@ def is_picture(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in image_files.suffixes()
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def stamp(path: str | Path) -> tuple[int, int]:
     """Bytes and time of modification of a file, in ns; decoding says why there are none."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns

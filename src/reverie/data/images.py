@@ -128,4 +128,5 @@ class ImageSet(Dataset):
 
     def finish(self, raw: Batch) -> Batch:
         """uint8 brought to [−1, 1]."""
-        return replace(raw, x=raw.x.contiguous().float().div_(127.5).sub_(1.0))
+        x = raw.x.to(torch.float32, memory_format=torch.contiguous_format)
+        return replace(raw, x=x.div_(127.5).sub_(1.0))
