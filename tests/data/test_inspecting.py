@@ -67,7 +67,7 @@ def test_the_sheet_has_a_column_a_class(pictures):
     assert names == ["ape", "cat"] and columns == 2 and images.shape == (12, 3, 20, 20)
     assert torch.equal(
         images[0],
-        torch.from_numpy(np.asarray(smooth(0).resize((20, 20), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 127.5 - 1,
+        torch.from_numpy(np.array(smooth(0).resize((20, 20), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 127.5 - 1,
     )
 
 

@@ -33,12 +33,12 @@ def test_runs_find_the_codes_that_were_made(space, tmp_path, monkeypatch, capsys
         write(path, data, *rest)
 
     monkeypatch.setattr(codes, "_write", written)
-    train = f"train --space {space} {NET} {SHORT} --data.codes {kept}"
-    mine = {"--flip": "--data.flip", "--no-labels": "--data.no-labels"}.get(flags, "")
-    assert main(f"{train} {mine} --out {tmp_path / 'run'}".split()) == 0
+    said = said.split("next: reverie ")[1].replace("--data digits8", "")  # SHORT has it
+    assert main(f"{said} {NET} {SHORT} --out {tmp_path / 'run'}".split()) == 0
     run = tmp_path / "run"
     assert made == [] and not (run / "codes").exists() and sorted(kept.iterdir()) == files
     assert Run(run).recipe.data.codes == str(kept)
+    train = f"train --space {space} {NET} {SHORT} --data.codes {kept}"
     other = "--data.no-labels" if flags != "--no-labels" else ""
     assert main(f"{train} {other} --out {tmp_path / 'other'}".split()) == 0
     assert len(made) == 2  # a control: other labels are another data set

@@ -44,7 +44,10 @@ def main(arguments: list[str]) -> None:
     run = Run(given.space, devices.choose(given.device))
     made = encode(run, given.path, given.out, flip=given.flip, labels=given.labels)
     shape = "x".join(map(str, made.spec.shape))
-    flags = f"{' --data.flip' if given.flip else ''}{'' if given.labels else ' --data.no-labels'}"
+    config = run.recipe.data
+    size = " ".join(map(str, config.size)) if isinstance(config.size, tuple) else config.size
+    flags = f" --data.size {size} --data.channels {config.channels} --data.fit {config.fit}"
+    flags += f"{' --data.flip' if given.flip else ''}{'' if given.labels else ' --data.no-labels'}"
     print(
         shown(
             f"{given.out}: {len(made):,} codes of {shape}; next: reverie train --data {quote(given.path)} "
