@@ -7,8 +7,7 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
-from reverie.cli import VERBS, main
-from reverie.cli.read import KINDS
+from reverie.cli import VERBS, data, main, read
 
 PATH = Path(__file__).parent / "api" / "generated" / "commands.md"
 HEAD = """# Command line reference: every command and flag
@@ -26,12 +25,13 @@ def text(words: list[str]) -> str:
 
 
 def page() -> str:
-    """A section for each verb, those of ``read`` apart."""
+    """A section for each verb, those of ``read`` and ``data`` apart."""
+    apart = {"read": read.KINDS, "data": data.KINDS}
     parts = [HEAD, f"```text\n{text(['--help'])}\n```"]
     for verb, title in VERBS.items():
-        kinds = [[verb, kind] for kind in KINDS] if verb == "read" else [[verb]]
+        kinds = [[verb, kind] for kind in apart.get(verb, {})] or [[verb]]
         for words in kinds:
-            said = title if len(kinds) == 1 else KINDS[words[-1]]
+            said = title if len(words) == 1 else apart[verb][words[-1]]
             help = text([*words, "--help-all" if verb == "train" else "--help"])
             parts.append(f"## reverie {' '.join(words)}\n\n{said[0].upper()}{said[1:]}.\n\n```text\n{help}\n```")
     return "\n\n".join(parts) + "\n"

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from reverie.cli import main
+from reverie.measure.figures import Evaluation, Figure
 from reverie.recipes import measuring
 
 from .conftest import TINY
@@ -288,6 +289,52 @@ def test_runs_are_listed(reverie, digits, tmp_path):
     assert "unknown key nte" in said.out
 
 
+def test_runs_are_sorted_and_chosen(reverie, tmp_path):
+    """By a column, a figure or any key of the recipe; the best figure comes first, and what has none last."""
+    figures = {"a": (0.5, 30.0), "b": (0.9, 4.0), "c": (0.7, 200.0), "d": None}
+    for name, pair in figures.items():
+        task = (
+            {"name": "dcgan"}
+            if name == "c"
+            else {"name": "denoising", "net": {"name": "dit" if name == "a" else "unet"}}
+        )
+        (tmp_path / name).mkdir()
+        recipe = {"name": name, "task": task, "train": {"lr": 0.5 if name == "b" else 0.001}}
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        if pair is not None:
+            taken = [
+                Figure(
+                    measure=m,
+                    of="samples",
+                    value=v,
+                    each=(v,),
+                    seeds=(0,),
+                    count=9,
+                    data="x",
+                    split="test",
+                    reference=9,
+                    extractor="x",
+                )
+                for m, v in zip(("accuracy", "frechet"), pair, strict=True)
+            ]
+            whole = Evaluation(figures=tuple(taken), memorisation={}, closest=(), seconds=1.0)
+            (tmp_path / name / "evaluation.json").write_text(whole.to_json())
+
+    def names(*words: str) -> list[str]:
+        said = reverie("runs .", *words)
+        assert said.code == 0, said.err
+        return [line.split()[0] for line in said.out.splitlines() if line.split() and line.split()[0] in figures]
+
+    assert names() == ["a", "b", "c", "d"]
+    assert names("--sort frechet") == ["b", "a", "c", "d"]  # as numbers: as text 200 comes before 30
+    assert names("--sort accuracy") == ["b", "c", "a", "d"]
+    assert names("--where task=gan") == ["c"] and names("--where task=denoising") == ["a", "b", "d"]
+    assert names("--where net.name=unet train.lr=5e-1") == ["b"] and names("--where task=nothing") == []
+    assert "200" in reverie("runs . --sort frechet").out
+    assert "Did you mean 'frechet'" in reverie("runs . --sort frechit").err
+    assert "KEY=VALUE" in reverie("runs . --where frechet").err
+
+
 def test_strange_runs_hide_no_other(reverie, digits, tmp_path):
     recipes = {"[red]marked": "[/blue]", "deep": "[" * 5_000, "bytes": "\xff\x00", "name": "name: ../../x"}
     for name, text in {**recipes, **{f"many-{i}": "seed: 1" for i in range(200)}}.items():
@@ -351,6 +398,7 @@ def test_a_folder_of_pictures_without_classes(reverie, tmp_path):
         "train --help",
         "sample --help",
         "runs --help",
+        "data encode --help",
         "demo --help",
         "evaluate --help",
         "report --help",

@@ -220,8 +220,8 @@ def test_big_folders_are_memory_mapped_and_equal(tmp_path, monkeypatch):
 def keeping(tmp_path, monkeypatch):
     """A folder of 12 pictures, one of them broken, and a cache that keeps sets of 5."""
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoding, "KEPT_FROM", 5)
-    monkeypatch.setattr(decoding, "KEPT", 2)
+    monkeypatch.setattr("reverie.data.keeping.KEPT_FROM", 5)
+    monkeypatch.setattr("reverie.data.keeping.KEPT", 2)
     decoding.decoded.cache_clear()
     root = tmp_path / "set"
     root.mkdir()

@@ -22,6 +22,7 @@ from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
 from reverie.data import ImageSet
 from reverie.diffusion import palette
+from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.conditioned import PaletteConfig
 from reverie.diffusion.control import Control, Controlling
@@ -64,6 +65,13 @@ def denoising(name: str, **others: Any) -> Denoising:
     denoise = MODELS[name]()
     trained(denoise.net)
     return Denoising(denoise, LogitNormal(), held_out=Batch(X, condition(denoise, len(X))), **others)
+
+
+def augmented() -> Denoising:
+    denoise = MODELS["dit"]()
+    denoise.net.listen(CHANGES, count=TOLD)
+    trained(shaken(denoise.net))
+    return Denoising(denoise, LogitNormal(), augment=0.5, held_out=Batch(X, condition(denoise, len(X))))
 
 
 def latent() -> Denoising:
@@ -181,6 +189,7 @@ def autoregressive(config: AutoregressiveConfig) -> NextToken:
 
 TASKS: dict[str, Callable[[], Any]] = {
     **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes")},
+    "augmented": augmented,
     "latent": latent,
     "deconstructed": deconstructed,
     "hybrid": lambda: on_chain(Hybrid),

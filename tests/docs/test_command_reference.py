@@ -14,7 +14,8 @@ def test_every_verb_has_its_help_in_plain_text():
     spec.loader.exec_module(module)
     page = module.page()
     for verb in VERBS:
-        names = [f"read {kind}" for kind in ("probe", "segment", "match")] if verb == "read" else [verb]
+        kinds = {"read": ("probe", "segment", "match"), "data": ("inspect", "pack", "encode")}.get(verb, ())
+        names = [f"{verb} {kind}" for kind in kinds] or [verb]
         for name in names:
             section = page.split(f"\n## reverie {name}\n")[1].split("\n## ")[0]
             assert f"usage: reverie {name} " in section and "--help" in section

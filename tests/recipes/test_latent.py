@@ -100,7 +100,7 @@ def test_training_on_codes_is_training_on_the_pictures_that_they_are_of(tmp_path
     run, _ = rv.recipes.train(small, tmp_path / "run")
     data, held_out = rv.data.load("digits8"), rv.data.load("digits8", "test")
     task, model = run.recipe.task, rv.load(run.folder)
-    codes, unseen = task.examples(data, held_out, run.folder)
+    codes, unseen = task.examples(data, held_out, run.folder, run.folder / "codes")
     assert isinstance(codes, CodeSet)
     on_codes, on_pictures = (
         task.task(model, a, b, run.recipe.sample, 0) for a, b in ((codes, unseen), (data, held_out))

@@ -34,6 +34,7 @@ VERBS = {
     "report": "write a run's report.html",
     "judge": "train a classifier that judges samples of your data",
     "runs": "list runs",
+    "data": "pictures before training: inspect, pack, encode",
     "prefetch": "download data sets and small models, to work offline",
     "compress": "pack pictures without loss by what a run has learned",
     "decompress": "give the pictures of such an archive back",

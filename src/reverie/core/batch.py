@@ -90,3 +90,11 @@ class Dataset(ABC):
     @abstractmethod
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         """The samples at ``positions`` (0 … len − 1), on the CPU."""
+
+    def raw(self, positions: Tensor | Sequence[int]) -> Batch:
+        """The same as they are stored, where that is smaller: what goes between processes and to a device, for :meth:`finish`."""
+        return self.batch(positions)
+
+    def finish(self, raw: Batch) -> Batch:
+        """What :meth:`batch` gives, of what :meth:`raw` gives, on any device."""
+        return raw

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,12 @@ def suffixes() -> frozenset[str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator["Image.Image"]:
+def opened(path: Path, content: bytes | None = None) -> Iterator["Image.Image"]:
     """The picture as its header describes it, not decoded yet.
+
+    Args:
+        path: of the file.
+        content: what it holds, where it is no file of its own.
 
     Raises:
         Unreadable: for a folder, pipe or device, another format, too many pixels, and whatever Pillow raises here and inside the block.
@@ -75,12 +80,14 @@ def opened(path: Path) -> Iterator["Image.Image"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        if not path.is_file():
+        if content is None and not path.is_file():
             raise ValueError(_not_a_file(path))
         Image.init()
         with (
             warnings.catch_warnings(action="ignore"),
-            Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image,
+            Image.open(
+                path if content is None else BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]
+            ) as image,
         ):
             if image.width * image.height > LARGEST:
                 raise Image.DecompressionBombError
@@ -95,14 +102,14 @@ def opened(path: Path) -> Iterator["Image.Image"]:
         raise Unreadable(path, _reason(error)) from error
 
 
-def open_image(path: str | Path, mode: str | None = None) -> "Image.Image":
+def open_image(path: str | Path, mode: str | None = None, content: bytes | None = None) -> "Image.Image":
     """The picture, decoded and upright: its first frame, turned as EXIF says; malformed EXIF is passed over. With ``mode`` as
-    :func:`flatten` gives it.
+    :func:`flatten` gives it. ``content`` is what it holds, where it is no file of its own.
 
     Raises:
         Unreadable: see :func:`opened`.
     """
-    with opened(Path(path).expanduser()) as image:
+    with opened(Path(path).expanduser() if content is None else Path(path), content) as image:
         depth = _grey_depth(image)
         image.load()
         if depth is not None and "transparency" in image.info:  # PNG counts it in steps of the file's own depth

@@ -191,8 +191,8 @@ class TaskConfig(ABC):
     def modules(self, model: Any) -> Mapping[str, nn.Module]:
         """What of a model checkpoints fill when it is opened, by the names of players."""
 
-    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
-        """What is learned from and validated on: the run's data, or what :meth:`prepare` made of it in ``folder``."""
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """What is learned from and validated on: the run's data, what :meth:`prepare` made in ``folder``, or codes in ``codes``."""
         return data, held_out
 
     @abstractmethod

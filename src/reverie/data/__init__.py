@@ -1,4 +1,4 @@
-"""Real data: bundled sets, image folders, tensors, codes, and the order in which training sees them.
+"""Real data: bundled sets, pictures on the disk, tensors, codes, and the order in which training sees them.
 
 ``names()`` lists the bundled sets without importing torch; everything else is imported on first use.
 """
@@ -14,13 +14,26 @@ if TYPE_CHECKING:
     from reverie.data.images import ImageSet, Skipped
     from reverie.data.loader import Loader
     from reverie.data.loading import load
+    from reverie.data.packing import pack
     from reverie.data.tensors import Mirrored, TensorSet
     from reverie.data.wrapped import Wrapped
 
-__all__ = ["ImageSet", "Loader", "Mirrored", "Skipped", "TensorSet", "Wrapped", "encoded", "load", "names", "order"]
+__all__ = [
+    "ImageSet",
+    "Loader",
+    "Mirrored",
+    "Skipped",
+    "TensorSet",
+    "Wrapped",
+    "encoded",
+    "load",
+    "names",
+    "order",
+    "pack",
+]
 
 _WHERE = {"ImageSet": "images", "Skipped": "images", "Loader": "loader", "load": "loading", "encoded": "codes"}
-_WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped"}
+_WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped", "pack": "packing"}
 
 
 def __getattr__(name: str) -> Any:

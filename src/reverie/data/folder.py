@@ -1,92 +1,60 @@
-"""A folder of pictures of any kind as one uint8 array: what is in it, what size and colour, what could not be read."""
+"""The pictures of a folder, each a file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from PIL import Image
 
 from reverie.core import image_files
-from reverie.core.errors import InputError
-from reverie.core.text import shown
-from reverie.data import decoding, pixels
-from reverie.data.images import Skipped
-from reverie.data.split import hold_out
+from reverie.data.records import Records, Skipped
 
 
-def load_folder(
-    root: Path, size: pixels.Size | None, channels: int | None, fit: pixels.Fit, largest: int | None
-) -> dict[str, Any]:
-    """Everything `ImageSet` needs to know of a folder, for all splits.
+class Files(Records):
+    """Files below a folder, by their path relative to it.
 
-    Raises InputError if the folder holds no readable picture, or pictures both beside and inside class folders.
+    Args:
+        root: absolute.
+        every: paths of all its files.
     """
-    if root.resolve() == root.resolve().parent:
-        raise InputError(f"{root} is the whole disk: name the folder of the pictures to learn from.")
-    every = sorted(_files(root))
-    candidates = [path for path in every if Path(path).suffix.lower() in image_files.suffixes()]
-    skipped = [Skipped(path, "not a picture format") for path in sorted({*every} - {*candidates})]
-    if not candidates:
-        raise InputError(
-            f"no pictures in {root.absolute()}: looked in it and its sub-folders for "
-            f"files in the formats {', '.join(image_files.FORMATS)}, and found {len(every)} others."
-        )
-    stamps = tuple((path, *_stamp(root / path)) for path in candidates)
-    known = decoding.decoded(root.absolute(), stamps, size, channels, fit, largest)
-    skipped, kept, notes = sorted([*skipped, *known.broken]), known.paths, list(known.notes)
-    if not kept:
-        raise InputError(
-            f"none of the {len(candidates)} pictures in {root.absolute()} could be read; "
-            f"the first: {skipped[0].path}: {skipped[0].reason}."
-        )
-    if skipped:
-        first = "; ".join(f"{item.path}: {item.reason}" for item in skipped[:3])
-        notes.append(f"{len(skipped)} of {len(every)} files skipped ({first}{'; …' if len(skipped) > 3 else ''}).")
-    labels, classes = label(root, kept)
-    return {
-        "store": known.store,
-        "labels": labels,
-        "held_out": hold_out(kept, labels),
-        "classes": classes,
-        "columns": {"path": kept},
-        "digests": known.digests,
-        "skipped": skipped,
-        "notes": [shown(note) for note in notes],
-    }
+
+    def __init__(self, root: Path, every: Sequence[str]) -> None:
+        self.root, self.paths = root, sorted(filter(is_picture, every))
+        self.inner = self.paths
+        self.key = tuple((path, *stamp(f"{root}/{path}")) for path in self.paths)
+        self.skipped = [Skipped(path, "not a picture format") for path in sorted({*every} - {*self.paths})]
+
+    def read(self, i: int) -> bytes:
+        return (self.root / self.paths[i]).read_bytes()
+
+    @contextmanager
+    def opened(self, i: int) -> Iterator[Image.Image]:
+        with image_files.opened(self.root / self.paths[i]) as image:
+            yield image
 
 
-def label(root: Path, paths: list[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels from the first sub-folder of each path; none if all pictures lie directly in the folder."""
-    inside = [path for path in paths if "/" in path]
-    if not inside:
-        return None, []
-    if len(inside) < len(paths):
-        loose = next(path for path in paths if "/" not in path)
-        raise InputError(
-            f"{root.absolute()} holds {len(inside)} pictures in sub-folders (classes) and {len(paths) - len(inside)} "
-            f"beside them, such as {loose}; move these into a class folder or out of the data set."
-        )
-    first = [path.split("/", 1)[0] for path in paths]
-    classes = sorted(set(first))
-    return np.array([classes.index(name) for name in first]), classes
+def is_picture(path: str) -> bool:
+    """Whether a name ends as those of pictures do."""
+    return os.path.splitext(path)[1].lower() in image_files.suffixes()
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Bytes and time of modification of a file; decoding says why there are none."""
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Bytes and time of modification of a file, in ns; decoding says why there are none."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Paths of all files below `root`, relative to it with forward slashes; hidden ones apart, links followed."""
+def files_below(root: Path) -> Iterator[str]:
+    """Paths of all files below ``root``, relative to it with forward slashes; hidden ones apart, links followed."""
     seen = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
         inner[:] = [name for name in inner if name[0] != "." and os.path.realpath(f"{folder}/{name}") not in seen]
+        below = Path(folder).relative_to(root).as_posix()
         for name in names:
             if name[0] != ".":
-                yield (Path(folder) / name).relative_to(root).as_posix()
+                yield name if below == "." else f"{below}/{name}"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -16,28 +15,24 @@ from torch import Tensor
 from reverie.core import describe
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Conditions, Label
+from reverie.data.demand import OnDemand
+from reverie.data.records import Skipped
 
 SHOWN = 12
 """Pictures that a data set shows of itself."""
-
-
-class Skipped(NamedTuple):
-    """A file that was left out, by its path relative to the folder, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet(Dataset):
     """Pictures of one split of a data set.
 
-    `store` holds all pictures of the data set (perhaps on disk, memory-mapped), `rows` says which belong to this split.
+    `store` holds all pictures of the data set (in memory, on disk and memory-mapped, or encoded and decoded on demand), `rows` says which
+    belong to this split.
     """
 
     name: str
     split: str
-    store: UInt8[Tensor, "m c h w"]
+    store: UInt8[Tensor, "m c h w"] | OnDemand
     rows: Int64[Tensor, " n"]
     labels: Int64[Tensor, " n"] | None = None
     classes: list[str] = field(default_factory=list)
@@ -124,6 +119,14 @@ class ImageSet(Dataset):
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels if there are any."""
+        return self.finish(self.raw(positions))
+
+    def raw(self, positions: Tensor | Sequence[int]) -> Batch:
+        """The same as uint8."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
-        images = self.store[self.rows[chosen]].float().div_(127.5).sub_(1)
-        return Batch(images, None if self.labels is None else Cond(label=self.labels[chosen]))
+        return Batch(self.store[self.rows[chosen]], None if self.labels is None else Cond(label=self.labels[chosen]))
+
+    def finish(self, raw: Batch) -> Batch:
+        """uint8 brought to [−1, 1]."""
+        x = raw.x.to(torch.float32, memory_format=torch.contiguous_format)
+        return replace(raw, x=x.div_(127.5).sub_(1.0))

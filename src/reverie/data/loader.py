@@ -45,20 +45,24 @@ class Loader:
         self.data, self.seed, self.flip, self.workers, self.ahead = data, seed, flip, workers, ahead
 
     def __call__(self, start: int, count: int) -> Batch:
+        return self.data.finish(self.raw(start, count))
+
+    def raw(self, start: int, count: int) -> Batch:
+        """The same as the data stores it."""
         if not self.flip:
-            return self.data.batch(order.indices(self.seed, start, count, len(self.data)))
+            return self.data.raw(order.indices(self.seed, start, count, len(self.data)))
         half = len(self.data) // 2
         rows = order.indices(self.seed, start, count, half)
-        return self.data.batch(rows + half * order.flips(self.seed, start, count))
+        return self.data.raw(rows + half * order.flips(self.seed, start, count))
 
     def stream(self, pieces: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> Iterator[Batch]:
         """The batches of the given (start, count) in their order, on a device; workers read ahead of what is taken.
 
-        Where there are workers, copies to an accelerator come from pinned memory and do not wait.
+        Pictures travel as bytes. Where there are workers, copies to an accelerator come from pinned memory and do not wait.
         """
         device = torch.device(device)
         if not self.workers:
-            yield from (self(*piece).to(device) for piece in pieces)
+            yield from (self.data.finish(self.raw(*piece).to(device)) for piece in pieces)
             return
         batches = DataLoader(
             _Pieces(self),
@@ -69,7 +73,7 @@ class Loader:
             pin_memory=device.type != "cpu",
             worker_init_fn=_leave_interrupts,
         )
-        yield from (batch.to(device) for batch in batches)
+        yield from (self.data.finish(batch.to(device)) for batch in batches)
 
 
 class _Pieces(Items[Batch]):
@@ -79,7 +83,7 @@ class _Pieces(Items[Batch]):
         self.loader = loader
 
     def __getitem__(self, piece: tuple[int, int]) -> Batch:
-        return self.loader(*piece)
+        return self.loader.raw(*piece)
 
 
 class _Once:

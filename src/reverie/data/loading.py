@@ -1,4 +1,4 @@
-"""`load`: a bundled set by name or a folder of pictures by path, as an `ImageSet`."""
+"""`load`: a bundled set by name or pictures on the disk by path, as an `ImageSet`."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 from reverie.core import files
 from reverie.core.errors import InputError, RunError, nearest, unknown
-from reverie.data import catalog, folder, pixels, prefetch
+from reverie.data import catalog, pixels, prefetch, stored
 from reverie.data.images import ImageSet
 from reverie.data.remote import REMOTE
 from reverie.data.split import held_out
@@ -31,10 +31,12 @@ def load(
     """Load a data set.
 
     Args:
-        name_or_path: a name from `reverie.data.names()`, or a folder of pictures, where sub-folders are classes. A
-            folder in the current directory that has the name of a bundled set is reached as ``./name``.
-        split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split; of a folder a tenth of the
-            files is held out, by the hash of their relative path.
+        name_or_path: a name from `reverie.data.names()`; a folder of pictures or a zip file of one, where sub-folders are
+            classes; a tar file or a folder of them (a WebDataset, where ``.cls`` members are classes); a Parquet or Arrow
+            file or a folder of them (of Hugging Face's datasets). A folder in the current directory that has the name of a
+            bundled set is reached as ``./name``.
+        split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split, tables may, by the names of
+            their files; of others a tenth of the pictures is held out, by the hash of their relative path.
         size: height and width in pixels, or the side of a square; without it the bundled size, or for a folder a
             square inferred from its pictures (and said in `ImageSet.notes`).
         channels: 1 (grey) or 3 (RGB); without it 1 if every picture is grey and 3 otherwise.
@@ -57,11 +59,9 @@ def load(
         parts["store"] = torch.from_numpy(_convert(parts["store"], size, channels, fit))
         name = name_or_path
     else:
-        path = Path(name_or_path).expanduser()
-        if not path.is_dir():
-            raise _missing(str(name_or_path), path)
-        parts = folder.load_folder(path, size, channels, fit, largest)
-        name = path.resolve().name
+        path = existing(name_or_path)
+        parts = stored.load_stored(path, size, channels, fit, largest)
+        name = stored.title(path.resolve())
     test = parts.pop("held_out")
     rows = np.flatnonzero({"train": ~test, "test": test, "all": np.ones_like(test)}[split])
     labels = parts.pop("labels")
@@ -71,6 +71,18 @@ def load(
         parts["source"] = hashlib.sha256(" ".join([fit, *which]).encode()).hexdigest()
     chosen = None if labels is None else torch.from_numpy(labels[rows].astype(np.int64))
     return ImageSet(name=name, split=split, rows=torch.from_numpy(rows), labels=chosen, columns=columns, **parts)
+
+
+def existing(given: str | Path) -> Path:
+    """Where pictures lie on the disk.
+
+    Raises:
+        InputError: when there is no such folder, nor a file that holds pictures.
+    """
+    path = Path(given).expanduser()
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in stored.ENDINGS):
+        raise _missing(str(given), path)
+    return path
 
 
 def _named(name: str) -> dict[str, Any]:
@@ -134,8 +146,10 @@ def _missing(given: str, path: Path) -> InputError:
             f"{given} is not here yet: fetch it with `reverie prefetch {given}`, or give a folder of pictures."
         )
     if path.exists():
+        packed = "unpack it to a .tar first, whose members are found one by one" if ".tar." in path.name else ""
         return InputError(
-            f"{given} is a file; a data set is a folder of pictures or one of {', '.join(catalog.names())}."
+            f"{given} is a file; a data set is a folder of pictures, a file of them ({', '.join(stored.ENDINGS)}) or one of "
+            f"{', '.join(catalog.names())}{packed and f': {packed}'}."
         )
     parent = path.absolute().parent
     beside = [str(path.parent / child.name) for child in parent.iterdir() if child.is_dir()] if parent.is_dir() else []

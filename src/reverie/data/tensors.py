@@ -96,8 +96,14 @@ class Mirrored(Dataset):
         return 2 * len(self.data)
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
+        return self.finish(self.raw(positions))
+
+    def finish(self, raw: Batch) -> Batch:
+        return self.data.finish(raw)
+
+    def raw(self, positions: Tensor | Sequence[int]) -> Batch:
         rows = torch.as_tensor(positions, dtype=torch.int64)
-        batch, turned = self.data.batch(rows % len(self.data)), rows >= len(self.data)
+        batch, turned = self.data.raw(rows % len(self.data)), rows >= len(self.data)
         height, width = batch.x.shape[-2:]
 
         def mirror(value: Tensor) -> Tensor:

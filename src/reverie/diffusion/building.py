@@ -21,8 +21,9 @@ from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader, encoded
-from reverie.data.codes import WHERE, CodeSet
+from reverie.data.codes import CodeSet
 from reverie.diffusion import first_stage
+from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.showing import shown
@@ -136,9 +137,12 @@ def space_of(config: SpaceConfig, spec: DataSpec, folder: Path | None) -> Space:
     return spaces.build(config, spec.shape[0]) if folder is None else spaces.load(folder / FILE)
 
 
-def coded(data: Dataset, folder: Path) -> Dataset:
-    """The codes of a data set in the space that was prepared in a run's folder, made once; an empty one stays as it is."""
-    return encoded(data, spaces.load(folder / FILE), inside(folder, WHERE)) if len(data) else data  # pyright: ignore[reportArgumentType]
+def coded(data: Dataset, folder: Path, codes: Path, device: torch.device | str = "cpu") -> Dataset:
+    """The codes of a data set in the space that was prepared in a run's folder, made once, on a device, and kept in ``codes``; an empty one
+    stays as it is."""
+    if not len(data):
+        return data
+    return encoded(data, spaces.load(folder / FILE).to(device), codes, device)  # pyright: ignore[reportArgumentType]
 
 
 def prepare_teacher(teacher: str, given: Given) -> None:
@@ -222,7 +226,7 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
-    return NetDenoiser(
+    model = NetDenoiser(
         net,
         schedule,
         config.kind,
@@ -232,6 +236,9 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
         learned_variance=learns_variance(config.net),
         space=space,
     )
+    if config.augment:  # the network is told, the model takes no condition more
+        net.listen(CHANGES, count=TOLD)  # pyright: ignore[reportCallIssue]
+    return model
 
 
 def learns_variance(net: object) -> bool:
@@ -241,6 +248,10 @@ def learns_variance(net: object) -> bool:
 
 def check_objective(config: DenoisingConfig) -> None:
     """Raise an :class:`InputError` unless the objective trains all that the network gives, and looks at all that is set."""
+    if config.augment and (config.objective != "simple" or config.space.name != "pixels"):
+        raise InputError(
+            "augment changes pictures, of which neither the bound (--objective) nor the codes of a --space are: leave one of them out"
+        )
     if config.objective == "simple":
         if learns_variance(config.net):
             raise InputError(
@@ -302,6 +313,7 @@ def denoising(
         drop=config.drop,
         loss_kind=config.loss_kind,
         coded=codes,
+        **({"augment": config.augment} if config.augment else {}),
         held_out=unseen(held_out),
         show=shown(data, partial(sampler, config, sample=sample), seed, model.space if codes else None)
         if len(data.spec.shape) == 3

@@ -4,13 +4,15 @@
 and the kind in which the error is measured are separate choices.
 """
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from reverie.core.batch import Batch
-from reverie.core.condition import Cond
+from reverie.core.condition import Cond, Vector
 from reverie.core.denoiser import Estimate, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.predictions import Kind, kind
@@ -19,6 +21,7 @@ from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
+from reverie.diffusion.augment import CHANGES, TOLD, drawn
 
 Weight = Callable[[Tensor], Tensor]
 """λ (B,) -> the weight of the squared error, (B,)."""
@@ -47,6 +50,7 @@ class Denoising(Task):
         loss_kind: the kind in which the error is measured; the network's own by default.
         weight: of the squared error.
         coupling: how x0 meets ε.
+        augment: probability of each change of the images of which the network is told, see :mod:`reverie.diffusion.augment`.
         coded: batches hold codes of the denoiser's space in place of images.
         held_out: images to validate on, each at a fixed time and noise.
         show: draws the images of :meth:`preview` from the denoiser.
@@ -63,6 +67,7 @@ class Denoising(Task):
         loss_kind: str | Kind | None = None,
         weight: Weight = one,
         coupling: Coupling = independent,
+        augment: float = 0.0,
         coded: bool = False,
         held_out: Batch | None = None,
         show: Callable[[NetDenoiser], Preview] | None = None,
@@ -70,10 +75,19 @@ class Denoising(Task):
         self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
         self.kind = denoise.kind if loss_kind is None else kind(loss_kind, denoise.data_std)
         self.coded, self.held_out, self.show = coded, held_out, show
+        self.augment, self.shown = augment, denoise
+        if augment:
+            self.denoise = copy.copy(denoise)
+            self.denoise.conditions = {**denoise.conditions, CHANGES: Vector(TOLD)}
         self.players = {"denoiser": Player(denoise.net)}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        return {"mse": self.batch_errors(batch, self.times(rng.even("time")), rng, self.condition(batch, rng))}
+        cond = self.condition(batch, rng)
+        if self.augment:
+            change = drawn(rng, self.augment, batch.x)
+            batch = replace(batch, x=change(batch.x))
+            cond = Cond(**{**{name: cond[name] for name in cond or ()}, CHANGES: change.told()})  # pyright: ignore[reportOptionalSubscript]
+        return {"mse": self.batch_errors(batch, self.times(rng.even("time")), rng, cond)}
 
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:
         """The conditions of a batch, some dropped."""
@@ -135,4 +149,4 @@ class Denoising(Task):
         return {"loss": float(errors.mean()), "logsnr": logsnr, "bins": bins}
 
     def preview(self) -> Preview | None:
-        return None if self.show is None else self.show(self.denoise)
+        return None if self.show is None else self.show(self.shown)

@@ -143,7 +143,7 @@ class ReflowConfig(FromTeacher):
     def modules(self, model: NetDenoiser) -> Mapping[str, nn.Module]:
         return self.denoising.modules(model)
 
-    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         from reverie.diffusion.reflow import kept_pairs
 
         return kept_pairs(self, folder, data.spec)

@@ -11,11 +11,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reverie.core.draws import Draws
 from reverie.core.processes import gathered
 from reverie.core.tensors import onto
+from reverie.core.warp import rotation, scaling
+from reverie.core.warp import warped as moved
 
 CHANGES = (
     "flip",
@@ -62,9 +63,9 @@ class Augment(nn.Module):
         happens = onto(torch.stack([rng.uniform(f"{stream}/{name}") for name in CHANGES], 1), x) < self.p
         amount = onto(rng.normal(f"{stream}/amount", (2 * len(CHANGES),)), x).unflatten(1, (-1, 2))
         amount = torch.where(happens[:, :, None], amount, 0.0)
-        moved = torch.where(happens[:, :MOVING].any(1)[:, None, None, None], warped(x, amount[:, :MOVING]), x)
-        tinted = coloured(moved, amount[:, MOVING:])
-        return torch.where(happens[:, MOVING:].any(1)[:, None, None, None], tinted, moved)
+        elsewhere = torch.where(happens[:, :MOVING].any(1)[:, None, None, None], warped(x, amount[:, :MOVING]), x)
+        tinted = coloured(elsewhere, amount[:, MOVING:])
+        return torch.where(happens[:, MOVING:].any(1)[:, None, None, None], tinted, elsewhere)
 
 
 def warped(x: Tensor, amount: Tensor) -> Tensor:
@@ -81,20 +82,10 @@ def warped(x: Tensor, amount: Tensor) -> Tensor:
     quarters = torch.where(amount[:, turn, 0] != 0, (quantile[:, turn, 0] * 4).floor(), 0.0) if height == width else 0.0
     angle = 0.5 * math.pi * quarters + 2.0 * math.pi * (quantile[:, rotate, 0] - 0.5)
     larger, longer = (math.log(2.0) * 0.2 * amount[:, i, 0] for i in (scale, stretch))
-    across, down = torch.exp(larger + longer) * mirrored, torch.exp(larger - longer)
-    cosine, sine = angle.cos(), angle.sin()
-    aspect = height / width
+    linear = scaling(torch.exp(larger + longer) * mirrored, torch.exp(larger - longer)) @ rotation(angle)
     size = torch.tensor([width, height], device=x.device, dtype=x.dtype)
-    by = ((quantile[:, shift] - 0.5) * 0.25 * size).round() * 2.0 / size + 0.125 * 2.0 * amount[:, move]
-    matrix = torch.stack(
-        [
-            torch.stack([cosine * across, -sine * across * aspect, by[:, 0]], 1),
-            torch.stack([sine * down / aspect, cosine * down, by[:, 1]], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    by = ((quantile[:, shift] - 0.5) * 0.25 * size).round() / size + 0.125 * amount[:, move]
+    return moved(x, linear, by)
 
 
 def coloured(x: Tensor, amount: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ class TimeEmbedding(KeepsPrecision, nn.Module):
 
 
 class Numbers(nn.ModuleDict):
-    """Further numbers of order 1 that a network is told, by name; each is embedded as a time is.
+    """Further numbers of order 1 that a network is told, by name; a single one is embedded as a time is, several by a matrix, which gives
+    nothing where all of them are 0.
 
     The embeddings begin at zero: a trained network that is told more is what it was. Where a number is absent it adds nothing.
 
@@ -97,18 +98,23 @@ class Numbers(nn.ModuleDict):
         super().__init__()
         self.width = width
 
-    def add(self, name: str) -> None:
-        """Tell one number more."""
+    def add(self, name: str, count: int = 1) -> None:
+        """Tell one number more, or several."""
+        if count > 1:
+            self[name] = several = nn.Linear(count, self.width, bias=False)
+            nn.init.zeros_(several.weight)
+            return
         self[name] = embedding = TimeEmbedding(128, self.width, scale=10.0)
         nn.init.zeros_(embedding.outer.weight)
         nn.init.zeros_(embedding.outer.bias)
 
     def forward(self, summed: Tensor, cond: Cond | None) -> Tensor:
-        """``summed`` (batch, width) and what the numbers of ``cond``, each (batch, 1), add to it."""
+        """``summed`` (batch, width) and what the numbers of ``cond``, each (batch, count), add to it."""
         for name, embedding in self.items():
             if cond is not None and name in cond:
                 entry = cond[name]
-                told = embedding(entry.value[:, 0])
+                several = isinstance(embedding, nn.Linear)
+                told = embedding(entry.value.to(embedding.weight.dtype) if several else entry.value[:, 0])
                 summed = summed + torch.where(entry.present[:, None], told, 0.0)
         return summed
 

@@ -44,11 +44,12 @@ class Network(nn.Module):
 
         return taps.sites(self)
 
-    def listen(self, *names: str) -> None:
-        """Take further numbers of order 1 as conditions, each (B, 1); weights that are trained stay, and do what they did.
+    def listen(self, *names: str, count: int = 1) -> None:
+        """Take further numbers of order 1 as conditions, each (B, count); weights that are trained stay, and do what they did.
 
         Args:
             names: of the conditions, such as "until", the second time of a flow map.
+            count: numbers of each.
 
         Raises:
             InputError: when it has no place for them.
@@ -57,8 +58,8 @@ class Network(nn.Module):
         if numbers is None:
             raise InputError(deaf(self, names))
         for name in names:
-            numbers.add(name)
-        self.conditions = {**self.conditions, **{name: Vector(1) for name in names}}
+            numbers.add(name, count)
+        self.conditions = {**self.conditions, **{name: Vector(count) for name in names}}
 
     def through(self, block: nn.Module, *args: Any) -> Any:
         """``block(*args)``, checkpointed where asked for."""

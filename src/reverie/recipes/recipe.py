@@ -18,13 +18,14 @@ class DataConfig:
     """What to learn from.
 
     Attributes:
-        name: a bundled set (mnist5k, emoji, digits8), one that `reverie prefetch` brought, or a folder of pictures, whose
-            sub-folders are classes.
+        name: a bundled set (mnist5k, emoji, digits8), one that `reverie prefetch` brought, or a folder or zip file of pictures, whose
+            sub-folders are classes; shards of tar files (WebDataset); tables of Parquet or Arrow (of Hugging Face's datasets).
         size: height and width of the pictures in pixels, or the side of squares; inferred without.
         channels: 1 (grey) or 3 (RGB); inferred without.
         fit: how a picture becomes one of that size.
         flip: mirror half of the pictures; not for digits or letters.
         labels: learn to draw by class, if the data has classes.
+        codes: folder of the codes of a space, as `reverie data encode` makes them; the run's own without.
         classes: their names, inferred.
         contents: how many pictures there were when the run began, and a hash of them; a run goes on with the same ones only.
     """
@@ -35,6 +36,7 @@ class DataConfig:
     fit: Literal["crop", "pad", "stretch"] = "crop"
     flip: bool = False
     labels: bool = True
+    codes: str | None = None
     classes: Annotated[tuple[str, ...] | None, Suppress] = None
     contents: Annotated[str | None, Suppress] = None
 

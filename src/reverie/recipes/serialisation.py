@@ -178,8 +178,13 @@ def describe(task: TaskConfig) -> str:
 
 def difference(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) wherever two recipes differ; None where one has no such key."""
-    a, b = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    a, b = flat(old), flat(new)
     return [(key, a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every setting of a recipe by its key, such as ``train.lr``."""
+    return dict(_flat(to_dict(recipe)))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

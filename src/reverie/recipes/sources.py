@@ -17,6 +17,7 @@ from reverie.core.errors import InputError
 from reverie.core.text import shown
 from reverie.data import ImageSet, pixels
 from reverie.data.loading import Split
+from reverie.data.stored import title
 from reverie.recipes.recipe import DataConfig, Recipe
 
 
@@ -47,9 +48,10 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         channels=images.channels,
         classes=None if images.labels is None else tuple(images.classes),
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
+        codes=None if recipe.data.codes is None else str(Path(recipe.data.codes).expanduser().absolute()),
     )
     init = None if recipe.init is None else str(Path(recipe.init).expanduser().absolute())
-    stem, task = Path(name).name, recipe.task.name
+    stem, task = title(Path(name)), recipe.task.name
     named = recipe.name or (stem if task == "denoising" else f"{stem}-{task}")
     return replace(recipe, name=named, data=config, init=init)
 
@@ -64,7 +66,7 @@ def spec(config: DataConfig) -> DataSpec:
         raise InputError("the recipe does not say the size and channels of its data: resolve it first")
     classes = config.classes or ()
     conditions: Conditions = {"label": Label(len(classes))} if classes else {}
-    return DataSpec((config.channels, *pixels.sides(config.size)), conditions, classes, Path(config.name).name)
+    return DataSpec((config.channels, *pixels.sides(config.size)), conditions, classes, title(Path(config.name)))
 
 
 def splits(recipe: Recipe, name: str | None = None) -> tuple[ImageSet, ImageSet]:

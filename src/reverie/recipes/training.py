@@ -27,7 +27,7 @@ from reverie.core.memory import afford, keep_freed_memory
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
-from reverie.data.codes import CodeSet
+from reverie.data.codes import WHERE, CodeSet
 from reverie.diffusion.teacher import FromRun
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
@@ -39,7 +39,7 @@ from reverie.recipes.outlook import as_begun, fitted, outlook, pace, tokenizer_w
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
-FREE = {"train.workers", "train.tensorboard"}
+FREE = {"train.workers", "train.tensorboard", "data.codes"}
 """Keys that may change while a run goes on: its weights do not depend on them."""
 
 
@@ -146,12 +146,13 @@ def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Ma
     model = recipe.task.build(data.spec, recipe.seed, folder)
     if recipe.init is not None and not Checkpoints(folder / "checkpoints").all():
         starting.begin(recipe, model)
-    seen, unseen = recipe.task.examples(data, held_out, folder)
+    kept = inside(folder, WHERE) if recipe.data.codes is None else Path(recipe.data.codes)
+    seen, unseen = recipe.task.examples(data, held_out, folder, kept)
     task = recipe.task.task(model, seen, unseen, recipe.usual, recipe.seed)
     flip = recipe.data.flip
     if flip:  # mirrored codes are no codes of mirrored pictures
         codes = isinstance(seen, CodeSet)
-        seen = recipe.task.examples(Mirrored(data), held_out, folder)[0] if codes else Mirrored(seen)
+        seen = recipe.task.examples(Mirrored(data), held_out, folder, kept)[0] if codes else Mirrored(seen)
     return Made(model, task, Loader(seen, recipe.seed, flip=flip, workers=recipe.train.workers))
 
 
