@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from reverie.core import spelling
 from reverie.core.errors import InputError, nearest, unknown
 
 
@@ -138,6 +139,27 @@ class Image:
         return f"a picture of {self.channels} channels"
 
 
+@dataclass(frozen=True)
+class Text:
+    """The condition is a text of at most ``length`` tokens, (B, L) whole numbers as :func:`reverie.core.spelling.spelled` makes them.
+
+    It is what data holds; networks are told what a text encoder makes of it, :class:`Tokens`.
+    """
+
+    length: int
+
+    def check(self, name: str, entry: Entry) -> None:
+        """Raise an :class:`InputError` unless the value holds tokens, (B, 1 … length)."""
+        value, wanted = entry.value, f"a text of 1 to {self.length} tokens a sample, (B, L) whole numbers"
+        if value.is_floating_point() or value.ndim != 2 or not 1 <= value.shape[1] <= self.length:
+            raise InputError(f"{name} is {wanted}: got {value.dtype} of shape {tuple(value.shape)}")
+        if ((value < 0) | (value >= spelling.VOCABULARY)).any():
+            raise InputError(f"{name} is {wanted}, tokens of 0 to {spelling.VOCABULARY - 1}: use core.spelling.spelled")
+
+    def __str__(self) -> str:
+        return f"a text of {self.length} tokens"
+
+
 def _floating(name: str, entry: Entry, wanted: str, shape: tuple[int | None, ...]) -> None:
     for value in (entry.value, entry.null):
         if value is None:
@@ -149,7 +171,7 @@ def _floating(name: str, entry: Entry, wanted: str, shape: tuple[int | None, ...
         raise InputError(f"{name} holds numbers that are not finite")
 
 
-ConditionSpec = Label | Vector | Tokens | Image
+ConditionSpec = Label | Vector | Tokens | Text | Image
 Conditions = Mapping[str, ConditionSpec]
 
 

@@ -10,6 +10,7 @@ from reverie.data.catalog import names
 
 if TYPE_CHECKING:
     from reverie.data import order
+    from reverie.data.captions import Captioned, Captions
     from reverie.data.codes import encoded
     from reverie.data.images import ImageSet, Skipped
     from reverie.data.loader import Loader
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from reverie.data.tensors import Mirrored, TensorSet
     from reverie.data.wrapped import Wrapped
 
-__all__ = ["ImageSet", "Loader", "Mirrored", "Skipped", "TensorSet", "Wrapped", "encoded", "load", "names", "order"]
+__all__ = [
+    "Captioned", "Captions", "ImageSet", "Loader", "Mirrored", "Skipped", "TensorSet", "Wrapped", "encoded", "load", "names", "order",
+]  # fmt: skip
 
 _WHERE = {"ImageSet": "images", "Skipped": "images", "Loader": "loader", "load": "loading", "encoded": "codes"}
+_WHERE |= {"Captioned": "captions", "Captions": "captions"}
 _WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped"}
 
 

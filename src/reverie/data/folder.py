@@ -10,7 +10,7 @@ import numpy as np
 from reverie.core import image_files
 from reverie.core.errors import InputError
 from reverie.core.text import shown
-from reverie.data import decoding, pixels
+from reverie.data import captions, decoding, pixels
 from reverie.data.images import Skipped
 from reverie.data.split import hold_out
 
@@ -34,7 +34,9 @@ def load_folder(
         )
     stamps = tuple((path, *_stamp(root / path)) for path in candidates)
     known = decoding.decoded(root.absolute(), stamps, size, channels, fit, largest)
-    skipped, kept, notes = sorted([*skipped, *known.broken]), known.paths, list(known.notes)
+    kept, notes = known.paths, list(known.notes)
+    texts, holding = captions.read(root, kept, every)
+    skipped = sorted([*(item for item in skipped if item.path not in holding), *known.broken])
     if not kept:
         raise InputError(
             f"none of the {len(candidates)} pictures in {root.absolute()} could be read; "
@@ -49,7 +51,8 @@ def load_folder(
         "labels": labels,
         "held_out": hold_out(kept, labels),
         "classes": classes,
-        "columns": {"path": kept},
+        "columns": {"path": kept} if texts is None else {"path": kept, "caption": texts},
+        "text": None if texts is None else "caption",
         "digests": known.digests,
         "skipped": skipped,
         "notes": [shown(note) for note in notes],

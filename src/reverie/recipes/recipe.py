@@ -25,6 +25,10 @@ class DataConfig:
         fit: how a picture becomes one of that size.
         flip: mirror half of the pictures; not for digits or letters.
         labels: learn to draw by class, if the data has classes.
+        captions: learn to draw by what the pictures are called, in place of classes: names of emoji; in a folder NAME.txt beside a
+            picture, or metadata.jsonl.
+        templates: ways to say a caption, of which training takes one each time: {} stands for it, {category} for what that column says.
+        caption_length: the most tokens of a caption, one a byte; those of the longest without, at most 256.
         classes: their names, inferred.
         contents: how many pictures there were when the run began, and a hash of them; a run goes on with the same ones only.
     """
@@ -35,6 +39,9 @@ class DataConfig:
     fit: Literal["crop", "pad", "stretch"] = "crop"
     flip: bool = False
     labels: bool = True
+    captions: bool = False
+    templates: tuple[str, ...] = ("{}",)
+    caption_length: Annotated[int, Bound(ge=2, le=65_536)] | None = None
     classes: Annotated[tuple[str, ...] | None, Suppress] = None
     contents: Annotated[str | None, Suppress] = None
 
