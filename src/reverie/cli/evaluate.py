@@ -17,7 +17,7 @@ from reverie.core.names import GridName
 from reverie.core.text import shown
 
 if TYPE_CHECKING:
-    from reverie.measure.captions import Captioned
+    from reverie.measure.captions import CaptionScores
     from reverie.measure.figures import Evaluation, Outliers
     from reverie.recipes.recipe import Recipe
 
@@ -196,7 +196,7 @@ def show_outliers(found: "Outliers") -> None:
     console.print(shown(found.how), markup=False)
 
 
-def show_captions(found: "Captioned") -> None:
+def show_captions(found: "CaptionScores") -> None:
     """Print the figures as a table, with how they were taken below it."""
     from rich.console import Console
     from rich.table import Table

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.measure.captions import Captioned, captioned
+    from reverie.measure.captions import CaptionScores, caption_scores
     from reverie.measure.clip import CLIP
     from reverie.measure.density import auroc, outliers
     from reverie.measure.disentangling import mutual_information_gap
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIP",
-    "Captioned",
+    "CaptionScores",
     "Evaluation",
     "FeatureExtractor",
     "Figure",
@@ -34,7 +34,7 @@ __all__ = [
     "Statistics",
     "Towers",
     "auroc",
-    "captioned",
+    "caption_scores",
     "clip_score",
     "evaluate",
     "frechet_distance",
@@ -51,7 +51,7 @@ __all__ = [
 
 _HOME = {
     "CLIP": "clip",
-    "Captioned": "captions",
+    "CaptionScores": "captions",
     "Evaluation": "figures",
     "FeatureExtractor": "extract",
     "Figure": "figures",
@@ -62,7 +62,7 @@ _HOME = {
     "Statistics": "statistics",
     "Towers": "towers",
     "auroc": "density",
-    "captioned": "captions",
+    "caption_scores": "captions",
     "clip_score": "retrieval",
     "evaluate": "evaluation",
     "frechet_distance": "frechet",

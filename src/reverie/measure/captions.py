@@ -5,7 +5,7 @@ reach with captions of others, and chance. A figure is worth what lies between.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from reverie.core.files import write
 from reverie.core.generator import Generator
 from reverie.core.noise import normals
 from reverie.core.progress import Progress
+from reverie.data.captions import unheard
 from reverie.learn.grid import to_bytes
 from reverie.measure.figures import percent
 from reverie.measure.pictures import from_bytes
@@ -36,7 +37,7 @@ ROWS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Captioned:
+class CaptionScores:
     """How well samples show the captions that they were drawn by.
 
     Attributes:
@@ -98,14 +99,14 @@ class Captioned:
 
     def save(self, path: Path) -> None:
         """Write it to a file, above what that keeps of other models and settings."""
-        earlier: list[Captioned] = []
+        earlier: list[CaptionScores] = []
         with suppress(RunError):  # damaged: measured anew
             earlier = self.load_all(path)
         kept = [self, *(other for other in earlier if other.key != self.key)]
         write(path, json.dumps([asdict(each) for each in kept], indent=1, ensure_ascii=False))
 
     @classmethod
-    def load_all(cls, path: Path) -> list["Captioned"]:
+    def load_all(cls, path: Path) -> list["CaptionScores"]:
         """What a file keeps, the newest first; nothing if there is none.
 
         Raises:
@@ -128,19 +129,19 @@ class Captioned:
 
 
 @torch.no_grad()
-def captioned(
+def caption_scores(
     generator: Generator,
     condition: Callable[[Sequence[str]], Cond],
     looks: PictureText,
     held_out: Dataset,
     captions: Sequence[str],
-    trained: Collection[str],
+    trained: Sequence[str],
     *,
     split: str = "test",
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 250,
-) -> Captioned:
+) -> CaptionScores:
     """Draw a sample of each caption, and score samples, real pictures and controls.
 
     Args:
@@ -148,7 +149,7 @@ def captioned(
         condition: what it is told of captions.
         looks: the picture-text model.
         held_out: the real pictures.
-        captions: one for each.
+        captions: one for each, "" where there is none.
         trained: those of the pictures that the generator was trained on.
         split: what ``held_out`` is of its data set.
         n: captions at most; which ones is a function of their number.
@@ -159,9 +160,13 @@ def captioned(
         InputError: for no seeds, or fewer than two captions that differ.
         RunError: if a sample is not a number.
     """
-    if not seeds:
-        raise InputError("measuring takes at least one seed")
-    chosen = torch.from_numpy(normals("measure/captions", len(captions))).argsort()[:n].sort().values
+    if not seeds or len(set(captions) - {""}) < 2:
+        raise InputError(
+            f"measuring captions takes at least one seed and two captions that differ: got {len(seeds)} seeds and "
+            f"{len(set(captions) - {''})} captions of {held_out.name}"
+        )
+    there = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
+    chosen = there[torch.from_numpy(normals("measure/captions", len(there))).argsort()[:n].sort().values]
     said, pictures = [captions[i] for i in chosen.tolist()], held_out.batch(chosen).x
     others = shuffled(said)
     found: dict[str, list[Matched]] = {"samples": [], "real": [], "shuffled": []}
@@ -181,7 +186,7 @@ def captioned(
             found["shuffled"].append(matched(looks, drawn, others, seed=seed))
     among = min(AMONG, len(set(said)))
     means = {of: torch.tensor(each, dtype=torch.float64).mean(0).tolist() for of, each in found.items()}
-    return Captioned(
+    return CaptionScores(
         by=looks.name,
         seen=looks.seen,
         own=looks.data == held_out.name,
@@ -189,7 +194,7 @@ def captioned(
         split=split,
         count=len(said),
         among=among,
-        new=sum(caption not in trained for caption in said),
+        new=len(unheard(trained, said)),
         seeds=tuple(seeds),
         rows={**{of: (a, b, c) for of, (a, b, c) in means.items()}, "chance": (None, 1 / among, min(1.0, 5 / among))},
         settings=generator.settings(),

@@ -19,7 +19,7 @@ from reverie.core.memory import afford
 from reverie.data import ImageSet
 from reverie.learn import grid
 from reverie.measure import judge as judges
-from reverie.measure.captions import FILE, Captioned, captioned
+from reverie.measure.captions import FILE, CaptionScores, caption_scores
 from reverie.measure.clip import CLIP, is_clip
 from reverie.measure.density import outliers
 from reverie.measure.evaluation import evaluate
@@ -140,8 +140,8 @@ def match(
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 250,
-) -> Captioned:
-    """How well a run draws the captions of held-out pictures, see :func:`reverie.measure.captioned`.
+) -> CaptionScores:
+    """How well a run draws the captions of held-out pictures, see :func:`reverie.measure.caption_scores`.
 
     A model that takes no text but a class is told the classes of the pictures, whose names are the captions. Writes it into
     ``captions.json``.
@@ -157,21 +157,19 @@ def match(
     train, held_out = (sources.load(run.recipe, split) for split in ("train", "test"))
     generator, looks = run.generator(sample), scorer(score, run.device)
     conditioner = getattr(run.open(), "conditioner", None) or Conditioner(generator.conditions, run.spec.classes)
-    reads = conditioner.text is not None
-    captions, trained = (each.texts if reads else _classes(each) for each in (held_out, train))
-    if captions is None or trained is None or not (reads or "label" in generator.conditions):
+    captions, trained = _said(held_out), _said(train)
+    if not {"text", "label"} & set(generator.conditions) or captions is None or trained is None:
         raise InputError(
-            f"--score asks whether captions are drawn: {run.folder} draws by "
-            f"{', '.join(generator.conditions) or 'nothing'}, and {held_out.name} has "
-            f"{'no captions' if held_out.texts is None else 'captions'}"
+            f"--score asks whether captions are drawn, and {run.folder} draws by {', '.join(generator.conditions) or 'nothing'}: train a "
+            "model that is told captions or classes"
         )
-    found = captioned(
+    found = caption_scores(
         generator,
         conditioner,
         looks,
         held_out,
         captions,
-        set(trained),
+        trained,
         split=held_out.split,
         n=n,
         seeds=seeds,
@@ -200,8 +198,10 @@ def scorer(score: str | Path, device: torch.device | str | None = None) -> Pictu
     return opened
 
 
-def _classes(images: ImageSet) -> list[str] | None:
-    """The name of each picture's class, if it has one."""
+def _said(images: ImageSet) -> list[str] | None:
+    """What each picture is called, or the name of its class; None where it has neither."""
+    if images.captions is not None:
+        return [images.captions.say(row) for row in range(len(images))]
     return None if images.labels is None else [images.classes[label] for label in images.labels.tolist()]
 
 

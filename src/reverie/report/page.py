@@ -22,7 +22,7 @@ from reverie.core.files import write
 from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
 from reverie.measure.captions import FILE as CAPTIONS
-from reverie.measure.captions import Captioned
+from reverie.measure.captions import CaptionScores
 from reverie.measure.figures import SUBJECTS, TITLES, Evaluation, Figure, Outliers, percent
 from reverie.measure.pictures import cut
 from reverie.read.probes.grid import Probed
@@ -68,7 +68,7 @@ def report(run: Run) -> Path:
         **_measures(run, evaluation),
         **_kept(evaluations),
         outliers=Outliers.load_all(measured) if measured.exists() else [],
-        captioned=Captioned.load_all(run.folder / CAPTIONS),
+        captioned=CaptionScores.load_all(run.folder / CAPTIONS),
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
         environment=_environment(run),
