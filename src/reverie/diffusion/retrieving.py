@@ -1,0 +1,102 @@
+"""From the settings of retrieval-augmented diffusion to what they describe: φ, the database of a run, the model, its objective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from reverie.core import files
+from reverie.core.batch import Dataset, DataSpec
+from reverie.core.errors import InputError
+from reverie.core.files import inside
+from reverie.core.task import Given
+from reverie.data.codes import CodeSet
+from reverie.diffusion.building import coded, denoiser, times, unseen
+from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.rdm import RDM, Database, Look, Retrieved
+from reverie.measure import judge
+from reverie.measure.clip import CLIP, is_clip
+from reverie.nets.config import CONFIGS
+
+if TYPE_CHECKING:
+    from reverie.diffusion.rdm_config import RDMConfig
+
+FILE, HELD_OUT = "database.safetensors", "held_out.safetensors"
+"""In a run's folder: the database of its training pictures, and the vectors of the held-out ones."""
+UNKNOWN = 64
+"""Numbers of a vector, while nobody knows."""
+
+
+def look_of(name: str, load: Any) -> tuple[Look, str]:
+    """φ, and its name.
+
+    Args:
+        name: a bundled judge, the folder of a CLIP, or a run.
+        load: opens a run.
+
+    Raises:
+        InputError: for a run that gives no vectors of pictures.
+    """
+    if is_clip(Path(name).expanduser()):
+        model: Any = CLIP(name)
+    else:
+        model = judge.load(name) if (judge.FOLDER / f"{name}.safetensors").is_file() else load(name)
+    if hasattr(model, "pictures"):
+        return model.pictures, model.name
+    if not isinstance(model, judge.Judge):
+        raise InputError(f"{name} is a {type(model).__name__}, which makes no vectors of pictures: give a run of towers or judge")
+    return lambda x: F.normalize(model(x), dim=1), model.name
+
+
+def prepare(config: RDMConfig, given: Given) -> None:
+    """Leave the vectors of the training and held-out pictures in the run's folder.
+
+    Raises:
+        InputError: when there is no such φ, or it does not take the pictures.
+    """
+    if (given.folder / FILE).exists():
+        return
+    look, by = look_of(config.embed, given.load)
+    if len(given.held_out):
+        Database.of(given.held_out, look, by).save(inside(given.folder, HELD_OUT))
+    Database.of(given.data, look, by).save(inside(given.folder, FILE))
+
+
+def build(config: RDMConfig, spec: DataSpec, seed: int, folder: Path | None) -> RDM:
+    """The model, freshly initialised, with the database of its folder; without one, with a database that says nothing.
+
+    Raises:
+        InputError: when the network does not attend to a text, or cannot take the size of the data.
+    """
+    if not hasattr(config.net, "context"):
+        able = ", ".join(name for name, kind in CONFIGS.items() if hasattr(kind, "context"))
+        raise InputError(f"neighbours are told to networks that attend to a text: use --net {able}")
+    there = folder is not None and (folder / FILE).is_file()
+    database = Database.load(folder / FILE) if there else Database(torch.ones(config.k, UNKNOWN))  # pyright: ignore[reportOptionalOperand]
+    net = replace(config.net, context=database.dim, length=config.k)  # pyright: ignore[reportCallIssue]
+    alone = DataSpec(spec.shape, {}, (), spec.name, spec.range)
+    given = {"text": Retrieved.SPEC(database, config.k)}
+    model = denoiser(replace(config.denoising, net=net), replace(alone, conditions=given), seed, folder)
+    return RDM(model, database, config.k)
+
+
+def examples(config: RDMConfig, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+    """The pictures or their codes, told by their neighbours among the training pictures."""
+    database, unseen = Database.load(folder / FILE), folder / HELD_OUT
+    pixels = config.space.name == "pixels"
+    seen, held = (data, held_out) if pixels else (coded(data, folder), coded(held_out, folder))
+    told = Retrieved(seen, database, None, config.k)
+    if not len(held_out):
+        return told, held
+    return told, Retrieved(held, database, files.read_tensors(unseen)["vectors"], config.k)
+
+
+def task(config: RDMConfig, model: RDM, data: Dataset, held_out: Dataset) -> Denoising:
+    """The ordinary objective, under the neighbours."""
+    denoise: Any = model.denoise
+    codes = isinstance(getattr(data, "data", data), CodeSet)
+    return Denoising(denoise, times(config, denoise.schedule), drop=config.drop, coded=codes, held_out=unseen(held_out))

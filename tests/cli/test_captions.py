@@ -1,0 +1,52 @@
+"""``reverie train towers`` and ``reverie evaluate --score``: from pictures with captions to the table of a model that is told classes."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from reverie import data
+
+TOWERS = (
+    "--data.channels 1 --encoder.width 8 --encoder.multipliers 1 2 --encoder.attention 2 --encoder.heads 2 --width 16 --depth 1 --heads 2 "
+    "--dim 8 --train.images 64 --train.batch 16 --train.warmup 16 --train.validate-every 32"
+)
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Forty digits, each with its name beside it."""
+    digits = data.load("mnist5k", "test")
+    (tmp_path / "words").mkdir()
+    for i in range(40):
+        Image.fromarray(digits.images[25 * i, 0].numpy()).save(tmp_path / "words" / f"{i}.png")
+        (tmp_path / "words" / f"{i}.txt").write_text(digits.classes[digits.labels[25 * i]])
+    return tmp_path / "words"
+
+
+def test_a_model_of_classes_is_scored_by_their_names(reverie, digits, words):
+    said = reverie("train towers --data words --data.size 28", TOWERS)
+    assert said.code == 0, said.err
+    assert "next: reverie evaluate RUN --score runs/words-towers" in said.out
+    log = [json.loads(line) for line in (words.parent / "runs/words-towers/log.jsonl").read_text().splitlines()]
+    measured = [entry["validation"] for entry in log if "validation" in entry]
+    assert measured and set(measured[-1]) == {"score", "at_one", "at_five"}
+
+    said = reverie("evaluate digits --score runs/words-towers --n 20 --seeds 0 1 --steps 1")
+    assert said.code == 0, said.err
+    rows = [line.split("  ")[0] for line in said.out.splitlines()]
+    assert rows[1:5] == ["samples", "real pictures of these captions", "samples, captions shuffled", "chance"]
+    assert "caption nearest of 10" in said.out and "10.0\N{NO-BREAK SPACE}%  " in said.out
+    assert "towers-words has seen the training split of words" in said.out and "flatters" not in said.out
+    (kept,) = json.loads((digits / "captions.json").read_text())
+    assert (kept["count"], kept["among"], kept["new"], kept["data"]) == (20, 10, 0, "mnist5k")
+    assert reverie("report digits").code == 0
+    assert "samples, captions shuffled" in (digits / "report.html").read_text()
+
+
+def test_what_cannot_be_scored_is_refused_with_what_to_do(reverie, digits, words):
+    assert "reverie train towers --data DATA" in reverie("evaluate digits --score digits --n 20").err
+    assert "leave --judge out" in reverie("evaluate digits --score digits --judge j").err
+    assert "leave --score out" in reverie("evaluate digits --outliers words --score digits").err
+    assert "no captions in the data mnist5k" in reverie("train towers --data mnist5k").err
+    assert "--data.captions" in reverie("train towers --data words --data.no-captions").err
