@@ -10,10 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,36 @@ KEYS = ("text", "caption")
 """What ``metadata.jsonl`` may call a caption."""
 MOST = 256
 """Tokens of a caption that are told where nothing else is asked for."""
+FEATURES = "text{}"
+"""The condition that holds what the encoder of a number has made of a text."""
+
+
+class Features(NamedTuple):
+    """What a text encoder has made of texts.
+
+    Args:
+        row: of each text, its number.
+        tokens: the features of all tokens, (T, D), text after text.
+        ends: where each text ends among them, (N,).
+    """
+
+    row: Mapping[str, int]
+    tokens: Tensor
+    ends: Tensor
+
+    def entry(self, texts: Sequence[str], present: Tensor) -> Entry:
+        """The condition of samples of these texts: (B, L, D) with its mask; zeros for a sample that has no text."""
+        parts = [self._of(text) if there else self.tokens[:0] for text, there in zip(texts, present, strict=True)]
+        longest = max(1, *map(len, parts))
+        value = self.tokens.new_zeros(len(parts), longest, self.tokens.shape[1])
+        for i, part in enumerate(parts):
+            value[i, : len(part)] = part
+        lengths = torch.tensor([len(part) for part in parts])
+        return Entry(value, torch.arange(longest) < lengths[:, None], present)
+
+    def _of(self, text: str) -> Tensor:
+        row = self.row[text]
+        return self.tokens[0 if row == 0 else int(self.ends[row - 1]) : int(self.ends[row])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +125,13 @@ class Captions:
         texts = self.texts[row]
         return texts[way % len(texts)] if texts else ""
 
-    def entry(self, rows: Sequence[int], ways: Sequence[int] | None = None) -> Entry:
-        """The condition "text" of pictures, present where they have a caption."""
-        said = [self.say(row, way) for row, way in zip(rows, ways or [0] * len(rows), strict=True)]
-        return Entry(spelling.spelled(said, self.length), None, torch.tensor([bool(text) for text in said]))
+    def entry(self, texts: Sequence[str]) -> Entry:
+        """The condition "text" of samples, present where there is a text."""
+        return Entry(spelling.spelled(texts, self.length), None, torch.tensor([bool(text) for text in texts]))
+
+    def plain(self) -> Captions:
+        """The same, each said in the plain way alone."""
+        return replace(self, texts=[several[:1] for several in self.texts])
 
     @property
     def notes(self) -> list[str]:
@@ -119,10 +152,11 @@ class Captioned(Dataset):
     Args:
         data: pictures or codes of them, perhaps with their mirror images behind them.
         captions: of the pictures.
+        features: what text encoders have made of all that is said, each.
     """
 
-    def __init__(self, data: Dataset, captions: Captions) -> None:
-        self.data, self.captions, self.name = data, captions, data.name
+    def __init__(self, data: Dataset, captions: Captions, features: Sequence[Features] = ()) -> None:
+        self.data, self.captions, self.features, self.name = data, captions, features, data.name
 
     @property
     def spec(self) -> DataSpec:
@@ -143,8 +177,17 @@ class Captioned(Dataset):
         samples, ways = rows // self.captions.ways, rows % self.captions.ways
         batch = self.data.batch(samples)
         others = {name: batch.cond[name] for name in batch.cond} if batch.cond is not None else {}
-        text = self.captions.entry((samples % len(self.captions)).tolist(), ways.tolist())
-        return Batch(batch.x, Cond(**{**others, "text": text}), batch.extra)
+        each = zip((samples % len(self.captions)).tolist(), ways.tolist(), strict=True)
+        said = [self.captions.say(row, way) for row, way in each]
+        text = self.captions.entry(said)
+        made = {FEATURES.format(i): kept.entry(said, text.present) for i, kept in enumerate(self.features)}
+        return Batch(batch.x, Cond(**{**others, **made, "text": text}), batch.extra)
+
+
+def of(data: Dataset) -> Captions | None:
+    """The captions of a data set, or of the one whose mirror images it holds."""
+    found = getattr(data, "captions", None)
+    return found if found is not None or not hasattr(data, "data") else of(data.data)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def unheard(train: Sequence[str], held_out: Sequence[str]) -> list[int]:

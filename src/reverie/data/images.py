@@ -144,5 +144,5 @@ class ImageSet(Dataset):
         images = self.store[self.rows[chosen]].float().div_(127.5).sub_(1)
         told = {} if self.labels is None else {"label": Entry.of(self.labels[chosen])}
         if self.captions is not None:
-            told["text"] = self.captions.entry(chosen.tolist())
+            told["text"] = self.captions.entry([self.captions.say(row) for row in chosen.tolist()])
         return Batch(images, Cond(**told) if told else None)

@@ -12,6 +12,8 @@ from torch import nn
 from reverie import guide, nets, spaces
 from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.condition import Text
+from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, unknown
 from reverie.core.files import inside
@@ -21,22 +23,30 @@ from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader, encoded
-from reverie.data.codes import WHERE, CodeSet
+from reverie.data import captions as captioning
+from reverie.data.captions import Captioned
+from reverie.data.codes import WHERE, of_codes
 from reverie.diffusion import first_stage
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.foreign_text import ForeignText
 from reverie.diffusion.showing import shown
+from reverie.diffusion.texts import Texts
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
 from reverie.learn.loop import train
+from reverie.nets.config import CONFIGS, NetConfig, TextConfig
 from reverie.nets.prior import Prior
+from reverie.nets.text import TextEncoder
 from reverie.solve import Sampler, auto, grids
 from reverie.spaces.config import FILE, SpaceConfig
 from reverie.spaces.files import SPACES
 from reverie.spaces.latent import Latent
 from reverie.spaces.tokenizing import Tokenizing
 
+BYTES = "bytes"
+"""The name of our own text encoder."""
 SPACE = "space"
 """In a run's folder, that of the training of its space."""
 HELD_OUT = 512
@@ -151,6 +161,8 @@ def prepare_teacher(teacher: str, given: Given) -> None:
     if path.exists():
         return
     model: NetDenoiser = given.load(teacher)
+    if getattr(model, "told", None) is not None:
+        raise InputError(f"{teacher} is told texts: what learns from a model is told classes, or nothing")
     data = (model.space.data_shape(model.shape), {**model.conditions})
     if data != (given.spec.shape, {**given.spec.conditions}):
         raise InputError(
@@ -216,13 +228,15 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     shape, schedule = space.code_shape(spec.shape), schedule_of(config)
-    own = config.net
-    if "text" not in spec.conditions and getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
+    own, texts = config.net, texts_of(config.text, spec, seed)
+    if texts is not None:
+        own = reading(own, texts)
+    elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
     net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
-    return NetDenoiser(
+    denoise = NetDenoiser(
         net,
         schedule,
         config.kind,
@@ -232,6 +246,61 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
         learned_variance=learns_variance(config.net),
         space=space,
     )
+    if texts is not None:
+        denoise.told = texts.told
+        denoise.conditioner = Conditioner(denoise.conditions, spec.classes, texts)
+    return denoise
+
+
+def texts_of(config: TextConfig, spec: DataSpec, seed: int) -> Texts | None:
+    """The text encoders for data with captions, our own freshly initialised; None for other data.
+
+    Raises:
+        InputError: when a folder holds no text encoder, or none is named.
+    """
+    text = spec.conditions.get("text")
+    if not isinstance(text, Text):
+        return None
+    if not config.encoders or len(set(config.encoders)) < len(config.encoders):
+        named = ", ".join(config.encoders) or "none"
+        raise InputError(f"text.encoders names each encoder once, {BYTES} or a folder, and one at least: got {named}")
+    own = None
+    if BYTES in config.encoders:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            own = TextEncoder(config, text.length)
+    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES])
+
+
+def reading(net: NetConfig, texts: Texts) -> NetConfig:
+    """The settings of a network that is told what the text encoders make of a text.
+
+    Raises:
+        InputError: for a network that takes no text.
+    """
+    if not hasattr(net, "context"):
+        able = ", ".join(name for name, kind in CONFIGS.items() if hasattr(kind, "context"))
+        raise InputError(f"captions are for networks that attend to a text: use --net {able}, or leave data.captions out")
+    wide = {"vector": texts.vector} if hasattr(net, "vector") else {}
+    return replace(net, context=texts.width, length=max(1, texts.length), **wide)  # pyright: ignore[reportCallIssue]
+
+
+def captioned(config: TextConfig, data: Dataset, samples: Dataset, folder: Path, plain: bool = False) -> Dataset:
+    """The samples of a data set with captions, told these in all ways, or in the plain one; as they are where there are none.
+
+    What foreign text encoders make of the captions is made once and kept in a run's folder.
+
+    Args:
+        data: pictures.
+        samples: the same pictures, or codes of them.
+    """
+    found = captioning.of(data)
+    if found is None:
+        return samples
+    found = found.plain() if plain else found
+    said = [text for several in found.texts for text in several]
+    foreign = [ForeignText(name) for name in config.encoders if name != BYTES]
+    return Captioned(samples, found, [each.features(said, inside(folder, WHERE)) for each in foreign])
 
 
 def learns_variance(net: object) -> bool:
@@ -276,7 +345,8 @@ def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path
 
 def check_fed(model: NetDenoiser | NetClassifier, spec: DataSpec) -> None:
     """Raise an :class:`InputError` when the network listens to conditions that the data does not give."""
-    if unfed := [name for name in getattr(model, "conditions", ()) if name not in spec.conditions]:
+    given_by_text = {"vector"} if getattr(model, "told", None) is not None else set()
+    if unfed := [name for name in getattr(model, "conditions", ()) if name not in {*spec.conditions, *given_by_text}]:
         given = ", ".join(spec.conditions) or "none"
         raise InputError(
             f"the network listens to the conditions {', '.join(unfed)}, and the data gives {given}: leave the settings of net that ask for "
@@ -293,7 +363,7 @@ def denoising(
     config: DenoisingConfig, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int
 ) -> Denoising:
     """The objective, on pictures or on codes of them; a prior is fitted to the data."""
-    codes = isinstance(data, CodeSet)
+    codes = of_codes(data)
     if model.prior is not None:
         _fit_prior(model, data)
     objective = {"simple": partial(Denoising, times=times(config, model.schedule)), "hybrid": Hybrid, "vlb": VLB}
@@ -314,7 +384,7 @@ def _fit_prior(model: NetDenoiser, data: Dataset) -> None:
     rows = torch.arange(0, len(data), -(-len(data) // FITTED))
     batches = [data.batch(part) for part in rows.split(500)]
     labels = [label for batch in batches if (label := batch.label) is not None]
-    codes = [batch.x if isinstance(data, CodeSet) else model.space.encode(batch.x) for batch in batches]
+    codes = [batch.x if of_codes(data) else model.space.encode(batch.x) for batch in batches]
     model.prior.fit(torch.cat(codes), torch.cat(labels) if labels else None)
 
 

@@ -7,7 +7,7 @@ and the kind in which the error is measured are separate choices.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.condition import Cond
@@ -41,7 +41,8 @@ class Denoising(Task):
     """The diffusion task.
 
     Args:
-        denoise: the network on its path; its condition is dropped at random so that it can be guided.
+        denoise: the network on its path; its condition is dropped at random so that it can be guided. Its own text encoder is trained along
+            with it.
         times: the density of t.
         drop: share of the images whose condition is dropped (Ho & Salimans 2022).
         loss_kind: the kind in which the error is measured; the network's own by default.
@@ -71,6 +72,8 @@ class Denoising(Task):
         self.kind = denoise.kind if loss_kind is None else kind(loss_kind, denoise.data_std)
         self.coded, self.held_out, self.show = coded, held_out, show
         self.players = {"denoiser": Player(denoise.net)}
+        if isinstance(own := getattr(denoise.conditioner.text, "own", None), nn.Module):
+            self.players["text"] = Player(own, along="denoiser")
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         return {"mse": self.batch_errors(batch, self.times(rng.even("time")), rng, self.condition(batch, rng))}
