@@ -32,14 +32,14 @@ def test_a_model_of_classes_is_scored_by_their_names(reverie, digits, words):
     measured = [entry["validation"] for entry in log if "validation" in entry]
     assert measured and set(measured[-1]) == {"score", "at_one", "at_five"}
 
-    said = reverie("evaluate digits --score runs/words-towers --n 20 --seeds 0 1 --steps 1")
+    said = reverie("evaluate digits --score runs/words-towers --n 60 --seeds 0 1 --steps 1")
     assert said.code == 0, said.err
     rows = [line.split("  ")[0] for line in said.out.splitlines()]
     assert rows[1:5] == ["samples", "real pictures of these captions", "samples, captions shuffled", "chance"]
     assert "caption nearest of 10" in said.out and "10.0\N{NO-BREAK SPACE}%  " in said.out
     assert "towers-words has seen the training split of words" in said.out and "flatters" not in said.out
     (kept,) = json.loads((digits / "captions.json").read_text())
-    assert (kept["count"], kept["among"], kept["new"], kept["data"]) == (20, 10, 0, "mnist5k")
+    assert (kept["count"], kept["among"], kept["new"], kept["data"]) == (60, 10, 0, "mnist5k")
     assert reverie("report digits").code == 0
     assert "samples, captions shuffled" in (digits / "report.html").read_text()
 

@@ -249,7 +249,7 @@ def test_a_picture_without_a_caption_is_no_pair():
     task = Pairing(model, data, "softmax", distorted=False)  # pyright: ignore[reportArgumentType]
     loss = task.loss("towers", data.batch(range(3)), Draws(0, 0, 3), NOW)["pairs"]
     assert loss[1] == 0.0 and loss[0] > 0.0 and loss[2] > 0.0
-    assert Pairing(model, Pictures(["", "fox"]), "softmax").validate() == {}  # pyright: ignore[reportArgumentType]
+    assert Pairing(model, Pictures(["", "red fox"]), "softmax").validate() == {}  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from reverie import nets
 from reverie.core import files
 from reverie.core.batch import Dataset, DataSpec
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.files import inside
 from reverie.core.task import Given
 from reverie.data.codes import CodeSet
-from reverie.diffusion.building import coded, denoiser, times, unseen
+from reverie.diffusion.building import coded, schedule_of, space_of, times, unseen
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.rdm import RDM, Database, Look, Retrieved
 from reverie.measure import judge
@@ -77,22 +79,25 @@ def build(config: RDMConfig, spec: DataSpec, seed: int, folder: Path | None) -> 
         raise InputError(f"neighbours are told to networks that attend to a text: use --net {able}")
     there = folder is not None and (folder / FILE).is_file()
     database = Database.load(folder / FILE) if there else Database(torch.ones(config.k, UNKNOWN))  # pyright: ignore[reportOptionalOperand]
-    net = replace(config.net, context=database.dim, length=config.k)  # pyright: ignore[reportCallIssue]
-    alone = DataSpec(spec.shape, {}, (), spec.name, spec.range)
-    given = {"text": Retrieved.SPEC(database, config.k)}
-    model = denoiser(replace(config.denoising, net=net), replace(alone, conditions=given), seed, folder)
-    return RDM(model, database, config.k)
+    space = space_of(config.space, spec, folder)
+    shape = space.code_shape(spec.shape)
+    own = replace(config.net, context=database.dim, length=config.k)  # pyright: ignore[reportCallIssue]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nets.build(own, channels=shape[0], size=shape[1:])
+    denoise = NetDenoiser(net, schedule_of(config), config.kind, shape=shape, time=config.time, space=space)
+    return RDM(denoise, database, config.k)
 
 
 def examples(config: RDMConfig, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
     """The pictures or their codes, told by their neighbours among the training pictures."""
-    database, unseen = Database.load(folder / FILE), folder / HELD_OUT
+    database = Database.load(folder / FILE)
     pixels = config.space.name == "pixels"
     seen, held = (data, held_out) if pixels else (coded(data, folder), coded(held_out, folder))
     told = Retrieved(seen, database, None, config.k)
     if not len(held_out):
         return told, held
-    return told, Retrieved(held, database, files.read_tensors(unseen)["vectors"], config.k)
+    return told, Retrieved(held, database, files.read_tensors(folder / HELD_OUT)["vectors"], config.k)
 
 
 def task(config: RDMConfig, model: RDM, data: Dataset, held_out: Dataset) -> Denoising:

@@ -78,7 +78,7 @@ class TowersConfig(TaskConfig):
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     width: Annotated[int, Bound(ge=1, le=8_192)] = 128
-    depth: Annotated[int, Bound(ge=1, le=128)] = 2
+    depth: Annotated[int, Bound(ge=1, le=128)] = 3
     heads: Annotated[int, Bound(ge=1, le=128)] = 4
     dim: Annotated[int, Bound(ge=1, le=65_536)] = 128
     objective: Literal["softmax", "sigmoid"] = "softmax"
@@ -98,6 +98,13 @@ class TowersConfig(TaskConfig):
 
     def modules(self, model: Towers) -> dict[str, nn.Module]:
         return {"towers": model}
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+        """The pictures told in all ways, and the held-out ones in the plain one."""
+        from reverie.data.captions import Captioned, of
+
+        captions = of(data)
+        return (data if captions is None else Captioned(data, captions)), held_out
 
     def task(self, model: Towers, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Pairing:
         from reverie.measure.towers import Pairing

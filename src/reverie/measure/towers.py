@@ -2,7 +2,8 @@
 
 Radford et al. 2021, "Learning transferable visual models from natural language supervision" (CLIP): a picture's tower, a text's tower, a
 linear map of each into the common space, and one learned scale of the cosines, at most 100 (section 2.4). Zhai et al. 2023, "Sigmoid loss
-for language image pre-training" (SigLIP), adds a bias. Texts are read as bytes, see :mod:`reverie.core.spelling`.
+for language image pre-training" (SigLIP), adds a bias. Texts are read as bytes, the first of which stands for all, see
+:mod:`reverie.nets.text`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from reverie.core.task import Moment, Player, Task
 from reverie.measure.contrastive import LOSSES
 from reverie.measure.judge import distort
 from reverie.measure.retrieval import retrieved
-from reverie.nets.attention import Attention
-from reverie.nets.layers import FeedForward
+from reverie.nets.config import TextConfig
+from reverie.nets.text import TextEncoder
 
 if TYPE_CHECKING:
     from reverie.measure.config import TowersConfig
@@ -36,39 +37,6 @@ LARGEST = 100.0
 """The most that the cosines are multiplied by."""
 HELD_OUT = 1000
 """Held-out pictures that training is validated on at most."""
-
-
-class Block(nn.Module):
-    """Attention of the tokens among themselves, then a perceptron, each added to its normalised input."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads, qk_norm=True), FeedForward(width, 4 * width)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.attention(self.norm(x), mask=mask)
-        return x + self.mlp(self.norm_mlp(x))
-
-
-class TextTower(nn.Module):
-    """Tokens (B, L) of spelled texts to vectors (B, dim): a transformer, and the mean of what it makes of them."""
-
-    def __init__(self, width: int, depth: int, heads: int, length: int, dim: int) -> None:
-        super().__init__()
-        self.letters = nn.Embedding(spelling.VOCABULARY, width)
-        self.places = nn.Parameter(0.02 * torch.randn(length, width))
-        nn.init.normal_(self.letters.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, dim, bias=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        mask = tokens != spelling.PADDING
-        x = self.letters(tokens) + self.places[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x, mask)
-        x = self.norm(x) * mask[..., None]
-        return self.out(x.sum(1) / mask.sum(1, keepdim=True))
 
 
 class Towers(nn.Module):
@@ -93,7 +61,8 @@ class Towers(nn.Module):
         self.shape, self.length, self.data = spec.shape, said.length, spec.name
         channels, *size = spec.shape
         self.image = nets.build(config.encoder, channels=channels, size=tuple(size), classes=config.dim)
-        self.text = TextTower(config.width, config.depth, config.heads, self.length, config.dim)
+        read = TextConfig(width=config.width, depth=config.depth, heads=config.heads)
+        self.text, self.project = TextEncoder(read, self.length), nn.Linear(config.width, config.dim, bias=False)
         scale, bias = (1.0 / 0.07, 0.0) if config.objective == "softmax" else (10.0, -10.0)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(bias), requires_grad=config.objective == "sigmoid")
@@ -138,7 +107,7 @@ class Towers(nn.Module):
 
     def written(self, tokens: Tensor) -> Tensor:
         """Unit vectors (N, dim) of spelled texts (N, L)."""
-        return F.normalize(self.text(tokens), dim=1)
+        return F.normalize(self.project(self.text(tokens)[0][:, 0]), dim=1)
 
     def logits(self, pictures: Tensor, texts: Tensor) -> Tensor:
         """(N, M) of unit vectors (N, dim) and (M, dim)."""

@@ -35,6 +35,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "tvm": "reverie.distill.flow_config:TVMConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
+    "rdm": "reverie.diffusion.rdm_config:RDMConfig",
     "towers": "reverie.measure.config:TowersConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
     "pixelcnn": "reverie.families.config:PixelCNNConfig",
