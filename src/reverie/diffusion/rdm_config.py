@@ -64,7 +64,7 @@ class RDMConfig(OnPath):
         from reverie.diffusion.retrieving import prepare
 
         super().prepare(given)
-        prepare(self, given)
+        prepare(self.embed, given)
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
         from reverie.diffusion.retrieving import examples
@@ -79,7 +79,7 @@ class RDMConfig(OnPath):
     def modules(self, model: RDM) -> dict[str, nn.Module]:
         return {"denoiser": model.modules()["denoiser"]}
 
-    def task(self, model: RDM, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Denoising:
+    def task(self, model: RDM, data: Any, held_out: Dataset, sample: SampleConfig, seed: int) -> Denoising:
         from reverie.diffusion.retrieving import task
 
         return task(self, model, data, held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from reverie import nets
-from reverie.core import files
 from reverie.core.batch import Dataset, DataSpec
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.files import inside
 from reverie.core.task import Given
-from reverie.data.codes import CodeSet
+from reverie.data.codes import of_codes
 from reverie.diffusion.building import coded, schedule_of, space_of, times, unseen
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.rdm import RDM, Database, Look, Retrieved
@@ -33,28 +33,27 @@ UNKNOWN = 64
 """Numbers of a vector, while nobody knows."""
 
 
-def look_of(name: str, load: Any) -> tuple[Look, str]:
-    """φ, and its name.
+def model_of(name: str, load: Callable[[str], Any]) -> Any:
+    """What makes vectors of pictures: a bundled judge, transformers' CLIP in a folder, or what a run has trained."""
+    if is_clip(Path(name).expanduser()):
+        return CLIP(name)
+    return judge.load(name) if (judge.FOLDER / f"{name}.safetensors").is_file() else load(name)
 
-    Args:
-        name: a bundled judge, the folder of a CLIP, or a run.
-        load: opens a run.
+
+def look_of(model: Any) -> Look:
+    """φ, by a picture-text model or a judge.
 
     Raises:
-        InputError: for a run that gives no vectors of pictures.
+        InputError: for a model that gives no vectors of pictures.
     """
-    if is_clip(Path(name).expanduser()):
-        model: Any = CLIP(name)
-    else:
-        model = judge.load(name) if (judge.FOLDER / f"{name}.safetensors").is_file() else load(name)
     if hasattr(model, "pictures"):
-        return model.pictures, model.name
+        return model.pictures
     if not isinstance(model, judge.Judge):
-        raise InputError(f"{name} is a {type(model).__name__}, which makes no vectors of pictures: give a run of towers or judge")
-    return lambda x: F.normalize(model(x), dim=1), model.name
+        raise InputError(f"a {type(model).__name__} makes no vectors of pictures: give --embed a run of towers or judge")
+    return lambda x: F.normalize(model(x), dim=1)
 
 
-def prepare(config: RDMConfig, given: Given) -> None:
+def prepare(embed: str, given: Given) -> None:
     """Leave the vectors of the training and held-out pictures in the run's folder.
 
     Raises:
@@ -62,10 +61,10 @@ def prepare(config: RDMConfig, given: Given) -> None:
     """
     if (given.folder / FILE).exists():
         return
-    look, by = look_of(config.embed, given.load)
+    model = model_of(embed, given.load)
     if len(given.held_out):
-        Database.of(given.held_out, look, by).save(inside(given.folder, HELD_OUT))
-    Database.of(given.data, look, by).save(inside(given.folder, FILE))
+        Database.of(given.held_out, look_of(model), model.name).save(inside(given.folder, HELD_OUT))
+    Database.of(given.data, look_of(model), model.name).save(inside(given.folder, FILE))
 
 
 def build(config: RDMConfig, spec: DataSpec, seed: int, folder: Path | None) -> RDM:
@@ -89,7 +88,7 @@ def build(config: RDMConfig, spec: DataSpec, seed: int, folder: Path | None) -> 
     return RDM(denoise, database, config.k)
 
 
-def examples(config: RDMConfig, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+def examples(config: RDMConfig, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Retrieved, Dataset]:
     """The pictures or their codes, told by their neighbours among the training pictures."""
     database = Database.load(folder / FILE)
     pixels = config.space.name == "pixels"
@@ -97,11 +96,11 @@ def examples(config: RDMConfig, data: Dataset, held_out: Dataset, folder: Path) 
     told = Retrieved(seen, database, None, config.k)
     if not len(held_out):
         return told, held
-    return told, Retrieved(held, database, files.read_tensors(folder / HELD_OUT)["vectors"], config.k)
+    return told, Retrieved(held, database, Database.load(folder / HELD_OUT).vectors, config.k)
 
 
-def task(config: RDMConfig, model: RDM, data: Dataset, held_out: Dataset) -> Denoising:
+def task(config: RDMConfig, model: RDM, data: Retrieved, held_out: Dataset) -> Denoising:
     """The ordinary objective, under the neighbours."""
     denoise: Any = model.denoise
-    codes = isinstance(getattr(data, "data", data), CodeSet)
-    return Denoising(denoise, times(config, denoise.schedule), drop=config.drop, coded=codes, held_out=unseen(held_out))
+    density = times(config, denoise.schedule)
+    return Denoising(denoise, density, drop=config.drop, coded=of_codes(data.data), held_out=unseen(held_out))

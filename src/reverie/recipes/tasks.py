@@ -36,6 +36,8 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "rdm": "reverie.diffusion.rdm_config:RDMConfig",
+    "unclip": "reverie.diffusion.unclip_config:DecoderConfig",
+    "unclip-prior": "reverie.diffusion.unclip_config:PriorConfig",
     "towers": "reverie.measure.config:TowersConfig",
     "diffae": "reverie.align.config:DiffAEConfig",
     "pixelcnn": "reverie.families.config:PixelCNNConfig",
