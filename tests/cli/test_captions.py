@@ -50,3 +50,37 @@ def test_what_cannot_be_scored_is_refused_with_what_to_do(reverie, digits, words
     assert "leave --score out" in reverie("evaluate digits --outliers words --score digits").err
     assert "no captions in the data mnist5k" in reverie("train towers --data mnist5k").err
     assert "--data.captions" in reverie("train towers --data words --data.no-captions").err
+
+
+def test_what_the_towers_see_tells_other_models_what_to_draw(reverie, words):
+    """Retrieval, and both models of unCLIP, told vectors of towers: trained, opened and drawn from."""
+    import reverie as rv
+    from reverie.diffusion import unclip
+
+    assert reverie("train towers --data words --data.size 28", TOWERS).code == 0
+    few = (
+        "--train.images 32 --train.batch 16 --train.warmup 16 --train.validate-every 32 --train.sample-every 32 --data.size 28 "
+        "--data.channels 1"
+    )
+    net = "--net.width 8 --net.multipliers 1 2 --net.attention 2 --net.blocks 1 --net.heads 2 --sample.steps 2"
+    given = "--data words --embed runs/words-towers"
+    for what in (f"rdm {net}", f"unclip {net}", "unclip-prior --data.captions --width 16 --depth 1 --heads 2"):
+        said = reverie("train", what, given, few)
+        assert said.code == 0, said.err
+    looks = rv.load("runs/words-towers")
+    y = looks.texts(["3", "7"])
+    assert rv.load("runs/words-rdm").sample(cond=rv.Cond(query=y)).shape == (2, 1, 28, 28)
+    pair = unclip.Pair(rv.load("runs/words-unclip-prior"), rv.load("runs/words-unclip"))
+    pictures, z = pair.draw(y, steps=2, prior_steps=2)
+    assert pictures.shape == (2, 1, 28, 28) and z.shape == (2, 8)
+    assert reverie("sample runs/words-rdm --n 2").code == 0 and reverie("sample runs/words-unclip --n 2").code == 0
+
+    said = reverie(
+        "train unclip-prior --data words --data.size 28 --data.channels 1 --embed runs/words-towers --name none"
+    )
+    assert said.code == 2 and "words has no captions" in said.err
+    assert "give --embed RUN" in reverie("train unclip --data words").err
+    assert (
+        "reads no texts"
+        in reverie("train unclip-prior --data words --data.captions --data.size 28 --embed mnist5k --name none").err
+    )

@@ -64,7 +64,7 @@ def test_the_known_prior_draws_the_posterior():
 
 
 def test_a_trained_prior_comes_near_the_known_one():
-    """Of what the best prior gains over one that does not read the text, a few hundred steps reach most; control: texts of other pictures."""
+    """Of what the best prior gains by reading the text, a few hundred steps reach most; control: texts of other pictures."""
     torch.manual_seed(0)
     net = CausalPrior(D, width=32, depth=2, heads=2)
     prior = NetDenoiser(net, Flow(), "x0", shape=(D,))

@@ -36,7 +36,7 @@ WORDS = [f"{colour} {thing}" for colour in ("red", "green", "blue", "grey") for 
 
 def test_where_all_embeddings_are_one_the_softmax_loss_is_log_n():
     assert softmax_loss(torch.full((5, 5), 3.0), EYE) == pytest.approx([math.log(5)] * 5)
-    assert not softmax_loss(3.0 * torch.eye(5), EYE) == pytest.approx([math.log(5)] * 5)
+    assert softmax_loss(3.0 * torch.eye(5), EYE) != pytest.approx([math.log(5)] * 5)
 
 
 def test_the_softmax_loss_is_the_cross_entropy_of_rows_and_columns():
@@ -48,7 +48,7 @@ def test_the_softmax_loss_is_the_cross_entropy_of_rows_and_columns():
 
 
 def test_a_caption_that_two_pictures_share_is_a_distribution_over_both():
-    """Pictures 0 and 1 have one caption, and logits say just that: each row's loss is log 2 there and 0 elsewhere, the entropy of its target."""
+    """Pictures 0 and 1 have one caption, and logits say just that: a row's loss is the entropy of its target, log 2 there, 0 elsewhere."""
     same = torch.block_diag(torch.ones(2, 2), torch.ones(1, 1)).bool()
     assert softmax_loss(100.0 * same, same) == pytest.approx([math.log(2), math.log(2), 0.0], abs=1e-6)
     assert softmax_loss(100.0 * torch.eye(3), same)[:2].min() > 10.0
@@ -59,7 +59,7 @@ def test_the_sigmoid_loss_by_hand():
     soft = lambda z: math.log1p(math.exp(-z))  # noqa: E731
     wanted = [soft(2.0) + soft(1.0), soft(-0.5) + soft(3.0)]
     assert sigmoid_loss(logits, EYE[:2, :2]) == pytest.approx(wanted, abs=1e-12)
-    assert not sigmoid_loss(logits.T, EYE[:2, :2]) == pytest.approx(wanted, abs=1e-3)
+    assert sigmoid_loss(logits.T, EYE[:2, :2]) != pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
@@ -140,10 +140,8 @@ def painted(captions):
 class Painter:
     """Draws what it is told, or with ``deaf`` something else."""
 
-    conditions = {"label": Label(len(WORDS))}
-
     def __init__(self, deaf=0):
-        self.deaf = deaf
+        self.conditions, self.deaf = {"label": Label(len(WORDS))}, deaf
 
     def sample(self, n, cond, *, seed):
         return painted([WORDS[(label + self.deaf) % len(WORDS)] for label in cond["label"].value.tolist()])
@@ -210,7 +208,7 @@ def test_a_long_text_is_cut_with_a_warning_and_strange_input_refused():
         model.texts(["fox", " "])
     with pytest.raises(InputError, match="these have \\(3, 16, 16\\)"):
         model.pictures(torch.zeros(1, 3, 16, 16))
-    with pytest.raises(InputError, match="--data.captions"):
+    with pytest.raises(InputError, match=r"--data\.captions"):
         SMALL.build(DataSpec((3, 8, 8), {"label": Label(3)}), 0)
     with pytest.raises(InputError, match="a caption a picture"):
         matched(model, torch.zeros(2, 3, 8, 8), ["fox", "fox"])
@@ -231,8 +229,8 @@ class Pictures:
 
 @pytest.mark.parametrize(("objective", "steps"), [("softmax", 60), ("sigmoid", 400)])
 def test_towers_learn_colours_from_their_names(objective, steps):
-    """Twelve captions, each of pictures of one colour: after a few steps all are found, before, one in twelve or so. The bias of −10 is that of
-    large batches, in which nearly all pairs are wrong; in a small one it takes longer to get over."""
+    """Twelve captions, each of pictures of one colour: after a few steps all are found, before, one in twelve or so. The bias of −10
+    is that of large batches, in which nearly all pairs are wrong; in a small one it takes longer to get over."""
     torch.manual_seed(0)
     model, data = towers(objective=objective), Pictures(WORDS)
     task = Pairing(model, data, objective, distorted=False)  # pyright: ignore[reportArgumentType]
@@ -289,7 +287,7 @@ def folder(tmp_path_factory):
 def test_clip_of_transformers_says_what_transformers_says(folder):
     from transformers import CLIPModel, CLIPTokenizer
 
-    from reverie.measure.clip import MEAN, STD, CLIP
+    from reverie.measure.clip import CLIP, MEAN, STD
 
     ours, theirs = CLIP(folder), CLIPModel.from_pretrained(folder).eval()
     images, texts = torch.rand(3, 3, 16, 16) * 2 - 1, ["red fox", "bird", "blue ship"]

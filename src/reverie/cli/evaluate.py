@@ -46,8 +46,8 @@ class Arguments(Placing):
         reference: statistics of a data set (npz of ADM, EDM or pytorch-fid) to take the Fréchet distance to, besides held-out pictures.
         write_statistics: write such a file (npz) of all training pictures; it is the reference if none is given.
         batch: samples drawn at a time.
-        score: in place of all this, whether samples show the captions of held-out pictures: by a picture-text model, a run of the task towers
-            or a folder of transformers with a CLIP.
+        score: in place of all this, whether samples show the captions of held-out pictures, by a picture-text model: a run of the task
+            towers, or a folder of transformers with a CLIP.
         outliers: in place of all this, whether the model's density tells held-out pictures from those of another data set or folder, n of
             each.
     """
@@ -90,9 +90,7 @@ def main(arguments: list[str]) -> None:
     asked = {key: getattr(given, key) for key in KEYS}
     config = drawn_with(run.recipe, asked)
     if given.score is not None:
-        show_captions(
-            match(run, given.score, config, n=given.n, seeds=given.seeds, batch_size=given.batch)
-        )
+        show_captions(match(run, given.score, config, n=given.n, seeds=given.seeds, batch_size=given.batch))
         print(shown(run.folder / "captions.json"))
         return
     several = run.recipe.task.measured(config) if all(value is None for value in asked.values()) else (config,)

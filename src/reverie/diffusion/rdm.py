@@ -84,7 +84,9 @@ class Database:
                 f"(B, {self.dim}), got {tuple(queries.shape)}"
             )
         if k + (own is not None) > len(self):
-            raise InputError(f"{k} neighbours in a database of {len(self)}: give a larger one, or train with fewer (--k)")
+            raise InputError(
+                f"{k} neighbours in a database of {len(self)}: give a larger one, or train with fewer (--k)"
+            )
         found = []
         for i in range(0, len(queries), CHUNK):
             cosine = queries[i : i + CHUNK].to(self.vectors) @ self.vectors.T
@@ -151,8 +153,8 @@ class Retrieved(Dataset):
 class RDM(Generator):
     """A denoiser with the database that tells it what to draw.
 
-    Its condition is the "query" (B, D), φ of a picture or a text; without one, sample i of a seed is drawn by a picture of the database that
-    its seed chooses.
+    Its condition is the "query" (B, D), φ of a picture or a text; without one, each sample is drawn by a picture of the database that its
+    seed chooses.
 
     Args:
         denoise: takes neighbours as its condition "text", guided or not.

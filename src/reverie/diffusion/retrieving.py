@@ -49,7 +49,9 @@ def look_of(model: Any) -> Look:
     if hasattr(model, "pictures"):
         return model.pictures
     if not isinstance(model, judge.Judge):
-        raise InputError(f"a {type(model).__name__} makes no vectors of pictures: give --embed a run of towers or judge")
+        raise InputError(
+            f"a {type(model).__name__} makes no vectors of pictures: give --embed a run of towers or judge"
+        )
     return lambda x: F.normalize(model(x), dim=1)
 
 

@@ -1,9 +1,9 @@
 """unCLIP: a text becomes the vector of a picture, and the vector a picture.
 
 Ramesh et al., "Hierarchical text-conditional image generation with CLIP latents", 2022 (arXiv:2204.06125). With the unit vectors z of
-pictures and y of texts of a picture-text model: a *prior* draws z given y (section 2.2: a diffusion that predicts z itself, guided, of two
-draws the one with the larger z·y), a *decoder* draws a picture given z (section 2.1: an ordinary denoiser with z as its condition). What the
-decoder is not told it makes up, so that one z has many pictures (section 3.1); on the sphere between two z are pictures between
+pictures and y of texts of a picture-text model: a *prior* draws z given y (section 2.2: a diffusion that predicts z itself, guided; of two
+draws the one with the larger z·y), a *decoder* draws a picture given z (section 2.1: an ordinary denoiser with the condition z). What it
+is not told it makes up, so that one z has many pictures (section 3.1); on the sphere between two z are pictures between
 (section 3.2); and the difference of two texts turns z (section 3.3).
 
 Vectors are diffused and told as √D·z, whose numbers have mean square 1.

@@ -87,7 +87,9 @@ def prepare_texts(embed: str, given: Given) -> None:
         captions = of(data)
         said = [] if captions is None else [(i, captions.say(i)) for i in range(len(data)) if captions.say(i)]
         if not said and split == "train":
-            raise InputError(f"{data.name} has no captions, which a prior is told: use pictures with captions, and --data.captions")
+            raise InputError(
+                f"{data.name} has no captions, which a prior is told: use pictures with captions, and --data.captions"
+            )
         parts = [said[i : i + CHUNK] for i in range(0, len(said), CHUNK)]
         tensors = {
             "pictures": [model.pictures(data.batch([i for i, _ in part]).x).cpu() for part in parts],

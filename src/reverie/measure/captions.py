@@ -86,10 +86,15 @@ class CaptionScores:
     def how(self) -> str:
         """How the figures were taken, in words."""
         drawn = ", ".join(f"{name} {value}" for name, value in self.settings.items())
-        own = " They are pictures that this model learned from too, which flatters it: train one on others." if self.own else ""
+        own = (
+            " They are pictures that this model learned from too, which flatters it: train one on others."
+            if self.own
+            else ""
+        )
         return (
-            f"Samples of {self.count:,} captions of the {self.split} split of {self.data}, {self.new:,} of which no training picture has, "
-            f"for each of the seeds {', '.join(map(str, self.seeds))}, drawn with {drawn or 'its own way'}. {self.by} has seen {self.seen}.{own}"
+            f"Samples of {self.count:,} captions of the {self.split} split of {self.data}, {self.new:,} of which no training picture has, for "
+            f"each of the seeds {', '.join(map(str, self.seeds))}, drawn with {drawn or 'its own way'}. {self.by} has seen "
+            f"{self.seen}.{own}"
         )
 
     @property

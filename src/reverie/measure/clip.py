@@ -41,7 +41,9 @@ class CLIP:
         try:
             from transformers import CLIPModel, CLIPTokenizer
         except ImportError:
-            raise InputError("CLIP is opened by transformers, which is not installed: pip install reverie[bridge]") from None
+            raise InputError(
+                "CLIP is opened by transformers, which is not installed: pip install reverie[bridge]"
+            ) from None
         try:
             model: Any = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True)
             self.tokenizer: Any = CLIPTokenizer.from_pretrained(path, local_files_only=True)
@@ -54,7 +56,8 @@ class CLIP:
         said = path / "preprocessor_config.json"
         about = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else {}
         self.mean, self.std = (
-            torch.tensor(about.get(key, usual)).view(3, 1, 1) for key, usual in (("image_mean", MEAN), ("image_std", STD))
+            torch.tensor(about.get(key, usual)).view(3, 1, 1)
+            for key, usual in (("image_mean", MEAN), ("image_std", STD))
         )
 
     @property
@@ -93,7 +96,8 @@ class CLIP:
         ids, mask = rows.input_ids, rows.attention_mask
         if ids.shape[1] > self.length:
             warnings.warn(
-                f"a text of {ids.shape[1]} tokens is longer than CLIP reads: the first {self.length} are kept", stacklevel=2
+                f"a text of {ids.shape[1]} tokens is longer than CLIP reads: the first {self.length} are kept",
+                stacklevel=2,
             )
             rows = self.tokenizer(
                 list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt"

@@ -99,8 +99,8 @@ class Towers(nn.Module):
             raise InputError(f"text {empty[0]} is empty, it says nothing of a picture: give it words")
         if long := [text for text in texts if spelling.count(text) > self.length]:
             warnings.warn(
-                f"{len(long)} of {len(texts)} texts are longer than {self.name} reads: of {max(map(spelling.count, long))} tokens the first "
-                f"{self.length} are kept",
+                f"{len(long)} of {len(texts)} texts are longer than {self.name} reads: of {max(map(spelling.count, long))} tokens the "
+                f"first {self.length} are kept",
                 stacklevel=2,
             )
         return self.written(spelling.spelled(texts, self.length).to(self.bias.device))

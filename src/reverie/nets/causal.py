@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class CausalPrior(Network):
-    """``net(x, time, cond)`` for vectors (B, dim), under the conditions "vector" (B, dim), of the text, and "text" (B, L, context), its tokens.
+    """``net(x, time, cond)`` for vectors (B, dim), told the "vector" (B, dim) of a text and, as "text" (B, L, context), its tokens.
 
     Args:
         dim: numbers of a vector.
