@@ -27,7 +27,7 @@ def words(tmp_path):
 def test_a_model_of_classes_is_scored_by_their_names(reverie, digits, words):
     said = reverie("train towers --data words --data.size 28", TOWERS)
     assert said.code == 0, said.err
-    assert "next: reverie evaluate RUN --score runs/words-towers" in said.out
+    assert "--data.captions; reverie evaluate runs/words --score runs/words-towers" in said.out
     log = [json.loads(line) for line in (words.parent / "runs/words-towers/log.jsonl").read_text().splitlines()]
     measured = [entry["validation"] for entry in log if "validation" in entry]
     assert measured and set(measured[-1]) == {"score", "at_one", "at_five"}

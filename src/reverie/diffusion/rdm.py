@@ -10,6 +10,7 @@ swapped after training (section 4.3). The search is exact; faiss begins to pay b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -176,6 +177,11 @@ class RDM(Generator):
         self.denoise, self.database, self.k, self.how = denoise, database, k, how
         self.shape, self.conditions = denoise.space.data_shape(denoise.shape), {"query": Vector(database.dim)}
 
+    @cached_property
+    def sampler(self) -> Sampler:
+        """What draws, told neighbours."""
+        return Sampler(self.denoise, **self.how)
+
     def swapped(self, database: Database) -> RDM:
         """The same model with another database, made by the same φ.
 
@@ -208,11 +214,11 @@ class RDM(Generator):
             cond.check(self.conditions)
         queries = self.queries(seed, n) if cond is None or "query" not in cond else cond.expand(n)["query"].value
         told = Cond(text=self.database.neighbours(queries.cpu(), self.k).to(self.denoise.device))
-        drawn = Sampler(self.denoise, **self.how)
-        return drawn.sample(n, told, seed=seed, batch_size=batch_size, on_step=on_step)
+        return self.sampler.sample(n, told, seed=seed, batch_size=batch_size, on_step=on_step)
 
     def settings(self) -> dict[str, Any]:
-        return {**Sampler(self.denoise, **self.how).settings(), "database": self.database.name, "neighbours": self.k}
+        return {**self.sampler.settings(), "database": self.database.name, "neighbours": self.k}
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return Sampler(self.denoise, **self.how).modules()
+        net = getattr(self.denoise, "net", None)
+        return {} if net is None else {"denoiser": net}

@@ -27,7 +27,7 @@ class RDMConfig(OnPath):
     Attributes:
         embed: what finds neighbours: a run of the task towers or judge, a folder of transformers with a CLIP, or a bundled judge's name.
         k: neighbours.
-        net: the network, one that attends to a text (unet, uvit, mmdit).
+        net: the network, one that attends to a text (unet, dit, uvit, mmdit).
         kind: what it predicts.
         drop: share of the images whose neighbours are dropped, so that guidance works.
     """
@@ -50,6 +50,7 @@ class RDMConfig(OnPath):
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         from reverie.core.errors import InputError
         from reverie.diffusion.building import solving
+        from reverie.diffusion.retrieving import alone
 
         solving(sample)
         if not self.embed:
@@ -57,6 +58,7 @@ class RDMConfig(OnPath):
                 "neighbours are found by a model that knows what pictures show: give --embed RUN, of `reverie train towers` or judge, "
                 "the folder of a CLIP, or a bundled judge such as mnist5k"
             )
+        alone(spec)
         if not Path(self.space.name).expanduser().is_dir():
             self.build(spec, 0)
 

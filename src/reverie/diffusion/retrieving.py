@@ -55,6 +55,15 @@ def look_of(model: Any) -> Look:
     return lambda x: F.normalize(model(x), dim=1)
 
 
+def alone(spec: DataSpec) -> None:
+    """Raise an :class:`InputError` for pictures that come with classes or captions, which such a model is not told."""
+    if spec.conditions:
+        raise InputError(
+            f"this model is told vectors of pictures and nothing else, the data gives {', '.join(spec.conditions)}: leave it out "
+            "(--data.no-labels, --data.no-captions)"
+        )
+
+
 def prepare(embed: str, given: Given) -> None:
     """Leave the vectors of the training and held-out pictures in the run's folder.
 

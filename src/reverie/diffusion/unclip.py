@@ -110,7 +110,7 @@ def between(
     noise = [invert(decoder, x, steps, Cond(vector=told(z))) for x, z in zip((a, b), ends, strict=True)]
     row = []
     for weight in torch.linspace(0.0, 1.0, count).tolist():
-        z, start = slerp(*ends, weight), slerp(*noise, weight)
+        z, start = (slerp(first, last, weight) for first, last in (ends, noise))
         row.append(sample(decoder, len(a), Cond(vector=told(z)), solver="ddim", steps=steps, x=start))
     return torch.stack(row)
 

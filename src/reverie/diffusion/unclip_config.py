@@ -77,8 +77,10 @@ class DecoderConfig(Embedding):
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         from reverie.diffusion.building import solving
+        from reverie.diffusion.retrieving import alone
 
         solving(sample)
+        alone(spec)
         super().check(spec, sample)
 
     def prepare(self, given: Given) -> None:

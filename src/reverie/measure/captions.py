@@ -92,8 +92,8 @@ class CaptionScores:
             else ""
         )
         return (
-            f"Samples of {self.count:,} captions of the {self.split} split of {self.data}, {self.new:,} of which no training picture has, for "
-            f"each of the seeds {', '.join(map(str, self.seeds))}, drawn with {drawn or 'its own way'}. {self.by} has seen "
+            f"Samples of {self.count:,} captions of the {self.split} split of {self.data}, {self.new:,} of which no training picture has, "
+            f"for each of the seeds {', '.join(map(str, self.seeds))}, drawn with {drawn or 'its own way'}. {self.by} has seen "
             f"{self.seen}.{own}"
         )
 
@@ -172,7 +172,8 @@ def caption_scores(
         )
     there = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
     chosen = there[torch.from_numpy(normals("measure/captions", len(there))).argsort()[:n].sort().values]
-    said, pictures = [captions[i] for i in chosen.tolist()], held_out.batch(chosen).x
+    said: list[str] = [captions[i] for i in chosen.tolist()]
+    pictures = held_out.batch(chosen).x
     others = shuffled(said)
     found: dict[str, list[Matched]] = {"samples": [], "real": [], "shuffled": []}
     with Progress("sampling captions", len(said) * len(seeds), "pictures") as progress:

@@ -94,7 +94,8 @@ class TowersConfig(TaskConfig):
             return Towers(self, spec)
 
     def next(self, run: str, data: str) -> str:
-        return f"reverie evaluate RUN --score {quote(run)}"
+        model = f"runs/{Path(data).name}"
+        return f"reverie train --data {quote(data)} --data.captions; reverie evaluate {quote(model)} --score {quote(run)}"
 
     def modules(self, model: Towers) -> dict[str, nn.Module]:
         return {"towers": model}
