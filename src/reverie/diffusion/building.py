@@ -228,7 +228,7 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     shape, schedule = space.code_shape(spec.shape), schedule_of(config)
-    own, texts = config.net, texts_of(config.text, spec, seed)
+    own, texts = config.net, texts_of(config.text, spec, seed, hasattr(config.net, "vector"))
     if texts is not None:
         own = reading(own, texts)
     elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
@@ -252,8 +252,11 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     return denoise
 
 
-def texts_of(config: TextConfig, spec: DataSpec, seed: int) -> Texts | None:
+def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Texts | None:
     """The text encoders for data with captions, our own freshly initialised; None for other data.
+
+    Args:
+        pooled: whether the network takes one vector of a text beside its tokens.
 
     Raises:
         InputError: when a folder holds no text encoder, or none is named.
@@ -269,7 +272,7 @@ def texts_of(config: TextConfig, spec: DataSpec, seed: int) -> Texts | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
             own = TextEncoder(config, text.length)
-    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES])
+    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES], pooled)
 
 
 def reading(net: NetConfig, texts: Texts) -> NetConfig:
@@ -281,7 +284,7 @@ def reading(net: NetConfig, texts: Texts) -> NetConfig:
     if not hasattr(net, "context"):
         able = ", ".join(name for name, kind in CONFIGS.items() if hasattr(kind, "context"))
         raise InputError(f"captions are for networks that attend to a text: use --net {able}, or leave data.captions out")
-    wide = {"vector": texts.vector} if hasattr(net, "vector") else {}
+    wide = {"vector": texts.vector} if texts.pooled else {}
     return replace(net, context=texts.width, length=max(1, texts.length), **wide)  # pyright: ignore[reportCallIssue]
 
 

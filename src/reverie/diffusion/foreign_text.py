@@ -24,6 +24,8 @@ MODELS = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5
 """Classes of text encoders by the type of a configuration; of any other it is AutoModel."""
 MOST = 256
 """Tokens of a text where an encoder takes any number."""
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+"""Files of which a tokenizer has one at least; without any, transformers makes one that knows nothing."""
 CHUNK = 64
 
 
@@ -65,10 +67,12 @@ class ForeignText:
         Raises:
             InputError: when there is none, or it is of another model.
         """
+        if not any((self.folder / name).is_file() for name in TOKENIZERS):
+            raise InputError(f"no tokenizer in {self.folder}: put the files of the encoder's own there, such as {TOKENIZERS[0]}")
         try:
             found = _transformers().AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except Exception as error:  # whatever transformers makes of missing files
-            raise InputError(f"no tokenizer in {self.folder}: {error}. Put the files of the encoder's own beside it.") from error
+        except Exception as error:  # whatever transformers makes of strange files
+            raise InputError(f"the tokenizer in {self.folder} could not be loaded: {error}") from error
         rows, known = self.config.get_text_config().vocab_size, len(found)
         if not 0.9 * rows <= known <= rows:
             raise InputError(

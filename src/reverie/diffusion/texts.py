@@ -31,16 +31,17 @@ class Texts:
     Args:
         own: trained with the model; None without.
         foreign: encoders of others, which stay as they are.
+        pooled: whether the network takes the vector too.
     """
 
-    def __init__(self, own: TextEncoder | None, foreign: Sequence[ForeignText] = ()) -> None:
-        self.own, self.foreign = own, tuple(foreign)
+    def __init__(self, own: TextEncoder | None, foreign: Sequence[ForeignText] = (), pooled: bool = True) -> None:
+        self.own, self.foreign, self.pooled = own, tuple(foreign), pooled
         widths = [each.width for each in ([] if own is None else [own]) + list(self.foreign)]
         self.width, self.vector = max(widths), sum(widths)
         self.length = sum(each.length for each in ([] if own is None else [own]) + list(self.foreign))
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
-        """The entries "text" and "vector", their nulls set to the encoded ``negative`` texts where there are any.
+        """The entries "text" and, where the network takes it, "vector", their nulls set to the encoded ``negative`` texts where there are any.
 
         A text that is longer than an encoder takes is cut, with a warning that says how many of its tokens are kept.
 
@@ -94,6 +95,8 @@ class Texts:
     def _joined(self, reads: Sequence[Read], present: Tensor) -> dict[str, Entry]:
         features = torch.cat([pad(value, (0, self.width - value.shape[-1])) for value, _, _ in reads], dim=1)
         mask = torch.cat([mask for _, mask, _ in reads], dim=1)
+        if not self.pooled:
+            return {"text": Entry(features, mask, present)}
         vector = torch.cat([vector for _, _, vector in reads], dim=1)
         return {"text": Entry(features, mask, present), "vector": Entry(vector, None, present)}
 

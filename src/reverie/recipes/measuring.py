@@ -32,6 +32,7 @@ from reverie.measure.retrieval import PictureText
 from reverie.measure.statistics import Statistics
 from reverie.recipes import sources
 from reverie.recipes.runs import Run
+from reverie.recipes.telling import told
 
 EVALUATION = "evaluation.json"
 CLOSEST = "samples/closest.png"
@@ -86,6 +87,7 @@ def measure(
         train,
         held_out,
         looks,
+        told=told(generator, held_out, (i % len(held_out) for i in range(n))),
         judge=judged_by,
         statistics=statistics,
         n=n,
