@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reverie.core.conditioner import Conditioner
+from reverie.core.conditioner import Conditioner, conditioner_of
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import write
 from reverie.core.memory import afford
@@ -158,16 +158,16 @@ def match(
     """
     train, held_out = (sources.load(run.recipe, split) for split in ("train", "test"))
     generator, looks = run.generator(sample), scorer(score, run.device)
-    conditioner = getattr(run.open(), "conditioner", None) or Conditioner(generator.conditions, run.spec.classes)
     captions, trained = _said(held_out), _said(train)
     if not {"text", "label"} & set(generator.conditions) or captions is None or trained is None:
         raise InputError(
             f"--score asks whether captions are drawn, and {run.folder} draws by {', '.join(generator.conditions) or 'nothing'}: train a "
             "model that is told captions or classes"
         )
+    reads = "text" in generator.conditions
     found = caption_scores(
         generator,
-        conditioner,
+        conditioner_of(generator) if reads else Conditioner(generator.conditions, run.spec.classes),
         looks,
         held_out,
         captions,
