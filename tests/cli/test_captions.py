@@ -1,11 +1,15 @@
 """``reverie train towers`` and ``reverie evaluate --score``: from pictures with captions to the table of a model that is told classes."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from reverie import data
+from reverie.cli import main
+from reverie.recipes import Run
 
 TOWERS = (
     "--data.channels 1 --encoder.width 8 --encoder.multipliers 1 2 --encoder.attention 2 --encoder.heads 2 --width 16 --depth 1 --heads 2 "
@@ -84,3 +88,28 @@ def test_what_the_towers_see_tells_other_models_what_to_draw(reverie, words):
         "reads no texts"
         in reverie("train unclip-prior --data words --data.captions --data.size 28 --embed mnist5k --name none").err
     )
+
+
+def test_towers_go_on_where_they_stopped(reverie, words):
+    """Bitwise, also where the text is told in several ways; control: another seed."""
+
+    def train(out, *more):
+        ways = ["--data.templates", "{}", "a {}"]
+        given = [
+            *f"train towers --data words --data.size 28 {TOWERS} --train.save-every 32 --out {out}".split(),
+            *ways,
+            *more,
+        ]
+        assert main(given) == 0
+
+    for name in ("whole", "part"):
+        train(name)
+    shutil.rmtree(Run("part").checkpoints.all()[-1].folder)
+    train("part")
+    train("other", "--seed", "1")
+    whole, part, other = (Run(name).checkpoint for name in ("whole", "part", "other"))
+    for file in ("model", "ema", "optimizer"):
+        ours, theirs = part.tensors(file), whole.tensors(file)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    weight = "towers.image.embed.weight"
+    assert not torch.equal(whole.tensors("model")[weight], other.tensors("model")[weight])

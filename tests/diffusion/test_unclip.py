@@ -55,12 +55,12 @@ def posterior(y):
 def test_the_known_prior_draws_the_posterior():
     """4,000 draws for one text: mean and covariance within four standard errors; control: the posterior of another text."""
     (_, y), n = world(2), 4000
-    drawn = rv.sample(exact(), n, rv.Cond(vector=y[:1].expand(n, -1)), solver="heun", steps=20)
+    drawn = rv.sample(exact(), n, rv.Cond(vector=y[:1].expand(n, -1)), solver="heun", steps=40)
     mean, covariance = posterior(y)
     error = covariance.diagonal().sqrt() / n**0.5
     assert ((drawn.mean(0) - mean[0]).abs() < 4 * error + 2e-3).all()
     assert ((drawn.mean(0) - mean[1]).abs() > 8 * error).any()
-    assert (drawn.T.cov() - covariance).abs().max() < 0.06 * covariance.max()
+    assert (drawn.T.cov() - covariance).abs().max() < 0.1 * covariance.max() < 0.1 < (torch.eye(D) - covariance).abs().max()
 
 
 def test_a_trained_prior_comes_near_the_known_one():
@@ -152,7 +152,7 @@ def look(images):
 
 def test_variations_share_what_the_vector_says_and_differ_in_the_rest():
     z = F.normalize(torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), dim=1)
-    drawn = variations(decoder(), z, 200, solver="heun", steps=10).unflatten(0, (2, 200))
+    drawn = variations(decoder(), z, 200, solver="heun", steps=40).unflatten(0, (2, 200))
     assert drawn.shape == (2, 200, 2, 4, 4)
     error = Canvas.VARIETY / (200 * 16) ** 0.5
     assert ((drawn.mean((1, 3, 4)) - z).abs() < 4 * error).all()
