@@ -80,7 +80,7 @@ def test_what_the_towers_see_tells_other_models_what_to_draw(reverie, words):
     assert reverie("sample runs/words-rdm --n 2").code == 0 and reverie("sample runs/words-unclip --n 2").code == 0
 
     said = reverie(
-        "train unclip-prior --data words --data.size 28 --data.channels 1 --embed runs/words-towers --name none"
+        "train unclip-prior --data words --data.size 28 --data.no-captions --embed runs/words-towers --name none"
     )
     assert said.code == 2 and "words has no captions" in said.err
     assert "give --embed RUN" in reverie("train unclip --data words").err
