@@ -14,6 +14,7 @@ from reverie.data import ImageSet
 from reverie.diffusion import building
 from reverie.diffusion.config import DenoisingConfig
 from reverie.diffusion.foreign_text import ForeignText
+from reverie.diffusion.texts import captioned
 from reverie.nets.config import TextConfig, UNetConfig
 
 from ..margin import apart
@@ -99,7 +100,7 @@ def test_captions_are_encoded_once_and_are_what_is_said_in_words(tmp_path, monke
     denoise = made("bytes", *folders)
     config = TextConfig(encoders=("bytes", *map(str, folders)))
     data = pictures()
-    told = building.captioned(config, data, data, tmp_path / "run")
+    told = captioned(config, data, data, tmp_path / "run")
     cond = told.batch([0, 2, 5]).cond
     assert cond is not None and denoise.told is not None
     x = torch.randn(3, 3, 8, 8)
@@ -114,7 +115,7 @@ def test_captions_are_encoded_once_and_are_what_is_said_in_words(tmp_path, monke
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "codes").iterdir()}
     assert len(files) == 2
     monkeypatch.setattr(ForeignText, "__call__", lambda self, texts: pytest.fail("encoded again"))
-    again = building.captioned(config, data, data, tmp_path / "run").batch([0, 2, 5]).cond
+    again = captioned(config, data, data, tmp_path / "run").batch([0, 2, 5]).cond
     assert again is not None and torch.equal(again["text1"].value, cond["text1"].value)
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "codes").iterdir()}
 

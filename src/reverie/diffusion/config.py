@@ -144,7 +144,8 @@ class DenoisingConfig(OnPath):
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
         """The codes of the data, made once, where a space is diffused; with what is said of them in words."""
-        from reverie.diffusion.building import captioned, coded
+        from reverie.diffusion.building import coded
+        from reverie.diffusion.texts import captioned
 
         pixels = self.space.name == "pixels"
         seen, unseen = (data, held_out) if pixels else (coded(data, folder), coded(held_out, folder))
