@@ -25,11 +25,9 @@ from reverie.data import captions
 from reverie.data.captions import FEATURES, Captioned
 from reverie.data.codes import WHERE
 from reverie.diffusion.foreign_text import ForeignText
-from reverie.nets.config import CONFIGS, NetConfig, TextConfig
+from reverie.nets.config import BYTES, CONFIGS, NetConfig, TextConfig
 from reverie.nets.text import TextEncoder
 
-BYTES = "bytes"
-"""The name of our own text encoder."""
 Read = tuple[Tensor, Tensor, Tensor]
 """Of each text the features (B, L, D), which of them are of the text (B, L), and one vector (B, D)."""
 
