@@ -49,7 +49,7 @@ def test_metadata_as_hugging_face_has_it(tmp_path):
     (tmp_path / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     assert data.load(tmp_path, "all").texts == ["one\nthe first", "two"]
     (tmp_path / "train/metadata.jsonl").write_text('{"file_name": "b.png"}')
-    with pytest.raises(InputError, match="line 1 of .* is not like"):
+    with pytest.raises(InputError, match=r"line 1 of .* is not like"):
         data.load(tmp_path, "all")
     (tmp_path / "train/metadata.jsonl").write_text('{"file_name":')
     with pytest.raises(InputError, match="is not JSON"):

@@ -53,6 +53,7 @@ def vectors(net: nn.Module) -> NetDenoiser:
 
 MODELS: dict[str, Callable[[], NetDenoiser]] = {
     "dit": lambda: of(DiTConfig(width=16, depth=2, heads=2, local=True), CLASSES),
+    "dit-text": lambda: of(DiTConfig(width=16, depth=2, heads=2, context=5, length=6, vector=7)),
     "jit": lambda: of(JiTConfig(width=16, depth=3, heads=2, bottleneck=8), CLASSES, "x0"),
     "mmdit": lambda: of(MMDiTConfig(width=16, depth=2, heads=2, context=5, length=6, vector=7, pos_embed_max_size=8)),
     "uvit": lambda: of(UViTConfig(width=16, depth=3, heads=2, context=5, length=6), CLASSES),

@@ -7,14 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import reverie as rv
 from reverie.core.batch import DataSpec
 from reverie.core.condition import Text
 from reverie.core.errors import InputError, RunError
 from reverie.data import ImageSet
 from reverie.diffusion import building
-from reverie.diffusion.config import DenoisingConfig
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.diffusion.foreign_text import ForeignText
+from reverie.diffusion.texts import captioned
+from reverie.learn.config import TrainConfig
 from reverie.nets.config import TextConfig, UNetConfig
+from reverie.recipes.recipe import DataConfig, Recipe
+from reverie.recipes.training import train
 
 from ..margin import apart
 
@@ -99,7 +104,7 @@ def test_captions_are_encoded_once_and_are_what_is_said_in_words(tmp_path, monke
     denoise = made("bytes", *folders)
     config = TextConfig(encoders=("bytes", *map(str, folders)))
     data = pictures()
-    told = building.captioned(config, data, data, tmp_path / "run")
+    told = captioned(config, data, data, tmp_path / "run")
     cond = told.batch([0, 2, 5]).cond
     assert cond is not None and denoise.told is not None
     x = torch.randn(3, 3, 8, 8)
@@ -114,7 +119,7 @@ def test_captions_are_encoded_once_and_are_what_is_said_in_words(tmp_path, monke
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "codes").iterdir()}
     assert len(files) == 2
     monkeypatch.setattr(ForeignText, "__call__", lambda self, texts: pytest.fail("encoded again"))
-    again = building.captioned(config, data, data, tmp_path / "run").batch([0, 2, 5]).cond
+    again = captioned(config, data, data, tmp_path / "run").batch([0, 2, 5]).cond
     assert again is not None and torch.equal(again["text1"].value, cond["text1"].value)
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "codes").iterdir()}
 
@@ -129,6 +134,22 @@ def test_other_weights_or_captions_make_another_file(tmp_path):
     other = ForeignText(tmp_path / "bert").features(["dog"], tmp_path / "run")
     assert len(list((tmp_path / "run").iterdir())) == 3
     assert not torch.equal(first.tokens, other.tokens)
+
+
+def test_a_run_opens_with_the_encoder_that_it_was_trained_with_alone(tmp_path):
+    folder = saved(tmp_path / "bert", "bert")
+    config = DenoisingConfig(net=NET, text=TextConfig(encoders=(str(folder),)))
+    often = TrainConfig(images=8, batch=4, warmup=4, save_every=8, sample_every=8, validate_every=8, device="cpu")
+    names = DataConfig(name="emoji", size=8, captions=True)
+    recipe = Recipe(data=names, task=config, train=often, sample=SampleConfig(solver="euler", steps=2))
+    run, _ = train(recipe, tmp_path / "run")
+    opened = rv.load(run.folder)
+    assert opened.conditioner.words("a dog") == {"a": (0,), "dog": (1,)}
+    assert rv.sample(opened, text="a red heart").shape == (1, 3, 8, 8)
+    changed = {name: value + 0.1 for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(changed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="its text is"):
+        rv.load(run.folder)
 
 
 def test_folders_that_are_no_text_encoder_say_so(tmp_path):

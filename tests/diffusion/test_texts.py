@@ -218,7 +218,9 @@ def test_two_encoders_stand_one_after_the_other():
 
 def test_a_run_reads_texts_after_it_is_opened_again(tmp_path: Path):
     recipe = serialisation.load(serialisation.find("emoji-text"))
-    small = replace(recipe.train, images=8, batch=4, processes=1, warmup=4, sample_every=8, validate_every=100, save_every=8)
+    small = replace(
+        recipe.train, images=8, batch=4, processes=1, warmup=4, sample_every=8, validate_every=100, save_every=8
+    )
     task = replace(recipe.task, net=replace(NETS["unet"], patch=4, attention=(1,)), text=SMALL, prior=None)
     run, _ = train(replace(recipe, train=small, task=task), tmp_path / "run")
     opened = rv.load(run.folder)

@@ -332,7 +332,8 @@ def _cat(a: Entry, b: Entry) -> Entry:
         )
     masks = None
     if a.null_mask is not None or b.null_mask is not None:
-        masks = torch.cat([_pad(each.null, each.null_mask, each.null.shape[1])[1] for each in (a, b)])
+        length = a.null.shape[1]
+        masks = torch.cat([_pad(a.null, a.null_mask, length)[1], _pad(b.null, b.null_mask, length)[1]])
     return Entry(value, mask, present, torch.cat([a.null, b.null]), masks)
 
 

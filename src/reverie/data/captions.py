@@ -230,14 +230,14 @@ def _metadata(root: Path, file: str) -> dict[str, str]:
             row: Any = json.loads(line)
         except ValueError as error:
             raise InputError(f"line {number} of {root / file} is not JSON: {error}") from error
-        caption = next((row[key] for key in KEYS if key in row), None) if isinstance(row, dict) else None
-        lines = caption if isinstance(caption, list) else [caption]
-        if not isinstance(row, dict) or "file_name" not in row or not all(isinstance(each, str) for each in lines):
+        given = next((row[key] for key in KEYS if key in row), None) if isinstance(row, dict) else None
+        lines = given if isinstance(given, list) else [given]
+        said = [" ".join(each.split()) for each in lines if isinstance(each, str)]
+        if not isinstance(row, dict) or "file_name" not in row or len(said) < len(lines):
             raise InputError(
                 f'line {number} of {root / file} is not like {{"file_name": "fox.png", "text": "a red fox"}}: got {line[:80]}'
             )
-        place = PurePosixPath(file).parent / str(row["file_name"])
-        found[str(place)] = "\n".join(" ".join(each.split()) for each in lines)
+        found[str(PurePosixPath(file).parent / str(row["file_name"]))] = "\n".join(said)
     return found
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from reverie import guide, nets, spaces
 from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Text
 from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, unknown
@@ -23,30 +22,23 @@ from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader, encoded
-from reverie.data import captions as captioning
-from reverie.data.captions import Captioned
 from reverie.data.codes import WHERE, of_codes
 from reverie.diffusion import first_stage
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, SampleConfig
 from reverie.diffusion.denoising import Denoising
-from reverie.diffusion.foreign_text import ForeignText
 from reverie.diffusion.showing import shown
-from reverie.diffusion.texts import Texts
+from reverie.diffusion.texts import reading, texts_of
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
 from reverie.learn.loop import train
-from reverie.nets.config import CONFIGS, NetConfig, TextConfig
 from reverie.nets.prior import Prior
-from reverie.nets.text import TextEncoder
 from reverie.solve import Sampler, auto, grids
 from reverie.spaces.config import FILE, SpaceConfig
 from reverie.spaces.files import SPACES
 from reverie.spaces.latent import Latent
 from reverie.spaces.tokenizing import Tokenizing
 
-BYTES = "bytes"
-"""The name of our own text encoder."""
 SPACE = "space"
 """In a run's folder, that of the training of its space."""
 HELD_OUT = 512
@@ -250,60 +242,6 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
         denoise.told = texts.told
         denoise.conditioner = Conditioner(denoise.conditions, spec.classes, texts)
     return denoise
-
-
-def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Texts | None:
-    """The text encoders for data with captions, our own freshly initialised; None for other data.
-
-    Args:
-        pooled: whether the network takes one vector of a text beside its tokens.
-
-    Raises:
-        InputError: when a folder holds no text encoder, or none is named.
-    """
-    text = spec.conditions.get("text")
-    if not isinstance(text, Text):
-        return None
-    if not config.encoders or len(set(config.encoders)) < len(config.encoders):
-        named = ", ".join(config.encoders) or "none"
-        raise InputError(f"text.encoders names each encoder once, {BYTES} or a folder, and one at least: got {named}")
-    own = None
-    if BYTES in config.encoders:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
-            own = TextEncoder(config, text.length)
-    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES], pooled)
-
-
-def reading(net: NetConfig, texts: Texts) -> NetConfig:
-    """The settings of a network that is told what the text encoders make of a text.
-
-    Raises:
-        InputError: for a network that takes no text.
-    """
-    if not hasattr(net, "context"):
-        able = ", ".join(name for name, kind in CONFIGS.items() if hasattr(kind, "context"))
-        raise InputError(f"captions are for networks that attend to a text: use --net {able}, or leave data.captions out")
-    wide = {"vector": texts.vector} if texts.pooled else {}
-    return replace(net, context=texts.width, length=max(1, texts.length), **wide)  # pyright: ignore[reportCallIssue]
-
-
-def captioned(config: TextConfig, data: Dataset, samples: Dataset, folder: Path, plain: bool = False) -> Dataset:
-    """The samples of a data set with captions, told these in all ways, or in the plain one; as they are where there are none.
-
-    What foreign text encoders make of the captions is made once and kept in a run's folder.
-
-    Args:
-        data: pictures.
-        samples: the same pictures, or codes of them.
-    """
-    found = captioning.of(data)
-    if found is None:
-        return samples
-    found = found.plain() if plain else found
-    said = [text for several in found.texts for text in several]
-    foreign = [ForeignText(name) for name in config.encoders if name != BYTES]
-    return Captioned(samples, found, [each.features(said, inside(folder, WHERE)) for each in foreign])
 
 
 def learns_variance(net: object) -> bool:

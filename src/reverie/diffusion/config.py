@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.names import GridName
 from reverie.core.task import Given, Sweep, TaskConfig
-from reverie.nets.config import CONFIGS, DEFAULT, EncoderConfig, NetConfig, TextConfig
+from reverie.nets.config import BYTES, CONFIGS, DEFAULT, EncoderConfig, NetConfig, TextConfig
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class DenoisingConfig(OnPath):
     text: TextConfig = field(default_factory=TextConfig)
 
     def resolved(self) -> Self:
-        places = tuple(e if e == "bytes" else str(Path(e).expanduser().absolute()) for e in self.text.encoders)
+        places = tuple(e if e == BYTES else str(Path(e).expanduser().absolute()) for e in self.text.encoders)
         return replace(super().resolved(), text=replace(self.text, encoders=places))
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
@@ -144,7 +144,8 @@ class DenoisingConfig(OnPath):
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
         """The codes of the data, made once, where a space is diffused; with what is said of them in words."""
-        from reverie.diffusion.building import captioned, coded
+        from reverie.diffusion.building import coded
+        from reverie.diffusion.texts import captioned
 
         pixels = self.space.name == "pixels"
         seen, unseen = (data, held_out) if pixels else (coded(data, folder), coded(held_out, folder))

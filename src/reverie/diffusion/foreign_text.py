@@ -68,7 +68,9 @@ class ForeignText:
             InputError: when there is none, or it is of another model.
         """
         if not any((self.folder / name).is_file() for name in TOKENIZERS):
-            raise InputError(f"no tokenizer in {self.folder}: put the files of the encoder's own there, such as {TOKENIZERS[0]}")
+            raise InputError(
+                f"no tokenizer in {self.folder}: put the files of the encoder's own there, such as {TOKENIZERS[0]}"
+            )
         try:
             found = _transformers().AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except Exception as error:  # whatever transformers makes of strange files
@@ -115,7 +117,9 @@ class ForeignText:
     def fingerprint(self) -> str:
         """A hash of the files of the folder: of the weights, their configuration and the tokenizer."""
         said = hashlib.sha256()
-        for path in sorted(p for p in self.folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".txt", ".model")):
+        for path in sorted(
+            p for p in self.folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".txt", ".model")
+        ):
             said.update(f"{path.name} {files.sha256(path)}".encode())
         return said.hexdigest()
 
@@ -132,9 +136,7 @@ class ForeignText:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The features of the last layer (B, L, width), L that of the longest text, and the mask (B, L), true at its tokens."""
-        given = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt"
-        )
+        given = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt")
         ids, mask = (given[key].to(self.model.device) for key in ("input_ids", "attention_mask"))
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
 
@@ -146,7 +148,9 @@ class ForeignText:
         """The positions of each word of a text among its tokens."""
         given = self.tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=self.length)
         special = set(self.tokenizer.all_special_ids)
-        offsets = [None if i in special else at for at, i in zip(given["offset_mapping"], given["input_ids"], strict=True)]
+        offsets = [
+            None if i in special else at for at, i in zip(given["offset_mapping"], given["input_ids"], strict=True)
+        ]
         return positions(text, offsets)
 
     def features(self, texts: Sequence[str], folder: Path) -> Features:
@@ -162,7 +166,9 @@ class ForeignText:
         path = Path(folder) / f"texts-{key[:32]}.safetensors"
         if not path.exists():
             rows: list[Tensor] = []
-            for start in track(range(0, len(known), CHUNK), "encoding the captions", -(-len(known) // CHUNK), "batches"):
+            for start in track(
+                range(0, len(known), CHUNK), "encoding the captions", -(-len(known) // CHUNK), "batches"
+            ):
                 found, mask = self(known[start : start + CHUNK])
                 rows += [row[real].float().cpu() for row, real in zip(found, mask, strict=True)]
             ends = torch.tensor([len(row) for row in rows]).cumsum(0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -15,10 +17,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from reverie.core import spelling
-from reverie.core.condition import Cond, Entry
+from reverie.core.batch import Dataset, DataSpec
+from reverie.core.condition import Cond, Entry, Text
 from reverie.core.errors import InputError
-from reverie.data.captions import FEATURES
+from reverie.core.files import inside
+from reverie.data import captions
+from reverie.data.captions import FEATURES, Captioned
+from reverie.data.codes import WHERE
 from reverie.diffusion.foreign_text import ForeignText
+from reverie.nets.config import BYTES, CONFIGS, NetConfig, TextConfig
 from reverie.nets.text import TextEncoder
 
 Read = tuple[Tensor, Tensor, Tensor]
@@ -41,7 +48,7 @@ class Texts:
         self.length = sum(each.length for each in ([] if own is None else [own]) + list(self.foreign))
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
-        """The entries "text" and, where the network takes it, "vector", their nulls set to the encoded ``negative`` texts where there are any.
+        """The entries "text" and, where the network takes it, "vector"; their nulls are the encoded ``negative`` texts, if there are any.
 
         A text that is longer than an encoder takes is cut, with a warning that says how many of its tokens are kept.
 
@@ -123,3 +130,59 @@ def _warn(texts: Sequence[str], counts: Sequence[int], most: int) -> None:
             warnings.warn(
                 f"{said!r} has {count} tokens, the text encoder takes {most}: the first {most} are kept", stacklevel=2
             )
+
+
+def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Texts | None:
+    """The text encoders for data with captions, our own freshly initialised; None for other data.
+
+    Args:
+        pooled: whether the network takes one vector of a text beside its tokens.
+
+    Raises:
+        InputError: when a folder holds no text encoder, or none is named.
+    """
+    text = spec.conditions.get("text")
+    if not isinstance(text, Text):
+        return None
+    if not config.encoders or len(set(config.encoders)) < len(config.encoders):
+        named = ", ".join(config.encoders) or "none"
+        raise InputError(f"text.encoders names each encoder once, {BYTES} or a folder, and one at least: got {named}")
+    own = None
+    if BYTES in config.encoders:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            own = TextEncoder(config, text.length)
+    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES], pooled)
+
+
+def reading(net: NetConfig, texts: Texts) -> NetConfig:
+    """The settings of a network that is told what the text encoders make of a text.
+
+    Raises:
+        InputError: for a network that takes no text.
+    """
+    if not hasattr(net, "context"):
+        able = ", ".join(name for name, kind in CONFIGS.items() if hasattr(kind, "context"))
+        raise InputError(
+            f"captions are for networks that attend to a text: use --net {able}, or leave data.captions out"
+        )
+    wide = {"vector": texts.vector} if texts.pooled else {}
+    return replace(net, context=texts.width, length=max(1, texts.length), **wide)  # pyright: ignore[reportCallIssue]
+
+
+def captioned(config: TextConfig, data: Dataset, samples: Dataset, folder: Path, plain: bool = False) -> Dataset:
+    """The samples of a data set with captions, told these in all ways, or in the plain one; as they are where there are none.
+
+    What foreign text encoders make of the captions is made once and kept in a run's folder.
+
+    Args:
+        data: pictures.
+        samples: the same pictures, or codes of them.
+    """
+    found = captions.of(data)
+    if found is None:
+        return samples
+    found = found.plain() if plain else found
+    said = [text for several in found.texts for text in several]
+    foreign = [ForeignText(name) for name in config.encoders if name != BYTES]
+    return Captioned(samples, found, [each.features(said, inside(folder, WHERE)) for each in foreign])

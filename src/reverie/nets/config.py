@@ -208,6 +208,10 @@ class EncoderConfig:
     heads: Width = 4
 
 
+BYTES = "bytes"
+"""The name of our own text encoder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """How captions are read, for data that has them.
@@ -220,7 +224,7 @@ class TextConfig:
         heads: attention heads per block.
     """
 
-    encoders: tuple[str, ...] = ("bytes",)
+    encoders: tuple[str, ...] = (BYTES,)
     width: Width = 128
     depth: Depth = 3
     heads: Width = 4

@@ -259,8 +259,8 @@ def sample(
         :class:`Report`.
 
     Raises:
-        InputError: for steps < 1, an unknown or out-of-range condition, a text for a model that reads none, lengths that do not fit, an ``x`` that is not finite, or a scale
-            of what is guided otherwise.
+        InputError: for steps < 1, an unknown or out-of-range condition, a text for a model that reads none, lengths that do not fit, an
+            ``x`` that is not finite, or a scale of what is guided otherwise.
         RunError: when the samples are not finite; it names the step at which that began.
     """
     as_cond(cond)
