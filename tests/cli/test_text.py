@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from reverie import data
 from reverie.cli import main
 from reverie.core import image_files
+from reverie.measure import CaptionScores
 from reverie.recipes import measuring
 from reverie.recipes.runs import Run
 
@@ -112,3 +114,21 @@ def test_the_report_and_the_preview_say_what_was_asked_for(run):
     assert held_out.texts is not None and held_out.texts[0] in page
     assert "Above each column the text that is asked for." in page and "A class a column." not in page
     assert list((run / "samples").glob("*.png"))
+
+
+def test_a_run_is_scored_by_its_captions(run, pictures, tmp_path, capsys):
+    """Told the captions of held-out pictures, and the picture-text model says that it learned from the same ones."""
+    small = (
+        "--encoder.width 8 --encoder.multipliers 1 2 --encoder.attention 2 --encoder.heads 2 --width 16 --depth 1 --heads 2 --dim 8 "
+        "--train.images 32 --train.batch 8"
+    )
+    out = tmp_path / "towers"
+    assert main(["train", "towers", "--data", str(pictures), *small.split(), "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--score", str(out), "--n", "40", "--seeds", "0", "--steps", "2"]) in (0, None)
+    said = capsys.readouterr().out
+    (found,) = CaptionScores.load_all(run / "captions.json")
+    held_out = data.load(pictures, "test")
+    assert found.count == len(held_out) == found.new and found.among == len(set(held_out.texts or []))
+    assert list(found.rows) == ["samples", "real", "shuffled", "chance"] and found.settings["steps"] == 2
+    assert found.own and "flatters it" in " ".join(said.split()) and "chance" in said
