@@ -12,7 +12,7 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.task import Moment
 from reverie.core.times import Uniform
-from reverie.data import TensorSet
+from reverie.data import Mirrored, TensorSet
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.unclip import Looked, Pair, best, between, told, turned, variations
 from reverie.nets.causal import CausalPrior
@@ -195,5 +195,7 @@ def test_a_text_becomes_a_picture_by_way_of_its_vector():
 def test_samples_and_vectors_are_of_one_number():
     with pytest.raises(InputError, match="5 samples and 4 vectors"):
         Looked(TensorSet(torch.randn(5, D)), torch.randn(4, D))
+    with pytest.raises(InputError, match="leave --data"):
+        Mirrored(Looked(TensorSet(torch.randn(5, D)), torch.randn(5, D)))
     batch = Looked(TensorSet(torch.arange(5.0)[:, None]), torch.eye(5)).batch([3])
     assert batch.x.item() == 3.0 and batch.cond["vector"].value.argmax() == 3  # pyright: ignore[reportOptionalSubscript]

@@ -128,6 +128,13 @@ class PriorConfig(Embedding):
     depth: Annotated[int, Bound(ge=1, le=1_000)] = 4
     heads: Annotated[int, Bound(ge=1, le=65_536)] = 4
 
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        from reverie.core.errors import InputError
+
+        if self.space.name != "pixels":
+            raise InputError("a prior draws vectors, which have no space: leave --space out")
+        super().check(spec, sample)
+
     def prepare(self, given: Given) -> None:
         from reverie.diffusion.unclipping import prepare_texts
 
