@@ -114,9 +114,7 @@ def test_what_is_missing_is_trained_what_fails_is_said_and_an_interrupt_keeps_wh
     monkeypatch.setattr(comparing.subprocess, "Popen", processes)
     said = reverie("compare mnist5k --budget 5s --models diffusion,emoji,demo", FEW)
     assert (
-        said.code == 1
-        and "emoji is left out" in said.err
-        and said.out.rstrip().endswith("runs/compare-mnist5k.html")
+        said.code == 1 and "emoji is left out" in said.err and said.out.rstrip().endswith("runs/compare-mnist5k.html")
     )
     assert processes.asked[0] == ["train", "--data", "mnist5k", "--budget", "5s", "--out", "runs/mnist5k-diffusion"]
     assert processes.asked[2] == ["train", "demo", "--data", "mnist5k", "--budget", "5s", "--out", "runs/mnist5k-demo"]

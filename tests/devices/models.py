@@ -10,6 +10,7 @@ from reverie.align.diffae import CodeNet
 from reverie.core.condition import Entry
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Cosine, Flow
+from reverie.nets.causal import CausalPrior
 from reverie.nets.config import DiTConfig, JiTConfig, MMDiTConfig, NetConfig, UNetConfig, UViTConfig
 from reverie.nets.prior import Prior
 from reverie.nets.vectors import VectorNet
@@ -52,6 +53,7 @@ def vectors(net: nn.Module) -> NetDenoiser:
 
 MODELS: dict[str, Callable[[], NetDenoiser]] = {
     "dit": lambda: of(DiTConfig(width=16, depth=2, heads=2, local=True), CLASSES),
+    "dit-text": lambda: of(DiTConfig(width=16, depth=2, heads=2, context=5, length=6, vector=7)),
     "jit": lambda: of(JiTConfig(width=16, depth=3, heads=2, bottleneck=8), CLASSES, "x0"),
     "mmdit": lambda: of(MMDiTConfig(width=16, depth=2, heads=2, context=5, length=6, vector=7, pos_embed_max_size=8)),
     "uvit": lambda: of(UViTConfig(width=16, depth=3, heads=2, context=5, length=6), CLASSES),
@@ -63,6 +65,7 @@ MODELS: dict[str, Callable[[], NetDenoiser]] = {
     "prior": with_prior,
     "vectors": lambda: vectors(VectorNet(6, 16, 2)),
     "codes": lambda: vectors(CodeNet(6, 16, 3)),
+    "causal": lambda: vectors(CausalPrior(6, context=5, length=4, width=16, depth=2, heads=2)),
 }
 
 

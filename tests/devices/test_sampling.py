@@ -10,11 +10,14 @@ import torch
 import reverie as rv
 from reverie.core import brownian, exact
 from reverie.core.batch import DataSpec
-from reverie.core.condition import Label
+from reverie.core.condition import Label, Text
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.paths import Custom, Table
 from reverie.core.schedules import VP, Flow
+from reverie.diffusion import building
+from reverie.diffusion.config import DenoisingConfig
 from reverie.families import PixelCNNConfig, PixelCNNppConfig, PixelRNNConfig, SubPixelConfig, TileConfig
+from reverie.nets.config import DiTConfig, TextConfig
 from reverie.solve import grids, langevin, walks
 from reverie.solve.auto import CHOICES
 
@@ -55,6 +58,17 @@ def test_every_solver_draws_the_same(dit, there, name, gradients):
             return rv.sample(denoise, cond=cond, solver=SOLVERS[name], steps=4, grid=START.get(name), seed=3)
 
     same(draw(there), draw(dit))
+
+
+def test_texts_are_read_the_same():
+    config = DenoisingConfig(net=DiTConfig(width=16, depth=1, heads=2), text=TextConfig(width=16, depth=1, heads=2))
+    here = building.denoiser(config, DataSpec((3, 8, 8), {"text": Text(20)}), 0, None)
+    for module in config.modules(here).values():
+        shaken(module)
+    there = copy.deepcopy(here).to(DEVICE)
+    said = {"text": ["a red heart", "dog"], "negative": "blurry", "steps": 2, "solver": "euler", "seed": 3}
+    with torch.no_grad():
+        same(rv.sample(there, **said), rv.sample(here, **said))
 
 
 SEQUENCES = [

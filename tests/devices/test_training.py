@@ -13,14 +13,16 @@ from reverie.align.auxiliary import WithAuxiliary
 from reverie.align.dispersive import Dispersive
 from reverie.align.repa import REPA
 from reverie.align.sra import SRA
-from reverie.core.batch import Batch
+from reverie.core.batch import Batch, DataSpec
+from reverie.core.condition import Text
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.paths import Table
 from reverie.core.schedules import Cosine
+from reverie.core.spelling import spelled
 from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
-from reverie.data import ImageSet
+from reverie.data import ImageSet, TensorSet
 from reverie.diffusion import palette
 from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.classifying import Classifying
@@ -46,6 +48,8 @@ from reverie.families.config import (
 )
 from reverie.guide.online import Prototypes
 from reverie.learn import TrainConfig, optim
+from reverie.measure.config import TowersConfig
+from reverie.measure.towers import Pairing
 from reverie.nets.controlnet import ControlNet
 from reverie.spaces.tokenizing import Discriminator, Tokenizing
 
@@ -55,6 +59,7 @@ from .test_guiding import classifier
 
 X = pictures(4)
 NOW = Moment(0, 0, 100)
+SAID = rv.Cond(text=spelled(["red fox", "bird", "blue ship", "bird"], 12))
 
 
 def trained(module: torch.nn.Module) -> torch.nn.Module:
@@ -173,6 +178,30 @@ def classifying() -> Classifying:
     return Classifying(judge, LogSNR(Cosine()), held_out=Batch(X, rv.Cond(label=[0, 1, 2, 3])))
 
 
+def shaken_prior() -> NetDenoiser:
+    denoise = MODELS["causal"]()
+    trained(denoise.net)
+    return denoise
+
+
+def towers() -> Pairing:
+    small = rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)
+    spec = DataSpec((CHANNELS, SIZE, SIZE), {"text": Text(12)}, name="some")
+    model = TowersConfig(encoder=small, width=16, depth=1, heads=2, dim=8).build(spec, 0)
+    trained(shaken(model))
+    return Pairing(model, Said(), "softmax")
+
+
+class Said(TensorSet):
+    """Four pictures with their captions."""
+
+    def __init__(self) -> None:
+        super().__init__(X)
+
+    def batch(self, positions: Any) -> Batch:
+        return Batch(X[list(positions)], SAID.index(list(positions)))
+
+
 def tokenizer(name: str) -> Tokenizing:
     torch.manual_seed(0)
     space = rv.spaces.build(rv.spaces.SpaceConfig(name=name, dims=4, patch=2, width=8, codes=8), CHANNELS)  # pyright: ignore[reportArgumentType]
@@ -188,7 +217,7 @@ def autoregressive(config: AutoregressiveConfig) -> NextToken:
 
 
 TASKS: dict[str, Callable[[], Any]] = {
-    **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes")},
+    **{name: lambda name=name: denoising(name) for name in MODELS if name not in ("vectors", "codes", "causal")},
     "augmented": augmented,
     "latent": latent,
     "deconstructed": deconstructed,
@@ -212,7 +241,9 @@ TASKS: dict[str, Callable[[], Any]] = {
     "drifting": lambda: distilling(lambda student: Drifting(student, by="sharp")),
     "semantic": semantic,
     "codes": codes,
+    "causal": lambda: Denoising(shaken_prior(), Uniform()),
     "classifier": classifying,
+    "towers": towers,
     "patch-ae": lambda: tokenizer("patch-ae"),
     "patch-vae": lambda: tokenizer("patch-vae"),
     **{name: lambda name=name: tokenizer(name) for name in ("conv-ae", "conv-vae", "vq", "multiscale-vq")},
@@ -253,11 +284,13 @@ def test_every_task_takes_the_same_step(name):
     torch.manual_seed(0)
     task = TASKS[name]()
     other = copy.deepcopy(task)
-    images = torch.randn(4, 6) if name == "codes" else X
+    images = torch.randn(4, 6) if name in ("codes", "causal") else X
     denoise = getattr(task, "denoise", None)
     cond = rv.Cond(label=[0, 1, 2, 3]) if denoise is None else condition(denoise, 4)
     if name == "online" or name == "semantic":
         cond = None
+    if name == "towers":
+        cond = SAID
     here = step(task, "cpu", cond, images, "adamw")
     there = step(other, DEVICE, cond, images, "adamw")
     assert there.keys() == here.keys() and any(key.endswith("slope") for key in here)

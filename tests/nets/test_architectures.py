@@ -30,12 +30,12 @@ SMALL = {
     ),
     "adm": UNetConfig(**TINY, resample="residual", learn_sigma=True),
     "latent": UNetConfig(**TINY, groups=2, scale_shift_norm=False, context=6, length=5, transformer_depth=(1, 2), vector=3, image=2),
-    "dit": DiTConfig(patch=4, width=16, depth=3, heads=2, vector=3, image=2),
+    "dit": DiTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5, vector=3, image=2),
     "uvit": UViTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5),
     "mmdit": MMDiTConfig(patch=4, width=16, depth=3, heads=2, context=6, length=5, vector=3, pos_embed_max_size=4),
     "jit": JiTConfig(patch=4, width=16, depth=3, heads=2, bottleneck=5, context_tokens=2, context_start=1),
 }  # fmt: skip
-TEXTUAL = ["latent", "uvit", "mmdit"]
+TEXTUAL = ["latent", "dit", "uvit", "mmdit"]
 
 
 def awake(net: nn.Module) -> nn.Module:
@@ -146,7 +146,7 @@ def test_blocks_start_as_the_identity():
     for stage in small("adm").middle:
         assert torch.equal(stage(features, condition), features)
     dit, jit, mmdit = small("dit"), small("jit"), small("mmdit")
-    assert torch.equal(dit.blocks[0](tokens, condition[:, :16]), tokens)
+    assert torch.equal(dit.blocks[0](tokens, condition[:, :16], text, mask), tokens)
     assert torch.equal(jit.blocks[0](tokens, condition[:, :16], jit.angles[2:]), tokens)
     given = torch.randn(2, 5, 16)
     x, y = mmdit.blocks[0](tokens, given, condition[:, :16], None)

@@ -20,7 +20,7 @@ UNET = {
     "skip_scale": 1.0, "attend_last": False, "resample_proj": False, "resample_filter": (1, 1), "pyramid": False,
     "context": 0, "vector": 0, "image": 0, "fourier": None, "frequencies": 1,
 }  # fmt: skip
-DIT = {"activation": "gelu", "local": False, "vector": 0, "image": 0, "endpoint": True}
+DIT = {"activation": "gelu", "local": False, "vector": 0, "image": 0, "context": 0, "endpoint": True}
 """Settings that diffusers' models do not have, as they must be."""
 
 Description = tuple[str, dict[str, Any], dict[str, Tensor]]

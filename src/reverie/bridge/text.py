@@ -18,6 +18,7 @@ from reverie.bridge.building import plausible
 from reverie.bridge.folder import Folder
 from reverie.core.condition import Entry
 from reverie.core.errors import RunError
+from reverie.core.text import positions
 
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -101,18 +102,8 @@ class Encoder:
             max_length=self.length or self.tokenizer.model_max_length,
         )
         special = set(self.tokenizer.all_special_ids)
-        found: dict[str, tuple[int, ...]] = {}
-        place = 0
-        for word in text.split():
-            begin = text.index(word, place)
-            place = begin + len(word)
-            here = [
-                i
-                for i, ((a, b), token) in enumerate(zip(given["offset_mapping"], given["input_ids"], strict=True))
-                if token not in special and a < place and b > begin and text[a:b].strip()
-            ]
-            found[word] = (*found.get(word, ()), *here)
-        return found
+        each = zip(given["offset_mapping"], given["input_ids"], strict=True)
+        return positions(text, [None if token in special else at for at, token in each])
 
 
 class Texts:

@@ -91,6 +91,8 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
             if isinstance(net, Network) and not isinstance(net, Foreign)
             else _foreign(net)
         )
+    elif denoise.conditioner.text is not None:
+        raise InputError("diffusers has no place for what this run has learned to read texts with")
     elif isinstance(net, Network) and net.config is not None:
         scheduler, (kind, config, state) = _translated(denoise, net)
     else:

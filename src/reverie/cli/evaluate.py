@@ -17,11 +17,14 @@ from reverie.core.names import GridName
 from reverie.core.text import shown
 
 if TYPE_CHECKING:
+    from reverie.measure.captions import CaptionScores
     from reverie.measure.figures import Evaluation, Outliers
     from reverie.recipes.recipe import Recipe
 
 KEYS = ("solver", "steps", "grid", "scale")
-SAMPLES = (*KEYS, "seeds", "judge", "extractor", "reference", "write_statistics")
+LOOKS = ("judge", "extractor", "reference", "write_statistics")
+"""What samples are measured by."""
+SAMPLES = (*KEYS, "seeds", *LOOKS, "score")
 """What the samples that are measured depend on, and what they are measured by."""
 
 
@@ -43,6 +46,8 @@ class Arguments(Placing):
         reference: statistics of a data set (npz of ADM, EDM or pytorch-fid) to take the Fréchet distance to, besides held-out pictures.
         write_statistics: write such a file (npz) of all training pictures; it is the reference if none is given.
         batch: samples drawn at a time.
+        score: in place of all this, whether samples show the captions of held-out pictures, by a picture-text model: a run of the task
+            towers, or a folder of transformers with a CLIP.
         outliers: in place of all this, whether the model's density tells held-out pictures from those of another data set or folder, n of
             each.
     """
@@ -59,6 +64,7 @@ class Arguments(Placing):
     reference: Path | None = None
     write_statistics: Path | None = None
     batch: Annotated[int, Bound(ge=1, le=10**6)] = 250
+    score: Path | None = None
     outliers: str | None = None
 
 
@@ -69,7 +75,11 @@ def main(arguments: list[str]) -> None:
             if field.name in SAMPLES and getattr(given, field.name) != field.default:
                 flag = field.name.replace("_", "-")
                 raise InputError(f"--outliers asks for densities, and draws no samples: leave --{flag} out")
-    from reverie.recipes.measuring import measure, tell_apart
+    if given.score is not None:
+        for name in LOOKS:
+            if getattr(given, name) is not None:
+                raise InputError(f"--score asks for captions only: leave --{name.replace('_', '-')} out")
+    from reverie.recipes.measuring import match, measure, tell_apart
     from reverie.solve.maps import MADE
 
     run = given.open(given.run)
@@ -79,6 +89,10 @@ def main(arguments: list[str]) -> None:
         return
     asked = {key: getattr(given, key) for key in KEYS}
     config = drawn_with(run.recipe, asked)
+    if given.score is not None:
+        show_captions(match(run, given.score, config, n=given.n, seeds=given.seeds, batch_size=given.batch))
+        print(shown(run.folder / "captions.json"))
+        return
     several = run.recipe.task.measured(config) if all(value is None for value in asked.values()) else (config,)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", MADE)
@@ -175,6 +189,21 @@ def show_outliers(found: "Outliers") -> None:
     table.add_column("AUROC", justify="right")
     for name, area in found.rows:
         table.add_row(name, area)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(shown(found.how), markup=False)
+
+
+def show_captions(found: "CaptionScores") -> None:
+    """Print the figures as a table, with how they were taken below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("", *found.heads):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in found.table:
+        table.add_row(*row)
     console = Console(highlight=False)
     console.print(table)
     console.print(shown(found.how), markup=False)

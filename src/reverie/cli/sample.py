@@ -2,6 +2,8 @@
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -44,7 +46,9 @@ class Arguments(Placing):
         run: folder of a run, or of one of its checkpoints; with like, in place of the one that drew the picture.
         like: a PNG that this command wrote: what is not given is as it was drawn, so that it is drawn again.
         label: what to draw: a class or several (7 or 0,1,2, by name or number), all, or none; dealt out in turn. All without.
-        n: how many pictures; without it 16, or the next multiple of the number of labels.
+        text: what to draw, in words, for a model of captions; several are dealt out in turn.
+        negative: with text, what guidance leads away from.
+        n: how many pictures; without it 16, or the next multiple of the number of labels or texts.
         out: a picture file, which gets all in a grid, or a folder, which gets a file each; samples.png without, with like NAME-again.png
             beside it.
         steps: of the solver.
@@ -70,6 +74,8 @@ class Arguments(Placing):
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     like: Path | None = None
     label: str | None = None
+    text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT …")] = ()
+    negative: str | None = None
     n: Annotated[int, Bound(ge=1, le=10**6)] | None = None
     out: Path | None = None
     steps: Annotated[int, STEPS] | None = None
@@ -108,38 +114,45 @@ def main(arguments: list[str]) -> None:
     run = given.open(given.run)
     recipe, teaching = run.recipe, teacher(given.guide)
     labels = choose(given.label, recipe if teaching is None or recipe.data.classes else teaching.recipe)
-    n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
+    if given.negative is not None and not given.text:
+        raise InputError("--negative says what to lead away from: say with --text what to draw")
+    if given.text and given.label is not None:
+        raise InputError("--text and --label both say what to draw: give one of them")
+    labels = None if given.text else labels
+    told = len(labels or given.text)
+    n = math.ceil(16 / max(1, told)) * max(1, told) if given.n is None else given.n
     if given.canvas is not None and given.image is not None:
         raise InputError("--image starts from a picture of the model's size: leave --canvas out")
     values = math.prod(run.spec.shape[:-2]) * math.prod(given.canvas or run.spec.shape[-2:])
     afford(4 * n * values, f"--n {n}", "draw fewer at a time, each time with another --seed")
-    if labels is None and given.scale is not None and given.scale != 1.0:
-        raise InputError("--scale guides towards a label: give --label, or leave --scale out")
-    if labelled(given.guide) and labels is None:
-        raise InputError("--guide cfg, apg and classifier guide towards a label: give --label")
+    if not told and given.scale is not None and given.scale != 1.0:
+        raise InputError("--scale guides towards a label or a text: give --label or --text, or leave --scale out")
+    if labelled(given.guide) and not told:
+        raise InputError("--guide cfg, apg and classifier guide towards a label or a text: give --label or --text")
     if scaled(given.guide) and given.scale is not None:
         raise InputError(
             "--guide cfg, apg, auto and classifier have a scale of their own, in place of --scale: leave that out"
         )
     asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
-    if (labels is None or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
+    if (not told or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
     generator = hinted(given, run, config) if given.hint else run.generator(config)
+    cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
     if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
             raise InputError(
                 f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}"
             )
-        images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
+        images = steered(given, generator.denoise, config, recipe, cond, n)
     else:
-        images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
+        images = sample(generator, n, cond, seed=given.seed, progress="sampling")
     for number, word in enumerate(given.then, 1):
         images = enlarged(given, images, word, given.seed + number * STRIDE)
     names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
-    told, index = flags(replace(given, n=n)), None if drawn is None else drawn.index
-    for path in write(images, out, names, lambda i: text.chunks(run, told, config, given.seed, i), index):
+    names, words, index = names or given.text, flags(replace(given, n=n)), None if drawn is None else drawn.index
+    for path in write(images, out, names, lambda i: text.chunks(run, words, config, given.seed, i), index):
         print(shown(path))
 
 
@@ -312,6 +325,20 @@ def condition(labels: list[int] | None, n: int) -> "Cond | None":
     from reverie.core.condition import Cond
 
     return None if labels is None else Cond(label=[labels[i % len(labels)] for i in range(n)])
+
+
+def said(generator: "Generator", texts: Sequence[str], negative: str | None, n: int) -> "Cond":
+    """The texts, dealt out in turn to n pictures; of one that is too long it is printed how much is read."""
+    import torch
+
+    from reverie.core.conditioner import conditioner_of
+
+    with warnings.catch_warnings(record=True) as cut, torch.no_grad():
+        warnings.simplefilter("always")
+        cond = conditioner_of(generator)(text=list(texts), negative=negative)
+    for warning in cut:
+        print(shown(warning.message), file=sys.stderr)
+    return cond.index([i % len(texts) for i in range(n)])
 
 
 def write(

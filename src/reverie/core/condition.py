@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from reverie.core import spelling
 from reverie.core.errors import InputError, nearest, unknown
 
 
@@ -14,13 +15,14 @@ class Entry(NamedTuple):
     """One condition: ``value`` (B, …), ``mask`` (B, L) true where a token is real (None without padding), ``present`` (B,) bool.
 
     Where ``present`` is false the network uses its null value, as in classifier-free training (Ho & Salimans 2022), or ``null`` (B, …),
-    the value given in its place: see :meth:`Cond.with_null`.
+    the value given in its place: see :meth:`Cond.with_null`; of a sequence ``null_mask`` (B, L) is true where that is real.
     """
 
     value: Tensor
     mask: Tensor | None
     present: Tensor
     null: Tensor | None = None
+    null_mask: Tensor | None = None
 
     @classmethod
     def of(cls, value: Any, mask: Tensor | None = None) -> "Entry":
@@ -40,8 +42,8 @@ class Entry(NamedTuple):
         return cls(value, mask, torch.ones(len(value), dtype=torch.bool, device=value.device))
 
     def map(self, f: Any) -> "Entry":
-        mask, null = (None if v is None else f(v) for v in (self.mask, self.null))
-        return Entry(f(self.value), mask, f(self.present), null)
+        mask, null, null_mask = (None if v is None else f(v) for v in (self.mask, self.null, self.null_mask))
+        return Entry(f(self.value), mask, f(self.present), null, null_mask)
 
     def fill(self, null: Tensor) -> "Entry":
         """The entry with the null where nothing is present, in the dtype of the null: what a network reads.
@@ -51,9 +53,10 @@ class Entry(NamedTuple):
         """
         value, mask = self.value.to(null.dtype), self.mask
         null = null.expand(len(value), *null.shape) if self.null is None else self.null.to(null.dtype)
-        if value.ndim == 3 and (mask is not None or null.shape[1] != value.shape[1]):
+        masked = mask is not None or self.null_mask is not None
+        if value.ndim == 3 and (masked or null.shape[1] != value.shape[1]):
             length = max(value.shape[1], null.shape[1])
-            (value, mask), (null, real) = _pad(value, mask, length), _pad(null, None, length)
+            (value, mask), (null, real) = _pad(value, mask, length), _pad(null, self.null_mask, length)
             mask = torch.where(self.present[:, None], mask, real)
         present = self.present.reshape(-1, *(1,) * (value.ndim - 1))
         return Entry(torch.where(present, value, null), mask, self.present)
@@ -138,6 +141,27 @@ class Image:
         return f"a picture of {self.channels} channels"
 
 
+@dataclass(frozen=True)
+class Text:
+    """The condition is a text of at most ``length`` tokens, (B, L) whole numbers as :func:`reverie.core.spelling.spelled` makes them.
+
+    It is what data holds; networks are told what a text encoder makes of it, :class:`Tokens`.
+    """
+
+    length: int
+
+    def check(self, name: str, entry: Entry) -> None:
+        """Raise an :class:`InputError` unless the value holds tokens, (B, 1 … length)."""
+        value, wanted = entry.value, f"a text of 1 to {self.length} tokens a sample, (B, L) whole numbers"
+        if value.is_floating_point() or value.ndim != 2 or not 1 <= value.shape[1] <= self.length:
+            raise InputError(f"{name} is {wanted}: got {value.dtype} of shape {tuple(value.shape)}")
+        if ((value < 0) | (value >= spelling.VOCABULARY)).any():
+            raise InputError(f"{name} is {wanted}, tokens of 0 to {spelling.VOCABULARY - 1}: use core.spelling.spelled")
+
+    def __str__(self) -> str:
+        return f"a text of {self.length} tokens"
+
+
 def _floating(name: str, entry: Entry, wanted: str, shape: tuple[int | None, ...]) -> None:
     for value in (entry.value, entry.null):
         if value is None:
@@ -149,7 +173,7 @@ def _floating(name: str, entry: Entry, wanted: str, shape: tuple[int | None, ...
         raise InputError(f"{name} holds numbers that are not finite")
 
 
-ConditionSpec = Label | Vector | Tokens | Image
+ConditionSpec = Label | Vector | Tokens | Text | Image
 Conditions = Mapping[str, ConditionSpec]
 
 
@@ -204,7 +228,7 @@ class Cond:
         for name, null in values.items():
             if name not in entries:
                 raise unknown("condition", name, entries)
-            entries[name] = entries[name]._replace(null=null.expand(len(self), *null.shape[1:]))
+            entries[name] = entries[name]._replace(null=null.expand(len(self), *null.shape[1:]), null_mask=None)
         return Cond(**entries)
 
     def drop(self, keep: Tensor) -> "Cond":
@@ -306,7 +330,11 @@ def _cat(a: Entry, b: Entry) -> Entry:
         raise InputError(
             "conditions whose nulls were replaced join only with others whose nulls were, of the same shape"
         )
-    return Entry(value, mask, present, torch.cat([a.null, b.null]))
+    masks = None
+    if a.null_mask is not None or b.null_mask is not None:
+        length = a.null.shape[1]
+        masks = torch.cat([_pad(a.null, a.null_mask, length)[1], _pad(b.null, b.null_mask, length)[1]])
+    return Entry(value, mask, present, torch.cat([a.null, b.null]), masks)
 
 
 def _join(a: tuple[Tensor, Tensor | None], b: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:

@@ -124,6 +124,37 @@ class Conditioner:
         return self.classes.index(value)
 
 
+def spoken(
+    model: Any, cond: Cond | None, text: str | Sequence[str] | None, negative: str | Sequence[str] | None = None
+) -> Cond | None:
+    """What a model is told: a text or several, as its conditioner reads them, or conditions as they are.
+
+    Raises:
+        InputError: for both, for a ``negative`` without a text, or a model that reads no texts.
+    """
+    if text is None:
+        if negative is not None:
+            raise InputError("negative= says what to lead away from: say with text= what to draw")
+        return cond
+    if cond is not None:
+        raise InputError("text= and cond= both say what to draw: give one of them")
+    conditioner = conditioner_of(model)
+    return conditioner(text=[text] if isinstance(text, str) else list(text), negative=negative)
+
+
+def conditioner_of(model: Any) -> Conditioner:
+    """The conditioner of a model, or of the one that a sampler draws with.
+
+    Raises:
+        InputError: when it reads no texts.
+    """
+    found = getattr(model, "conditioner", None) or getattr(getattr(model, "denoise", None), "conditioner", None)
+    if not isinstance(found, Conditioner) or found.text is None:
+        taken = ", ".join(getattr(model, "conditions", None) or ()) or "nothing"
+        raise InputError(f"this model reads no texts, it is conditioned on: {taken}. Train one with --data.captions")
+    return found
+
+
 def _several(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 

@@ -234,7 +234,7 @@ def _joined(conds: Sequence[Cond | None], n: int) -> Cond | None:
     known = {name: cond[name] for cond in conds if cond is not None for name in cond}
     if not known:
         return None
-    absent = Cond(**{name: entry._replace(null=None) for name, entry in known.items()}).null()
+    absent = Cond(**{name: entry._replace(null=None, null_mask=None) for name, entry in known.items()}).null()
     whole = (
         absent if cond is None else Cond(**{name: (cond if name in cond else absent)[name] for name in known})
         for cond in conds
@@ -369,7 +369,10 @@ class NetDenoiser(Bounded, Denoiser):
 
     Attributes:
         conditioner: makes conditions of texts, class names and pictures.
+        told: of a model with text encoders, makes of a text as data holds it what the network takes; what is that already stays.
     """
+
+    told: Callable[[Cond], Cond] | None = None
 
     def __init__(
         self,
@@ -403,6 +406,7 @@ class NetDenoiser(Bounded, Denoiser):
 
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         if (cond := as_cond(cond)) is not None:
+            cond = cond if self.told is None else self.told(cond)
             cond.check_names(self.conditions)
         point = self.point(t, x)
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5

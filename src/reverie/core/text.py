@@ -1,6 +1,6 @@
 """Names as they come: what names of files and classes hold must neither end a job nor reach the terminal raw."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unicodedata import category
@@ -25,6 +25,26 @@ def shown(text: object) -> str:
         c if c == "\n" or c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode()
         for c in str(text)
     )
+
+
+def positions(text: str, offsets: Sequence[tuple[int, int] | None]) -> dict[str, tuple[int, ...]]:
+    """The numbers of the tokens that each word of a text is made of; a word that comes twice has those of both.
+
+    Args:
+        offsets: of each token, where it begins and ends in the text; None for one that stands for nothing in it.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    place = 0
+    for word in text.split():
+        begin = text.index(word, place)
+        place = begin + len(word)
+        here = [
+            i
+            for i, at in enumerate(offsets)
+            if at is not None and at[0] < place and at[1] > begin and text[at[0] : at[1]].strip()
+        ]
+        found[word] = (*found.get(word, ()), *here)
+    return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from reverie.data.catalog import names
 
 if TYPE_CHECKING:
     from reverie.data import order
+    from reverie.data.captions import Captioned, Captions
     from reverie.data.codes import encoded
     from reverie.data.images import ImageSet, Skipped
     from reverie.data.loader import Loader
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from reverie.data.wrapped import Wrapped
 
 __all__ = [
+    "Captioned",
+    "Captions",
     "ImageSet",
     "Loader",
     "Mirrored",
@@ -33,6 +36,7 @@ __all__ = [
 ]
 
 _WHERE = {"ImageSet": "images", "Skipped": "images", "Loader": "loader", "load": "loading", "encoded": "codes"}
+_WHERE |= {"Captioned": "captions", "Captions": "captions"}
 _WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped", "pack": "packing"}
 
 

@@ -13,6 +13,7 @@ from reverie.core.batch import Dataset
 from reverie.core.errors import RunError
 from reverie.core.progress import track
 from reverie.core.space import Space
+from reverie.data.captions import Captioned
 from reverie.data.images import ImageSet
 from reverie.data.tensors import Mirrored, TensorSet
 
@@ -25,6 +26,11 @@ KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", tor
 
 class CodeSet(TensorSet):
     """Codes of a data set, in place of the samples that they are codes of."""
+
+
+def of_codes(data: Dataset) -> bool:
+    """Whether the samples are codes, perhaps told captions."""
+    return isinstance(data, CodeSet) or (isinstance(data, Captioned) and of_codes(data.data))
 
 
 @torch.no_grad()

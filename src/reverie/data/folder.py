@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from reverie.core import image_files
+from reverie.data import captions
 from reverie.data.records import Records, Skipped
 
 
@@ -20,7 +21,7 @@ class Files(Records):
     """
 
     def __init__(self, root: Path, every: Sequence[str]) -> None:
-        self.root, self.paths = root, sorted(filter(is_picture, every))
+        self.root, self.every, self.paths = root, every, sorted(filter(is_picture, every))
         self.inner = self.paths
         self.key = tuple((path, *stamp(f"{root}/{path}")) for path in self.paths)
         self.skipped = [Skipped(path, "not a picture format") for path in sorted({*every} - {*self.paths})]
@@ -32,6 +33,9 @@ class Files(Records):
     def opened(self, i: int) -> Iterator[Image.Image]:
         with image_files.opened(self.root / self.paths[i]) as image:
             yield image
+
+    def captions(self, kept: Sequence[int]) -> tuple[list[str] | None, set[str]]:
+        return captions.read(self.root, [self.paths[i] for i in kept], sorted(self.every))
 
 
 def is_picture(path: str) -> bool:

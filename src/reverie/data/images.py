@@ -14,7 +14,8 @@ from torch import Tensor
 
 from reverie.core import describe
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Conditions, Label
+from reverie.core.condition import Cond, Conditions, Entry, Label, Text
+from reverie.data.captions import Captions
 from reverie.data.demand import OnDemand
 from reverie.data.records import Skipped
 
@@ -40,6 +41,8 @@ class ImageSet(Dataset):
     """Text columns, one string a picture: ``path`` of a folder; ``name``, ``category`` … of the emoji."""
     text: str | None = None
     """The column that describes the pictures in words."""
+    captions: Captions | None = None
+    """What its batches say of the pictures in words; see :meth:`with_captions`."""
     skipped: list[Skipped] = field(default_factory=list)
     """Files of the folder that were left out (of all splits together)."""
     source: str | None = None
@@ -67,14 +70,26 @@ class ImageSet(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """Pictures (C, H, W) in [−1, 1], with a label if there are classes."""
+        """Pictures (C, H, W) in [−1, 1], with a label if there are classes and a text if there are captions."""
         count = 0 if self.labels is None else len(self.classes) or int(self.labels.max()) + 1
         conditions: Conditions = {"label": Label(count)} if count else {}
+        if self.captions is not None:
+            conditions = {**conditions, "text": Text(self.captions.length)}
         return DataSpec(self.shape, conditions, tuple(self.classes), self.name)
 
     def without_labels(self) -> "ImageSet":
         """The same pictures of no class."""
         return replace(self, labels=None, classes=[])
+
+    def with_captions(self, templates: Sequence[str] = ("{}",), length: int | None = None) -> "ImageSet":
+        """The same pictures, told by their captions in place of a class: see :meth:`reverie.data.captions.Captions.of`.
+
+        Raises:
+            InputError: when there are no captions.
+        """
+        captions = Captions.of(self.columns, self.text, templates, length, self.name)
+        notes = [*self.notes, *captions.notes]
+        return replace(self, labels=None, classes=[], captions=captions, notes=notes)
 
     @property
     def channels(self) -> int:
@@ -109,7 +124,7 @@ class ImageSet(Dataset):
 
     @property
     def texts(self) -> list[str] | None:
-        """A description of each picture, or None."""
+        """A description of each picture, "" where it has none, or None."""
         return list(self.columns[self.text]) if self.text else None
 
     @cached_property
@@ -118,13 +133,17 @@ class ImageSet(Dataset):
         return self.store[self.rows]
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
-        """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels if there are any."""
+        """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels and plain captions if
+        there are any."""
         return self.finish(self.raw(positions))
 
     def raw(self, positions: Tensor | Sequence[int]) -> Batch:
         """The same as uint8."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
-        return Batch(self.store[self.rows[chosen]], None if self.labels is None else Cond(label=self.labels[chosen]))
+        told = {} if self.labels is None else {"label": Entry.of(self.labels[chosen])}
+        if self.captions is not None:
+            told["text"] = self.captions.entry([self.captions.say(row) for row in chosen.tolist()])
+        return Batch(self.store[self.rows[chosen]], Cond(**told) if told else None)
 
     def finish(self, raw: Batch) -> Batch:
         """uint8 brought to [−1, 1]."""

@@ -70,6 +70,14 @@ class Records(ABC):
         with image_files.opened(Path(self.paths[i]), self.read(i)) as image:
             yield image
 
+    def captions(self, kept: Sequence[int]) -> tuple[list[str] | None, set[str]]:
+        """The caption of each of the records at these positions, "" where it has none, and the files that hold them; None where none has.
+
+        Raises:
+            InputError: for a file of captions that cannot be read.
+        """
+        return None, set()
+
     def labels(self, kept: Sequence[int]) -> tuple[np.ndarray | None, list[str]]:
         """The class of each of the records at these positions, and the names of the classes; None and none where there are no classes.
 

@@ -59,7 +59,9 @@ def load_stored(
     if not records.paths:
         raise InputError(f"no pictures in {records.root}: it holds {len(records.skipped)} other files.")
     known = decoding.decoded(records, size, channels, fit, largest)
-    skipped, notes = sorted([*records.skipped, *known.broken]), list(known.notes)
+    texts, holding = records.captions(known.kept)
+    skipped = sorted([*(item for item in records.skipped if item.path not in holding), *known.broken])
+    notes = list(known.notes)
     if not known.kept:
         raise InputError(
             f"none of the {len(records)} pictures in {records.root} could be read; "
@@ -76,7 +78,8 @@ def load_stored(
         "labels": labels,
         "held_out": hold_out(paths, labels) if records.held_out is None else records.held_out[known.kept],
         "classes": classes,
-        "columns": {"path": paths},
+        "columns": {"path": paths} if texts is None else {"path": paths, "caption": texts},
+        "text": None if texts is None else "caption",
         "digests": known.digests,
         "skipped": skipped,
         "notes": [shown(note) for note in notes],

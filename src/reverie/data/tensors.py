@@ -79,9 +79,16 @@ class Mirrored(Dataset):
     """A data set of pictures, followed by their mirror images: position ``len(data) + i`` is picture i mirrored.
 
     What else of a sample lies on the same pixels is mirrored with it: masks and second pictures in ``extra``.
+
+    Raises:
+        InputError: for data that is no pictures.
     """
 
     def __init__(self, data: Dataset) -> None:
+        if len(data.spec.shape) < 2:
+            raise InputError(
+                f"pictures have mirror images, samples of shape {data.spec.shape} have none: leave --data.flip out"
+            )
         self.data, self.name = data, data.name
 
     @property
@@ -107,7 +114,7 @@ class Mirrored(Dataset):
         height, width = batch.x.shape[-2:]
 
         def mirror(value: Tensor) -> Tensor:
-            if value.shape[-2:] != (height, width):
+            if value.ndim < 3 or value.shape[-2:] != (height, width):
                 return value
             return torch.where(turned.reshape(-1, *(1,) * (value.ndim - 1)), value.flip(-1), value)
 

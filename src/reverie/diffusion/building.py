@@ -12,6 +12,7 @@ from torch import nn
 from reverie import guide, nets, spaces
 from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError, unknown
 from reverie.core.files import inside
@@ -21,12 +22,13 @@ from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
 from reverie.data import Loader, encoded
-from reverie.data.codes import CodeSet
+from reverie.data.codes import of_codes
 from reverie.diffusion import first_stage
 from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.showing import shown
+from reverie.diffusion.texts import reading, texts_of
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
@@ -155,6 +157,8 @@ def prepare_teacher(teacher: str, given: Given) -> None:
     if path.exists():
         return
     model: NetDenoiser = given.load(teacher)
+    if getattr(model, "told", None) is not None:
+        raise InputError(f"{teacher} is told texts: what learns from a model is told classes, or nothing")
     data = (model.space.data_shape(model.shape), {**model.conditions})
     if data != (given.spec.shape, {**given.spec.conditions}):
         raise InputError(
@@ -220,13 +224,15 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     shape, schedule = space.code_shape(spec.shape), schedule_of(config)
-    own = config.net
-    if "text" not in spec.conditions and getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
+    own, texts = config.net, texts_of(config.text, spec, seed, hasattr(config.net, "vector"))
+    if texts is not None:
+        own = reading(own, texts)
+    elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
     net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
-    model = NetDenoiser(
+    denoise = NetDenoiser(
         net,
         schedule,
         config.kind,
@@ -238,7 +244,10 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     )
     if config.augment:  # the network is told, the model takes no condition more
         net.listen(CHANGES, count=TOLD)  # pyright: ignore[reportCallIssue]
-    return model
+    if texts is not None:
+        denoise.told = texts.told
+        denoise.conditioner = Conditioner(denoise.conditions, spec.classes, texts)
+    return denoise
 
 
 def learns_variance(net: object) -> bool:
@@ -287,7 +296,8 @@ def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path
 
 def check_fed(model: NetDenoiser | NetClassifier, spec: DataSpec) -> None:
     """Raise an :class:`InputError` when the network listens to conditions that the data does not give."""
-    if unfed := [name for name in getattr(model, "conditions", ()) if name not in spec.conditions]:
+    given_by_text = {"vector"} if getattr(model, "told", None) is not None else set()
+    if unfed := [name for name in getattr(model, "conditions", ()) if name not in {*spec.conditions, *given_by_text}]:
         given = ", ".join(spec.conditions) or "none"
         raise InputError(
             f"the network listens to the conditions {', '.join(unfed)}, and the data gives {given}: leave the settings of net that ask for "
@@ -304,7 +314,7 @@ def denoising(
     config: DenoisingConfig, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int
 ) -> Denoising:
     """The objective, on pictures or on codes of them; a prior is fitted to the data."""
-    codes = isinstance(data, CodeSet)
+    codes = of_codes(data)
     if model.prior is not None:
         _fit_prior(model, data)
     objective = {"simple": partial(Denoising, times=times(config, model.schedule)), "hybrid": Hybrid, "vlb": VLB}
@@ -326,7 +336,7 @@ def _fit_prior(model: NetDenoiser, data: Dataset) -> None:
     rows = torch.arange(0, len(data), -(-len(data) // FITTED))
     batches = [data.batch(part) for part in rows.split(500)]
     labels = [label for batch in batches if (label := batch.label) is not None]
-    codes = [batch.x if isinstance(data, CodeSet) else model.space.encode(batch.x) for batch in batches]
+    codes = [batch.x if of_codes(data) else model.space.encode(batch.x) for batch in batches]
     model.prior.fit(torch.cat(codes), torch.cat(labels) if labels else None)
 
 

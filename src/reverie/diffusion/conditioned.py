@@ -64,7 +64,7 @@ class PaletteConfig(OnPath):
     def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
         return {"denoiser": model.net}
 
-    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         """With a reference, each picture beside the next of its class."""
         from reverie.diffusion.palette import Referred
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.names import GridName
 from reverie.core.task import Given, Sweep, TaskConfig
-from reverie.nets.config import CONFIGS, DEFAULT, EncoderConfig, NetConfig
+from reverie.nets.config import BYTES, CONFIGS, DEFAULT, EncoderConfig, NetConfig, TextConfig
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -128,9 +128,10 @@ class DenoisingConfig(OnPath):
         data_std: of the data: scales the network's input to unit variance, as it is without; and the kind edm and the lognormal-sigma times
             are for data of it, of 0.5 without.
         loss_kind: the kind in which the error is measured; the network's own without.
-        drop: share of the images whose label is dropped, so that guidance works.
+        drop: share of the images whose label or caption is dropped, so that guidance works.
         augment: probability of each change of the training pictures (mirrored, turned, scaled, stretched, moved) that the network is told
             of, so that it draws none of them (Karras et al. 2022: .12 for CIFAR-10); 0 for none.
+        text: how captions are read, for data that has them.
         prior: correct the exact denoiser of one Gaussian a class with this many axes, fitted to the data, in place of learning all of it;
             needs a network that takes a picture as condition (dit, unet).
     """
@@ -146,6 +147,11 @@ class DenoisingConfig(OnPath):
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
     augment: Annotated[float, Bound(ge=0, le=1)] = 0.0
     prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def resolved(self) -> Self:
+        places = tuple(e if e == BYTES else str(Path(e).expanduser().absolute()) for e in self.text.encoders)
+        return replace(super().resolved(), text=replace(self.text, encoders=places))
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         from reverie.diffusion.building import check_objective, solving
@@ -155,12 +161,13 @@ class DenoisingConfig(OnPath):
         super().check(spec, sample)
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
-        """The codes of the data, made once, where a space is diffused."""
+        """The codes of the data, made once, where a space is diffused; with what is said of them in words."""
         from reverie.diffusion.building import coded
+        from reverie.diffusion.texts import captioned
 
-        if self.space.name == "pixels":
-            return data, held_out
-        return coded(data, folder, codes), coded(held_out, folder, codes)
+        pixels = self.space.name == "pixels"
+        seen, unseen = (data, held_out) if pixels else (coded(each, folder, codes) for each in (data, held_out))
+        return captioned(self.text, data, seen, folder), captioned(self.text, held_out, unseen, folder, plain=True)
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
         from reverie.diffusion.building import denoiser
@@ -168,7 +175,8 @@ class DenoisingConfig(OnPath):
         return denoiser(self, spec, seed, folder)
 
     def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
-        return {"denoiser": model.net}
+        own = getattr(model.conditioner.text, "own", None)
+        return {"denoiser": model.net} if own is None else {"denoiser": model.net, "text": own}
 
     def task(self, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Denoising:
         from reverie.diffusion.building import denoising
@@ -176,12 +184,14 @@ class DenoisingConfig(OnPath):
         return denoising(self, model, data, held_out, sample, seed)
 
     def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
-        return {**super().describe(model, spec), "shape": "x".join(map(str, model.shape)), "kind": model.kind.name}
+        shape, foreign = "x".join(map(str, model.shape)), getattr(model.conditioner.text, "foreign", ())
+        read = {"text": " ".join(each.fingerprint for each in foreign)} if foreign else {}
+        return {**super().describe(model, spec), "shape": shape, "kind": model.kind.name, **read}
 
     def open(self, model: NetDenoiser, spec: DataSpec) -> NetDenoiser:
         from reverie.core.conditioner import Conditioner
 
-        model.conditioner = Conditioner(model.conditions, spec.classes)
+        model.conditioner = Conditioner(model.conditions, spec.classes, model.conditioner.text)
         return model
 
     def generator(self, opened: Denoiser, sample: SampleConfig) -> Sampler:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.condition import Cond, Vector
@@ -44,7 +44,8 @@ class Denoising(Task):
     """The diffusion task.
 
     Args:
-        denoise: the network on its path; its condition is dropped at random so that it can be guided.
+        denoise: the network on its path; its condition is dropped at random so that it can be guided. Its own text encoder is trained along
+            with it.
         times: the density of t.
         drop: share of the images whose condition is dropped (Ho & Salimans 2022).
         loss_kind: the kind in which the error is measured; the network's own by default.
@@ -80,6 +81,8 @@ class Denoising(Task):
             self.denoise = copy.copy(denoise)
             self.denoise.conditions = {**denoise.conditions, CHANGES: Vector(TOLD)}
         self.players = {"denoiser": Player(denoise.net)}
+        if isinstance(own := getattr(denoise.conditioner.text, "own", None), nn.Module):
+            self.players["text"] = Player(own, along="denoiser")
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         cond = self.condition(batch, rng)

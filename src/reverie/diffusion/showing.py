@@ -15,6 +15,7 @@ from reverie.core.generator import Frame, Generator
 from reverie.core.progress import Progress
 from reverie.core.space import Identity, Space
 from reverie.core.task import Preview
+from reverie.data.captions import Captioned
 
 PIXELS, SECONDS = 4_000_000, 5.0
 """Pixels of a preview, and seconds that drawing it may take: there are fewer pictures where these are too many, and one at least."""
@@ -34,10 +35,11 @@ class _Slow(Exception):
 def shown(
     data: Dataset, draws: Callable[[NetDenoiser], Generator], seed: int, space: Space | None = None
 ) -> Callable[[NetDenoiser], Preview]:
-    """A row of real pictures and up to :data:`ROWS` of samples on fixed noise, a class a column below its name if there are classes.
+    """A row of real pictures and up to :data:`ROWS` of samples on fixed noise, a class a column below its name if there are classes, a
+    caption a column if there are captions.
 
     Args:
-        data: pictures, perhaps with labels; or codes.
+        data: pictures, perhaps with labels or captions; or codes.
         draws: what draws with a denoiser.
         seed: of the noise.
         space: that of the codes, which are shown as the pictures that they stand for.
@@ -47,7 +49,13 @@ def shown(
     *_, height, width = space.data_shape(data.spec.shape)
     room = max(1, PIXELS // (height * width))
     names: Sequence[str] = ()
-    if labels is None:
+    told: Cond | None = None
+    if isinstance(data, Captioned):
+        columns = min(COLUMNS, room, len(data.captions))
+        samples = torch.linspace(0, len(data.captions) - 1, columns).long()
+        names, rows = [data.captions.say(int(i)) for i in samples], samples * data.captions.ways
+        told = data.batch(rows.repeat(ROWS)).cond
+    elif labels is None:
         columns = min(COLUMNS, room)
         rows = torch.arange(min(columns, len(data)))
     else:
@@ -55,13 +63,17 @@ def shown(
         columns = len(present)
         names = [data.spec.classes[label] if data.spec.classes else str(label) for label in present.tolist()]
         rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
+        told = Cond(label=present.repeat(ROWS))
     count = columns * max(1, min(ROWS, room // columns - 1))
-    told = None if labels is None else present.repeat(ROWS)
     with torch.no_grad():
         real = space.decode(data.batch(rows).x)
 
     def show(denoise: NetDenoiser) -> Preview:
-        made = drawn(draws(denoise), count, None if told is None else Cond(label=told[:count]), seed)
+        cond = told
+        if cond is not None and denoise.told is not None:
+            with torch.no_grad():
+                cond = denoise.told(cond.to(denoise.device))
+        made = drawn(draws(denoise), count, None if cond is None else cond.index(slice(count)), seed)
         blank = torch.ones(columns - len(real), *real.shape[1:])
         return Preview(torch.cat([real, blank, made.cpu()]), columns, names)
 

@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.measure.captions import CaptionScores, caption_scores
+    from reverie.measure.clip import CLIP
     from reverie.measure.density import auroc, outliers
     from reverie.measure.disentangling import mutual_information_gap
     from reverie.measure.evaluation import evaluate
@@ -15,22 +17,31 @@ if TYPE_CHECKING:
     from reverie.measure.kernel import kernel_distance
     from reverie.measure.neighbours import memorisation, nearest
     from reverie.measure.precision_and_recall import precision_recall
+    from reverie.measure.retrieval import PictureText, clip_score, matched
     from reverie.measure.statistics import Statistics
+    from reverie.measure.towers import Towers
 
 __all__ = [
+    "CLIP",
+    "CaptionScores",
     "Evaluation",
     "FeatureExtractor",
     "Figure",
     "Inception",
     "Judge",
     "Outliers",
+    "PictureText",
     "Statistics",
+    "Towers",
     "auroc",
+    "caption_scores",
+    "clip_score",
     "evaluate",
     "frechet_distance",
     "frechet_distance_of_moments",
     "frechet_distance_to_moments",
     "kernel_distance",
+    "matched",
     "memorisation",
     "mutual_information_gap",
     "nearest",
@@ -39,19 +50,26 @@ __all__ = [
 ]
 
 _HOME = {
+    "CLIP": "clip",
+    "CaptionScores": "captions",
     "Evaluation": "figures",
     "FeatureExtractor": "extract",
     "Figure": "figures",
     "Inception": "inception",
     "Judge": "judge",
     "Outliers": "figures",
+    "PictureText": "retrieval",
     "Statistics": "statistics",
+    "Towers": "towers",
     "auroc": "density",
+    "caption_scores": "captions",
+    "clip_score": "retrieval",
     "evaluate": "evaluation",
     "frechet_distance": "frechet",
     "frechet_distance_of_moments": "frechet",
     "frechet_distance_to_moments": "frechet",
     "kernel_distance": "kernel",
+    "matched": "retrieval",
     "memorisation": "neighbours",
     "mutual_information_gap": "disentangling",
     "nearest": "neighbours",

@@ -1,20 +1,22 @@
-"""The settings of the judge. Cheap to import: the command line makes its flags from them."""
+"""The settings of the judge and of the picture-text model. Cheap to import: the command line makes its flags from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import Bound
 from reverie.core.task import TaskConfig
+from reverie.nets.config import EncoderConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from reverie.core.batch import Dataset, DataSpec
     from reverie.measure.judge import Judge, Judging
+    from reverie.measure.towers import Pairing, Towers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +58,58 @@ class JudgeConfig(TaskConfig):
         from reverie.measure.judge import Judging
 
         return Judging(model, held_out, smoothing=self.smoothing, distorted=self.distort)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowersConfig(TaskConfig):
+    """A picture-text model, which says how well pictures match captions: `reverie evaluate RUN --score TOWERS` (Radford et al. 2021).
+
+    Attributes:
+        encoder: the network of pictures.
+        width: features of a letter of a text.
+        depth: blocks of the transformer that reads them.
+        heads: of its attention.
+        dim: numbers of the common vectors.
+        objective: softmax over the batch as in CLIP, or a sigmoid a pair as in SigLIP.
+        distort: whether pictures are turned, scaled, sheared, shifted and bent at random.
+    """
+
+    name: ClassVar[str] = "towers"
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    width: Annotated[int, Bound(ge=1, le=8_192)] = 128
+    depth: Annotated[int, Bound(ge=1, le=128)] = 3
+    heads: Annotated[int, Bound(ge=1, le=128)] = 4
+    dim: Annotated[int, Bound(ge=1, le=65_536)] = 128
+    objective: Literal["softmax", "sigmoid"] = "softmax"
+    distort: bool = True
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Towers:
+        import torch
+
+        from reverie.measure.towers import Towers
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Towers(self, spec)
+
+    def next(self, run: str, data: str) -> str:
+        model = f"runs/{Path(data).name}"
+        return (
+            f"reverie train --data {quote(data)} --data.captions; reverie evaluate {quote(model)} --score {quote(run)}"
+        )
+
+    def modules(self, model: Towers) -> dict[str, nn.Module]:
+        return {"towers": model}
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """The pictures told in all ways, and the held-out ones in the plain one."""
+        from reverie.data.captions import Captioned, of
+
+        captions = of(data)
+        return (data if captions is None else Captioned(data, captions)), held_out
+
+    def task(self, model: Towers, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Pairing:
+        from reverie.measure.towers import Pairing
+
+        return Pairing(model, held_out, self.objective, self.distort)

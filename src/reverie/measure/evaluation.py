@@ -52,6 +52,7 @@ def evaluate(
     held_out: ImageSet,
     extractor: FeatureExtractor,
     *,
+    told: Cond | None = None,
     judge: Judge | None = None,
     statistics: Statistics | None = None,
     n: int = 1000,
@@ -68,6 +69,7 @@ def evaluate(
         train: what it was trained on.
         held_out: what it is compared with.
         extractor: the features of Fréchet and kernel distance, precision and recall.
+        told: what the n samples of each seed are told, such as captions of held-out pictures, in place of classes.
         judge: says which class a sample shows; the extractor, if that is a judge. No accuracy without labels or judge.
         statistics: of the features of a data set, to which a Fréchet distance is taken besides, as papers do.
         n: samples per seed.
@@ -100,7 +102,8 @@ def evaluate(
     reference = ask(extractor, unseen_pictures)
     frechet = min(n, len(reference)) > reference.shape[1]
 
-    samples = _draw(generator, labels, n, seeds, batch_size)
+    told = Cond(label=labels) if told is None and labels is not None else told
+    samples = _draw(generator, told, n, seeds, batch_size)
     chosen = [_subset(train, held_out.labels, n, seed) for seed in seeds]
     real = [(some.x, some.label) for some in map(train.batch, chosen)]
     subjects = {
@@ -180,7 +183,7 @@ def blur(images: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h
 
 def _draw(
     generator: Generator,
-    labels: Tensor | None,
+    told: Cond | None,
     n: int,
     seeds: Sequence[int],
     batch: int,
@@ -191,7 +194,7 @@ def _draw(
         for seed in seeds:
             parts = []
             for rows in torch.arange(n).split(batch):
-                cond = None if labels is None else Cond(label=labels[rows])
+                cond = None if told is None else told.index(rows)
                 addresses = [(seed, int(row)) for row in rows]
                 images = generator.sample(len(rows), cond, seed=addresses)
                 if images.isnan().any():

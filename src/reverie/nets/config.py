@@ -27,6 +27,9 @@ class DiTConfig:
             (Chu et al. 2023, conditional positional encoding); it starts at zero.
         vector: numbers of the condition "vector"; 0 for none.
         image: channels of the condition "image"; 0 for none.
+        context: features of a token of the condition "text", to which each block attends after the picture (Chen et al. 2024, PixArt-α); 0
+            for none.
+        length: the most tokens that a text has.
         learn_sigma: also predict the variance, in as many channels again (Nichol & Dhariwal 2021).
         endpoint: the sinusoids' last frequency is 1/10000 itself, as in diffusers' DiT; off, one before it, as in the paper's code.
         mlp_eps: of the normalisations before the perceptrons.
@@ -40,6 +43,8 @@ class DiTConfig:
     local: bool = False
     vector: Width0 = 0
     image: Width0 = 0
+    context: Width0 = 0
+    length: Width = 77
     learn_sigma: bool = False
     endpoint: bool = True
     mlp_eps: Positive = 1e-6
@@ -200,6 +205,28 @@ class EncoderConfig:
     multipliers: Annotated[tuple[int, ...], Bound(ge=1, le=1_000)] = (1, 2, 4)
     blocks: Depth = 1
     attention: Annotated[tuple[int, ...], Bound(ge=1, le=65_536)] = (4,)
+    heads: Width = 4
+
+
+BYTES = "bytes"
+"""The name of our own text encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How captions are read, for data that has them.
+
+    Attributes:
+        encoders: bytes, our own small transformer on the bytes of a text, trained with the network; and folders of text encoders in
+            transformers' format (CLIP, T5, MiniLM), which stay as they are. Of several the tokens stand one after the other.
+        width: features of a token of our own.
+        depth: number of its transformer blocks.
+        heads: attention heads per block.
+    """
+
+    encoders: tuple[str, ...] = (BYTES,)
+    width: Width = 128
+    depth: Depth = 3
     heads: Width = 4
 
 

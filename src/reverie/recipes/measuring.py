@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from reverie.core.conditioner import Conditioner, conditioner_of
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import write
 from reverie.core.memory import afford
 from reverie.data import ImageSet
 from reverie.learn import grid
 from reverie.measure import judge as judges
+from reverie.measure.captions import FILE, CaptionScores, caption_scores
+from reverie.measure.clip import CLIP, is_clip
 from reverie.measure.density import outliers
 from reverie.measure.evaluation import evaluate
 from reverie.measure.extract import EfficientNetLite0, FeatureExtractor
@@ -25,9 +28,11 @@ from reverie.measure.figures import Evaluation, Outliers
 from reverie.measure.inception import EXPECTED, Inception
 from reverie.measure.judge import Judge
 from reverie.measure.pictures import sheet
+from reverie.measure.retrieval import PictureText
 from reverie.measure.statistics import Statistics
 from reverie.recipes import sources
 from reverie.recipes.runs import Run
+from reverie.recipes.telling import told
 
 EVALUATION = "evaluation.json"
 CLOSEST = "samples/closest.png"
@@ -82,6 +87,7 @@ def measure(
         train,
         held_out,
         looks,
+        told=told(generator, held_out, (i % len(held_out) for i in range(n))),
         judge=judged_by,
         statistics=statistics,
         n=n,
@@ -126,6 +132,79 @@ def tell_apart(run: Run, others: str, *, n: int = 1000, batch_size: int = 100) -
     path = run.path(EVALUATION)
     write(path, found.to_json(path))
     return found
+
+
+def match(
+    run: Run,
+    score: str | Path,
+    sample: Any = None,
+    *,
+    n: int = 1000,
+    seeds: Sequence[int] = (0, 1, 2),
+    batch_size: int = 250,
+) -> CaptionScores:
+    """How well a run draws the captions of held-out pictures, see :func:`reverie.measure.caption_scores`.
+
+    A model that takes no text but a class is told the classes of the pictures, whose names are the captions. Writes it into
+    ``captions.json``.
+
+    Args:
+        run: what to measure.
+        score: a run of the task ``towers``, or a folder of transformers with a CLIP.
+        sample, n, seeds, batch_size: as of :func:`measure`.
+
+    Raises:
+        InputError: for a model that takes neither text nor a class, or data without captions.
+    """
+    train, held_out = (sources.load(run.recipe, split) for split in ("train", "test"))
+    generator, looks = run.generator(sample), scorer(score, run.device)
+    captions, trained = _said(held_out), _said(train)
+    if not {"text", "label"} & set(generator.conditions) or captions is None or trained is None:
+        raise InputError(
+            f"--score asks whether captions are drawn, and {run.folder} draws by {', '.join(generator.conditions) or 'nothing'}: train a "
+            "model that is told captions or classes"
+        )
+    reads = "text" in generator.conditions
+    found = caption_scores(
+        generator,
+        conditioner_of(generator) if reads else Conditioner(generator.conditions, run.spec.classes),
+        looks,
+        held_out,
+        captions,
+        trained,
+        split=held_out.split,
+        n=n,
+        seeds=seeds,
+        batch_size=batch_size,
+    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    found = replace(found, date=now, images=run.checkpoint.state["images"])
+    found.save(run.path(FILE))
+    return found
+
+
+def scorer(score: str | Path, device: torch.device | str | None = None) -> PictureText:
+    """The picture-text model of a run, or transformers' CLIP of a folder.
+
+    Raises:
+        InputError: when there is neither.
+    """
+    if is_clip(Path(score).expanduser()):
+        return CLIP(score).to(device)
+    opened = Run(score, device).open()
+    if not isinstance(opened, PictureText):
+        raise InputError(
+            f"{score} is no picture-text model, but a {type(opened).__name__}: train one with `reverie train towers --data DATA`, or "
+            "give a folder of transformers with a CLIP"
+        )
+    return opened
+
+
+def _said(images: ImageSet) -> list[str] | None:
+    """What each picture is called, or the name of its class; None where it has neither."""
+    if images.captions is not None:
+        return [images.captions.say(row) for row in range(len(images))]
+    return None if images.labels is None else [images.classes[label] for label in images.labels.tolist()]
 
 
 def extractor(name: str, data: ImageSet, judge: str | Path | None) -> FeatureExtractor:

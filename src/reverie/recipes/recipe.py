@@ -26,6 +26,10 @@ class DataConfig:
         flip: mirror half of the pictures; not for digits or letters.
         labels: learn to draw by class, if the data has classes.
         codes: folder of the codes of a space, as `reverie data encode` makes them; the run's own without.
+        captions: learn to draw by what the pictures are called, in place of classes: names of emoji; in a folder NAME.txt beside a
+            picture, or metadata.jsonl.
+        templates: ways to say a caption, of which training takes one each time: {} stands for it, {category} for what that column says.
+        caption_length: the most tokens of a caption, one a byte; those of the longest without, at most 256.
         classes: their names, inferred.
         contents: how many pictures there were when the run began, and a hash of them; a run goes on with the same ones only.
     """
@@ -37,6 +41,9 @@ class DataConfig:
     flip: bool = False
     labels: bool = True
     codes: str | None = None
+    captions: bool = False
+    templates: tuple[str, ...] = ("{}",)
+    caption_length: Annotated[int, Bound(ge=2, le=65_536)] | None = None
     classes: Annotated[tuple[str, ...] | None, Suppress] = None
     contents: Annotated[str | None, Suppress] = None
 

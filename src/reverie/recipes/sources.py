@@ -12,7 +12,7 @@ from torch import Tensor
 from reverie import data
 from reverie.core import image_files
 from reverie.core.batch import DataSpec
-from reverie.core.condition import Conditions, Label
+from reverie.core.condition import Conditions, Label, Text
 from reverie.core.errors import InputError
 from reverie.core.text import shown
 from reverie.data import ImageSet, pixels
@@ -22,14 +22,16 @@ from reverie.recipes.recipe import DataConfig, Recipe
 
 
 def load(recipe: Recipe, split: Split = "train") -> ImageSet:
-    """The data of a recipe, without labels if it wants none.
+    """The data of a recipe, without labels if it wants none, with captions if it wants them.
 
     Raises:
-        InputError: when there is none.
+        InputError: when there is none, or there are no captions in it.
     """
     config = recipe.data
     images = data.load(config.name, split, size=config.size, channels=config.channels, fit=config.fit)
-    return images if config.labels else images.without_labels()
+    if config.captions and (len(images) or split == "train"):
+        return images.with_captions(config.templates, config.caption_length)
+    return images if config.labels and not config.captions else images.without_labels()
 
 
 def full_name(name: str) -> str:
@@ -47,6 +49,7 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         size=images.size,
         channels=images.channels,
         classes=None if images.labels is None else tuple(images.classes),
+        caption_length=recipe.data.caption_length if images.captions is None else images.captions.length,
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
         codes=None if recipe.data.codes is None else str(Path(recipe.data.codes).expanduser().absolute()),
     )
@@ -66,6 +69,8 @@ def spec(config: DataConfig) -> DataSpec:
         raise InputError("the recipe does not say the size and channels of its data: resolve it first")
     classes = config.classes or ()
     conditions: Conditions = {"label": Label(len(classes))} if classes else {}
+    if config.captions and config.caption_length is not None:
+        conditions = {**conditions, "text": Text(config.caption_length)}
     return DataSpec((config.channels, *pixels.sides(config.size)), conditions, classes, title(Path(config.name)))
 
 

@@ -27,7 +27,7 @@ from reverie.core.memory import afford, keep_freed_memory
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
-from reverie.data.codes import WHERE, CodeSet
+from reverie.data.codes import WHERE, of_codes
 from reverie.diffusion.teacher import FromRun
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
@@ -151,7 +151,7 @@ def make(recipe: Recipe, data: ImageSet, held_out: ImageSet, folder: Path) -> Ma
     task = recipe.task.task(model, seen, unseen, recipe.usual, recipe.seed)
     flip = recipe.data.flip
     if flip:  # mirrored codes are no codes of mirrored pictures
-        codes = isinstance(seen, CodeSet)
+        codes = of_codes(seen)
         seen = recipe.task.examples(Mirrored(data), held_out, folder, kept)[0] if codes else Mirrored(seen)
     return Made(model, task, Loader(seen, recipe.seed, flip=flip, workers=recipe.train.workers))
 

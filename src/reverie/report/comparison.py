@@ -111,9 +111,8 @@ def comparison(runs: Sequence[Compared], path: Path) -> Path:
     """
     shown = []
     for c in runs:
-        drawn, names = pictures(c.run), c.run.recipe.data.classes or ()
-        columns = len(drawn.classes) or 10
-        heads = [names[k] for k in drawn.classes]
+        drawn = pictures(c.run)
+        columns, heads = drawn.columns, drawn.heads(c.run.recipe.data.classes or ())
         images = [tile(image, f"sample of {c.name}") for image in drawn.samples[: ROWS * columns]]
         between = _between(c, columns)
         along = [] if between is None else [tile(im, f"between two samples of {c.name}") for im in to_bytes(between)]

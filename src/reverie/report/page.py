@@ -21,6 +21,8 @@ from torch import Tensor
 from reverie.core.files import write
 from reverie.data.pixels import sides
 from reverie.learn.grid import to_picture
+from reverie.measure.captions import FILE as CAPTIONS
+from reverie.measure.captions import CaptionScores
 from reverie.measure.figures import SUBJECTS, TITLES, Evaluation, Figure, Outliers, percent
 from reverie.measure.pictures import cut
 from reverie.read.probes.grid import Probed
@@ -66,6 +68,7 @@ def report(run: Run) -> Path:
         **_measures(run, evaluation),
         **_kept(evaluations),
         outliers=Outliers.load_all(measured) if measured.exists() else [],
+        captioned=CaptionScores.load_all(run.folder / CAPTIONS),
         **_reading(run),
         recipe=serialisation.dump(run.recipe),
         environment=_environment(run),
@@ -112,10 +115,9 @@ def _number(figure: Figure, evaluation: Evaluation) -> tuple[str, str]:
 
 
 def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
-    names, drawn_with = run.recipe.data.classes or (), run.recipe.usual
-    columns = len(drawn.classes) or 10
-    heads = [names[c] for c in drawn.classes]
-    labels = [f"class {head}" for head in heads] or ["unconditional"] * columns
+    drawn_with, columns = run.recipe.usual, drawn.columns
+    heads = drawn.heads(run.recipe.data.classes or ())
+    labels = [f"class {head}" if drawn.classes else f"“{head}”" for head in heads] or ["unconditional"] * columns
     samples = [tile(image, f"sample, {labels[i % columns]}") for i, image in enumerate(drawn.samples)]
     sweep = []
     if drawn.sweep is not None:
@@ -132,6 +134,7 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
     return {
         "pixelated": max(sides(run.recipe.data.size)) <= PIXELATED,
         "heads": heads,
+        "a_column": "A class a column." if drawn.classes else "Above each column the text that is asked for.",
         "long_heads": max(map(len, heads), default=0) > 3,
         "columns": columns,
         "samples": samples,

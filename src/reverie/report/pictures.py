@@ -22,6 +22,7 @@ from reverie.measure.pictures import cut, sheet
 from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
+from reverie.recipes.telling import told
 from reverie.solve.likelihood import bits_per_dimension, dequantise
 from reverie.solve.maps import MADE
 
@@ -32,7 +33,7 @@ MOMENTS = 8
 FILMS = 2
 MEASURED = 32
 """Pictures of either split whose likelihood is measured."""
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Pictures:
     """8-bit pictures, (n, C, H, W) row by row.
 
     Attributes:
-        samples: :data:`ROWS` rows; a class a column if there are classes.
+        samples: :data:`ROWS` rows; a class or a caption a column if there are any.
         classes: index of each column's class; empty without classes.
+        texts: what each column is told in words; empty for a model that reads none.
         sweep: a row of one sample a column for each of ``scales``; None for a model with no setting to show.
         sweep_title, sweep_text: what the sweep shows.
         scales: the names of its settings.
@@ -56,6 +58,7 @@ class Pictures:
 
     samples: UInt8[Tensor, "n c h w"]
     classes: tuple[int, ...]
+    texts: tuple[str, ...]
     sweep: UInt8[Tensor, "m c h w"] | None
     sweep_title: str
     sweep_text: str
@@ -66,6 +69,15 @@ class Pictures:
     likely: UInt8[Tensor, "l c h w"] | None
     bits: tuple[tuple[float, ...], ...]
     bound: bool
+
+    @property
+    def columns(self) -> int:
+        """Of samples and of the sweep."""
+        return len(self.classes) or len(self.texts) or COLUMNS
+
+    def heads(self, classes: Sequence[str]) -> list[str]:
+        """What stands above the columns: names of classes, or texts."""
+        return [classes[k] for k in self.classes] or list(self.texts)
 
 
 def pictures(run: Run) -> Pictures:
@@ -81,7 +93,7 @@ def pictures(run: Run) -> Pictures:
             grid.save(sheet(images, _columns(drawn, name)), run.path(FOLDER, f"{name}.png"))
     facts = {
         name: getattr(drawn, name)
-        for name in ("classes", "scales", "sweep_title", "sweep_text", "logsnr", "parameters", "bits", "bound")
+        for name in ("classes", "texts", "scales", "sweep_title", "sweep_text", "logsnr", "parameters", "bits", "bound")
     }
     size = list(drawn.samples.shape[2:])
     write(run.path(FOLDER, "pictures.json"), json.dumps({"key": _key(run), "size": size, **facts}))
@@ -99,7 +111,7 @@ def _key(run: Run) -> dict[str, Any]:
 
 
 def _columns(drawn: Pictures, name: str) -> int:
-    return MOMENTS if name == "film" else len(drawn.classes) or COLUMNS
+    return {"film": MOMENTS, "likely": COLUMNS}.get(name, drawn.columns)
 
 
 def _kept(folder: Path, key: object) -> Pictures | None:
@@ -111,6 +123,7 @@ def _kept(folder: Path, key: object) -> Pictures | None:
         return Pictures(
             samples=cut(folder / "samples.png", size),
             classes=tuple(facts["classes"]),
+            texts=tuple(facts["texts"]),
             sweep=cut(folder / "sweep.png", size) if facts["scales"] else None,
             scales=tuple(facts["scales"]),
             sweep_title=facts["sweep_title"],
@@ -132,9 +145,10 @@ def _draw(run: Run) -> Pictures:
     generator = recipe.task.generator(opened, recipe.usual)
     names = recipe.data.classes or ()
     classes = _spread(len(names), COLUMNS) if "label" in generator.conditions else ()
-    columns = len(classes) or COLUMNS
-    labels = torch.tensor(classes * ROWS) if classes else None
-    sweep = recipe.task.sweep(recipe.usual) if classes else None
+    asked, texts = _asked(generator, recipe)
+    columns = len(classes) or len(texts) or COLUMNS
+    asked = Cond(label=list(classes)) if classes else asked
+    sweep = recipe.task.sweep(recipe.usual) if asked is not None else None
     settings = {} if sweep is None else sweep.settings
     total = columns * (ROWS + len(settings)) + FILMS
     with Progress("drawing the report's pictures", total, "pictures") as bar:
@@ -142,23 +156,22 @@ def _draw(run: Run) -> Pictures:
         for row in range(ROWS):
             rows = slice(row * columns, (row + 1) * columns)
             addresses = [(recipe.seed, i) for i in range(rows.start, rows.stop)]
-            cond = None if labels is None else Cond(label=labels[rows])
-            parts.append(grid.to_bytes(generator.sample(columns, cond, seed=addresses)))
+            parts.append(grid.to_bytes(generator.sample(columns, asked, seed=addresses)))
             bar.advance(columns)
         swept = []
         for other in settings.values():
-            cond = Cond(label=list(classes))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", MADE)
-                images = recipe.task.generator(opened, other).sample(columns, cond, seed=recipe.seed)
+                images = recipe.task.generator(opened, other).sample(columns, asked, seed=recipe.seed)
             swept.append(grid.to_bytes(images))
             bar.advance(columns)
-        film, logsnr = _film(generator, classes, recipe.seed)
+        film, logsnr = _film(generator, asked, recipe.seed)
         bar.advance(FILMS)
         likely, bits = _likelihood(generator, recipe)
     return Pictures(
         samples=torch.cat(parts),
         classes=classes,
+        texts=texts,
         sweep=torch.cat(swept) if swept else None,
         sweep_title="" if sweep is None else sweep.title,
         sweep_text="" if sweep is None else sweep.text,
@@ -170,6 +183,19 @@ def _draw(run: Run) -> Pictures:
         bits=bits,
         bound=generator.log_prob is None,
     )
+
+
+def _asked(generator: Generator, recipe: Recipe) -> tuple[Cond | None, tuple[str, ...]]:
+    """What a model that reads texts is told in the columns: captions of held-out pictures, else of training pictures."""
+    if not recipe.data.captions or "text" not in generator.conditions:
+        return None, ()
+    try:
+        images = next(each for each in (sources.load(recipe, "test"), sources.load(recipe)) if len(each))
+    except InputError:  # the run came without its data
+        return None, ()
+    rows = _spread(len(images), COLUMNS)
+    assert images.captions is not None
+    return told(generator, images, rows), tuple(images.captions.say(row) for row in rows)
 
 
 def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tuple[tuple[float, ...], ...]]:
@@ -185,8 +211,9 @@ def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tu
         return None, ()
     seen, bits = [], []
     for split in (held_out, training):
-        batch = split.batch(torch.linspace(0, len(split) - 1, min(MEASURED, len(split))).long())
-        cond = batch.cond if generator.conditions else None
+        chosen = torch.linspace(0, len(split) - 1, min(MEASURED, len(split))).long()
+        batch = split.batch(chosen)
+        cond = told(generator, split, chosen.tolist()) or (batch.cond if generator.conditions else None)
         nats = density(dequantise(batch.x, seed=recipe.seed), cond)
         seen.append(batch.x)
         bits.append(bits_per_dimension(nats, generator.shape).cpu())
@@ -195,9 +222,9 @@ def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tu
     return grid.to_bytes(seen[0][columns]), (tuple(bits[0][order].tolist()), tuple(bits[1].sort().values.tolist()))
 
 
-def _film(generator: Generator, classes: Sequence[int], seed: int) -> tuple[Tensor | None, tuple[float | None, ...]]:
+def _film(generator: Generator, asked: Cond | None, seed: int) -> tuple[Tensor | None, tuple[float | None, ...]]:
     """States and what the model expected at :data:`MOMENTS` − 1 moments, and the finished pictures last; None if it shows no steps."""
-    cond = Cond(label=[classes[i] for i in _spread(len(classes), FILMS + 1)[1:]]) if classes else None
+    cond = None if asked is None else asked.index(list(_spread(len(asked), FILMS + 1)[-FILMS:]))
     moments: list[tuple[Tensor, Tensor | None, float | None]] = []
 
     def keep(frame: Frame) -> None:

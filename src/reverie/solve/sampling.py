@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import index
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond, as_cond
+from reverie.core.conditioner import spoken
 from reverie.core.count import Count
 from reverie.core.denoiser import Denoiser, Estimate, counted
 from reverie.core.errors import InputError
@@ -168,6 +169,8 @@ def sample(
     *,
     ends: Ends | None = None,
     scale: float | None = None,
+    text: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
     report: Literal[False] = False,
 ) -> Tensor: ...
 @overload
@@ -189,6 +192,8 @@ def sample(
     *,
     ends: Ends | None = None,
     scale: float | None = None,
+    text: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
     report: Literal[True],
 ) -> tuple[Tensor, Report]: ...
 def sample(
@@ -209,6 +214,8 @@ def sample(
     *,
     ends: Ends | None = None,
     scale: float | None = None,
+    text: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
     report: bool = False,
 ) -> Tensor | tuple[Tensor, Report]:
     """Draw samples.
@@ -243,6 +250,8 @@ def sample(
             without.
         scale: of guidance, for a model from a run as :func:`reverie.load` gives it, told a condition: by default that of its recipe (with
             its ``guide_below``); 1 is the model as it is. A guide around the model takes its place.
+        text: what to draw, in words, for a model that reads texts: one for all, or one a sample; in place of ``cond``.
+        negative: with a text, what guidance leads away from in place of nothing; one, or one a text.
         report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
 
     Returns:
@@ -250,8 +259,8 @@ def sample(
         :class:`Report`.
 
     Raises:
-        InputError: for steps < 1, an unknown or out-of-range condition, lengths that do not fit, an ``x`` that is not finite, or a scale
-            of what is guided otherwise.
+        InputError: for steps < 1, an unknown or out-of-range condition, a text for a model that reads none, lengths that do not fit, an
+            ``x`` that is not finite, or a scale of what is guided otherwise.
         RunError: when the samples are not finite; it names the step at which that began.
     """
     as_cond(cond)
@@ -259,6 +268,7 @@ def sample(
         raise InputError(
             f"rv.sample draws from a model, such as rv.load(folder) gives or a call of its class makes: got {denoise!r}"
         )
+    cond = spoken(denoise, cond, text, negative)
     if progress is None:
         progress = "sampling" if sys.stderr.isatty() else ""
     if isinstance(denoise, Generator):
