@@ -56,6 +56,9 @@ class Arguments(Placing):
             is not right.
         target: the picture that energies compare with.
         mask: a picture of its size, white where energy:mask compares.
+        adapter: of reverie adapt, peft or kohya, with a strength at the end if 1 is not right, as often as wanted: mine.safetensors:0.8, or
+            the folder of its run; its tokens are further labels.
+        anyway: also adapters of another base, whose shapes fit.
         canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
     """
 
@@ -74,6 +77,8 @@ class Arguments(Placing):
     guide: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     target: Path | None = None
     mask: Path | None = None
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    anyway: bool = False
     canvas: tuple[Side, Side] | None = None
 
 
@@ -92,11 +97,15 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {out}")
 
     from reverie.recipes import drawn as text
+    from reverie.recipes.adapting import adapted, knowing
     from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
 
     run = given.open(given.run)
-    recipe, teaching = run.recipe, teacher(given.guide)
+    if given.anyway and not given.adapter:
+        raise InputError("--anyway is for an adapter of another base: give --adapter, or leave it out")
+    changed = adapted(run, given.adapter, given.anyway) if given.adapter else None
+    recipe, teaching = run.recipe if changed is None else knowing(run.recipe, changed), teacher(given.guide)
     labels = choose(given.label, recipe if teaching is None or recipe.data.classes else teaching.recipe)
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
     if given.canvas is not None and given.image is not None:
@@ -116,7 +125,7 @@ def main(arguments: list[str]) -> None:
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
-    generator = run.generator(config)
+    generator = run.generator(config) if changed is None else recipe.task.generator(changed, config)
     if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
             raise InputError(
@@ -144,13 +153,16 @@ def alike(given: Arguments, arguments: list[str]) -> "tuple[Arguments, Drawn]":
 
 def flags(given: Arguments) -> list[str]:
     """What draws the same from the same run, in words of the command line."""
-    words = []
+    from reverie.recipes.adapting import absolute
+
+    words = ["--anyway"] if given.anyway else []
     for field in fields(given):
         value = getattr(given, field.name)
-        if field.name in ("run", "like", "out") or (value == field.default and field.name != "seed"):
+        if field.name in ("run", "like", "out", "anyway") or (value == field.default and field.name != "seed"):
             continue
-        several = value if field.name == "guide" else (value,)
+        several = value if field.name in ("guide", "adapter") else (value,)
         for each in several:
+            each = absolute(each) if field.name == "adapter" else each
             each = each.absolute() if isinstance(each, Path) else each
             parts = each if isinstance(each, tuple) else (each,)
             words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
