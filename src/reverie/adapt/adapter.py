@@ -1,6 +1,6 @@
 """An adapter: what is added to a model that stays as it is, in a small file that knows its base.
 
-Of each weight W it changes it holds a :class:`~reverie.adapt.change.Change`, which gives ΔW; of each token that it teaches the model it holds
+Of each weight W that it changes it holds a :class:`~reverie.adapt.change.Change`, which gives ΔW; of each token that it teaches the model
 the row of numbers that the model is told for it. Adapters add up: ``W + Σ s_i·ΔW_i(W)``.
 """
 

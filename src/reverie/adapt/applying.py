@@ -96,9 +96,9 @@ def check_base(adapter: Adapter, base: str) -> None:
     """Raise an :class:`InputError` unless an adapter belongs to the network of a hash."""
     if adapter.base != base:
         raise InputError(
-            f"the adapter belongs to a base with hash {adapter.base[:12]}, this model has {base[:12]}: other weights, another checkpoint, or "
-            "the same cast to another type. Load the base that it was trained on, in the type of its file; or apply it all the same with "
-            "anyway=True (--anyway), where the shapes fit"
+            f"the adapter belongs to a base with hash {adapter.base[:12]}, this model has {base[:12]}: other weights, another checkpoint, "
+            "or the same cast to another type. Load the base that it was trained on, in the type of its file; or apply it all the same "
+            "with anyway=True (--anyway), where the shapes fit"
         )
 
 

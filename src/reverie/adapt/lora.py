@@ -39,16 +39,9 @@ class LowRank(Change):
 
     @classmethod
     def begin(cls, weight: Tensor, rank: int, alpha: float, generator: torch.Generator) -> Self:
-        """A drawn as linear layers are, B zero.
-
-        Raises:
-            InputError: for a rank that is more than the weight can have.
-        """
-        change = cls.blank(tuple(weight.shape), {"rank": rank, "alpha": alpha})
-        if rank > (most := min(len(weight), weight[0].numel())):
-            raise InputError(
-                f"a weight of shape {tuple(weight.shape)} has rank {most} at most: got rank {rank} for the adapter"
-            )
+        """A drawn as linear layers are, B zero. A weight whose own rank is less gets that, at the same α/r."""
+        own = min(rank, len(weight), weight[0].numel())
+        change = cls.blank(tuple(weight.shape), {"rank": own, "alpha": alpha * own / rank})
         with torch.no_grad():
             bound = weight[0].numel() ** -0.5
             change.down.copy_((2 * torch.rand(change.down.shape, generator=generator) - 1) * bound)
@@ -103,7 +96,7 @@ def changes(
     """Fresh changes of the layers of a network that match ``pattern``, by weight; α is the rank unless given.
 
     Raises:
-        InputError: when none match, or the rank is too large.
+        InputError: when none match, or α is not finite.
     """
     kind, generator = DoRA if dora else LowRank, torch.Generator().manual_seed(seed)
     alpha = float(rank) if alpha is None else alpha

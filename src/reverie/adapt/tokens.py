@@ -47,8 +47,8 @@ def table(net: nn.Module) -> str:
     found = [path for path, module in net.named_modules() if isinstance(module, LabelEmbedding)]
     if len(found) != 1:
         raise InputError(
-            f"a token joins the one table of classes of a network: {type(net).__name__} has {len(found)}. Leave the token out, or give a model "
-            "of classes or of texts"
+            f"a token joins the one table of classes of a network: {type(net).__name__} has {len(found)}. Leave the token out, "
+            "or give a model of classes or of texts"
         )
     return found[0]
 
