@@ -43,9 +43,6 @@ def test_the_base_stays_and_the_gradient_reaches_the_adapter_alone(method):
     assert apart(out(model_, model_.conditioner("<mine>")), before) > 1e-3
 
 
-
-
-
 def test_prior_preservation_adds_the_error_of_the_class_and_weight_zero_is_the_plain_loss():
     denoise, drawn = model(), images(3, seed=9)
     batch, rng = Batch(images(2)), Draws(0, 0, 2)
@@ -97,7 +94,9 @@ def test_a_token_alone_learns_pictures_that_the_frozen_one_does_not():
         work = task("textual", denoise)
         with torch.no_grad():
             work.model.adapter.rows["<mine>"].copy_(adapter.rows["<mine>"])
-            losses[rate] = float(work.loss("adapter", Batch(x.expand(64, -1, -1, -1)), Draws(5, 0, 64), NOW)["mse"].mean())
+            losses[rate] = float(
+                work.loss("adapter", Batch(x.expand(64, -1, -1, -1)), Draws(5, 0, 64), NOW)["mse"].mean()
+            )
     assert losses[0.1] < 0.9 * losses[0.0]
 
 
@@ -122,7 +121,9 @@ def test_custom_diffusion_changes_what_listens_to_the_condition_and_compresses()
     for config, part in ((DIT, "modulation"), (UNET, "modulation")):
         names = METHODS["custom"](token="<mine>").changes(model(config).net, 0)
         assert names and all(part in name for name in names)
-    texts = rv.nets.UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(1,), heads=2, groups=4, context=8, length=3)
+    texts = rv.nets.UNetConfig(
+        width=8, multipliers=(1,), blocks=1, attention=(1,), heads=2, groups=4, context=8, length=3
+    )
     names = METHODS["custom"](token="<mine>").changes(model(texts, None).net, 0)
     assert names and all(name.endswith("cross.kv.weight") for name in names)
     denoise = model(UNET)

@@ -1,4 +1,4 @@
-"""Adapters on pipelines of diffusers: words learned at the encoder's table, LoRA to peft's and kohya's formats and back, closed-form merging."""
+"""Adapters on pipelines of diffusers: words of the text encoder, LoRA to peft's and kohya's formats and back, concepts merged."""
 
 import pytest
 import torch
@@ -42,7 +42,10 @@ def test_a_word_is_one_row_at_the_encoder_and_other_texts_stay(sd):
     adapter = rv.adapt.fit(model, IMAGES, "textual", token="<mine>", like="fox", steps=3, batch=2, rate=0.1)
     assert list(adapter.state_dict()) == ["rows.<mine>"] and adapter.rows["<mine>"].shape == (12,)
     start = begin(METHODS["textual"](token="<mine>", like="fox"), model, 0).adapter.rows["<mine>"]
-    assert torch.allclose(start, model.conditioner.text.encoders[0].beginning("fox")) and apart(adapter.rows["<mine>"], start) > 0.01
+    assert (
+        torch.allclose(start, model.conditioner.text.encoders[0].beginning("fox"))
+        and apart(adapter.rows["<mine>"], start) > 0.01
+    )
     knows = rv.adapt.apply(model, adapter)
     assert knows.conditioner.words("a <mine> bird")["<mine>"] == (2,)
     asked = [knows.conditioner(text)["text"].value for text in ("a <mine>", "a fox")]
@@ -78,7 +81,9 @@ def test_lora_goes_out_and_comes_back(sd, tmp_path, monkeypatch, form, foreign):
     assert apart(mine, out(model, cond)) > 1e-2 and apart(again, mine) < 1e-5
     half = out(rv.adapt.apply(model, (adapter, 0.5), (rv.adapt.load(path), 0.5)), cond)
     assert apart(half, mine) < 1e-5
-    other = rv.load(sd[1]) if foreign else wrapped(sd[1], monkeypatch)  # the names are those of diffusers, whatever runs it
+    other = (
+        rv.load(sd[1]) if foreign else wrapped(sd[1], monkeypatch)
+    )  # the names are those of diffusers, whatever runs it
     assert apart(out(rv.adapt.apply(other, rv.adapt.load(path)), cond), mine) < 1e-4
 
 

@@ -152,7 +152,7 @@ class LoRAConfig(AdaptConfig):
 
     rank: Annotated[int, Bound(ge=1, le=65_536)] = 4
     alpha: float | None = None
-    layers: str = "attention|attn|mlp"
+    layers: str = ""
     dora: bool = False
 
     def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:

@@ -107,7 +107,7 @@ def roomy(net: nn.Module, words: int) -> tuple[str, nn.Module]:
     classes, old = label.null, label.table
     label.null = classes + words
     old.num_embeddings = classes + words + 1
-    empty = old.weight.new_empty(classes + words + 1, old.weight.shape[1])
+    empty = old.weight.new_zeros(classes + words + 1, old.weight.shape[1])
     old._parameters = {"weight": nn.Parameter(empty, requires_grad=False)}
     shell.conditions = {**net.conditions, "label": Label(classes + words)}  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     if isinstance(mine := getattr(shell, "prior", None), Prior):
