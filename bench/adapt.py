@@ -3,8 +3,9 @@
 python bench/adapt.py RUN OUT [--budget 60s] [--methods lora svdiff] [--pictures 4] [--n 100]
 
 RUN is a model of digits by class, such as that of the recipe demo. A subject is a hand: held-out digits of one class, all changed
-alike. Four are learned; the others of that hand, unseen, teach a classifier, beside the same digits unchanged, what the hand is. Adapters are
-runs in OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not measured again.
+alike. Four are learned; the others of that hand, unseen, teach a classifier, beside the same digits unchanged, what the hand is.
+Adapters are runs in OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not
+measured again.
 
 Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
 as the class. Drift: how far pictures of the class drawn under its own label move, the same noise with and without the adapter, rms in
