@@ -78,16 +78,24 @@ def apply(denoise: NetDenoiser, *adapters: Given | tuple[Given, float], anyway: 
     """
     base, uses = getattr(denoise, "adapted", (denoise, ()))
     uses = (*uses, *((each, 1.0) if isinstance(each, Adapter | Outside) else each for each in adapters))
-    hashed = None
+    hashed, ours, theirs = None, [], []
     for adapter, scale in uses:
         check_scale(scale)
-        if isinstance(adapter, Adapter):
-            hashed = hashed or (adapter.base if anyway else fingerprint(base.net))
-            check_base(adapter, hashed if not anyway else adapter.base)
-            check_fits(adapter, base.net)
-    outside = [(adapter, scale) for adapter, scale in uses if isinstance(adapter, Outside)]
-    model = _merged(base, outside) if outside else base
-    other = _with(model, [(adapter, scale) for adapter, scale in uses if isinstance(adapter, Adapter)])
+        if isinstance(adapter, Outside) and isinstance(base, Pretrained):
+            theirs.append((adapter, scale))
+            continue
+        if isinstance(adapter, Adapter) and not anyway:
+            hashed = hashed or fingerprint(base.net)
+            check_base(adapter, hashed)
+        own = adapter if isinstance(adapter, Adapter) else _own(base.net, adapter)
+        check_fits(own, base.net)
+        ours.append((own, scale))
+    other = _with(base, ours)
+    if theirs:
+        assert isinstance(other, Pretrained)
+        other.net, other.conditioner = copy.deepcopy(other.net), copy.deepcopy(other.conditioner)
+        for adapter, scale in theirs:
+            bridge.merge(other, adapter.path, scale)
     other.adapted = base, uses  # pyright: ignore[reportAttributeAccessIssue]
     return other
 
@@ -174,20 +182,8 @@ def unmerged(denoise: NetDenoiser, adapter: Adapter) -> NetDenoiser:
     return tokens.hearing(denoise, net, gathered(denoise, [adapter]))
 
 
-def _merged(base: NetDenoiser, outside: Sequence[tuple[Outside, float]]) -> NetDenoiser:
-    """The model with files of others merged; of a model that is not out of a folder the names are those of its own layers."""
-    if isinstance(base, Pretrained):
-        model = copy.copy(base)
-        model.net, model.conditioner = copy.deepcopy(base.net), copy.deepcopy(base.conditioner)
-        model.prior = getattr(model.net, "prior", None)
-        for each, scale in outside:
-            bridge.merge(model, each.path, scale)
-        return model
-    return _with(base, [(_own(base.net, each), scale) for each, scale in outside])
-
-
 def _own(net: nn.Module, given: Outside) -> Adapter:
-    """An adapter of the network's own layers, as peft makes it of any module."""
+    """An adapter of the network's own layers, whose names it has: as peft makes it of any module."""
     changes = {}
     for (_, module), product in read_adapters(given.path).items():
         name = f"{module}.weight"

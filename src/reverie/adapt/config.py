@@ -38,7 +38,8 @@ class AdaptConfig(TaskConfig):
         model: the settings of the base, inferred.
         classes: of the base, inferred.
         token: what the model is told of the new pictures, such as <mine>; none for a model that is told nothing.
-        like: the class, by name or number, or the word that the token begins at, and that prior preservation keeps.
+        like: the class, by name or number, or the word that the token begins at, and that prior preservation keeps; without, it begins at
+            the mean of the classes, or at the word a.
         prompt: of a model of texts, {} where the token stands.
         preserve: weight of prior preservation; 0 for none.
         drawn: pictures of the class that the base draws for it.
