@@ -13,7 +13,10 @@ from reverie.adapt.adapter import Adapter, fingerprint
 from reverie.adapt.applying import unmerged
 from reverie.adapt.config import METHODS
 from reverie.adapt.training import begin
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
+from reverie.core.schedules import Flow
+from reverie.nets.prior import Prior
 
 from ..margin import apart
 from .small import DIT, UNET, images, model, out
@@ -211,18 +214,17 @@ def test_formats_of_others_both_ways_for_a_model_of_a_run(form, tmp_path):
         rv.adapt.write(fresh(denoise, "lora"), tmp_path / "y.safetensors", denoise, form)
 
 
-def test_the_closed_form_prior_of_a_network_knows_the_new_class_as_no_class():
+def test_a_fresh_token_is_the_class_that_it_is_like_also_to_the_closed_form_that_a_network_corrects():
     torch.manual_seed(0)
     net = rv.nets.build(rv.nets.DiTConfig(patch=2, width=16, depth=1, heads=2, image=1), channels=1, size=8, classes=2)
-    from reverie.core.denoiser import NetDenoiser
-    from reverie.core.schedules import Flow
-    from reverie.nets.prior import Prior
-
     net.prior = Prior(2, (1, 8, 8), 4)
     net.prior.fit(images(40), torch.arange(40) % 2)
     denoise = NetDenoiser(net.eval().requires_grad_(False), Flow(), "flow", shape=(1, 8, 8))
-    applied = rv.adapt.apply(denoise, fresh(denoise, "textual"))
-    assert apart(out(applied), out(denoise)) < 1e-6
-    assert apart(out(applied, rv.Cond(label=1)), out(denoise, rv.Cond(label=1))) < 1e-6
-    assert out(applied, rv.Cond(label=2)).isfinite().all()
+    like, free = (begin(METHODS["textual"](token="<mine>", like=each), denoise, 0).adapter for each in ("1", None))
+    for adapter in (like, free):
+        for applied in (rv.adapt.apply(denoise, adapter), unmerged(denoise, adapter)):
+            assert apart(out(applied), out(denoise)) < 1e-6
+            assert apart(out(applied, rv.Cond(label=1)), out(denoise, rv.Cond(label=1))) < 1e-6
+    one, other = (out(rv.adapt.apply(denoise, adapter), rv.Cond(label=2)) for adapter in (like, free))
+    assert apart(one, out(denoise, rv.Cond(label=1))) < 1e-6 and apart(other, one) > 1e-3
     assert denoise.conditions["label"].classes == 2 and len(net.prior.means) == 2  # pyright: ignore[reportAttributeAccessIssue]

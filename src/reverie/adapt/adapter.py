@@ -37,6 +37,8 @@ class Adapter(nn.Module):
         base: the hash of the network it belongs to, see :func:`fingerprint`.
         changes: by the name of the weight.
         rows: by token, such as ``<mine>``.
+        likes: the number of the class that a token is like, where it is like one: a closed form that the network corrects takes it
+            for that.
 
     Raises:
         InputError: for a token of another form.
@@ -48,6 +50,7 @@ class Adapter(nn.Module):
         base: str,
         changes: Mapping[str, Change] | None = None,
         rows: Mapping[str, Tensor] | None = None,
+        likes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.method, self.base = method, base
@@ -55,7 +58,7 @@ class Adapter(nn.Module):
         for token in rows or {}:
             if not TOKEN.fullmatch(token):
                 raise InputError(f"a token is one word in angle brackets, such as <mine>: got {token!r}")
-        self.rows = nn.ParameterDict(rows or {})
+        self.rows, self.likes = nn.ParameterDict(rows or {}), dict(likes or {})
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.parameters())
@@ -83,7 +86,7 @@ class Adapter(nn.Module):
             "method": self.method,
             "base": self.base,
             "layers": {name: {"kind": change.kind, **change.settings()} for name, change in self.changes.items()},
-            "tokens": self.tokens,
+            "tokens": {token: self.likes.get(token) for token in self.tokens},
         }
         write_tensors(Path(path), {name: v.detach().cpu() for name, v in self.state_dict().items()}, said)
         return Path(path)
@@ -107,7 +110,8 @@ class Adapter(nn.Module):
         try:
             changes = {name: _blank(name, dict(layer), tensors) for name, layer in said["layers"].items()}
             rows = {token: tensors[f"rows.{token}"] for token in said["tokens"]}
-            adapter = cls(said["method"], said["base"], changes, rows)
+            likes = {token: like for token, like in said["tokens"].items() if like is not None}
+            adapter = cls(said["method"], said["base"], changes, rows, likes)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is an adapter whose file is incomplete: {error} is missing") from error
         expected = adapter.state_dict()
@@ -189,7 +193,9 @@ def joined(*parts: tuple[Adapter, float]) -> Adapter:
     terms: dict[str, list[Tensor]] = {}
     dense: set[str] = set()
     rows: dict[str, Tensor] = {}
+    likes: dict[str, int] = {}
     for adapter, scale in parts:
+        likes |= adapter.likes
         check_scale(scale)
         for name, change in adapter.changes.items():
             if type(change) is not LowRank and not isinstance(change, Dense):
@@ -210,4 +216,4 @@ def joined(*parts: tuple[Adapter, float]) -> Adapter:
     for name, deltas in terms.items():
         whole = torch.stack(deltas).sum(0).detach()
         changes[name] = Dense(whole) if name in dense else factored(whole)
-    return Adapter("joined", bases.pop(), changes, rows).requires_grad_(False)
+    return Adapter("joined", bases.pop(), changes, rows, likes).requires_grad_(False)

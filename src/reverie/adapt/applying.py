@@ -116,7 +116,8 @@ def _with(denoise: NetDenoiser, uses: Sequence[tuple[Adapter, float]]) -> NetDen
         weights = effective(denoise.net, uses)
         shell = denoise.net
         if rows and denoise.conditioner.text is None:
-            name, shell = tokens.roomy(denoise.net, len(rows))
+            likes = [adapter.likes.get(token) for adapter, _ in uses for token in adapter.tokens]
+            name, shell = tokens.roomy(denoise.net, likes)
             weights[name] = tokens.grown(weights.get(name, denoise.net.get_parameter(name)), list(rows.values()))
         shell = sharing(shell, {name.rpartition(".")[0] for name in weights})
         for name, value in weights.items():
@@ -165,7 +166,9 @@ class Adapted(nn.Module):
     def __init__(self, net: nn.Module, adapter: Adapter, classes: bool) -> None:
         super().__init__()
         self.net, self.adapter = net, adapter
-        self.place, self.shell = tokens.roomy(net, len(adapter.rows)) if classes and adapter.rows else ("", net)
+        self.place, self.shell = "", net
+        if classes and adapter.tokens:
+            self.place, self.shell = tokens.roomy(net, [adapter.likes.get(token) for token in adapter.tokens])
         self.prior = getattr(self.shell, "prior", None)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:

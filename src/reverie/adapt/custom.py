@@ -60,7 +60,7 @@ def compressed(adapter: Adapter, mass: float = 0.6) -> Adapter:
         for name, change in adapter.changes.items()
     }
     rows = {token: row.detach() for token, row in adapter.rows.items()}
-    return Adapter(adapter.method, adapter.base, small, rows).requires_grad_(False)
+    return Adapter(adapter.method, adapter.base, small, rows, adapter.likes).requires_grad_(False)
 
 
 def constrained(weight: Tensor, told: Tensor, values: Tensor, others: Tensor) -> Tensor:

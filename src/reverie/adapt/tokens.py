@@ -94,11 +94,13 @@ def learner(text: TextEncoder) -> WordLearner:
     return text
 
 
-def roomy(net: nn.Module, words: int) -> tuple[str, nn.Module]:
+def roomy(net: nn.Module, likes: Sequence[int | None]) -> tuple[str, nn.Module]:
     """The name of a network's table of classes, and a copy that shares its weights and has room for further classes before the null.
 
-    The table of the copy is empty. The closed-form prior of a network, if it has one, knows of a new class what it knows without a label.
+    The table of the copy is empty. The closed-form prior of a network, if it has one, takes a new class for the one that it is like, and
+    else for all of them as one Gaussian.
     """
+    words = len(likes)
     path = table(net)
     prior = getattr(net, "prior", None)
     shell = sharing(net, [f"{path}.table", *([] if prior is None else ["prior"])])
@@ -111,28 +113,34 @@ def roomy(net: nn.Module, words: int) -> tuple[str, nn.Module]:
     old._parameters = {"weight": nn.Parameter(empty, requires_grad=False)}
     shell.conditions = {**net.conditions, "label": Label(classes + words)}  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     if isinstance(mine := getattr(shell, "prior", None), Prior):
-        _widen(mine, words)
+        _widen(mine, likes)
     return f"{path}.table.weight", shell
 
 
-def _widen(prior: Prior, words: int) -> None:
-    """Further components, each the mean of the others with their spread around it."""
+def _widen(prior: Prior, likes: Sequence[int | None]) -> None:
+    """Further components: those of classes again, or one of all, as wide in every direction as they are on average."""
     with torch.no_grad():
-        values, means = dict(prior._buffers), prior.means
-        share = torch.softmax(prior.log_weights, 0)
+        means, share = prior.means, torch.softmax(prior.log_weights, 0)
         mean = share @ means
         inside = (prior.values - prior.rest[:, None]).sum(1)
-        spread = (share @ (inside + means.shape[1] * prior.rest + (means - mean).square().sum(1))) / means.shape[1]
-        more = {
-            "means": mean.expand(words, -1),
-            "centres": prior.centres.new_zeros(words, prior.rank),
-            "values": spread.expand(words, prior.rank),
-            "rest": spread.expand(words),
-            "log_weights": prior.log_weights.new_full((words,), UNSEEN),
+        spread = share @ (inside + means.shape[1] * prior.rest + (means - mean).square().sum(1)) / means.shape[1]
+        own = prior.axes.unflatten(1, (len(means), prior.rank)).unbind(1)
+        new: dict[str, list[Tensor]] = {"means": [], "axes": [], "centres": [], "values": [], "rest": []}
+        for like in likes:
+            if like is None:
+                nothing = prior.axes.new_zeros(len(prior.axes), prior.rank)
+                found = (mean, nothing, nothing[0], spread.expand(prior.rank), spread)
+            else:
+                found = (means[like], own[like], prior.centres[like], prior.values[like], prior.rest[like])
+            for values, value in zip(new.values(), found, strict=True):
+                values.append(value)
+        unseen = prior.log_weights.new_full((len(likes),), UNSEEN)
+        buffers = {name: torch.cat([getattr(prior, name), torch.stack(v)]) for name, v in new.items() if name != "axes"}
+        buffers |= {
+            "axes": torch.cat([prior.axes, *new["axes"]], 1),
+            "log_weights": torch.cat([prior.log_weights, unseen]),
         }
-        axes = prior.axes.new_zeros(len(prior.axes), words * prior.rank)
-        prior._buffers = {name: torch.cat([values[name], value]) for name, value in more.items()}  # pyright: ignore[reportArgumentType]
-        prior._buffers["axes"] = torch.cat([values["axes"], axes], dim=1)  # pyright: ignore[reportArgumentType]
+        prior._buffers = {**prior._buffers, **buffers}
 
 
 def hearing(denoise: NetDenoiser, net: nn.Module, rows: Mapping[str, Tensor]) -> NetDenoiser:

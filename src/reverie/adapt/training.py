@@ -63,7 +63,9 @@ def begin(config: AdaptConfig, base: NetDenoiser, seed: int, drawn: Tensor | Non
     if not changes and not rows:
         raise InputError(f"{config.name} trains a token: give one, --token '<mine>'")
     base.net.eval().requires_grad_(False)
-    return Adapting(base, Adapter(config.name, fingerprint(base.net), changes, rows), drawn)
+    of_class = config.token and config.like and base.conditioner.text is None
+    likes = {config.token: tokens.class_number(base, config.like)} if of_class else {}  # pyright: ignore[reportArgumentType]
+    return Adapting(base, Adapter(config.name, fingerprint(base.net), changes, rows, likes), drawn)  # pyright: ignore[reportArgumentType]
 
 
 class Personalising(Denoising):

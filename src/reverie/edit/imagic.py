@@ -67,8 +67,9 @@ class Embedding:
         return Cond(**{**entries, "text": entries["text"]._replace(value=e[None])})
 
     def adapter(self, e: Tensor, tuned: dict[str, nn.Module]) -> Adapter:
-        rows = {} if "text" in self.cond else {TOKEN: e}
-        return Adapter("imagic", "", tuned, rows)  # pyright: ignore[reportArgumentType]
+        if "text" in self.cond:
+            return Adapter("imagic", "", tuned)  # pyright: ignore[reportArgumentType]
+        return Adapter("imagic", "", tuned, {TOKEN: e}, {TOKEN: int(self.cond["label"].value)})  # pyright: ignore[reportArgumentType]
 
     def within(self, f: Callable[[NetDenoiser], NetDenoiser]) -> Denoiser:
         """The denoiser with f of the model in the place of the model."""
