@@ -55,8 +55,11 @@ def test_a_word_is_one_row_at_the_encoder_and_other_texts_stay(sd):
     assert len(model.conditioner.text.encoders[0].tokenizer("<mine>").input_ids) > 3  # the base does not know it
     images = rv.sample(knows, 1, knows.conditioner("a <mine>"), steps=2, seed=0, progress="")
     assert images.shape == (1, 3, 16, 16)
-    with pytest.raises(InputError, match="where the token stands"):
-        rv.adapt.fit(model, IMAGES, "textual", token="<mine>", prompt="a photo", steps=1)
+    for settings in ({"token": "<mine>", "prompt": "a photo"}, {"prompt": "a photo of {}"}):
+        with pytest.raises(InputError, match="where the token stands"):
+            rv.adapt.fit(model, IMAGES, "lora", steps=1, **settings)
+    plain = rv.adapt.fit(model, IMAGES, "lora", prompt="a red fox", steps=2, batch=1, rate=0.1)
+    assert not plain.tokens and plain.changes
 
 
 def test_the_rows_of_two_encoders_are_learned_together(sdxl):

@@ -32,11 +32,9 @@ def test_where_nothing_is_learned_it_is_a_sample_of_the_target(told):
 
 def test_eta_leads_from_the_picture_to_the_target():
     denoise, picture = model(DIT), images().float()
-    how = {"optimise": 60, "tune": 150, "rates": (0.1, 0.01), "steps": 8, "solver": DDIM()}
-    off = [
-        float((imagic(denoise, picture, rv.Cond(label=1), eta, **how) - picture).square().mean())
-        for eta in (0.0, 0.5, 1.0)
-    ]
+    how = {"optimise": 60, "tune": 300, "rates": (0.1, 0.01), "steps": 8, "solver": DDIM()}
+    edited = imagic(denoise, picture, rv.Cond(label=1), (0.0, 0.5, 1.0), **how)
+    off = (edited - picture).square().flatten(1).mean(1)
     assert off[0] < 10**-0.6 * off[2] and off[0] < off[1] < off[2]  # 6 dB
 
 

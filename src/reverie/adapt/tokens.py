@@ -110,7 +110,7 @@ def roomy(net: nn.Module, likes: Sequence[int | None]) -> tuple[str, nn.Module]:
     label.null = classes + words
     old.num_embeddings = classes + words + 1
     empty = old.weight.new_zeros(classes + words + 1, old.weight.shape[1])
-    old._parameters = {"weight": nn.Parameter(empty, requires_grad=False)}
+    vars(old)["_parameters"] = {"weight": nn.Parameter(empty, requires_grad=False)}
     shell.conditions = {**net.conditions, "label": Label(classes + words)}  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     if isinstance(mine := getattr(shell, "prior", None), Prior):
         _widen(mine, likes)
@@ -140,7 +140,7 @@ def _widen(prior: Prior, likes: Sequence[int | None]) -> None:
             "axes": torch.cat([prior.axes, *new["axes"]], 1),
             "log_weights": torch.cat([prior.log_weights, unseen]),
         }
-        prior._buffers = {**prior._buffers, **buffers}
+        vars(prior)["_buffers"] = {**prior._buffers, **buffers}  # those of the copy alone
 
 
 def hearing(denoise: NetDenoiser, net: nn.Module, rows: Mapping[str, Tensor]) -> NetDenoiser:
@@ -170,13 +170,16 @@ def grown(weight: Tensor, rows: Sequence[Tensor]) -> Tensor:
 
 
 def told(denoise: NetDenoiser, token: str | None, prompt: str) -> Cond | None:
-    """What a model is told of a token, or of a class: of texts the prompt with it in the place of ``{}``; None for nothing.
+    """What a model is told of a token: of texts the prompt with it in the place of ``{}``, or the prompt without a token; None for nothing.
 
     Raises:
-        InputError: for a prompt without ``{}``.
+        InputError: for a token and a prompt without ``{}``, or the reverse.
     """
     if denoise.conditioner.text is not None:
-        if token is not None and "{}" not in prompt:
-            raise InputError(f"a prompt says by {{}} where the token stands, such as 'a photo of {{}}': got {prompt!r}")
+        if (token is None) == ("{}" in prompt):
+            raise InputError(
+                f"a prompt says by {{}} where the token stands, such as 'a photo of {{}}', and has none without a token: got {prompt!r} "
+                f"and {token or 'no token'}"
+            )
         return denoise.conditioner(prompt if token is None else prompt.replace("{}", token))
     return None if token is None else denoise.conditioner(label=token)

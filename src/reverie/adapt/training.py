@@ -63,9 +63,10 @@ def begin(config: AdaptConfig, base: NetDenoiser, seed: int, drawn: Tensor | Non
     if not changes and not rows:
         raise InputError(f"{config.name} trains a token: give one, --token '<mine>'")
     base.net.eval().requires_grad_(False)
-    of_class = config.token and config.like and base.conditioner.text is None
-    likes = {config.token: tokens.class_number(base, config.like)} if of_class else {}  # pyright: ignore[reportArgumentType]
-    return Adapting(base, Adapter(config.name, fingerprint(base.net), changes, rows, likes), drawn)  # pyright: ignore[reportArgumentType]
+    likes: dict[str, int] = {}
+    if config.token is not None and config.like is not None and base.conditioner.text is None:
+        likes[config.token] = tokens.class_number(base, config.like)
+    return Adapting(base, Adapter(config.name, fingerprint(base.net), changes, rows, likes), drawn)
 
 
 class Personalising(Denoising):
@@ -132,12 +133,11 @@ def of_class(base: NetDenoiser, config: AdaptConfig) -> Cond | None:
 
 def draw_class(base: NetDenoiser, config: AdaptConfig, seed: int) -> Tensor:
     """``config.drawn`` pictures of the class, by the base itself, (N, C, H, W) in [−1, 1]."""
-    cond, how = of_class(base, config), {} if base.sampling is not None else {"steps": 20}
-    parts = [min(PART, config.drawn - start) for start in range(0, config.drawn, PART)]
-    drawn = [
-        sample(base, n, cond, seed=[seed + PART * i + j for j in range(n)], progress="drawing the class", **how)  # pyright: ignore[reportArgumentType]
-        for i, n in enumerate(parts)
-    ]
+    cond, steps = of_class(base, config), 20 if base.sampling is None else None
+    drawn = []
+    for start in range(0, config.drawn, PART):
+        seeds = [seed + i for i in range(start, min(start + PART, config.drawn))]
+        drawn.append(sample(base, len(seeds), cond, steps=steps, seed=seeds, progress="drawing the class"))
     return torch.cat(drawn).cpu()
 
 

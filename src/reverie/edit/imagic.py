@@ -8,7 +8,7 @@ the edit: η = 0 is the picture, η = 1 the target. Of a text the embedding is w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from reverie.adapt import tokens
 from reverie.adapt.adapter import Adapter
 from reverie.adapt.applying import apply, unmerged
+from reverie.adapt.change import Change
 from reverie.adapt.dreambooth import changes
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
@@ -66,10 +67,10 @@ class Embedding:
         entries = {name: self.cond[name] for name in self.cond}
         return Cond(**{**entries, "text": entries["text"]._replace(value=e[None])})
 
-    def adapter(self, e: Tensor, tuned: dict[str, nn.Module]) -> Adapter:
+    def adapter(self, e: Tensor, tuned: Mapping[str, Change]) -> Adapter:
         if "text" in self.cond:
-            return Adapter("imagic", "", tuned)  # pyright: ignore[reportArgumentType]
-        return Adapter("imagic", "", tuned, {TOKEN: e}, {TOKEN: int(self.cond["label"].value)})  # pyright: ignore[reportArgumentType]
+            return Adapter("imagic", "", tuned)
+        return Adapter("imagic", "", tuned, {TOKEN: e}, {TOKEN: int(self.cond["label"].value)})
 
     def within(self, f: Callable[[NetDenoiser], NetDenoiser]) -> Denoiser:
         """The denoiser with f of the model in the place of the model."""
@@ -88,7 +89,7 @@ def imagic(
     denoise: Denoiser,
     images: Tensor,
     cond: Cond,
-    eta: float = 0.7,
+    eta: float | Sequence[float] = 0.7,
     *,
     optimise: int = 200,
     tune: int = 300,
@@ -106,7 +107,7 @@ def imagic(
         denoise: the model, unguided; not inside torch.no_grad().
         images: one picture, (1, C, H, W) in [−1, 1].
         cond: what it is to become.
-        eta: η: 0 is the picture, 1 the target; beyond it goes further.
+        eta: η: 0 is the picture, 1 the target; beyond it goes further. Several give a sample each, of one fit.
         optimise, tune: steps of Adam on the embedding, and on the weights.
         rates: of learning of the two.
         batch: noise levels a step.
@@ -115,7 +116,7 @@ def imagic(
         seed: of levels, noises and the sample.
 
     Returns:
-        (1, C, H, W).
+        (1, C, H, W), or one for each η.
 
     Raises:
         InputError: with gradients off, for several pictures, or a model that is told nothing that could be optimised.
@@ -127,14 +128,12 @@ def imagic(
     z = denoise.space.encode(images.to(denoise.device, torch.promote_types(images.dtype, torch.float32)))
 
     def descend(
-        model: Denoiser, e: Callable[[], Tensor], trained: Sequence[nn.Parameter], label: str, first: int
+        model: Denoiser, e: Tensor, trained: Sequence[nn.Parameter], rate: float, steps: range, label: str
     ) -> None:
-        count, rate = (tune, rates[1]) if first else (optimise, rates[0])
         adam = torch.optim.Adam(trained, rate)
-        for i in track(range(first, first + count), label, count, "steps"):
-            grads = torch.autograd.grad(
-                error(model, z, embedding.told(e()), i, batch, seed), trained, allow_unused=True
-            )
+        for i in track(steps, label, len(steps), "steps"):
+            loss = error(model, z, embedding.told(e), i, batch, seed)
+            grads = torch.autograd.grad(loss, trained, allow_unused=True)
             for parameter, grad in zip(trained, grads, strict=True):
                 parameter.grad = grad
             adam.step()
@@ -142,17 +141,20 @@ def imagic(
     adapter = embedding.adapter(embedding.start.clone(), {})
     free = adapter.rows[TOKEN] if adapter.tokens else nn.Parameter(embedding.start.clone())
     model = embedding.within(lambda m: unmerged(m, adapter))
-    descend(model, lambda: free, [free], "optimising the embedding", 0)
+    descend(model, free, [free], rates[0], range(optimise), "optimising the embedding")
     found = free.detach()
-    tuned = embedding.adapter(found, changes(embedding.model.net)).to(denoise.device)  # pyright: ignore[reportArgumentType]
+    tuned = embedding.adapter(found, changes(embedding.model.net)).to(denoise.device)
     weights = [p for name, p in tuned.named_parameters() if name.startswith("changed.")]
-    descend(embedding.within(lambda m: unmerged(m, tuned)), lambda: found, weights, "fine-tuning", optimise)
-    between = eta * embedding.start + (1.0 - eta) * found
-    if tuned.tokens:
-        tuned.rows[TOKEN].data.copy_(between)
-    edited = guide(embedding.within(lambda m: apply(m, tuned, anyway=True)), scale)
-    own = 1.0 if scale == 1.0 else None
-    return sample(edited, 1, embedding.told(between), solver, steps, grid, seed, progress="editing", scale=own)
+    model = embedding.within(lambda m: unmerged(m, tuned))
+    descend(model, found, weights, rates[1], range(optimise, optimise + tune), "fine-tuning")
+    edited, own = [], 1.0 if scale == 1.0 else None
+    for each in (eta,) if isinstance(eta, float | int) else eta:
+        between = each * embedding.start + (1.0 - each) * found
+        if tuned.tokens:
+            tuned.rows[TOKEN].data.copy_(between)
+        model, told = guide(embedding.within(lambda m: apply(m, tuned, anyway=True)), scale), embedding.told(between)
+        edited.append(sample(model, 1, told, solver, steps, grid, seed, progress="editing", scale=own))
+    return torch.cat(edited)
 
 
 def error(denoise: Denoiser, z: Tensor, cond: Cond, step: int, batch: int, seed: Seeds) -> Tensor:
