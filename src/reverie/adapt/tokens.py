@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,8 @@ def roomy(net: nn.Module, likes: Sequence[int | None]) -> tuple[str, nn.Module]:
     old.num_embeddings = classes + words + 1
     empty = old.weight.new_zeros(classes + words + 1, old.weight.shape[1])
     vars(old)["_parameters"] = {"weight": nn.Parameter(empty, requires_grad=False)}
-    shell.conditions = {**net.conditions, "label": Label(classes + words)}  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    copied: Any = shell
+    copied.conditions = {**copied.conditions, "label": Label(classes + words)}
     if isinstance(mine := getattr(shell, "prior", None), Prior):
         _widen(mine, likes)
     return f"{path}.table.weight", shell
