@@ -59,9 +59,13 @@ def negative(x: Tensor) -> Tensor:
     return -x
 
 
-SUBJECTS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
-    "slanted 4": (4, slanted), "bold 7": (7, bold), "outlined 0": (0, outlined), "negative 3": (3, negative),
-}  # fmt: skip
+SUBJECTS: dict[str, tuple[int, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "slanted 4": (4, slanted, lambda x: x),
+    "bold 7": (7, bold, lambda x: x),
+    "outlined 0": (0, outlined, lambda x: x),
+    "negative 3": (3, negative, negative),
+}
+"""The class of each, the hand, and how the judge, who knows white on black, is shown it."""
 
 
 class Bench:
@@ -76,7 +80,7 @@ class Bench:
 
     def subject(self, name: str) -> tuple[Path, Callable[[Tensor], Tensor]]:
         """The folder of the pictures to learn, and what says which pictures are of the hand, (N,) bool."""
-        label, hand = SUBJECTS[name]
+        label, hand, _ = SUBJECTS[name]
         data = self.held_out
         plain = data.batch((data.labels == label).nonzero()[:, 0]).x  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportArgumentType]
         mine, rest = hand(plain[: self.pictures]), plain[self.pictures :]
@@ -95,7 +99,7 @@ class Bench:
     def row(self, name: str, spelt: str) -> None:
         """One method on one subject, unless it is there."""
         about = {"budget": self.budget, "pictures": self.pictures, "n": self.n, "base": self.run.recipe.name}
-        key, label = f"{spelt}, {name}", SUBJECTS[name][0]
+        key, (label, _, shown) = f"{spelt}, {name}", SUBJECTS[name]
         if self.rows.get(key, {}).get("about") == about:
             return
         folder, of_hand = self.subject(name)
@@ -114,7 +118,7 @@ class Bench:
             facts["bytes"] = (target / FILE).stat().st_size
             model, token = rv.adapt.apply(self.denoise, rv.adapt.load(target)), len(self.denoise.conditioner.classes)
         drawn, kept = self.draw(model, token), self.draw(model, label)
-        features = self.judge.features(drawn)
+        features = self.judge.features(shown(drawn) if token != label else drawn)
         scores = {
             "subject": float(of_hand(drawn).double().mean()),
             "class": float((self.judge.head(features.relu()).argmax(1) == label).double().mean()),
