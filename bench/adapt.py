@@ -8,7 +8,7 @@ Adapters are runs in OUT, which go on where they stopped; each row is written as
 measured again.
 
 Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
-as the class. Drift: how far pictures of the class drawn under its own label move, the same noise with and without the adapter, rms in
+as the class; both: that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and without the adapter, rms in
 [−1, 1], and the share of these that turn into the hand. "the class itself" is the base under the label of the class: it must lose on
 the subject.
 """
@@ -119,9 +119,11 @@ class Bench:
             model, token = rv.adapt.apply(self.denoise, rv.adapt.load(target)), len(self.denoise.conditioner.classes)
         drawn, kept = self.draw(model, token), self.draw(model, label)
         features = self.judge.features(shown(drawn) if token != label else drawn)
+        mine, right = of_hand(drawn), self.judge.head(features.relu()).argmax(1) == label
         scores = {
-            "subject": float(of_hand(drawn).double().mean()),
-            "class": float((self.judge.head(features.relu()).argmax(1) == label).double().mean()),
+            "subject": float(mine.double().mean()),
+            "class": float(right.double().mean()),
+            "both": float((mine & right).double().mean()),
             "drift": float((kept - base).square().mean().sqrt()),
             "leaked": float(of_hand(kept).double().mean() - of_hand(base).double().mean()),
         }
@@ -143,8 +145,7 @@ def table(rows: dict[str, Any]) -> str:
         def mean(key: str, mine: list[Any] = mine) -> float:
             return sum(row[key] for row in mine) / len(mine)
 
-        both = sum(row["subject"] * row["class"] for row in mine) / len(mine)
-        shares = " | ".join(f"{100 * v:.0f} %" for v in (mean("subject"), mean("class"), both))
+        shares = " | ".join(f"{100 * mean(key):.0f} %" for key in ("subject", "class", "both"))
         lines.append(
             f"| `{method}` | {shares} | {mean('drift'):.3f} | {100 * mean('leaked'):.0f} % | {mean('bytes') / 1e3:,.1f} | "
             f"{mean('seconds'):.0f} |"
