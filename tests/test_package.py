@@ -73,7 +73,7 @@ def test_every_public_name_resolves(name: str):
     assert getattr(reverie, name) is not None
 
 
-@pytest.mark.parametrize("room", ["align", "diffusion", "distill", "measure", "read", "recipes"])
+@pytest.mark.parametrize("room", ["adapt", "align", "diffusion", "distill", "measure", "read", "recipes"])
 def test_no_module_hides_a_name_of_its_room(room: str):
     """Importing the module ``room.name`` would put it in the place of a function ``name`` that is imported on first use."""
     room = getattr(reverie, room)

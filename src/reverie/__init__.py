@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reverie import (
+        adapt,
         align,
         bridge,
         core,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cond",
     "__version__",
+    "adapt",
     "align",
     "bridge",
     "core",

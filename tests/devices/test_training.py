@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.adapt.config import METHODS
+from reverie.adapt.training import Personalising, begin
 from reverie.align import diffae, ldae
 from reverie.align.auxiliary import WithAuxiliary
 from reverie.align.dispersive import Dispersive
@@ -136,6 +138,12 @@ def straightened() -> Reflow:
     return Reflow(base.denoise, held_out=held_out)
 
 
+def personalising(method: str, **settings: Any) -> Personalising:
+    denoise = MODELS["unet"]()
+    config = METHODS[method](token="<mine>", like="1", preserve=0.5, **settings)
+    return Personalising(begin(config, denoise, 0, X), config, Uniform())
+
+
 def distilling(make: Callable[[Student], Any]) -> Any:
     torch.manual_seed(0)
     denoise, teacher = MODELS["dit"](), MODELS["dit"]()
@@ -228,6 +236,8 @@ TASKS: dict[str, Callable[[], Any]] = {
     **{op: lambda op=op: restoring(op) for op in ("inpaint", "uncrop", "colourise", "jpeg", "superres")},
     **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "prior")},
     "reflow": straightened,
+    **{method: lambda method=method: personalising(method) for method in METHODS},
+    "dora": lambda: personalising("lora", dora=True),
     "progressive": lambda: distilling(
         lambda student: Progressive(Student(hearing(student.denoise, "until"), student.teaching))
     ),

@@ -21,6 +21,7 @@ from reverie.edit import (
     drag,
     dragon,
     edit,
+    imagic,
     inversion,
     masactrl,
     masked,
@@ -448,6 +449,9 @@ EDITORS: dict[str, Callable[[Denoiser], Tensor]] = {
         for name in inversion.METHODS
     },
     "dds": lambda d: dds(d, images(), text(0), text(1), 3),
+    "imagic": lambda d: imagic(
+        d, images(), text(1), optimise=3, tune=3, solver=DDIM(), steps=3, grid=Levels(start=-6.0), scale=2.0
+    ),
     "masactrl": lambda d: masactrl(d, _of("ode")(d), text(1), scale=2.0),
     "masked": lambda d: masked(d, images(), torch.eye(8), text(1), d.schedule.t_of_lam(-1.0), steps=4, grid=Levels()),
     "p2p": lambda d: prompt_to_prompt(d, _of("negative_prompt")(d), text(1), scale=2.0),

@@ -1,4 +1,4 @@
-"""Files of low-rank adapters in peft's and diffusers' formats: matrices and strengths, by part of the pipeline and module.
+"""Files of low-rank adapters in peft's, diffusers' and kohya's formats: matrices and strengths, by part of the pipeline and module.
 
 The strength α/r is, first found first taken: that of the file's own tensor ``alpha``; that of peft's configuration, in the file's header
 or in the adapter_config.json beside it; 1, diffusers' convention, where neither is. A file in peft's own layout always has a
@@ -28,11 +28,17 @@ ROOT = "base_model.model."
 FORMS = (
     (re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight"), {"A": "down", "B": "up"}),
     (re.compile(r"(?P<module>.+)\.lora\.(?P<side>down|up)\.weight"), {}),
+    (re.compile(r"(?P<module>lora_\w+)\.lora_(?P<side>down|up)\.weight"), {}),
     (re.compile(r"(?P<module>.+)\.lora_linear_layer\.(?P<side>down|up)\.weight"), {}),
     (re.compile(r"(?P<module>.+\.to_\w+?)_lora\.(?P<side>down|up)\.weight"), {}),
     (re.compile(r"(?P<module>.+)\.(?P<side>alpha)"), {}),
 )
 """How the names of a file's tensors end, in the formats there are."""
+KOHYA = {
+    "lora_unet_": "unet", "lora_transformer_": "transformer", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2", "lora_te3_": "text_encoder_3",
+}  # fmt: skip
+"""What stands before the names of kohya's, which have lines for points, and the part that it means."""
 EARLY = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """What early diffusers called the attention of a text encoder."""
 DEFAULT = 8
@@ -121,6 +127,8 @@ def _parsed(name: str, path: Path) -> tuple[str, str, str]:
     for pattern, sides in FORMS:
         if match := pattern.fullmatch(name):
             module = match["module"].removeprefix(ROOT).replace(".processor.", ".")
+            if before := next((before for before in KOHYA if module.startswith(before)), None):
+                return KOHYA[before], module.removeprefix(before), sides.get(match["side"], match["side"])
             part, _, inner = module.partition(".")
             part, module = (part, inner.removeprefix(ROOT)) if part in PARTS else ("", module)
             before, _, last = module.rpartition(".")
@@ -129,7 +137,9 @@ def _parsed(name: str, path: Path) -> tuple[str, str, str]:
             elif last == "to_out":
                 module = f"{module}.0"
             return part, module, sides.get(match["side"], match["side"])
-    raise InputError(f"{path} holds {name!r}, which is no plain low-rank product in peft's or diffusers' format")
+    raise InputError(
+        f"{path} holds {name!r}, which is no plain low-rank product in peft's, diffusers' or kohya's format"
+    )
 
 
 def _said(path: Path, peft: bool) -> Callable[[str, str, int], float]:

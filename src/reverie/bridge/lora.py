@@ -54,6 +54,8 @@ def merge(model: Model, path: str | Path, scale: float = 1.0) -> Model:
     parts: dict[str, dict[str, Adapter]] = {}
     for (part, module), adapter in adapters.items():
         parts.setdefault(part or home, {})[module] = adapter
+    if own in parts:
+        parts[own] = {_dotted(module, state): adapter for module, adapter in parts[own].items()}
     loaded: list[tuple[torch.nn.Module, Mapping[str, Tensor]]] = []
     for part, mine in parts.items():
         if part == own:
@@ -96,9 +98,18 @@ def _encoders(model: Pretrained) -> list[Any]:
 def _known(module: str, state: Mapping[str, Tensor]) -> str:
     """The module's name in this version of transformers: with or without the outermost model."""
     for name in (module, module.removeprefix("text_model."), f"text_model.{module}"):
-        if f"{name}.weight" in state:
-            return name
+        for known in (name, _dotted(name, state)):
+            if f"{known}.weight" in state:
+                return known
     return module
+
+
+def _dotted(module: str, state: Mapping[str, Tensor]) -> str:
+    """The module that kohya's name means, which has lines where its own has points; another as it is."""
+    if f"{module}.weight" in state or "." in module:
+        return module
+    names = (name.removesuffix(".weight") for name in state if name.endswith(".weight"))
+    return next((name for name in names if name.replace(".", "_") == module), module)
 
 
 def _added(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter], scale: float) -> dict[str, Tensor]:

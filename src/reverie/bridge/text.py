@@ -7,12 +7,14 @@ vectors (Esser et al. 2024, section 4).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from reverie.bridge.building import plausible
 from reverie.bridge.folder import Folder
@@ -43,6 +45,7 @@ class Encoder:
         self.variant = part.variant
         self.device: torch.device | str | None = None
         self.dtype: torch.dtype | None = None
+        self.learned: list[Tensor] = []
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -89,9 +92,33 @@ class Encoder:
 
     def __call__(self, texts: Sequence[str], layer: int | None = None) -> tuple[Tensor, Tensor]:
         """Features (B, L, D) of a hidden layer, by default the normalised last one; and the model's first output, pooled if it projects."""
-        with torch.no_grad():
-            out = self.model(self.tokens(texts).to(self.model.device), output_hidden_states=layer is not None)
+        asks = torch.is_grad_enabled() and any(row.requires_grad for row in self.learned)
+        tokens = self.tokens(texts).to(self.model.device)
+        with torch.set_grad_enabled(asks):
+            out = functional_call(self.model, self._words(), (tokens,), {"output_hidden_states": layer is not None})
         return (out.last_hidden_state if layer is None else out.hidden_states[layer]), out[0]
+
+    def _words(self) -> dict[str, Tensor]:
+        """The table of words with those that were learned, by its name in the model; nothing without."""
+        if not self.learned:
+            return {}
+        table = self.model.get_input_embeddings().weight
+        name = next(name for name, p in self.model.named_parameters() if p is table)
+        first, rows = len(self.tokenizer) - len(self.learned), torch.stack(self.learned).to(table)
+        return {name: torch.cat([table[:first], rows, table[first + len(rows) :]])}
+
+    def beginning(self, word: str) -> Tensor:
+        """The mean of the rows of a word's tokens, (D,)."""
+        numbers = self.tokenizer(word, add_special_tokens=False).input_ids
+        return self.model.get_input_embeddings().weight[numbers].detach().float().mean(0)
+
+    def spoken(self, rows: Mapping[str, Tensor]) -> Self:
+        """The encoder with further words, each one token with its row; it shares the model."""
+        tokenizer, _ = copy.deepcopy(self.tokenizer), self.model
+        other = copy.copy(self)
+        tokenizer.add_tokens(list(rows))
+        other.tokenizer, other.learned = tokenizer, [*self.learned, *rows.values()]
+        return other
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         """The positions of each word of a text."""
@@ -143,6 +170,20 @@ class Texts:
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         return self.encoders[0].words(text)
+
+    def beginning(self, word: str) -> Tensor:
+        """The mean of the rows of a word's tokens, of all encoders one behind the other, (D,)."""
+        return torch.cat([encoder.beginning(word) for encoder in self.encoders])
+
+    def spoken(self, rows: Mapping[str, Tensor]) -> Self:
+        """The encoders with further words, each by its rows as :meth:`beginning` gives them (textual inversion); the rest is shared."""
+        other = copy.copy(self)
+        widths = [encoder.model.get_input_embeddings().embedding_dim for encoder in self.encoders]
+        parts = {word: row.split(widths) for word, row in rows.items()}
+        other.encoders = [
+            encoder.spoken({word: part[i] for word, part in parts.items()}) for i, encoder in enumerate(self.encoders)
+        ]
+        return other
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The encoders themselves, moved and cast."""

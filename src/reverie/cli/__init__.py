@@ -21,6 +21,7 @@ from reverie.core.text import shown
 VERBS = {
     "demo": "train, sample, measure and report on bundled digits, in about three minutes",
     "train": "train a recipe, or on a folder of pictures; the same command again resumes",
+    "adapt": "teach a model a few pictures by a small adapter",
     "distill": "turn a diffusion model into one that draws in one step or a few",
     "sample": "draw pictures from a run",
     "calibrate": "fit the times of few-step sampling to a run",

@@ -34,7 +34,7 @@ class Arguments(Placing):
         picture: the picture, or a file of reverie invert.
         source: what the picture shows: a class by number or name, or a text; none without.
         target: what it is to become.
-        method: edict without, or that of the inversion; cycle, dds, edit_friendly, fixed_point, masactrl, masked, negative_prompt,
+        method: edict without, or that of the inversion; cycle, dds, edit_friendly, fixed_point, imagic, masactrl, masked, negative_prompt,
             null_text, ode, p2p, pix2pix_zero, plug_and_play or sdedit.
         mask: a picture of the same size, white where the picture may change; elsewhere every pixel stays.
         drag: in place of a method, y,x:y,x moves what is at the first place to the second, in pixels of the model.

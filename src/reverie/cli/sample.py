@@ -68,6 +68,9 @@ class Arguments(Placing):
             noise added to what it is shown (0.1 without, where it was trained with --augment).
         target: the picture that energies compare with.
         mask: a picture of its size, white where energy:mask compares.
+        adapter: of reverie adapt, peft or kohya, with a strength at the end if 1 is not right, as often as wanted: mine.safetensors:0.8, or
+            the folder of its run; its tokens are further labels.
+        anyway: also adapters of another base, whose shapes fit.
         canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
     """
 
@@ -90,6 +93,8 @@ class Arguments(Placing):
     then: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     target: Path | None = None
     mask: Path | None = None
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    anyway: bool = False
     canvas: tuple[Side, Side] | None = None
 
 
@@ -108,11 +113,15 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {out}")
 
     from reverie.recipes import drawn as text
+    from reverie.recipes.adapting import adapted, knowing
     from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
 
     run = given.open(given.run)
-    recipe, teaching = run.recipe, teacher(given.guide)
+    if given.anyway and not given.adapter:
+        raise InputError("--anyway is for an adapter of another base: give --adapter, or leave it out")
+    changed = adapted(run, given.adapter, given.anyway) if given.adapter else None
+    recipe, teaching = run.recipe if changed is None else knowing(run.recipe, changed), teacher(given.guide)
     labels = choose(given.label, recipe if teaching is None or recipe.data.classes else teaching.recipe)
     if given.negative is not None and not given.text:
         raise InputError("--negative says what to lead away from: say with --text what to draw")
@@ -138,7 +147,8 @@ def main(arguments: list[str]) -> None:
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
-    generator = hinted(given, run, config) if given.hint else run.generator(config)
+    opened = run.open() if changed is None else changed
+    generator = hinted(given, opened, run, config) if given.hint else recipe.task.generator(opened, config)
     cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
     if given.guide or given.image is not None or given.canvas is not None:
         if not isinstance(generator, Sampler):
@@ -169,21 +179,24 @@ def alike(given: Arguments, arguments: list[str]) -> "tuple[Arguments, Drawn]":
 
 def flags(given: Arguments) -> list[str]:
     """What draws the same from the same run, in words of the command line."""
-    words = []
+    from reverie.recipes.adapting import absolute
+
+    words = ["--anyway"] if given.anyway else []
     for field in fields(given):
         value = getattr(given, field.name)
-        if field.name in ("run", "like", "out") or (value == field.default and field.name != "seed"):
+        if field.name in ("run", "like", "out", "anyway") or (value == field.default and field.name != "seed"):
             continue
-        several = value if field.name in ("guide", "hint", "then") else (value,)
+        several = value if field.name in ("guide", "hint", "then", "adapter") else (value,)
         for each in several:
+            each = absolute(each) if field.name == "adapter" else each
             each = each.absolute() if isinstance(each, Path) else each
             parts = each if isinstance(each, tuple) else (each,)
             words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
     return words
 
 
-def hinted(given: Arguments, run: "Run", config: SampleConfig) -> "Generator":
-    """What draws by the maps ``--hint``.
+def hinted(given: Arguments, opened: Any, run: "Run", config: SampleConfig) -> "Generator":
+    """What draws by the maps ``--hint`` with the model that is opened.
 
     Raises:
         InputError: for a map of another size, a run that learned no hints, or one on another model.
@@ -191,7 +204,6 @@ def hinted(given: Arguments, run: "Run", config: SampleConfig) -> "Generator":
     from reverie.diffusion.control import Control
     from reverie.recipes.sources import hint
 
-    opened = run.open()
     denoise = opened.base if isinstance(opened, Control) else opened
     for word in given.hint:
         name, _, rest = word.rpartition("=")

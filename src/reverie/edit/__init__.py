@@ -10,6 +10,7 @@ from reverie.edit import inversion
 from reverie.edit.dds import dds
 from reverie.edit.drag import Dragged, drag
 from reverie.edit.dragon import dragon
+from reverie.edit.imagic import imagic
 from reverie.edit.inversion import Inversion
 from reverie.edit.masactrl import masactrl
 from reverie.edit.masked import masked, paste
@@ -34,6 +35,7 @@ __all__ = [
     "drag",
     "dragon",
     "edit",
+    "imagic",
     "inversion",
     "invert",
     "masactrl",

@@ -14,6 +14,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import Tape, sample_seeds
+from reverie.core.progress import track
 from reverie.edit.branches import EDIT, SOURCE
 from reverie.edit.guidance import guide
 from reverie.solve.sampling import Seeds
@@ -85,6 +86,6 @@ def dds(
     for each in (source, cond):
         each.check(denoise.conditions)
     z = original = denoise.space.encode(images.to(denoise.device, torch.promote_types(images.dtype, torch.float32)))
-    for i in range(steps):
+    for i in track(range(steps), "editing", steps, "steps"):
         z = z - rate * direction(guided, z, original, source, cond, step=i, levels=levels, seed=seed)
     return denoise.space.decode(z)

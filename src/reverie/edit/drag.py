@@ -15,6 +15,7 @@ from torch.nn.functional import grid_sample, interpolate
 
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.progress import track
 from reverie.edit.inversion.record import Inversion
 from reverie.edit.masactrl import masactrl
 from reverie.guide.gradient import need_gradients
@@ -102,7 +103,7 @@ def drag(
     here, goal = _cells(handles, first), _cells(targets, first)
     wanted, outside = _read(first, here), None if mask is None else _outside(mask, code.images, x)
     adam, done = torch.optim.Adam([x], rate * math.hypot(at.alpha, at.sigma)), 0
-    for done in range(iterations + 1):
+    for done in track(range(iterations + 1), "dragging", iterations + 1, "iterations"):
         seen, moved = look(x)
         if done:
             here = _track(seen.detach(), here, wanted, search)

@@ -86,7 +86,7 @@ def masked(
         seed=seed,
         x=first.alpha * z + first.sigma * noise,
         walk=walk,
-        progress="",
+        progress="editing",
         scale=1.0 if guided is denoise else None,
     )
     return paste(edited, images, mask)

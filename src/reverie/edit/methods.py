@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond
@@ -13,6 +14,7 @@ from reverie.core.noise import Seeds
 from reverie.core.tensors import finite
 from reverie.edit import inversion
 from reverie.edit.dds import dds
+from reverie.edit.imagic import imagic
 from reverie.edit.inversion.record import Inversion
 from reverie.edit.masactrl import masactrl
 from reverie.edit.masked import masked, paste
@@ -35,7 +37,7 @@ SKIPPED = {"edit_friendly": 0.36, "edict": 0.2}
 """The part of the moves that is left out, in their papers."""
 USUAL = "edict"
 """What edits where nobody says how: on digits it becomes the class and keeps the rest (the figure of the docs)."""
-METHODS = tuple(sorted([*INVERTED, "dds", "masked", "sdedit"]))
+METHODS = tuple(sorted([*INVERTED, "dds", "imagic", "masked", "sdedit"]))
 
 
 class Edited(NamedTuple):
@@ -138,6 +140,13 @@ def edit(
         if source is None or target is None:
             raise InputError("dds goes from one condition to another: give both")
         edited = dds(denoise, given, source, target, 4 * steps, scale=7.5 if scale is None else scale, seed=seed)
+    elif method == "imagic":
+        if target is None:
+            raise InputError("imagic edits towards a condition: say what the picture is to become")
+        how = {"optimise": 4 * steps, "tune": 6 * steps, "scale": 1.0 if scale is None else scale, "seed": seed}
+        towards = target.expand(len(given))
+        each = [imagic(denoise, given[i : i + 1], towards.index([i]), **how) for i in range(len(given))]  # pyright: ignore[reportArgumentType]
+        edited = torch.cat(each)
     else:
         scale = 1.0 if target is None else 3.0 if scale is None else scale
         how = {"steps": steps, "scale": scale, "seed": seed}

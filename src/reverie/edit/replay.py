@@ -10,6 +10,7 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.core.noise import Span
+from reverie.core.progress import track
 from reverie.edit.branches import EDIT, SOURCE, Between, Branched, joined
 from reverie.edit.inversion.record import Inversion
 from reverie.solve import ending
@@ -67,7 +68,8 @@ def replay(
     tape = None if code.noises is None else Recorded(code.noises, k)
     walk, branched = plain(code.points), Branched(denoise, names)
     step: Step | None = None
-    for step in iterate(branched, k * n, _nulled(cond, code, 0, k), solver, x=x, walk=walk, tape=tape):
+    steps = iterate(branched, k * n, _nulled(cond, code, 0, k), solver, x=x, walk=walk, tape=tape)
+    for step in track(steps, "editing", len(walk), "moves"):
         i = step.index + 1
         if i < len(walk):
             step.cond = _nulled(cond, code, i, k)

@@ -63,6 +63,20 @@ def sdedit(
     for i in range(repeats):
         tape = partial(Again, repetition=i)
         images = sample(
-            guided, len(images), cond, solver, steps, grid, seed, images, start, None, "", None, None, tape, scale=own
+            guided,
+            len(images),
+            cond,
+            solver,
+            steps,
+            grid,
+            seed,
+            images,
+            start,
+            None,
+            "editing",
+            None,
+            None,
+            tape,
+            scale=own,
         )
     return images

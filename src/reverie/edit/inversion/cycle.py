@@ -10,6 +10,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.noise import Seeds, Tape, sample_seeds
+from reverie.core.progress import track
 from reverie.core.tensors import combine
 from reverie.edit.guidance import guide
 from reverie.edit.inversion.noises import drawn, moves
@@ -53,7 +54,8 @@ def cycle(
     z, tape = clean / points[-1].alpha, Tape(sample_seeds(seed, len(images)))
     x = points[0].alpha * z + points[0].sigma * tape.draw("invert", 0, z.shape[1:]).to(z)
     states, noises = [x], []
-    for i, (at, to, step) in enumerate(zip(points, points[1:], steps_, strict=False), 1):
+    every = enumerate(zip(points, points[1:], steps_, strict=False), 1)
+    for i, (at, to, step) in track(every, "inverting", len(points) - 1, "moves"):
         keep, fresh = Stochastic(eta, "ddim").mix(at, to)
         own = (x - at.alpha * z) / at.sigma
         new = tape.draw("invert", i, z.shape[1:]).to(z)

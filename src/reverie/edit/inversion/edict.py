@@ -21,6 +21,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.progress import track
 from reverie.core.schedules import Point, Schedule
 from reverie.core.tensors import combine
 from reverie.edit.guidance import guide
@@ -135,9 +136,9 @@ def edict(
     guided = guide(denoise, scale)
     plan = solver.plan(denoise.schedule, plain(points[::-1]))
     states = [solver.init(x, plan)]
-    for step in plan.steps:
+    for step in track(plan.steps, "inverting", len(plan.steps), "moves"):
         states.append(solver.step(lambda x, point: guided(x, point, cond), states[-1], step.row, ()))
-    track, second = (torch.stack(states_[::-1]) for states_ in zip(*states, strict=True))
+    first, second = (torch.stack(states_[::-1]) for states_ in zip(*states, strict=True))
     return Inversion(
         method="edict",
         model=described(denoise),
@@ -146,6 +147,6 @@ def edict(
         cond=cond,
         points=points,
         images=kept(images),
-        trajectory=track,
+        trajectory=first,
         second=second,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.noise import Seeds, Tape, sample_seeds
+from reverie.core.progress import track
 from reverie.edit.guidance import guide
 from reverie.edit.inversion.noises import drawn, moves
 from reverie.edit.inversion.ode import begin
@@ -54,7 +55,7 @@ def edit_friendly(
     z, tape = clean / points[-1].alpha, Tape(sample_seeds(seed, len(images)))
     states = [p.alpha * z + p.sigma * tape.draw("invert", i, z.shape[1:]).to(z) for i, p in enumerate(points[:-1])]
     states, noises = [*states, clean], []
-    for i, step in enumerate(steps_):
+    for i, step in track(enumerate(steps_), "inverting", len(steps_), "moves"):
         noise, states[i + 1] = drawn(guided, step, states[i], states[i + 1], cond)
         noises.append(noise)
     return Inversion(

@@ -10,6 +10,7 @@ from torch import Tensor
 from reverie.core.condition import Cond, Label, Tokens
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.progress import track
 from reverie.core.tensors import combine
 from reverie.edit.guidance import scale_at
 from reverie.edit.inversion.ode import along
@@ -60,7 +61,8 @@ def null_text(
     cond, x = code.cond, code.code
     nulls = {name: null_of(denoise, cond, name) for name in cond}
     stored: dict[str, list[Tensor]] = {name: [] for name in nulls}
-    for i, (at, to) in enumerate(zip(code.points, code.points[1:], strict=False)):
+    every = enumerate(zip(code.points, code.points[1:], strict=False))
+    for i, (at, to) in track(every, "optimising nulls", len(code.points) - 1, "moves"):
         row, pivot = first_order(at, to, STRAIGHT.pair, to.alpha, to.sigma).row, code.trajectory[i + 1]
         size, here = to.alpha**2 + to.sigma**2, scale_at(denoise, scale, at, x)
         with torch.no_grad():

@@ -12,6 +12,7 @@ from torch import Tensor
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.progress import track
 from reverie.core.schedules import HostPoint
 from reverie.core.tensors import check_range
 from reverie.edit.guidance import guide
@@ -72,7 +73,7 @@ def along(
     def run() -> Iterator[Step]:
         return iterate(guided, cond=cond, solver=solver, x=x, walk=walk)
 
-    states = [x, *(step.x for step in run())]
+    states = [x, *(step.x for step in track(run(), "inverting", len(walk), "moves"))]
     ending.check_finite(guided, states[-1], images, run)
     return Inversion(
         method=method,

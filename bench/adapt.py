@@ -1,0 +1,173 @@
+"""Personalisation at an equal budget: four subjects by every method; the table of docs/adapt/index.md.
+
+python bench/adapt.py RUN OUT [--budget 60s] [--methods lora svdiff] [--pictures 4] [--n 100]
+
+RUN is a model of digits by class, such as that of the recipe demo. A subject is a hand: held-out digits of one class, all changed
+alike. Four are learned; the others of that hand, unseen, teach a classifier, beside the same digits unchanged, what the hand is.
+Adapters are runs in OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not
+measured again.
+
+Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
+as the class; both: that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and without the adapter, rms in
+[−1, 1], and the share of these that turn into the hand. "the class itself" is the base under the label of the class: it must lose on
+the subject.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+import reverie as rv
+from reverie.adapt.applying import FILE
+from reverie.cli import main as reverie
+from reverie.core.files import write
+from reverie.learn import grid
+from reverie.recipes import measuring, sources
+from reverie.recipes.runs import Run
+
+RESULTS = Path(__file__).parent / "results" / "adapt.json"
+METHODS = ("lora", "lora --dora", "svdiff", "textual", "custom", "dreambooth", "dreambooth --preserve 0")
+
+
+def slanted(x: Tensor) -> Tensor:
+    """Leaning to the left by a third of their height."""
+    theta = torch.tensor([[1.0, -0.6, 0.0], [0.0, 1.0, 0.0]]).expand(len(x), -1, -1)
+    where = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x + 1, where, align_corners=False) - 1
+
+
+def bold(x: Tensor) -> Tensor:
+    """Strokes two pixels wider on each side."""
+    return F.max_pool2d(x, 5, stride=1, padding=2)
+
+
+def outlined(x: Tensor) -> Tensor:
+    """The rim of the strokes alone."""
+    return (F.max_pool2d(x, 3, 1, 1) - (-F.max_pool2d(-x, 3, 1, 1)) - 1).clamp(-1, 1)
+
+
+def negative(x: Tensor) -> Tensor:
+    """Black on white."""
+    return -x
+
+
+SUBJECTS: dict[str, tuple[int, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "slanted 4": (4, slanted, lambda x: x),
+    "bold 7": (7, bold, lambda x: x),
+    "outlined 0": (0, outlined, lambda x: x),
+    "negative 3": (3, negative, negative),
+}
+"""The class of each, the hand, and how the judge, who knows white on black, is shown it."""
+
+
+class Bench:
+    def __init__(self, run: str, out: Path, budget: str, pictures: int, n: int) -> None:
+        self.run, self.out, self.budget, self.pictures, self.n = Run(run), out, budget, pictures, n
+        self.denoise = self.run.denoiser()
+        recipe = self.run.recipe
+        judge = measuring.judge_of(recipe.data.name, sources.load(recipe), None)
+        assert judge is not None, "the data has no judge"
+        self.judge, self.held_out = judge, sources.load(recipe, "test")
+        self.rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+    def subject(self, name: str) -> tuple[Path, Callable[[Tensor], Tensor]]:
+        """The folder of the pictures to learn, and what says which pictures are of the hand, (N,) bool."""
+        label, hand, _ = SUBJECTS[name]
+        data = self.held_out
+        plain = data.batch((data.labels == label).nonzero()[:, 0]).x  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportArgumentType]
+        mine, rest = hand(plain[: self.pictures]), plain[self.pictures :]
+        folder = self.out / name.replace(" ", "-")
+        for i, picture in enumerate(mine):
+            grid.save(grid.to_picture(grid.to_bytes(picture)), folder / f"{i}.png")
+        seen = torch.cat([hand(rest), rest]).flatten(1).numpy()
+        of_it = [True] * len(rest) + [False] * len(rest)
+        classifier = LogisticRegression(C=0.01, max_iter=2_000).fit(seen, of_it)
+        return folder, lambda x: torch.from_numpy(classifier.predict(x.flatten(1).numpy()))
+
+    @torch.no_grad()
+    def draw(self, model: Any, label: int) -> Tensor:
+        return rv.sample(model, self.n, rv.Cond(label=label), seed=0, progress="drawing").cpu().clamp(-1, 1)
+
+    def row(self, name: str, spelt: str) -> None:
+        """One method on one subject, unless it is there."""
+        about = {"budget": self.budget, "pictures": self.pictures, "n": self.n, "base": self.run.recipe.name}
+        key, (label, _, shown) = f"{spelt}, {name}", SUBJECTS[name]
+        if self.rows.get(key, {}).get("about") == about:
+            return
+        folder, of_hand = self.subject(name)
+        base = self.draw(self.denoise, label)
+        facts: dict[str, float] = {"bytes": 0, "seconds": 0.0}
+        model, token = self.denoise, label
+        if spelt != "the class itself":
+            method, *words = spelt.split()
+            target = self.out / f"{folder.name}-{spelt.replace(' --', '-').replace(' ', '-')}"
+            flags = ["--method", method, "--token", "<mine>", "--like", str(label), "--budget", self.budget, *words]
+            begun = time.perf_counter()
+            code = reverie(["adapt", str(self.run.folder), str(folder), *flags, "--out", str(target)])
+            if code:
+                raise SystemExit(code)
+            facts["seconds"] = round(time.perf_counter() - begun, 1)
+            facts["bytes"] = (target / FILE).stat().st_size
+            model, token = rv.adapt.apply(self.denoise, rv.adapt.load(target)), len(self.denoise.conditioner.classes)
+        drawn, kept = self.draw(model, token), self.draw(model, label)
+        features = self.judge.features(shown(drawn) if token != label else drawn)
+        mine, right = of_hand(drawn), self.judge.head(features.relu()).argmax(1) == label
+        scores = {
+            "subject": float(mine.double().mean()),
+            "class": float(right.double().mean()),
+            "both": float((mine & right).double().mean()),
+            "drift": float((kept - base).square().mean().sqrt()),
+            "leaked": float(of_hand(kept).double().mean() - of_hand(base).double().mean()),
+        }
+        grid.save(grid.tile(torch.cat([drawn[:8], kept[:8]]), 8), self.out / "sheets" / f"{key}.png")
+        self.rows[key] = {"method": spelt, "name": name, "about": about, **scores, **facts}
+        write(RESULTS, json.dumps(self.rows, indent=1) + "\n")
+        print(key, {k: round(v, 3) for k, v in {**scores, **facts}.items()}, flush=True)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Means over the subjects, as markdown."""
+    lines = [
+        "| method | subject | class | both | drift of the class | leaked | file, kB | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows.values()):
+        mine = [row for row in rows.values() if row["method"] == method]
+
+        def mean(key: str, mine: list[Any] = mine) -> float:
+            return sum(row[key] for row in mine) / len(mine)
+
+        shares = " | ".join(f"{100 * mean(key):.0f} %" for key in ("subject", "class", "both"))
+        lines.append(
+            f"| `{method}` | {shares} | {mean('drift'):.3f} | {100 * mean('leaked'):.0f} % | {mean('bytes') / 1e3:,.1f} | "
+            f"{mean('seconds'):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--budget", default="60s")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--n", type=int, default=100)
+    given = parser.parse_args()
+    bench = Bench(given.run, given.out, given.budget, given.pictures, given.n)
+    for name in SUBJECTS:
+        for spelt in ("the class itself", *given.methods):
+            bench.row(name, spelt)
+    print(table(bench.rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""``--adapter``: adapters on the model of a run."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from reverie import adapt
+from reverie.core.denoiser import NetDenoiser
+from reverie.core.errors import InputError
+from reverie.recipes.recipe import Recipe
+from reverie.recipes.runs import Run
+
+
+def strength(given: str) -> tuple[Path, float]:
+    """``PATH`` or ``PATH:0.8`` as the file and its strength."""
+    path, colon, scale = given.rpartition(":")
+    if colon and not Path(given).expanduser().exists():
+        with suppress(ValueError):
+            return Path(path).expanduser(), float(scale)
+    return Path(given).expanduser(), 1.0
+
+
+def absolute(given: str) -> str:
+    """The same from any folder."""
+    path, scale = strength(given)
+    return f"{path.absolute()}:{scale:g}"
+
+
+def adapted(run: Run, given: Sequence[str], anyway: bool = False) -> NetDenoiser:
+    """The run's diffusion model with adapters, cast as the run is to be after that: they know their base in the type of its file.
+
+    Raises:
+        InputError: as :func:`reverie.adapt.apply`, or for a run of another task.
+    """
+    plain = Run(run.chosen.folder if run.chosen else run.folder, run.device).denoiser()
+    each = [(_loaded(path), scale) for path, scale in map(strength, given)]
+    return adapt.apply(plain, *each, anyway=anyway).to(dtype=run.dtype)
+
+
+def _loaded(path: Path) -> "adapt.Adapter | adapt.Outside":
+    """An adapter from a file, or what a run has trained so far."""
+    if not (path / "recipe.yaml").is_file():
+        return adapt.load(path)
+    opened = Run(path).open()
+    if not isinstance(opened, adapt.Adapter):
+        raise InputError(
+            f"{path} is a run of the task {Run(path).recipe.task.name}: --adapter takes one of reverie adapt"
+        )
+    return opened
+
+
+def knowing(recipe: Recipe, denoise: NetDenoiser) -> Recipe:
+    """The recipe of a model that has learned tokens: they are classes behind its own."""
+    if recipe.data.classes is None:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, classes=tuple(denoise.conditioner.classes)))
