@@ -10,7 +10,7 @@ No step waits for the device: losses and norms stay where they are computed unti
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -32,9 +32,10 @@ from reverie.learn.divergence import Diverged, Turn, explain
 from reverie.learn.ema import half_life, power
 from reverie.learn.interrupts import Interrupts
 from reverie.learn.journal import Journal
+from reverie.learn.meeting import Lost, Meeting
 from reverie.learn.observer import Observer
 from reverie.learn.runtime import Runtime
-from reverie.learn.side import Side, sides
+from reverie.learn.side import Move, Side, sides
 from reverie.learn.tally import Tally
 
 Feed = Loader | Callable[[int, int], Batch]
@@ -76,17 +77,19 @@ def train(
     """
     trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}), observers)
     interrupted = Interrupts()
-    with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, interrupted.caught():
-        try:
-            trainer.tell("begun", trainer.folder, trainer.images)
-            trainer.run(interrupted)
-            trainer.only(trainer.sides.values())
-        except OSError as error:
-            raise RunError(
-                f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}"
-            ) from error
-        finally:
-            trainer.tell("ended", trainer.images)
+    try:
+        with torch.random.fork_rng(), interrupted.caught(), trainer.runtime.joined() as meeting, trainer.bar:
+            try:
+                trainer.meeting = meeting
+                trainer.tell("begun", trainer.folder, trainer.images)
+                trainer.run(interrupted)
+                trainer.only(trainer.sides.values())
+            finally:
+                trainer.tell("ended", trainer.images)
+    except OSError as error:
+        raise RunError(f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}") from error
+    except Lost as error:
+        raise Lost(f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}") from error
     return trainer.images
 
 
@@ -111,6 +114,8 @@ class _Trainer:
         if config.on_nan == "rollback" and self.runtime.world > 1:
             raise InputError("train.on-nan rollback is for one process: several would not agree on where to go back to")
         self.observers = observers if self.runtime.main else ()
+        self.meeting: Meeting | None = None
+        self.shared: dict[str, nn.Module] = {}
         self.step, self.images, self.seconds, self.slower, self.rollbacks = 0, 0, 0.0, 1.0, 0
         latest = self.checkpoints.newest_whole(warn if self.runtime.main else quiet)
         if latest is not None:
@@ -153,8 +158,10 @@ class _Trainer:
         config = self.config
         for side in self.sides.values():
             side.player.module.train(side.player.train)
-        if self.runtime.main and self.saved:
-            self.look(self.images - config.batch, interrupted)
+        if self.saved:
+            if self.runtime.main:
+                self.look(self.images - config.batch, interrupted)
+            self.wait()
         with closing(self.stream()) as stream:
             while self.images < config.images:
                 begun = time.perf_counter()
@@ -162,9 +169,9 @@ class _Trainer:
                 now = Moment(self.step, before, config.images)
                 batches = [(start, next(stream)) for start, _ in self.pieces(before)]
                 count = min(config.batch, config.images - before)
-                stop = False
                 for number, name in enumerate(self.task.turns(now)):
-                    stop |= self.move(name, number, batches, count, now, interrupted)
+                    self.move(name, number, batches, count, now)
+                stop = self.runtime.any(interrupted.heard)
                 self.step, self.images = self.step + 1, before + count
                 self.task.after_step(Moment(self.step, self.images, config.images))
                 for side in self.sides.values():
@@ -179,15 +186,29 @@ class _Trainer:
                         interrupted.heard = True
                 elif self.crossed(before, config.log_every):
                     self.tally.read_back()
+                if not stop and self.images < config.images and any(
+                    self.crossed(before, every)
+                    for every in (config.save_every, config.validate_every, config.sample_every)
+                ):
+                    self.wait()
                 if stop or (interrupted.heard and self.runtime.world == 1):
                     self.save()
                     return
 
+    def wait(self) -> None:
+        """Until the first process has written and looked at what was due, however long that takes."""
+        if self.meeting is not None:
+            done = f"looked at {self.images}"
+            _ = self.meeting.tell(done) if self.runtime.main else self.meeting.hear(done)
+
     def pieces(self, images: int) -> list[tuple[int, int]]:
-        """What this process reads for the step that begins after so many images: (start, count) of each micro-batch."""
-        first, mine = self.runtime.shard(images, min(self.config.batch, self.config.images - images))
-        size = self.config.micro_batch or mine
-        return [(start, min(size, first + mine - start)) for start in range(first, first + mine, size)]
+        """What this process reads for the step that begins after so many images: (start, count) of each micro-batch, as many as the others."""
+        count = min(self.config.batch, self.config.images - images)
+        first, mine = self.runtime.shard(images, count)
+        most = -(-count // self.runtime.world)
+        number = min(mine, -(-most // min(most, self.config.micro_batch or most)))
+        ends = [first + mine * i // number for i in range(number + 1)]
+        return [(start, end - start) for start, end in zip(ends, ends[1:], strict=False)]
 
     def stream(self) -> Generator[Batch]:
         """The micro-batches from here to the end of the run, on the device."""
@@ -223,46 +244,37 @@ class _Trainer:
             if (last or self.crossed(before, config.sample_every)) and not self.shown.exists():
                 self.show()
 
-    def move(
-        self,
-        name: str,
-        number: int,
-        batches: Sequence[tuple[int, Batch]],
-        count: int,
-        now: Moment,
-        interrupted: Interrupts,
-    ) -> bool:
-        """One turn of one player: gradients of the batch, part by part, then the optimizers. Returns whether to stop after the step.
-
-        Processes add up their gradients and losses, and stop together when one of them is interrupted.
-        """
+    def move(self, name: str, number: int, batches: Sequence[tuple[int, Batch]], count: int, now: Moment) -> None:
+        """One turn of one player: gradients of the batch, part by part, then the optimizers."""
         side = self.sides[name]
         moved = [side, *(self.sides[other] for other in side.along)]
         self.only(moved)
         factor = self.slower * optim.factor(self.config, now.images)
         rate, *_ = [s.begin(factor) for s in moved]
         trained = [p for s in moved for p in s.trained]
+        if name not in self.shared:
+            self.shared[name] = self.runtime.shared(Move(self.task, name, [s.player.module for s in moved]))
+        turn = self.shared[name]
         torch.manual_seed(
             Draws(self.seed, batches[0][0], 1, number).key("layers")
         )  # of layers that draw by themselves, such as dropout
         sums: dict[str, Tensor] = {}
         values = []
-        for start, batch in batches:
+        for i, (start, batch) in enumerate(batches, 1):
             rng = Draws(self.seed, start, len(batch), number)
-            with self.runtime.autocast():
-                parts = self.task.loss(name, batch, rng, now)
-            scaled = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
-            torch.stack(list(scaled.values())).sum().backward()
+            with self.runtime.kept_apart(turn) if i < len(batches) else nullcontext():
+                with self.runtime.autocast():
+                    parts = turn(batch, rng, now)
+                scaled = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
+                (torch.stack(list(scaled.values())).sum() * self.runtime.world).backward()
             sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in scaled.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
-        stop, sums = self.runtime.add_up(trained, sums, interrupted.heard)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if side.clip:
             nn.utils.clip_grads_with_norm_(trained, side.clip, norm)
         for s in moved:
             s.step()
-        self.tally.add(Turn(name, number, now, rate, sums, values, norm))
-        return stop
+        self.tally.add(Turn(name, number, now, rate, self.runtime.add_up(sums), values, norm))
 
     def only(self, moved: Iterable[Side]) -> None:
         """Let gradients reach the weights that move in this turn, and no others."""

@@ -1,14 +1,17 @@
 """A player while it is trained: which of its weights move, its optimizer, its moving average, and what checkpoints hold of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.task import Player, Task
+from reverie.core.task import Moment, Player, Task
 from reverie.learn import optim
 from reverie.learn.config import TrainConfig
 from reverie.learn.ema import Decay, Ema, power
@@ -114,6 +117,26 @@ class Side:
             self.player.module.load_state_dict(weights)
         if self.ema is not None:
             self.ema.load_state_dict(averages)
+
+
+class Move(nn.Module):
+    """The loss of a player as a module of the weights that its turn moves.
+
+    Processes share gradients of what goes through this module. So a loss does with its networks what it likes: calls parts of them, hooks
+    them, differentiates them forward (:mod:`reverie.core.jvp`), and their gradients are those of all processes.
+
+    Args:
+        task: of the player.
+        name: the player.
+        modules: of the players that move.
+    """
+
+    def __init__(self, task: Task, name: str, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.loss, self.moved = partial(task.loss, name), nn.ModuleList(modules)
+
+    def forward(self, batch: Batch, rng: Draws, now: Moment) -> dict[str, Tensor]:
+        return self.loss(batch, rng, now)
 
 
 def sides(task: Task, config: TrainConfig, decay: Decay, device: torch.device) -> dict[str, Side]:

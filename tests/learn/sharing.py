@@ -1,0 +1,121 @@
+"""What one of two processes runs for ``test_sharing.py``: trainings in folders, one after the other."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reverie.core.errors import RunError
+from reverie.core.task import Optim, Player, Task
+from reverie.data import Loader, TensorSet
+from reverie.learn import train
+from reverie.learn.loop import _Trainer
+from reverie.learn.observer import Observer
+from reverie.learn.runtime import launched
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    from conftest import CONFIG, denoising, pictures  # pyright: ignore[reportMissingImports]
+else:
+    from .conftest import CONFIG, denoising, pictures
+
+SHORT = replace(CONFIG, images=168, save_every=80, validate_every=80, sample_every=80, log_every=16, keep=9)
+HALF = 80
+
+
+class Halfway(Observer):
+    """Ends training in the middle, with a checkpoint; other processes hear of it after one more step."""
+
+    def stepped(self, now):
+        return now.images >= HALF - 16 * (launched()[1] - 1)
+
+
+class Rivals(Task):
+    """A generator and a critic with a penalty on its slope, each stepped by its own loss; a projection that goes along; a weight unused."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.generator, self.critic = nn.Linear(4, 16), nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.head, self.generator.unused = nn.Linear(16, 1), nn.Parameter(torch.ones(3))
+        self.players = {
+            "critic": Player(self.critic, optim=Optim(lr=0.01), average=False),
+            "generator": Player(self.generator),
+            "head": Player(self.head, along="generator", average=False),
+        }
+
+    def turns(self, progress):
+        return ["critic", "critic", "generator"] if progress.step % 2 else ["critic", "generator"]
+
+    def loss(self, player, batch, rng, progress) -> dict[str, Tensor]:
+        fake = self.generator(rng.normal("z", (4,)))
+        if player == "generator":
+            return {"fool": -self.critic(fake)[:, 0], "head": self.head(fake)[:, 0].square().mean()}
+        real = batch.x.flatten(1).requires_grad_()
+        rated = self.critic(real)
+        (slope,) = torch.autograd.grad(rated.sum(), real, create_graph=True)
+        return {"rate": (self.critic(fake.detach()) - rated)[:, 0], "slope": slope.square().sum(1)}
+
+
+def by_workers() -> Loader:
+    """The pictures by a loader whose two workers read ahead."""
+    batch = pictures(0, 48)
+    return Loader(TensorSet(batch.x, batch.label, "abc"), seed=3, workers=2)
+
+
+def slow():
+    """A task whose first validation takes longer than a message between the processes may."""
+    task, seconds = denoising(SHORT), [5.0, 0.0]
+
+    def validate():
+        time.sleep(seconds.pop(0))
+        return {"loss": 1.0}
+
+    task.validate = validate
+    return task
+
+
+CASES = {
+    "plain": (denoising, SHORT, lambda: pictures),
+    "parts": (denoising, replace(SHORT, micro_batch=4), lambda: pictures),
+    "uneven": (denoising, replace(SHORT, batch=15, micro_batch=4), lambda: pictures),
+    "workers": (denoising, SHORT, by_workers),
+    "muon": (denoising, replace(SHORT, optimizer="muon"), lambda: pictures),
+    "rivals": (lambda config: Rivals(), replace(SHORT, micro_batch=4), lambda: pictures),
+}
+"""What is trained in both ways: the task by its settings, these, and the data."""
+
+
+def run(name: str, folder: Path, halves: bool = False, seed: int = 0, suffix: str = "") -> None:
+    made, config, feed = CASES[name]
+    observers = [Halfway()] if halves else []
+    train(made(config), feed(), config, folder / f"{name}{suffix}", seed=seed, observers=observers)
+
+
+def share(rank: int, port: str, folder: Path) -> None:
+    launcher = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update(launcher, GLOO_SOCKET_IFNAME="lo")
+    for name in CASES:
+        run(name, folder)
+    run("plain", folder, suffix="-one")  # goes on where one process stopped
+    run("plain", folder, halves=True, suffix="-two")
+    run("plain", folder, seed=rank, suffix="-apart")
+    dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=3))
+    config = replace(SHORT, images=96)
+    train(slow(), pictures, config, folder / "slow")
+    _Trainer.wait = lambda self: None
+    try:
+        train(slow(), pictures, config, folder / "hasty")
+    except RunError as error:
+        (folder / f"hasty-{rank}.txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    share(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -1,0 +1,86 @@
+"""Two processes that share each batch: the same losses, weights and averages as one, whatever the parts and the workers."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from reverie.learn import Checkpoints
+from reverie.learn.journal import entries
+
+from . import sharing
+from .sharing import CASES, HALF, run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo is told the name of the interface")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """The folder of all trainings: of one process those in ``one``."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in CASES:
+        run(name, folder / "one")
+    run("plain", folder, halves=True, suffix="-one")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, str(sharing.__file__)]
+    processes = [subprocess.Popen([*command, str(rank), port, str(folder)]) for rank in (0, 1)]
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    run("plain", folder, suffix="-two")
+    return folder
+
+
+def saved(folder: Path) -> dict[str, Tensor]:
+    """Everything that the last checkpoint holds."""
+    latest = Checkpoints(folder / "checkpoints").latest()
+    assert latest is not None
+    files = ("model", "ema", "optimizer", "profiles")
+    return {f"{file}/{key}": value for file in files for key, value in latest.tensors(file).items()}
+
+
+def losses(folder: Path) -> list[float]:
+    return [value for e in entries(folder / "log.jsonl") for key, value in e.items() if key.endswith("loss")]
+
+
+def apart(one: Path, other: Path) -> float:
+    """How far two runs are from each other: the farthest number of what is saved, or of the losses, and of these there are equally many."""
+    a, b = saved(one), saved(other)
+    assert set(a) == set(b) and len(losses(one)) == len(losses(other)) > 5
+    numbers = (abs(x - y) for x, y in zip(losses(one), losses(other), strict=True))
+    return max(*((a[key] - b[key]).abs().max().item() for key in a), *numbers)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_learns(runs, name):
+    assert apart(runs / "one" / name, runs / name) < 1e-4
+
+
+def test_so_do_parts_and_workers(runs):
+    assert apart(runs / "one" / "plain", runs / "parts") < 1e-4
+    assert apart(runs / "one" / "workers", runs / "one" / "plain") > 1e-2  # which read other data
+
+
+def test_with_another_seed_in_one_process_they_do_not(runs):
+    assert apart(runs / "one" / "plain", runs / "plain-apart") > 1e-2
+
+
+@pytest.mark.parametrize("begun", ["one", "two"])
+def test_what_one_number_of_processes_began_another_ends(runs, begun):
+    first = Checkpoints(runs / f"plain-{begun}" / "checkpoints").all()[0]
+    assert first.state["images"] == HALF and first.state["processes"] == {"one": 1, "two": 2}[begun]
+    assert apart(runs / "one" / "plain", runs / f"plain-{begun}") < 1e-4
+
+
+def test_the_others_wait_for_the_first_one_longer_than_for_each_other(runs):
+    """It validates for longer than a message may take; where they do not wait for that, they lose it."""
+    validated = [e["images"] for e in entries(runs / "slow" / "log.jsonl") if "validation" in e]
+    assert validated == [80, 96]
+    assert "lost another" in (runs / "hasty-1.txt").read_text()
