@@ -76,11 +76,11 @@ def gradient(kind, config, runtime: Runtime, whole: bool) -> Tensor:
     start, count = runtime.shard(0, 8)
     x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(5))[start : start + count]
     batch = Batch(x, Cond(label=torch.arange(8)[start : start + count] % 3), {})
+    weights = [p for p in model.denoise.net.parameters() if p.requires_grad]
     turn = Move(task, "student", [model.denoise.net])
     turn = runtime.shared(turn) if whole else Move(task, "student", [runtime.shared(model.denoise.net)])
     parts = turn(batch, Draws(0, start, count), Moment(5, 50, 100))
     (sum(v.sum() / 8 for v in parts.values()) * runtime.world).backward()
-    weights = [p for p in model.denoise.net.parameters() if p.requires_grad]
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
 
 
@@ -103,7 +103,7 @@ def shares(tmp_path_factory) -> Path:
         port = probe.getsockname()[1]
     command = [sys.executable, __file__, str(port), str(folder)]
     processes = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     return folder
 
 

@@ -1,24 +1,32 @@
 """What one of two processes runs for ``test_sharing.py``: trainings in folders, one after the other."""
 
+import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from reverie.core.condition import Cond
 from reverie.core.errors import RunError
+from reverie.core.processes import Shared
 from reverie.core.task import Optim, Player, Task
 from reverie.data import Loader, TensorSet
 from reverie.learn import train
 from reverie.learn.loop import _Trainer
 from reverie.learn.observer import Observer
-from reverie.learn.runtime import launched
+from reverie.learn.runtime import Runtime, launched
+from reverie.solve import Sampler
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
@@ -66,7 +74,7 @@ class Rivals(Task):
 def by_workers() -> Loader:
     """The pictures by a loader whose two workers read ahead."""
     batch = pictures(0, 48)
-    return Loader(TensorSet(batch.x, batch.label, "abc"), seed=3, workers=2)
+    return Loader(TensorSet(batch.x, batch.label, classes=["a", "b", "c"]), seed=3, workers=2)
 
 
 def slow():
@@ -98,14 +106,68 @@ def run(name: str, folder: Path, halves: bool = False, seed: int = 0, suffix: st
     train(made(config), feed(), config, folder / f"{name}{suffix}", seed=seed, observers=observers)
 
 
+def held(trainer: _Trainer) -> float:
+    """Bytes that a process holds for a weight."""
+    (side,) = trainer.sides.values()
+    assert side.optimizer is not None and side.ema is not None
+    moments = [v for state in side.optimizer.state.values() for key, v in state.items() if key != "step"]
+    averages = [value for ema in (side.ema, *side.profiles.values()) for value in ema.average.values()]
+    tensors = [*side.trained, *(p.grad for p in side.trained if p.grad is not None), *moments, *averages]
+    return sum(v.nbytes for v in tensors) / sum(p.numel() for p in side.trained)
+
+
+def sent(folder: Path, apart: bool) -> list[int]:
+    """Bytes of each message of gradients in ten steps of two micro-batches; ``apart``: whether the first one waits for the second."""
+    found: list[int] = []
+
+    def shared(self: Runtime, turn: nn.Module, real=Runtime.shared) -> nn.Module:
+        def count(state: None, bucket: dist.GradBucket):
+            found.append(bucket.buffer().nbytes)
+            return allreduce_hook(dist.group.WORLD, bucket)  # pyright: ignore[reportArgumentType]
+
+        made = real(self, turn)
+        made.register_comm_hook(None, count)
+        return made
+
+    def never(self: Runtime, turn: nn.Module):
+        return nullcontext()
+
+    changes = {"shared": shared} if apart else {"shared": shared, "kept_apart": never}
+    with patch.multiple(Runtime, **changes):
+        train(denoising(SHORT), pictures, replace(SHORT, images=160, micro_batch=4), folder / f"sent-{apart}")
+    return found
+
+
+def alone(folder: Path) -> None:
+    kept: list[float] = []
+
+    def save(self: _Trainer, real=_Trainer.save) -> None:
+        kept.append(held(self))
+        real(self)
+
+    with patch.object(_Trainer, "save", save):
+        run("plain", folder / "one")
+    (folder / "held.json").write_text(json.dumps(kept))
+    for name in CASES:
+        run(name, folder / "one")
+    run("plain", folder, halves=True, suffix="-one")
+    (folder / "begun").touch()
+
+
 def share(rank: int, port: str, folder: Path) -> None:
     launcher = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update(launcher, GLOO_SOCKET_IFNAME="lo")
     for name in CASES:
         run(name, folder)
+    while not (folder / "begun").exists():
+        time.sleep(0.1)
     run("plain", folder, suffix="-one")  # goes on where one process stopped
     run("plain", folder, halves=True, suffix="-two")
     run("plain", folder, seed=rank, suffix="-apart")
+    (folder / f"sent-{rank}.json").write_text(json.dumps([sent(folder, apart) for apart in (True, False)]))
+    generator = Sampler(denoising(CONFIG).denoise, steps=3)
+    with Runtime.choose("cpu").joined():
+        np.save(folder / f"drawn-{rank}.npy", Shared(generator).sample(7, Cond(label=1), seed=5).numpy())
     dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=3))
     config = replace(SHORT, images=96)
     train(slow(), pictures, config, folder / "slow")
@@ -118,4 +180,7 @@ def share(rank: int, port: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    share(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    if sys.argv[1] == "alone":
+        alone(Path(sys.argv[2]))
+    else:
+        share(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -1,17 +1,23 @@
 """Two processes that share each batch: the same losses, weights and averages as one, whatever the parts and the workers."""
 
+import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
+from reverie.core.condition import Cond
 from reverie.learn import Checkpoints
 from reverie.learn.journal import entries
+from reverie.solve import Sampler
 
 from . import sharing
+from .conftest import CONFIG, denoising
 from .sharing import CASES, HALF, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo is told the name of the interface")
@@ -21,16 +27,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo is told th
 def runs(tmp_path_factory) -> Path:
     """The folder of all trainings: of one process those in ``one``."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in CASES:
-        run(name, folder / "one")
-    run("plain", folder, halves=True, suffix="-one")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, str(sharing.__file__)]
-    processes = [subprocess.Popen([*command, str(rank), port, str(folder)]) for rank in (0, 1)]
+    words = [["0", port, str(folder)], ["1", port, str(folder)], ["alone", str(folder)]]
+    processes = [subprocess.Popen([sys.executable, str(sharing.__file__), *each]) for each in words]
     try:
-        assert [process.wait(300) for process in processes] == [0, 0]
+        assert [process.wait(500) for process in processes] == [0, 0, 0]
     finally:
         for process in processes:
             process.kill()
@@ -84,3 +87,24 @@ def test_the_others_wait_for_the_first_one_longer_than_for_each_other(runs):
     validated = [e["images"] for e in entries(runs / "slow" / "log.jsonl") if "validation" in e]
     assert validated == [80, 96]
     assert "lost another" in (runs / "hasty-1.txt").read_text()
+
+
+def test_a_process_holds_and_sends_what_the_plan_on_paper_says(runs):
+    """28 bytes a weight; and 4 bytes a weight each step, however many micro-batches it has, unless each of them sends."""
+    weights = sum(value.numel() for key, value in saved(runs / "plain").items() if key.startswith("model/"))
+    assert json.loads((runs / "held.json").read_text()) == [28.0] * 3
+    for rank in (0, 1):
+        once, always = json.loads((runs / f"sent-{rank}.json").read_text())
+        assert sum(once) == 10 * 4 * (weights + 1) and sum(always) == 2 * sum(once)
+    checkpoint = Checkpoints(runs / "plain" / "checkpoints").latest()
+    assert checkpoint is not None
+    files = checkpoint.state["files"]
+    assert sum(each["bytes"] for each in files.values()) < 24 * weights + 5_000 < 1.2 * 24 * weights
+
+
+def test_which_process_draws_a_sample_changes_nothing(runs):
+    generator = Sampler(denoising(CONFIG).denoise, steps=3)
+    alone, other = (generator.sample(7, Cond(label=1), seed=seed) for seed in (5, 6))
+    for rank in (0, 1):
+        drawn = torch.from_numpy(np.load(runs / f"drawn-{rank}.npy"))
+        assert (drawn - alone).abs().max() < 1e-5 < 0.1 < (drawn - other).abs().amax((1, 2, 3)).min()

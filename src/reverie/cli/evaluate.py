@@ -69,6 +69,12 @@ def main(arguments: list[str]) -> None:
             if field.name in SAMPLES and getattr(given, field.name) != field.default:
                 flag = field.name.replace("_", "-")
                 raise InputError(f"--outliers asks for densities, and draws no samples: leave --{flag} out")
+    with given.joined() as writes:
+        evaluate(given, writes)
+
+
+def evaluate(given: Arguments, writes: bool) -> None:
+    """Measure, and print what was found if this is the process that writes."""
     from reverie.recipes.measuring import measure, tell_apart
     from reverie.solve.maps import MADE
 
@@ -96,6 +102,8 @@ def main(arguments: list[str]) -> None:
             )
             for each in reversed(several)
         ][::-1]
+    if not writes:
+        return
     show(first)
     if others:
         beside([first, *others])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from reverie.core.condition import Cond
     from reverie.core.denoiser import Denoiser
+    from reverie.core.noise import SampleSeed
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
 
@@ -90,12 +91,19 @@ def main(arguments: list[str]) -> None:
     out = given.out or Path("samples.png")
     if out.suffix and out.suffix.lower() not in WRITTEN:
         raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {out}")
+    with given.joined() as writes:
+        draw(given, drawn, given.run, out, writes)
 
+
+def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes: bool) -> None:
+    """Draw, with the other processes if there are any, and write the pictures if this is the process that does."""
+    from reverie.core import processes
+    from reverie.core.noise import sample_seeds
     from reverie.recipes import drawn as text
     from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
 
-    run = given.open(given.run)
+    run = given.open(where)
     recipe, teaching = run.recipe, teacher(given.guide)
     labels = choose(given.label, recipe if teaching is None or recipe.data.classes else teaching.recipe)
     n = math.ceil(16 / len(labels or [0])) * len(labels or [0]) if given.n is None else given.n
@@ -117,14 +125,21 @@ def main(arguments: list[str]) -> None:
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
     generator = run.generator(config)
-    if given.guide or given.image is not None or given.canvas is not None:
-        if not isinstance(generator, Sampler):
-            raise InputError(
-                f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}"
-            )
-        images = steered(given, generator.denoise, config, recipe, condition(labels, n), n)
-    else:
-        images = sample(generator, n, condition(labels, n), seed=given.seed, progress="sampling")
+    steers = bool(given.guide) or given.image is not None or given.canvas is not None
+    if steers and not isinstance(generator, Sampler):
+        raise InputError(f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}")
+
+    cond, seeds, bar = condition(labels, n), sample_seeds(given.seed, n), "sampling" if writes else None
+
+    def part(which: slice) -> "Tensor":
+        some, own = None if cond is None else cond.index(which), seeds[which]
+        if isinstance(generator, Sampler) and steers:
+            return steered(given, generator.denoise, config, recipe, some, own, bar)
+        return sample(generator, len(own), some, seed=own, progress=bar)
+
+    images = processes.drawn(n, part)
+    if not writes:
+        return
     names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
     told, index = flags(replace(given, n=n)), None if drawn is None else drawn.index
     for path in write(images, out, names, lambda i: text.chunks(run, told, config, given.seed, i), index):
@@ -158,9 +173,15 @@ def flags(given: Arguments) -> list[str]:
 
 
 def steered(
-    given: Arguments, denoise: "Denoiser", config: SampleConfig, recipe: "Recipe", cond: "Cond | None", n: int
+    given: Arguments,
+    denoise: "Denoiser",
+    config: SampleConfig,
+    recipe: "Recipe",
+    cond: "Cond | None",
+    seeds: "list[SampleSeed]",
+    bar: str | None,
 ) -> "Tensor":
-    """Pictures drawn under ``--guide``, from ``--image``, on a ``--canvas``."""
+    """Pictures drawn under ``--guide``, from ``--image``, on a ``--canvas``, one a seed."""
     from reverie.diffusion.building import solving
     from reverie.guide import windows
     from reverie.recipes.guiding import steer
@@ -169,7 +190,7 @@ def steered(
 
     target = None if given.target is None else picture(given.target, recipe)
     mask = None if given.mask is None else known(given.mask, given.target, recipe)
-    source = None if given.image is None else picture(given.image, recipe).expand(n, -1, -1, -1)
+    source = None if given.image is None else picture(given.image, recipe).expand(len(seeds), -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
     guided = steer(denoise, given.guide, target, mask, given.open)
     denoise = guided.denoise
@@ -181,7 +202,7 @@ def steered(
     how = solving(config)
     solver, how["grid"] = auto.choose(denoise, **how, whole=source is None)
     how["solver"] = guided.correct(solver)
-    return sample(denoise, n, cond, seed=given.seed, x=source, start=start, progress="sampling", **how)
+    return sample(denoise, len(seeds), cond, seed=seeds, x=source, start=start, progress=bar, **how)
 
 
 def choose(given: str | None, recipe: "Recipe") -> list[int] | None:

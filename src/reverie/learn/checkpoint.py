@@ -212,15 +212,15 @@ class Checkpoints:
         self._retain()
         return Checkpoint(self.folder / name)
 
-    def kept(self) -> str:
-        """What was saved, and how to go on from it, for messages."""
+    def kept(self, first: str = "make room and ") -> str:
+        """What was saved, and how to go on from it, for messages; what to do ``first``."""
         try:
             latest = self.newest_whole(quiet)
         except RunError as error:
             return str(error)
         if latest is None:
-            return "Nothing had been saved before. Make room and start again."
-        return f"{latest.folder.name} ({latest.state['images']:,} images) is whole: make room and run the same command to go on from it."
+            return f"Nothing had been saved before: {first}start again."
+        return f"{latest.folder.name} ({latest.state['images']:,} images) is whole: {first}run the same command to go on from it."
 
     def _retain(self) -> None:
         """Remove what neither rule keeps; what cannot be read is left to its owner."""

@@ -37,7 +37,7 @@ class TrainConfig:
         keep: checkpoints to keep, the latest ones.
         keep_every: besides these, keep a checkpoint every so many images.
         device: cpu, cuda, …; auto takes the first accelerator there is.
-        processes: processes on this machine that share each batch (under torchrun leave it at 1). Small networks learn
+        processes: processes on this machine that share each batch; under torchrun, those that it has started. Small networks learn
             nearly twice as fast in two processes of one thread as in one of two.
         workers: processes that read pictures ahead of each training process; 0 reads between the steps.
         tensorboard: also log to the folder tensorboard of the run, for TensorBoard (pip install reverie[tensorboard]).

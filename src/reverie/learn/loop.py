@@ -89,7 +89,7 @@ def train(
     except OSError as error:
         raise RunError(f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}") from error
     except Lost as error:
-        raise Lost(f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}") from error
+        raise Lost(f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept('')}") from error
     return trainer.images
 
 

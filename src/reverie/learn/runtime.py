@@ -1,7 +1,6 @@
 """Where training runs: the device, the precision of the forward passes, and the processes that share each batch."""
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reverie.core.errors import InputError, RunError
+from reverie.core import devices
+from reverie.core.errors import InputError
 from reverie.learn.meeting import Lost, Meeting
 
 
@@ -29,25 +29,16 @@ class Runtime:
 
     @classmethod
     def choose(cls, device: str = "auto", bf16: bool = False) -> "Runtime":
-        """A device by name; ``auto`` is the accelerator if there is one.
+        """A device by name; ``auto`` is the accelerator if there is one, of several processes each its own.
 
         Raises:
             InputError: for a device that this machine does not have, or as :func:`launched`.
         """
         rank, world, local = launched()
-        if device == "auto":
-            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            chosen = accelerator or torch.device("cpu")
-            if accelerator is not None and world > 1:
-                chosen = torch.device(accelerator.type, local)
-            return cls(chosen, bf16, rank, world)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"device {device!r} cannot be used here: {str(error).splitlines()[0]} Use cpu or auto."
-            ) from error
-        return cls(torch.device(device), bf16, rank, world)
+        chosen = devices.choose(device)
+        if device == "auto" and world > 1 and chosen.type != "cpu":
+            chosen = torch.device(chosen.type, local)
+        return cls(chosen, bf16, rank, world)
 
     @property
     def main(self) -> bool:
@@ -69,9 +60,7 @@ class Runtime:
         backend = "gloo" if self.device.type == "cpu" else None  # None: gloo for the CPU and what suits the accelerator
         dist.init_process_group(backend, store=group, rank=self.rank, world_size=self.world)
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-                yield meeting
+            yield meeting
         except Lost:
             raise
         except Exception as error:
@@ -105,8 +94,9 @@ class Runtime:
         """
         if self.world == 1:
             return turn
+        turn.register_parameter("unused", nn.Parameter(torch.zeros(1, device=self.device)))  # or PyTorch warns that all are used
         return DistributedDataParallel(
-            turn, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            turn, forward_sync_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
 
     def kept_apart(self, turn: nn.Module) -> AbstractContextManager[object]:
