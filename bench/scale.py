@@ -1,12 +1,12 @@
-"""How training scales over processes on this machine: images a second of one, of two that share each batch, and of two that know nothing
-of each other, which is what the machine could do.
+"""How training scales over processes on this machine: images a second of one, of two that share each batch, and of two that know nothing of
+each other, which is what the machine could do.
 
     python bench/scale.py                 # about five minutes; wants an idle machine with two cores
     python bench/scale.py --images 2048   # shorter and rougher
 
 Strong scaling keeps the batch of the run, weak scaling that of each process. Every process has one thread. The pace is that of the log, from
-its first line to its last, so that neither start nor drawing counts; the best of the repeats is taken. Efficiency is the pace of two that
-share over that of the two single runs together, at the same batch a process.
+first line to last, so that neither start nor drawing counts; the best of the repeats is taken. Efficiency is the pace of two that share over
+that of the two single runs together, at the same batch a process.
 """
 
 import argparse
@@ -26,8 +26,22 @@ RESULTS = Path(__file__).parent / "results" / "scale.json"
 
 def begun(folder: Path, net: str, images: int, batch: int, processes: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "reverie", "train", "--data", "mnist5k", *NETS[net], "--out", str(folder)]
-    never = ["--train.validate-every", "1000000000", "--train.sample-every", "1000000000", "--train.save-every", "1000000000"]
-    size = ["--train.images", str(images), "--train.batch", str(batch), "--train.log-every", str(max(batch, images // 8))]
+    never = [
+        "--train.validate-every",
+        "1000000000",
+        "--train.sample-every",
+        "1000000000",
+        "--train.save-every",
+        "1000000000",
+    ]
+    size = [
+        "--train.images",
+        str(images),
+        "--train.batch",
+        str(batch),
+        "--train.log-every",
+        str(max(batch, images // 8)),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(processes)}  # which are dealt out
     words = [*command, *never, *size, "--train.processes", str(processes), "--sample.steps", "1"]
     return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -59,7 +73,9 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     given = parser.parse_args()
     rows = []
-    print(f"{'':6s} {'scaling':8s} {'one':>8s} {'two single':>11s} {'two share':>10s} {'efficiency':>11s}   images a second")
+    print(
+        f"{'':6s} {'scaling':8s} {'one':>8s} {'two single':>11s} {'two share':>10s} {'efficiency':>11s}   images a second"
+    )
     for net in given.nets:
         for scaling, each in (("weak", given.batch), ("strong", given.batch // 2)):
             one = max(together(net, [(given.images, given.batch, 1)])[0] for _ in range(given.repeats))

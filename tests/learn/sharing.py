@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -95,6 +96,7 @@ CASES = {
     "uneven": (denoising, replace(SHORT, batch=15, micro_batch=4), lambda: pictures),
     "workers": (denoising, SHORT, by_workers),
     "muon": (denoising, replace(SHORT, optimizer="muon"), lambda: pictures),
+    "sharded": (denoising, replace(SHORT, micro_batch=4, shard=True), lambda: pictures),
     "rivals": (lambda config: Rivals(), replace(SHORT, micro_batch=4), lambda: pictures),
 }
 """What is trained in both ways: the task by its settings, these, and the data."""
@@ -104,6 +106,14 @@ def run(name: str, folder: Path, halves: bool = False, seed: int = 0, suffix: st
     made, config, feed = CASES[name]
     observers = [Halfway()] if halves else []
     train(made(config), feed(), config, folder / f"{name}{suffix}", seed=seed, observers=observers)
+
+
+def refused(call: Callable[[], object], path: Path) -> None:
+    """What a training says that fails."""
+    try:
+        call()
+    except RunError as error:
+        path.write_text(str(error))
 
 
 def held(trainer: _Trainer) -> float:
@@ -150,8 +160,13 @@ def alone(folder: Path) -> None:
     (folder / "held.json").write_text(json.dumps(kept))
     for name in CASES:
         run(name, folder / "one")
-    run("plain", folder, halves=True, suffix="-one")
+    for name in ("plain", "sharded"):
+        run(name, folder, halves=True, suffix="-one")
     (folder / "begun").touch()
+    while not (folder / "begun two").exists():
+        time.sleep(0.1)
+    for name in ("plain", "sharded"):
+        run(name, folder, suffix="-two")
 
 
 def share(rank: int, port: str, folder: Path) -> None:
@@ -161,9 +176,19 @@ def share(rank: int, port: str, folder: Path) -> None:
         run(name, folder)
     while not (folder / "begun").exists():
         time.sleep(0.1)
-    run("plain", folder, suffix="-one")  # goes on where one process stopped
-    run("plain", folder, halves=True, suffix="-two")
+    for name in ("plain", "sharded"):
+        run(name, folder, suffix="-one")  # goes on where one process stopped
+        run(name, folder, halves=True, suffix="-two")
+    if rank == 0:
+        (folder / "begun two").touch()
     run("plain", folder, seed=rank, suffix="-apart")
+
+    def torn(start: int, count: int):
+        if rank == 1 and start >= 96:
+            raise OSError("the tape is torn")
+        return pictures(start, count)
+
+    refused(lambda: train(denoising(SHORT), torn, SHORT, folder / "torn"), folder / f"torn-{rank}.txt")
     (folder / f"sent-{rank}.json").write_text(json.dumps([sent(folder, apart) for apart in (True, False)]))
     generator = Sampler(denoising(CONFIG).denoise, steps=3)
     with Runtime.choose("cpu").joined():
@@ -172,10 +197,7 @@ def share(rank: int, port: str, folder: Path) -> None:
     config = replace(SHORT, images=96)
     train(slow(), pictures, config, folder / "slow")
     _Trainer.wait = lambda self: None
-    try:
-        train(slow(), pictures, config, folder / "hasty")
-    except RunError as error:
-        (folder / f"hasty-{rank}.txt").write_text(str(error))
+    refused(lambda: train(slow(), pictures, config, folder / "hasty"), folder / f"hasty-{rank}.txt")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from reverie.core.condition import Cond
 from reverie.learn import Checkpoints
+from reverie.learn.checkpoint import Damaged
 from reverie.learn.journal import entries
 from reverie.solve import Sampler
 
 from . import sharing
 from .conftest import CONFIG, denoising
-from .sharing import CASES, HALF, run
+from .sharing import CASES, HALF
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo is told the name of the interface")
 
@@ -37,7 +39,6 @@ def runs(tmp_path_factory) -> Path:
     finally:
         for process in processes:
             process.kill()
-    run("plain", folder, suffix="-two")
     return folder
 
 
@@ -76,10 +77,26 @@ def test_with_another_seed_in_one_process_they_do_not(runs):
 
 
 @pytest.mark.parametrize("begun", ["one", "two"])
-def test_what_one_number_of_processes_began_another_ends(runs, begun):
-    first = Checkpoints(runs / f"plain-{begun}" / "checkpoints").all()[0]
+@pytest.mark.parametrize("name", ["plain", "sharded"])
+def test_what_one_number_of_processes_began_another_ends(runs, name, begun):
+    first = Checkpoints(runs / f"{name}-{begun}" / "checkpoints").all()[0]
     assert first.state["images"] == HALF and first.state["processes"] == {"one": 1, "two": 2}[begun]
-    assert apart(runs / "one" / "plain", runs / f"plain-{begun}") < 1e-4
+    assert apart(runs / "one" / "plain", runs / f"{name}-{begun}") < 1e-4
+
+
+def test_weights_in_parts_are_saved_in_parts_and_damage_is_found(runs):
+    latest = Checkpoints(runs / "sharded" / "checkpoints").all()[-1]
+    files = sorted(path.name for path in (latest.folder / "ema").iterdir())
+    assert len(files) == 2 and all(name.endswith(".safetensors") for name in files)
+    each = [sum(v.numel() for v in load_file(latest.folder / "ema" / name).values()) for name in files]
+    assert sum(each) == latest.parameters("ema") and min(each) > 0.4 * sum(each)
+    assert not list(Checkpoints(runs / "one" / "sharded" / "checkpoints").all()[-1].folder.glob("ema/*"))
+    path = latest.folder / "ema" / files[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(Damaged, match="SHA-256"):
+        latest.tensors("ema")
+    path.write_bytes(whole)
 
 
 def test_the_others_wait_for_the_first_one_longer_than_for_each_other(runs):
@@ -87,6 +104,12 @@ def test_the_others_wait_for_the_first_one_longer_than_for_each_other(runs):
     validated = [e["images"] for e in entries(runs / "slow" / "log.jsonl") if "validation" in e]
     assert validated == [80, 96]
     assert "lost another" in (runs / "hasty-1.txt").read_text()
+
+
+def test_why_one_process_fails_is_said_by_all(runs):
+    own, other = ((runs / f"torn-{rank}.txt").read_text() for rank in (1, 0))
+    assert own.startswith("training stopped at image 96: the tape is torn")
+    assert f"process 1 of 2 stopped: {own}" in other and "step-00000005 (80 images) is whole: run the same" in other
 
 
 def test_a_process_holds_and_sends_what_the_plan_on_paper_says(runs):

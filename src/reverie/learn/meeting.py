@@ -4,6 +4,7 @@ import os
 import time
 from datetime import timedelta
 from itertools import count
+from typing import ClassVar
 
 import torch.distributed as dist
 
@@ -32,7 +33,7 @@ class Meeting:
         port: where the store listens; a free one if ``MASTER_PORT`` is 0.
     """
 
-    _held = {"run": count(), "loop": count()}
+    _held: ClassVar = {"run": count(), "loop": count()}
 
     def __init__(self, purpose: str, rank: int, world: int) -> None:
         self.rank, self.world = rank, world

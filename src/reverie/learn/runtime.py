@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reverie.core import devices
 from reverie.core.errors import InputError
+from reverie.learn import shards
 from reverie.learn.meeting import Lost, Meeting
 
 
@@ -86,22 +88,39 @@ class Runtime:
         first, last = count * self.rank // self.world, count * (self.rank + 1) // self.world
         return start + first, last - first
 
-    def shared(self, turn: nn.Module) -> nn.Module:
+    def shared(self, turn: nn.Module, shard: bool = False) -> nn.Module:
         """A module with the gradients of all processes: each backward pass through what it returns leaves their mean.
 
         Which weights a pass uses is looked up each time, for losses come and go; so buckets, and the order of sums, are the same at every
         step, those after a resume too. Buffers are each process's own; checkpoints hold those of the first.
+
+        Args:
+            turn: computes a loss.
+            shard: its weights lie in parts on the processes, see :mod:`reverie.learn.shards`.
         """
         if self.world == 1:
             return turn
-        turn.register_parameter("unused", nn.Parameter(torch.zeros(1, device=self.device)))  # or PyTorch warns that all are used
+        if shard:
+            return shards.share_out(turn, self.device, self.world)
+        turn.register_parameter(
+            "unused", nn.Parameter(torch.zeros(1, device=self.device))
+        )  # or PyTorch warns that all are used
         return DistributedDataParallel(
             turn, forward_sync_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
 
-    def kept_apart(self, turn: nn.Module) -> AbstractContextManager[object]:
+    @contextmanager
+    def kept_apart(self, turn: Any) -> Iterator[None]:
         """Passes of a :meth:`shared` module in here leave its gradients in this process, for the next pass to share."""
-        return turn.no_sync() if isinstance(turn, DistributedDataParallel) else nullcontext()
+        if isinstance(turn, DistributedDataParallel):
+            with turn.no_sync():
+                yield
+        elif shards.parted(turn):
+            turn.set_requires_gradient_sync(False)
+            yield
+            turn.set_requires_gradient_sync(True)
+        else:
+            yield
 
     def add_up(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Figures, each (), added up over the processes; an accelerator is not waited for."""

@@ -36,7 +36,7 @@ from reverie.recipes.outlook import as_begun, fitted, outlook, pace, tokenizer_w
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
-FREE = {"train.workers", "train.tensorboard", "train.processes"}
+FREE = {"train.workers", "train.tensorboard", "train.processes", "train.shard"}
 """Keys that may change while a run goes on: its weights do not depend on them, or by rounding only."""
 
 
