@@ -4,9 +4,9 @@ each other, which is what the machine could do.
     python bench/scale.py                 # about five minutes; wants an idle machine with two cores
     python bench/scale.py --images 2048   # shorter and rougher
 
-Strong scaling keeps the batch of the run, weak scaling that of each process. Every process has one thread. The pace is that of the log, from
-first line to last, so that neither start nor drawing counts; the best of the repeats is taken. Efficiency is the pace of two that share over
-that of the two single runs together, at the same batch a process.
+Strong scaling keeps the batch of the run, weak scaling that of each process. Every process has one thread. The pace is that of the log,
+from first line to last, so that neither start nor drawing counts; the best of the repeats is taken. Efficiency is the pace of two that
+share over that of the two single runs together, at the same batch a process.
 """
 
 import argparse
