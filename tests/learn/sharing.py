@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -130,12 +131,14 @@ def sent(folder: Path, apart: bool) -> list[int]:
     """Bytes of each message of gradients in ten steps of two micro-batches; ``apart``: whether the first one waits for the second."""
     found: list[int] = []
 
-    def shared(self: Runtime, turn: nn.Module, real=Runtime.shared) -> nn.Module:
+    real = Runtime.shared
+
+    def shared(self: Runtime, turn: nn.Module, shard: bool) -> nn.Module:
         def count(state: None, bucket: dist.GradBucket):
             found.append(bucket.buffer().nbytes)
             return allreduce_hook(dist.group.WORLD, bucket)  # pyright: ignore[reportArgumentType]
 
-        made = real(self, turn)
+        made: Any = real(self, turn, shard)
         made.register_comm_hook(None, count)
         return made
 
@@ -182,6 +185,16 @@ def share(rank: int, port: str, folder: Path) -> None:
     if rank == 0:
         (folder / "begun two").touch()
     run("plain", folder, seed=rank, suffix="-apart")
+    (folder / f"sent-{rank}.json").write_text(json.dumps([sent(folder, apart) for apart in (True, False)]))
+    generator = Sampler(denoising(CONFIG).denoise, steps=3)
+    with Runtime.choose("cpu").joined():
+        np.save(folder / f"drawn-{rank}.npy", Shared(generator).sample(7, Cond(label=1), seed=5).numpy())
+    brief = partial(dist.init_process_group, timeout=timedelta(seconds=3))
+    config = replace(SHORT, images=96)
+    with patch.object(dist, "init_process_group", brief):
+        train(slow(), pictures, config, folder / "slow")
+        with patch.object(_Trainer, "wait", lambda self: None):
+            refused(lambda: train(slow(), pictures, config, folder / "hasty"), folder / f"hasty-{rank}.txt")
 
     def torn(start: int, count: int):
         if rank == 1 and start >= 96:
@@ -189,15 +202,6 @@ def share(rank: int, port: str, folder: Path) -> None:
         return pictures(start, count)
 
     refused(lambda: train(denoising(SHORT), torn, SHORT, folder / "torn"), folder / f"torn-{rank}.txt")
-    (folder / f"sent-{rank}.json").write_text(json.dumps([sent(folder, apart) for apart in (True, False)]))
-    generator = Sampler(denoising(CONFIG).denoise, steps=3)
-    with Runtime.choose("cpu").joined():
-        np.save(folder / f"drawn-{rank}.npy", Shared(generator).sample(7, Cond(label=1), seed=5).numpy())
-    dist.init_process_group = partial(dist.init_process_group, timeout=timedelta(seconds=3))
-    config = replace(SHORT, images=96)
-    train(slow(), pictures, config, folder / "slow")
-    _Trainer.wait = lambda self: None
-    refused(lambda: train(slow(), pictures, config, folder / "hasty"), folder / f"hasty-{rank}.txt")
 
 
 if __name__ == "__main__":

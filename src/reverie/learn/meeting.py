@@ -3,6 +3,7 @@
 import os
 import time
 from datetime import timedelta
+from functools import lru_cache
 from itertools import count
 from typing import ClassVar
 
@@ -14,6 +15,14 @@ AWAKE = 0.2
 """Seconds between two looks at what the others have told, at most."""
 REACHED = timedelta(minutes=10)
 """How long a process looks for the first one."""
+
+
+@lru_cache(maxsize=1)
+def _store(address: str, port: int, rank: int, world: int) -> dist.TCPStore:
+    """The store at a place, which this process serves if it is the first; its port stays taken for the next meeting there."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun serves it then
+    serves = rank == 0 and not agent
+    return dist.TCPStore(address, port, world, serves, timeout=REACHED, wait_for_workers=False, multi_tenant=True)
 
 
 class Lost(RunError):
@@ -37,16 +46,8 @@ class Meeting:
 
     def __init__(self, purpose: str, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
-        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun keeps the store then
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            world,
-            rank == 0 and not agent,
-            timeout=REACHED,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
+        place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        store = (_store if place[1] else _store.__wrapped__)(*place, rank, world)
         self.port = store.port
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self.store = dist.PrefixStore(f"reverie/{again}/{purpose}/{next(self._held[purpose])}", store)
