@@ -36,10 +36,13 @@ def cut(folder: Path, rng: random.Random) -> None:
 
 
 def live(folder: Path, at: int, careless: bool) -> int:
-    """One life of a run, killed at its moment number ``at``, a step or a touch of a file; returns how many there were if it was not."""
+    """One life of a run, killed at its moment number ``at``, a step or a touch of a file; returns how many there were if it was not.
+
+    ``careless``: its data comes from a generator that begins anew with each life, and not from positions.
+    """
     told, out = os.pipe()
     if not os.fork():
-        moments, calls, rng = count(), count(), random.Random(f"{folder.name}/{at}")
+        moments, rng, order = count(), random.Random(f"{folder.name}/{at}"), random.Random(0)
 
         def moment() -> None:
             if next(moments) == at:
@@ -52,7 +55,7 @@ def live(folder: Path, at: int, careless: bool) -> int:
 
         def feed(start: int, n: int):
             moment()
-            return pictures(next(calls) if careless else start, n)
+            return pictures(order.randrange(3) if careless else start, n)
 
         sys.addaudithook(hook)
         train(denoising(CONFIG), feed, CONFIG, folder)
@@ -74,8 +77,8 @@ def main(folder: Path, runs: int) -> None:
         while live(folder / name, at := rng.randrange(moments) if len(lives) < 2 else -1, careless=False) == 0:
             lives.append(at)
         ends[name] = lives
-    live(folder / "careless", moments // 2, careless=True)
-    live(folder / "careless", -1, careless=True)
+    for name, at in (("careless", -1), ("careless-killed", moments // 2), ("careless-killed", -1)):
+        live(folder / name, at, careless=True)
     (folder / "ends.json").write_text(json.dumps({"moments": moments, "ends": ends}))
 
 

@@ -35,5 +35,5 @@ def test_a_run_killed_at_any_moment_ends_as_one_left_alone(tmp_path, runs):
     alone = left(tmp_path / "alone")
     for name in told["ends"]:
         assert left(tmp_path / name) == alone, told["ends"][name]
-    careless = left(tmp_path / "careless")
-    assert careless["log"] != alone["log"] and careless["names"] == alone["names"]
+    careless, killed = left(tmp_path / "careless"), left(tmp_path / "careless-killed")
+    assert careless["names"] == killed["names"] and careless["log"] != killed["log"]

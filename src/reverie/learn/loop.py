@@ -84,7 +84,7 @@ def train(
             return trainer.train(interrupted)
     except Lost as error:
         kept = Checkpoints(Path(folder) / "checkpoints").kept("")
-        raise Lost(f"training stopped: {error}. {kept}") from error
+        raise Lost(f"training stopped: {str(error).rstrip('.')}. {kept}") from error
 
 
 class _Trainer:
