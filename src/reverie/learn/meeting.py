@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import count
 from typing import ClassVar
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
 from reverie.core.errors import RunError
 
@@ -18,11 +18,11 @@ REACHED = timedelta(minutes=10)
 
 
 @lru_cache(maxsize=1)
-def _store(address: str, port: int, rank: int, world: int) -> dist.TCPStore:
+def _store(address: str, port: int, rank: int, world: int) -> TCPStore:
     """The store at a place, which this process serves if it is the first; its port stays taken for the next meeting there."""
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun serves it then
     serves = rank == 0 and not agent
-    return dist.TCPStore(address, port, world, serves, timeout=REACHED, wait_for_workers=False, multi_tenant=True)
+    return TCPStore(address, port, world, serves, timeout=REACHED, wait_for_workers=False, multi_tenant=True)
 
 
 class Lost(RunError):
@@ -50,7 +50,7 @@ class Meeting:
         store = (_store if place[1] else _store.__wrapped__)(*place, rank, world)
         self.port = store.port
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self.store = dist.PrefixStore(f"reverie/{again}/{purpose}/{next(self._held[purpose])}", store)
+        self.store = PrefixStore(f"reverie/{again}/{purpose}/{next(self._held[purpose])}", store)
 
     def tell(self, key: str, text: str = "") -> None:
         self.store.set(key, text)

@@ -1,6 +1,7 @@
 """Where training runs: the device, the precision of the forward passes, and the processes that share each batch."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.nn.parallel import DistributedDataParallel
 
 from reverie.core import devices
 from reverie.core.errors import InputError
 from reverie.learn import shards
 from reverie.learn.meeting import Lost, Meeting
+
+GONE = re.compile(r"gloo|NCCL|pair closure|connection (closed|reset|refused)|timed out", re.IGNORECASE)
+"""What PyTorch's messages say when another process has gone, which is all that tells them from other errors."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Runtime:
             yield None
             return
         meeting = Meeting("loop", self.rank, self.world)
-        group = dist.PrefixStore("group", meeting.store)
+        group = PrefixStore("group", meeting.store)
         backend = "gloo" if self.device.type == "cpu" else None  # None: gloo for the CPU and what suits the accelerator
         dist.init_process_group(backend, store=group, rank=self.rank, world_size=self.world)
         try:
@@ -66,7 +71,7 @@ class Runtime:
         except Lost:
             raise
         except Exception as error:
-            if isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error)):
+            if isinstance(error, dist.DistError) or (type(error) is RuntimeError and GONE.search(str(error))):
                 lost = f"process {self.rank} of {self.world} lost another, which has ended or cannot be reached"
                 raise Lost(meeting.failure() or lost) from error
             meeting.fail(error)

@@ -30,7 +30,8 @@ def share_out(turn: nn.Module, device: torch.device, world: int) -> nn.Module:
     for name, p in turn.named_parameters():
         if p.ndim == 0:
             raise InputError(f"train.shard shares out weights along their first axis: {name} has none, leave it out")
-    return fully_shard(turn, mesh=init_device_mesh(device.type, (world,)))
+    fully_shard(turn, mesh=init_device_mesh(device.type, (world,)))
+    return turn
 
 
 def parted(of: nn.Module | Tensor | None) -> bool:
@@ -71,32 +72,34 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RunError: when a process could not.
     """
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    writer = checkpoint.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        checkpoint.save(dict(tensors), storage_writer=writer)
-    except checkpoint.CheckpointException as error:
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:
         why, _ = next(iter(error.failures.values()))
         raise RunError(f"{folder.name} could not be written in parts: {why}") from error
 
 
 def read(folder: Path) -> dict[str, Tensor]:
     """What :func:`write` wrote, whole, on the CPU, whoever asks."""
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = checkpoint.HuggingFaceStorageReader(str(folder))
+    reader = HuggingFaceStorageReader(str(folder))
     found = reader.read_metadata().state_dict_metadata
     tensors = {key: torch.empty(about.size, dtype=about.properties.dtype) for key, about in found.items()}  # pyright: ignore
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        checkpoint.load(tensors, storage_reader=reader, no_dist=True)
+        load(tensors, storage_reader=reader, no_dist=True)
     return tensors
 
 
 def count(folder: Path) -> int:
     """How many numbers :func:`write` wrote, from the headers alone."""
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    found = checkpoint.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return sum(math.prod(about.size) for about in found.values())  # pyright: ignore[reportAttributeAccessIssue]

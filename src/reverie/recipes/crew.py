@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -136,7 +136,7 @@ def _companion(rank: int, threads: int) -> None:
 
 
 @contextmanager
-def _environment(changes: dict[str, str | None]) -> Iterator[None]:
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     """Variables with other values, None for none; afterwards they are as they were."""
     outside = dict(os.environ)
     for name, value in changes.items():
