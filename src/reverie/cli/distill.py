@@ -42,12 +42,15 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     given = parse(arguments)
+    from reverie.learn.runtime import launched
     from reverie.recipes.outlook import seconds
     from reverie.recipes.training import train
 
     budget = None if given.budget is None else seconds(given.budget)
     run, seen = train(given.recipe, given.out, given.fresh, budget)
     total, folder = run.recipe.train.images, quote(str(run.folder))
+    if launched()[0] > 0:
+        return 0
     if seen < total:
         print(shown(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {folder}"), file=sys.stderr)
         return 130

@@ -79,6 +79,12 @@ def main(arguments: list[str]) -> None:
         for name in LOOKS:
             if getattr(given, name) is not None:
                 raise InputError(f"--score asks for captions only: leave --{name.replace('_', '-')} out")
+    with given.joined() as writes:
+        evaluate(given, writes)
+
+
+def evaluate(given: Arguments, writes: bool) -> None:
+    """Measure, and print what was found if this is the process that writes."""
     from reverie.recipes.measuring import match, measure, tell_apart
     from reverie.solve.maps import MADE
 
@@ -110,6 +116,8 @@ def main(arguments: list[str]) -> None:
             )
             for each in reversed(several)
         ][::-1]
+    if not writes:
+        return
     show(first)
     if others:
         beside([first, *others])

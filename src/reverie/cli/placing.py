@@ -1,5 +1,7 @@
 """``--device`` and ``--dtype``: what every verb that runs a network takes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +25,16 @@ class Placing:
     def open(self, folder: Path) -> "Run":
         """The run in a folder, whose models go where they were asked to."""
         from reverie.core import devices
+        from reverie.learn.runtime import Runtime
         from reverie.recipes.runs import Run
 
-        return Run(folder, devices.choose(self.device), devices.dtype(self.dtype))
+        return Run(folder, Runtime.choose(self.device).device, devices.dtype(self.dtype))
+
+    @contextmanager
+    def joined(self) -> Iterator[bool]:
+        """Connected to the other processes that a launcher has started; whether this is the one that prints and writes."""
+        from reverie.learn.runtime import Runtime
+
+        runtime = Runtime.choose(self.device)
+        with runtime.joined():
+            yield runtime.main

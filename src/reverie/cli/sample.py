@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reverie.core.condition import Cond
     from reverie.core.denoiser import Denoiser
     from reverie.core.generator import Generator
+    from reverie.core.noise import SampleSeed
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
     from reverie.recipes.runs import Run
@@ -111,13 +112,20 @@ def main(arguments: list[str]) -> None:
     out = given.out or Path("samples.png")
     if out.suffix and out.suffix.lower() not in WRITTEN:
         raise InputError(f"--out is a file ending in {', '.join(WRITTEN)}, or a folder: got {out}")
+    with given.joined() as writes:
+        draw(given, drawn, given.run, out, writes)
 
+
+def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes: bool) -> None:
+    """Draw, with the other processes if there are any, and write the pictures if this is the process that does."""
+    from reverie.core import processes
+    from reverie.core.noise import sample_seeds
     from reverie.recipes import drawn as text
     from reverie.recipes.adapting import adapted, knowing
     from reverie.recipes.guiding import labelled, scaled, teacher
     from reverie.solve import Sampler, sample
 
-    run = given.open(given.run)
+    run = given.open(where)
     if given.anyway and not given.adapter:
         raise InputError("--anyway is for an adapter of another base: give --adapter, or leave it out")
     changed = adapted(run, given.adapter, given.anyway) if given.adapter else None
@@ -149,15 +157,21 @@ def main(arguments: list[str]) -> None:
     config = drawn_with(replace(recipe, sample=was.sample), asked)
     opened = run.open() if changed is None else changed
     generator = hinted(given, opened, run, config) if given.hint else recipe.task.generator(opened, config)
+    steers = bool(given.guide) or given.image is not None or given.canvas is not None
+    if steers and not isinstance(generator, Sampler):
+        raise InputError(f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}")
     cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
-    if given.guide or given.image is not None or given.canvas is not None:
-        if not isinstance(generator, Sampler):
-            raise InputError(
-                f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}"
-            )
-        images = steered(given, generator.denoise, config, recipe, cond, n)
-    else:
-        images = sample(generator, n, cond, seed=given.seed, progress="sampling")
+    seeds, bar = sample_seeds(given.seed, n), "sampling" if writes else None
+
+    def part(which: slice) -> "Tensor":
+        some, own = None if cond is None else cond.index(which), seeds[which]
+        if isinstance(generator, Sampler) and steers:
+            return steered(given, generator.denoise, config, recipe, some, own, bar)
+        return sample(generator, len(own), some, seed=own, progress=bar)
+
+    images = processes.drawn(n, part)
+    if not writes:
+        return
     for number, word in enumerate(given.then, 1):
         images = enlarged(given, images, word, given.seed + number * STRIDE)
     names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
@@ -255,9 +269,15 @@ def enlarged(given: Arguments, images: "Tensor", word: str, seed: int) -> "Tenso
 
 
 def steered(
-    given: Arguments, denoise: "Denoiser", config: SampleConfig, recipe: "Recipe", cond: "Cond | None", n: int
+    given: Arguments,
+    denoise: "Denoiser",
+    config: SampleConfig,
+    recipe: "Recipe",
+    cond: "Cond | None",
+    seeds: "list[SampleSeed]",
+    bar: str | None,
 ) -> "Tensor":
-    """Pictures drawn under ``--guide``, from ``--image``, on a ``--canvas``."""
+    """Pictures drawn under ``--guide``, from ``--image``, on a ``--canvas``, one a seed."""
     from reverie.diffusion.building import solving
     from reverie.guide import windows
     from reverie.recipes.guiding import steer
@@ -266,7 +286,7 @@ def steered(
 
     target = None if given.target is None else picture(given.target, recipe)
     mask = None if given.mask is None else known(given.mask, given.target, recipe)
-    source = None if given.image is None else picture(given.image, recipe).expand(n, -1, -1, -1)
+    source = None if given.image is None else picture(given.image, recipe).expand(len(seeds), -1, -1, -1)
     start = None if source is None else START if given.start is None else given.start
     guided = steer(denoise, given.guide, target, mask, given.open)
     denoise = guided.denoise
@@ -278,7 +298,7 @@ def steered(
     how = solving(config)
     solver, how["grid"] = auto.choose(denoise, **how, whole=source is None)
     how["solver"] = guided.correct(solver)
-    return sample(denoise, n, cond, seed=given.seed, x=source, start=start, progress="sampling", **how)
+    return sample(denoise, len(seeds), cond, seed=seeds, x=source, start=start, progress=bar, **how)
 
 
 def choose(given: str | None, recipe: "Recipe") -> list[int] | None:

@@ -53,6 +53,7 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     given = parse(arguments)
+    from reverie.learn.runtime import launched
     from reverie.recipes.outlook import seconds
     from reverie.recipes.training import train
 
@@ -61,6 +62,8 @@ def main(arguments: list[str]) -> int:
     budget = None if given.budget is None else seconds(given.budget)
     run, seen = train(given.recipe, given.out, given.fresh, budget, given.extend)
     total, folder = run.recipe.train.images, quote(str(run.folder))
+    if launched()[0] > 0:
+        return 0
     if seen < total:
         print(shown(f"stopped at {seen:,} of {total:,} images; go on with: reverie train {folder}"), file=sys.stderr)
         return 130

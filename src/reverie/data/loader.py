@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Items
 
 from reverie.core.batch import Batch, Dataset
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, RunError
 from reverie.data import order
 
 
@@ -59,6 +59,10 @@ class Loader:
         """The batches of the given (start, count) in their order, on a device; workers read ahead of what is taken.
 
         Pictures travel as bytes. Where there are workers, copies to an accelerator come from pinned memory and do not wait.
+
+        Raises:
+            RunError: when a worker was killed.
+            OSError: when a file cannot be read.
         """
         device = torch.device(device)
         if not self.workers:
@@ -73,7 +77,16 @@ class Loader:
             pin_memory=device.type != "cpu",
             worker_init_fn=_leave_interrupts,
         )
-        yield from (self.data.finish(batch.to(device)) for batch in batches)
+        try:
+            yield from (self.data.finish(batch.to(device)) for batch in batches)
+        except OSError as error:  # of a worker: its traceback, the error last
+            raise type(error)(str(error).strip().splitlines()[-1]) from error
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise RunError(
+                f"a process that reads pictures has ended, perhaps for want of memory: {error} Choose fewer --train.workers, or 0."
+            ) from error
 
 
 class _Pieces(Items[Batch]):

@@ -3,12 +3,14 @@
 ``state.json`` records the size and SHA-256 of every other file, ``state.sha256`` its own, in the format of ``sha256sum``.
 """
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from reverie.core import files
 from reverie.core.errors import RunError
+from reverie.learn import shards
 
 STATE, SEAL = "state.json", "state.sha256"
 Tensors = Mapping[str, Tensor]
@@ -69,15 +72,36 @@ class Checkpoint:
         return self
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``name``.safetensors, on the CPU."""
-        return self._whole(files.read_tensors, name)
+        """The tensors of ``name``.safetensors, or of the parts in the folder ``name``, on the CPU."""
+        if not (parts := self._parts(name)):
+            return self._whole(files.read_tensors, name)
+        for file in parts:
+            self._path(file)
+        return shards.read(self.folder / name)
 
     def metadata(self, name: str) -> dict[str, str]:
-        """What the header of ``name``.safetensors says of its contents."""
-        return self._whole(files.read_about, name)
+        """What is said of the contents of ``name``."""
+        return self.state["about"] if self._parts(name) else self._whole(files.read_about, name)
+
+    def holds(self, name: str) -> bool:
+        """Whether there are tensors of that name."""
+        return f"{name}.safetensors" in self.state["files"] or bool(self._parts(name))
+
+    def digest(self, name: str) -> str:
+        """What tells the tensors ``name`` from others: the SHA-256 of their file, or of those of their parts."""
+        known = self.state["files"]
+        if not (parts := self._parts(name)):
+            return known[f"{name}.safetensors"]["sha256"]
+        return hashlib.sha256("".join(known[file]["sha256"] for file in parts).encode()).hexdigest()
+
+    def _parts(self, name: str) -> list[str]:
+        """The files that processes wrote their parts to."""
+        return sorted(file for file in self.state.get("files", {}) if file.startswith(f"{name}/"))
 
     def parameters(self, name: str) -> int:
-        """How many numbers ``name``.safetensors holds, from its header alone."""
+        """How many numbers ``name`` holds, from headers alone."""
+        if self._parts(name):
+            return shards.count(self.folder / name)
         path = self.folder / f"{name}.safetensors"
         try:
             with files.opened(path) as weights:
@@ -172,8 +196,6 @@ class Checkpoints:
     ) -> Checkpoint:
         """Write a checkpoint and let the retention rule remove old ones.
 
-        Training goes on from the newest whole checkpoint, so one of this step or later is damaged: it is renamed, to ``damaged-step-…``.
-
         Args:
             step: names the folder.
             tensors: by the name of their file.
@@ -183,6 +205,17 @@ class Checkpoints:
         Raises:
             RunError: when it could not be written; what was saved before is untouched.
         """
+        with self.appearing(step, state) as unfinished:
+            for file, content in tensors.items():
+                files.write_tensors(unfinished / f"{file}.safetensors", content, metadata)
+        return Checkpoint(self.folder / f"step-{step:08d}")
+
+    @contextmanager
+    def appearing(self, step: int, state: Mapping[str, Any]) -> Iterator[Path]:
+        """The empty folder of a checkpoint, to be filled with safetensors files; it then becomes one, as by :meth:`save`.
+
+        Training goes on from the newest whole checkpoint, so one of this step or later is damaged: it is renamed, to ``damaged-step-…``.
+        """
         name = f"step-{step:08d}"
         unfinished = self.folder / f".tmp-{name}"
         try:
@@ -190,11 +223,11 @@ class Checkpoints:
             for stale in self.folder.glob(".tmp-*"):
                 _remove(stale)
             unfinished.mkdir()
-            written = {}
-            for file, content in tensors.items():
-                path = unfinished / f"{file}.safetensors"
-                files.write_tensors(path, content, metadata)
-                written[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+            yield unfinished
+            written = {
+                path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+                for path in sorted(unfinished.rglob("*.safetensors"))
+            }
             files.write(unfinished / STATE, json.dumps({**state, "files": written}, indent=1))
             files.write(unfinished / SEAL, _seal(unfinished / STATE))
             files.sync(unfinished)
@@ -210,17 +243,16 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise RunError(f"checkpoint {name} could not be saved in {self.folder}: {why}. {self.kept()}") from error
         self._retain()
-        return Checkpoint(self.folder / name)
 
-    def kept(self) -> str:
-        """What was saved, and how to go on from it, for messages."""
+    def kept(self, first: str = "make room and ") -> str:
+        """What was saved, and how to go on from it, for messages; what to do ``first``."""
         try:
             latest = self.newest_whole(quiet)
         except RunError as error:
             return str(error)
         if latest is None:
-            return "Nothing had been saved before. Make room and start again."
-        return f"{latest.folder.name} ({latest.state['images']:,} images) is whole: make room and run the same command to go on from it."
+            return f"Nothing had been saved before: {first}start again."
+        return f"{latest.folder.name} ({latest.state['images']:,} images) is whole: {first}run the same command to go on from it."
 
     def _retain(self) -> None:
         """Remove what neither rule keeps; what cannot be read is left to its owner."""

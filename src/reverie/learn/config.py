@@ -37,8 +37,9 @@ class TrainConfig:
         keep: checkpoints to keep, the latest ones.
         keep_every: besides these, keep a checkpoint every so many images.
         device: cpu, cuda, …; auto takes the first accelerator there is.
-        processes: processes on this machine that share each batch (under torchrun leave it at 1). Small networks learn
+        processes: processes on this machine that share each batch; under torchrun, those that it has started. Small networks learn
             nearly twice as fast in two processes of one thread as in one of two.
+        shard: several processes each keep a part only of weights, averages and optimizer (FSDP2), for networks that are too large for one.
         workers: processes that read pictures ahead of each training process; 0 reads between the steps.
         tensorboard: also log to the folder tensorboard of the run, for TensorBoard (pip install reverie[tensorboard]).
     """
@@ -67,5 +68,6 @@ class TrainConfig:
     keep_every: Count | None = None
     device: str = "auto"
     processes: Annotated[int, Bound(ge=1, le=1024)] = 1
+    shard: bool = False
     workers: Annotated[int, Bound(ge=0, le=1024)] = 0
     tensorboard: bool = False

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reverie.learn import shards
+
 Decay = Callable[[int, int], float]
 """(images before the step, images after it) -> the share of the old average that stays."""
 
@@ -52,8 +54,11 @@ class Ema:
     @torch.no_grad()
     def update(self, before: int, after: int) -> None:
         """Take in the weights after the step that saw images ``before … after``."""
-        weights = [p.detach() for p in self.weights.values()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1.0 - self.decay(before, after))  # pyright: ignore[reportPrivateImportUsage]
+        share = 1.0 - self.decay(before, after)
+        for kind in {type(value) for value in self.average.values()}:  # those in parts apart from those that are not
+            averages = {name: value for name, value in self.average.items() if type(value) is kind}
+            weights = [self.weights[name].detach() for name in averages]
+            torch._foreach_lerp_(list(averages.values()), weights, share)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -74,8 +79,14 @@ class Ema:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in self.average.items():
-            value.copy_(state[name])
+            value.copy_(shards.part(state[name], value))
 
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self.weights.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+            if shards.parted(parameter):  # its memory is known to what makes it whole
+                other = parameter.detach().clone()
+                parameter.copy_(self.average[name])
+                self.average[name].copy_(other)
+            else:
+                parameter.data, self.average[name] = self.average[name], parameter.data

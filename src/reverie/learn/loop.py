@@ -7,31 +7,32 @@ No step waits for the device: losses and norms stay where they are computed unti
 (or after a second), and always before weights are used or saved.
 """
 
-import sys
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from reverie.core import bounds, memory
+from reverie.core import bounds
 from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
 from reverie.core.progress import Progress
 from reverie.core.task import Moment, Task
-from reverie.core.text import counted
 from reverie.data import Loader
-from reverie.learn import grid, optim, posthoc
+from reverie.learn import grid, optim, shards
 from reverie.learn.checkpoint import Checkpoint, Checkpoints, quiet, warn
 from reverie.learn.config import TrainConfig
 from reverie.learn.divergence import Diverged, Turn, explain
 from reverie.learn.ema import half_life, power
 from reverie.learn.interrupts import Interrupts
 from reverie.learn.journal import Journal
+from reverie.learn.keeping import Keeper
+from reverie.learn.meeting import Lost, Meeting
 from reverie.learn.observer import Observer
 from reverie.learn.runtime import Runtime
 from reverie.learn.side import Side, sides
@@ -74,20 +75,16 @@ def train(
         InputError: when the checkpoint is of another network.
         RunError: when a loss or gradient is not finite, or a file cannot be written.
     """
-    trainer = _Trainer(task, feed, config, Path(folder), seed, dict(metadata or {}), observers)
-    interrupted = Interrupts()
-    with torch.random.fork_rng(), trainer.runtime.joined(), trainer.bar, interrupted.caught():
-        try:
-            trainer.tell("begun", trainer.folder, trainer.images)
-            trainer.run(interrupted)
-            trainer.only(trainer.sides.values())
-        except OSError as error:
-            raise RunError(
-                f"training stopped at image {trainer.images:,}: {error}. {trainer.checkpoints.kept()}"
-            ) from error
-        finally:
-            trainer.tell("ended", trainer.images)
-    return trainer.images
+    bounds.check_bounds(config, lambda key: f"train.{key}")
+    runtime, interrupted = Runtime.choose(config.device, config.bf16), Interrupts()
+    try:
+        with torch.random.fork_rng(), interrupted.caught(), runtime.joined() as meeting:
+            about = dict(metadata or {})
+            trainer = _Trainer(task, feed, config, Path(folder), seed, about, observers, runtime, meeting)
+            return trainer.train(interrupted)
+    except Lost as error:
+        kept = Checkpoints(Path(folder) / "checkpoints").kept("")
+        raise Lost(f"training stopped: {str(error).rstrip('.')}. {kept}") from error
 
 
 class _Trainer:
@@ -100,14 +97,16 @@ class _Trainer:
         seed: int,
         metadata: dict[str, str],
         observers: Sequence[Observer],
+        runtime: Runtime,
+        meeting: Meeting | None,
     ) -> None:
-        bounds.check_bounds(config, lambda key: f"train.{key}")
         self.task, self.feed, self.config, self.folder = task, feed, config, folder
-        self.seed, self.metadata, self.runtime = seed, metadata, Runtime.choose(config.device, config.bf16)
+        self.seed, self.runtime, self.meeting = seed, runtime, meeting
         decay = power(config.ema_std) if config.ema_half_life is None else half_life(config.ema_half_life)
-        self.sides = sides(task, config, decay, self.runtime.device)
+        self.sides = sides(task, config, decay, runtime)
         self.stepped = [name for name, side in self.sides.items() if side.optimizer is not None]
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
+        self.keeper = Keeper(self.sides, folder, self.checkpoints, metadata, runtime, meeting)
         if config.on_nan == "rollback" and self.runtime.world > 1:
             raise InputError("train.on-nan rollback is for one process: several would not agree on where to go back to")
         self.observers = observers if self.runtime.main else ()
@@ -127,6 +126,21 @@ class _Trainer:
     def tell(self, what: str, *about: object) -> list[object]:
         """What all observers say to being told."""
         return [getattr(observer, what)(*about) for observer in self.observers]
+
+    def train(self, interrupted: Interrupts) -> int:
+        """To the end, or an interrupt; returns the images seen."""
+        with self.bar:
+            try:
+                self.tell("begun", self.folder, self.images)
+                self.run(interrupted)
+                self.only(self.sides.values())
+            except OSError as error:
+                raise RunError(
+                    f"training stopped at image {self.images:,}: {error}. {self.checkpoints.kept()}"
+                ) from error
+            finally:
+                self.tell("ended", self.images)
+        return self.images
 
     def run(self, interrupted: Interrupts) -> None:
         """To the end, or an interrupt; from the last checkpoint again at a lower rate where the run diverges and is to roll back."""
@@ -153,7 +167,7 @@ class _Trainer:
         config = self.config
         for side in self.sides.values():
             side.player.module.train(side.player.train)
-        if self.runtime.main and self.saved:
+        if self.saved:
             self.look(self.images - config.batch, interrupted)
         with closing(self.stream()) as stream:
             while self.images < config.images:
@@ -162,11 +176,12 @@ class _Trainer:
                 now = Moment(self.step, before, config.images)
                 batches = [(start, next(stream)) for start, _ in self.pieces(before)]
                 count = min(config.batch, config.images - before)
-                stop = False
                 for number, name in enumerate(self.task.turns(now)):
-                    stop |= self.move(name, number, batches, count, now, interrupted)
+                    self.move(name, number, batches, count, now)
+                stop = self.runtime.any(interrupted.heard)
                 self.step, self.images = self.step + 1, before + count
-                self.task.after_step(Moment(self.step, self.images, config.images))
+                with self.keeper.whole() if type(self.task).after_step is not Task.after_step else nullcontext():
+                    self.task.after_step(Moment(self.step, self.images, config.images))
                 for side in self.sides.values():
                     side.average(before, self.images)
                 self.seconds += time.perf_counter() - begun
@@ -174,20 +189,24 @@ class _Trainer:
                     self.tally.read_back()
                 if self.runtime.main:
                     self.bar.advance(count, note=self.tally.summary(self.runtime.device))
-                    self.write(before, stop, interrupted)
-                    if any(self.tell("stepped", Moment(self.step, self.images, config.images))):
-                        interrupted.heard = True
-                elif self.crossed(before, config.log_every):
-                    self.tally.read_back()
+                self.write(before, stop, interrupted)
+                if any(self.tell("stepped", Moment(self.step, self.images, config.images))):
+                    interrupted.heard = True
                 if stop or (interrupted.heard and self.runtime.world == 1):
                     self.save()
                     return
 
     def pieces(self, images: int) -> list[tuple[int, int]]:
-        """What this process reads for the step that begins after so many images: (start, count) of each micro-batch."""
-        first, mine = self.runtime.shard(images, min(self.config.batch, self.config.images - images))
-        size = self.config.micro_batch or mine
-        return [(start, min(size, first + mine - start)) for start in range(first, first + mine, size)]
+        """What this process reads for the step that begins after so many images: (start, count) of each micro-batch.
+
+        All processes have as many.
+        """
+        count = min(self.config.batch, self.config.images - images)
+        first, mine = self.runtime.shard(images, count)
+        most = -(-count // self.runtime.world)
+        number = min(mine, -(-most // min(most, self.config.micro_batch or most)))
+        ends = [first + mine * i // number for i in range(number + 1)]
+        return [(start, end - start) for start, end in itertools.pairwise(ends)]
 
     def stream(self) -> Generator[Batch]:
         """The micro-batches from here to the end of the run, on the device."""
@@ -206,63 +225,66 @@ class _Trainer:
             self.write_log()
         if last or self.crossed(before, config.save_every):
             self.save()
-        if not (stop or interrupted.heard):
+        if not stop:
             self.look(before, interrupted)
 
     def look(self, before: int, interrupted: Interrupts) -> None:
-        """Validate and show, where that is due and not done; an interrupt ends it at once."""
+        """Validate and show in the first process, where that is due and not done; an interrupt ends it at once. The others wait."""
         config = self.config
         last = self.images == config.images
-        with interrupted.breaking():
-            if (last or self.crossed(before, config.validate_every)) and self.journal.validated < self.images:
-                with self.averaged():
-                    if measures := self.task.validate():
-                        self.journal.add(self.images, validation=measures)
-                        figures = {k: v for k, v in measures.items() if isinstance(v, float)}
-                        self.tell("logged", self.images, {f"validation/{key}": value for key, value in figures.items()})
-            if (last or self.crossed(before, config.sample_every)) and not self.shown.exists():
-                self.show()
+        cadences = (config.validate_every, config.sample_every, config.save_every)
+        due = [last or self.crossed(before, every) for every in cadences]
+        if not any(due):
+            return
+        alone = self.runtime.main and not interrupted.heard
+        validates = alone and due[0] and self.journal.validated < self.images
+        shows = alone and due[1] and not self.shown.exists()
+        if self.runtime.any(validates or shows) if self.keeper.sharded else validates or shows:
+            with self.averaged(), interrupted.breaking():
+                if validates and (measures := self.task.validate()):
+                    self.journal.add(self.images, validation=measures)
+                    figures = {k: v for k, v in measures.items() if isinstance(v, float)}
+                    self.tell("logged", self.images, {f"validation/{key}": value for key, value in figures.items()})
+                if shows:
+                    self.show()
+        self.wait()
 
-    def move(
-        self,
-        name: str,
-        number: int,
-        batches: Sequence[tuple[int, Batch]],
-        count: int,
-        now: Moment,
-        interrupted: Interrupts,
-    ) -> bool:
-        """One turn of one player: gradients of the batch, part by part, then the optimizers. Returns whether to stop after the step.
+    def wait(self) -> None:
+        """Until the first process has written and looked at what was due, however long that takes."""
+        if self.meeting is not None:
+            done = f"looked at {self.images}"
+            _ = self.meeting.tell(done) if self.runtime.main else self.meeting.hear(done)
 
-        Processes add up their gradients and losses, and stop together when one of them is interrupted.
-        """
+    def move(self, name: str, number: int, batches: Sequence[tuple[int, Batch]], count: int, now: Moment) -> None:
+        """One turn of one player: gradients of the batch, part by part, then the optimizers."""
         side = self.sides[name]
         moved = [side, *(self.sides[other] for other in side.along)]
         self.only(moved)
         factor = self.slower * optim.factor(self.config, now.images)
         rate, *_ = [s.begin(factor) for s in moved]
         trained = [p for s in moved for p in s.trained]
+        turn = side.turn
+        assert turn is not None
         torch.manual_seed(
             Draws(self.seed, batches[0][0], 1, number).key("layers")
         )  # of layers that draw by themselves, such as dropout
         sums: dict[str, Tensor] = {}
         values = []
-        for start, batch in batches:
+        for i, (start, batch) in enumerate(batches, 1):
             rng = Draws(self.seed, start, len(batch), number)
-            with self.runtime.autocast():
-                parts = self.task.loss(name, batch, rng, now)
-            scaled = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
-            torch.stack(list(scaled.values())).sum().backward()
+            with self.runtime.kept_apart(turn) if i < len(batches) else nullcontext():
+                with self.runtime.autocast():
+                    parts = turn(batch, rng, now)
+                scaled = {k: v.sum() / count if v.ndim else v * (len(batch) / count) for k, v in parts.items()}
+                (torch.stack(list(scaled.values())).sum() * self.runtime.world).backward()
             sums = {k: v.detach() + sums[k] if k in sums else v.detach() for k, v in scaled.items()}
             values.append((start, len(batch), {k: v.detach() for k, v in parts.items()}))
-        stop, sums = self.runtime.add_up(trained, sums, interrupted.heard)
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        norm = shards.full(nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
         if side.clip:
             nn.utils.clip_grads_with_norm_(trained, side.clip, norm)
         for s in moved:
             s.step()
-        self.tally.add(Turn(name, number, now, rate, sums, values, norm))
-        return stop
+        self.tally.add(Turn(name, number, now, rate, self.runtime.add_up(sums), values, norm))
 
     def only(self, moved: Iterable[Side]) -> None:
         """Let gradients reach the weights that move in this turn, and no others."""
@@ -278,7 +300,7 @@ class _Trainer:
     def write_log(self) -> None:
         """The mean of what happened since the last line."""
         means, pace = self.tally.take(self.images, self.seconds)
-        if means:
+        if means and self.runtime.main:
             self.journal.add(self.images, step=self.step, seconds=round(self.seconds, 3), **means)
             self.tell("logged", self.images, {**means, "images_per_second": pace})
 
@@ -289,6 +311,7 @@ class _Trainer:
         with torch.no_grad(), ExitStack() as stack:
             for side in self.sides.values():
                 stack.enter_context(side.resting())
+            stack.enter_context(self.keeper.whole())
             yield
 
     @property
@@ -297,9 +320,7 @@ class _Trainer:
         return inside(self.folder, "samples", f"step-{self.step:08d}.png")
 
     def show(self) -> None:
-        with self.averaged():
-            preview = self.task.preview()
-        if preview is not None:
+        if (preview := self.task.preview()) is not None:
             try:
                 grid.save(grid.tile(*preview), self.shown)
                 self.tell("shown", self.images, self.shown)
@@ -307,70 +328,21 @@ class _Trainer:
                 raise RunError(f"{error}. {self.checkpoints.kept()}") from error
 
     def save(self) -> None:
-        if self.saved == self.images or not self.runtime.main:
+        if self.saved == self.images or not self.keeper.writes:
             return
         self.write_log()
-        with torch.no_grad():
+        with torch.no_grad(), self.keeper.whole():
             self.task.before_save()
-        model, ema = (
-            {k: v for s in self.sides.values() for k, v in s.state(average).items()} for average in (False, True)
-        )
-        profiles = {k: v for s in self.sides.values() for k, v in s.profiled().items()}
-        tensors, scalars = optim.state({name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None})
-        checkpoint = self.checkpoints.save(
-            self.step,
-            {"model": model, "ema": ema, "optimizer": tensors, **({"profiles": profiles} if profiles else {})},
-            {
-                "images": self.images,
-                "step": self.step,
-                "seconds": round(self.seconds, 3),
-                "memory": memory.peak(self.runtime.device),
-                "parameters": sum(p.numel() for s in self.sides.values() for p in s.player.module.parameters()),
-                "slower": self.slower,
-                "optimizer": scalars,
-                "threads": torch.get_num_threads(),
-                "processes": self.runtime.world,
-                "torch": torch.__version__,
-            },
-            self.metadata,
-        )
+        at = {"images": self.images, "step": self.step, "seconds": round(self.seconds, 3), "slower": self.slower}
+        self.keeper.save(at)
         self.saved = self.images
-        self.keep_averages(profiles)
-        self.tell("saved", checkpoint)
-
-    def keep_averages(self, profiles: Mapping[str, Tensor]) -> None:
-        """The snapshot of what the checkpoint of these images holds, unless it is there."""
-        if not profiles or not self.runtime.main or posthoc.kept(self.folder, self.images):
-            return
-        try:
-            posthoc.keep(self.folder, profiles, self.images)
-        except RunError as error:
-            raise RunError(f"{error}. {self.checkpoints.kept()}") from error
+        if self.runtime.main:
+            self.tell("saved", self.checkpoints.all()[-1])
 
     def restore(self, checkpoint: Checkpoint, slower: float | None = None) -> None:
-        state = checkpoint.state
-        if state["threads"] != torch.get_num_threads():
-            print(
-                f"{checkpoint.folder.name} was made with {counted(state['threads'], 'thread')}, "
-                f"this process has {torch.get_num_threads()}: "
-                f"to end with the very same bits, set OMP_NUM_THREADS={state['threads']}",
-                file=sys.stderr,
-            )
-        weights, averages = checkpoint.tensors("model"), checkpoint.tensors("ema")
-        try:
-            for name, side in self.sides.items():
-                side.load_state(_part(weights, name), _part(averages, name))
-            optimizers = {name: s.optimizer for name, s in self.sides.items() if s.optimizer is not None}
-            profiles = checkpoint.tensors("profiles") if "profiles.safetensors" in state["files"] else {}
-            for side in self.sides.values():
-                side.load_profiles(profiles)
-            optim.load_state(optimizers, checkpoint.tensors("optimizer"), state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            what = " ".join(line.strip() for line in str(error).splitlines()[:2])
-            raise InputError(f"{checkpoint.folder} holds the weights of another network: {what}") from error
+        state = self.keeper.restore(checkpoint)
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
         self.slower = state.get("slower", 1.0) if slower is None else slower
-        self.keep_averages(profiles)
 
     def diverged(self, what: str, turn: Turn, part: str | None = None) -> Diverged:
         """Why training cannot go on, with what it came from kept in the run."""
@@ -382,7 +354,3 @@ class _Trainer:
             f"training stopped at {sentence}. The batch is in {kept}. {good}. Try --train.on-nan rollback, a lower train.lr, a longer "
             f"train.warmup, a smaller train.clip{', or train.bf16 off' if self.config.bf16 else ''}."
         )
-
-
-def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

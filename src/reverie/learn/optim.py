@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from reverie.core.task import Optim
+from reverie.learn import shards
 from reverie.learn.config import TrainConfig
 from reverie.learn.muon import Muon
 
@@ -78,4 +79,9 @@ def load_state(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor
         player, parameter, name = key.split("/")
         states[player].setdefault(int(parameter), {})[name] = value
     for player, optimizer in optimizers.items():
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter, values in states[player].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape == weights[parameter].shape:
+                    values[name] = shards.part(value, weights[parameter])
         optimizer.load_state_dict({"state": states[player], "param_groups": optimizer.state_dict()["param_groups"]})

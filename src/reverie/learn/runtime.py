@@ -1,15 +1,25 @@
 """Where training runs: the device, the precision of the forward passes, and the processes that share each batch."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.nn.parallel import DistributedDataParallel
 
-from reverie.core.errors import InputError, RunError
+from reverie.core import devices
+from reverie.core.errors import InputError
+from reverie.learn import shards
+from reverie.learn.meeting import Lost, Meeting
+
+GONE = re.compile(r"gloo|NCCL|pair closure|connection (closed|reset|refused)|timed out", re.IGNORECASE)
+"""What PyTorch's messages say when another process has gone, which is all that tells them from other errors."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +36,16 @@ class Runtime:
 
     @classmethod
     def choose(cls, device: str = "auto", bf16: bool = False) -> "Runtime":
-        """A device by name; ``auto`` is the accelerator if there is one.
+        """A device by name; ``auto`` is the accelerator if there is one, of several processes each its own.
 
         Raises:
             InputError: for a device that this machine does not have, or as :func:`launched`.
         """
         rank, world, local = launched()
-        if device == "auto":
-            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            chosen = accelerator or torch.device("cpu")
-            if accelerator is not None and world > 1:
-                chosen = torch.device(accelerator.type, local)
-            return cls(chosen, bf16, rank, world)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"device {device!r} cannot be used here: {str(error).splitlines()[0]} Use cpu or auto."
-            ) from error
-        return cls(torch.device(device), bf16, rank, world)
+        chosen = devices.choose(device)
+        if device == "auto" and world > 1 and chosen.type != "cpu":
+            chosen = torch.device(chosen.type, local)
+        return cls(chosen, bf16, rank, world)
 
     @property
     def main(self) -> bool:
@@ -52,14 +53,29 @@ class Runtime:
         return self.rank == 0
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Connected to the other processes, if there are any."""
+    def joined(self) -> Iterator[Meeting | None]:
+        """Connected to the other processes, if there are any.
+
+        Raises:
+            Lost: when another process has gone or failed.
+        """
         if self.world == 1:
-            yield
+            yield None
             return
-        dist.init_process_group("gloo" if self.device.type == "cpu" else None, rank=self.rank, world_size=self.world)
+        meeting = Meeting("loop", self.rank, self.world)
+        group = PrefixStore("group", meeting.store)
+        backend = "gloo" if self.device.type == "cpu" else None  # None: gloo for the CPU and what suits the accelerator
+        dist.init_process_group(backend, store=group, rank=self.rank, world_size=self.world)
         try:
-            yield
+            yield meeting
+        except Lost:
+            raise
+        except Exception as error:
+            if isinstance(error, dist.DistError) or (type(error) is RuntimeError and GONE.search(str(error))):
+                lost = f"process {self.rank} of {self.world} lost another, which has ended or cannot be reached"
+                raise Lost(meeting.failure() or lost) from error
+            meeting.fail(error)
+            raise
         finally:
             dist.destroy_process_group()
 
@@ -77,32 +93,55 @@ class Runtime:
         first, last = count * self.rank // self.world, count * (self.rank + 1) // self.world
         return start + first, last - first
 
-    def add_up(
-        self, trained: Sequence[Tensor], sums: Mapping[str, Tensor], stop: bool
-    ) -> tuple[bool, dict[str, Tensor]]:
-        """Add up the gradients of the ``trained`` weights and ``sums``, each (), over the processes, in one message.
+    def shared(self, turn: nn.Module, shard: bool = False) -> nn.Module:
+        """A module with the gradients of all processes: each backward pass through what it returns leaves their mean.
 
-        Returns:
-            Whether any process wants to stop, and the sums.
+        Which weights a pass uses is looked up each time, for losses come and go; so buckets, and the order of sums, are the same at every
+        step, those after a resume too. Buffers are each process's own; checkpoints hold those of the first.
 
-        Raises:
-            RunError: when another process has gone.
+        Args:
+            turn: computes a loss.
+            shard: its weights lie in parts on the processes, see :mod:`reverie.learn.shards`.
         """
         if self.world == 1:
-            return stop, dict(sums)
-        for p in trained:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        gradients: list[Tensor] = [p.grad for p in trained if p.grad is not None]
-        numbers = torch.stack([*sums.values(), torch.tensor(float(stop), device=self.device)]).to(gradients[0])
-        message = torch.cat([numbers, *(g.flatten() for g in gradients)])
-        try:
-            dist.all_reduce(message)
-        except RuntimeError as error:
-            raise RunError(f"process {self.rank} of {self.world} lost the others: {error}") from error
-        head, *parts = message.split([len(numbers), *(g.numel() for g in gradients)])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return bool(head[-1] > 0), dict(zip(sums, head[:-1].unbind(), strict=True))
+            return turn
+        if shard:
+            return shards.share_out(turn, self.device, self.world)
+        turn.register_parameter(
+            "unused", nn.Parameter(torch.zeros(1, device=self.device))
+        )  # or PyTorch warns that all are used
+        return DistributedDataParallel(
+            turn, forward_sync_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
+
+    @contextmanager
+    def kept_apart(self, turn: Any) -> Iterator[None]:
+        """Passes of a :meth:`shared` module in here leave its gradients in this process, for the next pass to share."""
+        if isinstance(turn, DistributedDataParallel):
+            with turn.no_sync():
+                yield
+        elif shards.parted(turn):
+            turn.set_requires_gradient_sync(False)
+            yield
+            turn.set_requires_gradient_sync(True)
+        else:
+            yield
+
+    def add_up(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Figures, each (), added up over the processes; an accelerator is not waited for."""
+        if self.world == 1:
+            return dict(sums)
+        numbers = torch.stack(list(sums.values()))
+        dist.all_reduce(numbers)
+        return dict(zip(sums, numbers.unbind(), strict=True))
+
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes it; told over the CPU, so that an accelerator is not waited for."""
+        if self.world == 1:
+            return wish
+        wishes = torch.tensor(float(wish), device="cpu")
+        dist.all_reduce(wishes)
+        return bool(wishes > 0)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes in bfloat16 if asked for."""

@@ -1,17 +1,21 @@
 """A player while it is trained: which of its weights move, its optimizer, its moving average, and what checkpoints hold of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from reverie.core.batch import Batch
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.task import Player, Task
-from reverie.learn import optim
+from reverie.core.task import Moment, Optim, Player, Task
+from reverie.learn import optim, shards
 from reverie.learn.config import TrainConfig
 from reverie.learn.ema import Decay, Ema, power
+from reverie.learn.runtime import Runtime
 
 
 class Side:
@@ -22,11 +26,16 @@ class Side:
         player: what the task says of it.
         config: the settings for what the player leaves open.
         decay: of its moving average.
+
+    Attributes:
+        along: the players that its turn moves besides.
+        turn: of a player that has one, the loss, with the gradients of all processes.
     """
 
     def __init__(self, name: str, player: Player, config: TrainConfig, decay: Decay) -> None:
         self.name, self.player = name, player
         self.along: list[str] = []
+        self.turn: nn.Module | None = None
         self.names = (
             [key for key, p in player.module.named_parameters() if p.requires_grad] if player.optim is not None else []
         )
@@ -109,28 +118,64 @@ class Side:
                 raise RuntimeError(f"the player {self.name}:\n{sorted(set(weights) ^ set(self.names))[0]}")
             with torch.no_grad():
                 for key, p in zip(self.names, self.trained, strict=True):
-                    p.copy_(weights[key])
+                    p.copy_(shards.part(weights[key], p))
         else:
-            self.player.module.load_state_dict(weights)
+            own = self.player.module.state_dict()
+            self.player.module.load_state_dict({k: shards.part(v, own.get(k, v)) for k, v in weights.items()})
         if self.ema is not None:
             self.ema.load_state_dict(averages)
 
 
-def sides(task: Task, config: TrainConfig, decay: Decay, device: torch.device) -> dict[str, Side]:
-    """The players of a task, moved to the device.
+class Move(nn.Module):
+    """The loss of a player as a module of the weights that its turn moves.
+
+    Processes share gradients of what goes through this module. So a loss does with its networks what it likes: calls parts of them, hooks
+    them, differentiates them forward (:mod:`reverie.core.jvp`), and their gradients are those of all processes.
+
+    Args:
+        task: of the player.
+        name: the player.
+        modules: of the players that move.
+    """
+
+    def __init__(self, task: Task, name: str, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.loss, self.moved = partial(task.loss, name), nn.ModuleList(modules)
+
+    def forward(self, batch: Batch, rng: Draws, now: Moment) -> dict[str, Tensor]:
+        return self.loss(batch, rng, now)
+
+
+def sides(task: Task, config: TrainConfig, decay: Decay, runtime: Runtime) -> dict[str, Side]:
+    """The players of a task, on the device, their gradients shared by the processes that have joined.
 
     Raises:
-        InputError: for a player that goes along with one that there is not, or an optimizer without weights to step.
+        InputError: for a player that goes along with one that there is not, an optimizer without weights to step, or one that cannot step
+            them in parts.
     """
-    for player in task.players.values():
-        player.module.to(device)
-    found = {name: Side(name, player, config, decay) for name, player in task.players.items()}
-    for name, side in found.items():
-        along = side.player.along
-        if along is not None and along not in found:
-            raise InputError(f"the player {name} goes along with {along!r}; the players are: {', '.join(found)}")
-        if along is not None:
-            found[along].along.append(name)
-        if side.optimizer is not None and not side.trained:
+    players, along = task.players, dict[str, list[str]]()
+    for name, player in players.items():
+        player.module.to(runtime.device)
+        if player.along is not None and player.along not in players:
+            raise InputError(
+                f"the player {name} goes along with {player.along!r}; the players are: {', '.join(players)}"
+            )
+        if player.along is not None:
+            along.setdefault(player.along, []).append(name)
+        if player.optim is not None and not any(p.requires_grad for p in player.module.parameters()):
             raise InputError(f"the player {name} is to be stepped, and none of its weights requires a gradient")
+    leading = [name for name, player in players.items() if player.optim is not None and player.along is None]
+    shard = config.shard and runtime.world > 1
+    if shard and (
+        len(leading) > 1
+        or any(optim.settings(config, players[name].optim or Optim()).optimizer == "muon" for name in leading)
+    ):
+        raise InputError("train.shard is for tasks with one player that moves, by AdamW: leave it out")
+    turns: dict[str, nn.Module] = {}
+    for name in leading:
+        modules = [players[other].module for other in (name, *along.get(name, []))]
+        turns[name] = runtime.shared(Move(task, name, modules), shard)
+    found = {name: Side(name, player, config, decay) for name, player in players.items()}
+    for name, side in found.items():
+        side.along, side.turn = along.get(name, []), turns.get(name)
     return found

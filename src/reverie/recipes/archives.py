@@ -245,7 +245,7 @@ def _sum(model: Autoregressive, tokens: Tensor) -> int:
 
 
 def _weights(run: Run) -> str:
-    return run.checkpoint.state["files"]["ema.safetensors"]["sha256"]
+    return run.checkpoint.digest("ema")
 
 
 def _model(run: Run) -> Autoregressive:
@@ -267,7 +267,7 @@ def _find(header: Header, archive: Path, folder: Path | None) -> Run:
     run = Run(header.run if folder is None else folder)
     for checkpoint in [run.chosen] if run.chosen else reversed(run.checkpoints.all()):
         try:
-            found = checkpoint.state["files"]["ema.safetensors"]["sha256"]
+            found = checkpoint.digest("ema")
         except (Damaged, KeyError, TypeError):
             continue
         if found == header.weights:

@@ -108,7 +108,7 @@ def find(drawn: Drawn, folder: Path | None) -> Path:
 
 
 def _weights(checkpoint: Checkpoint) -> str:
-    return checkpoint.state["files"]["ema.safetensors"]["sha256"]
+    return checkpoint.digest("ema")
 
 
 def _is(checkpoint: Checkpoint, drawn: Drawn) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reverie.core import processes
 from reverie.core.conditioner import Conditioner, conditioner_of
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import write
@@ -54,7 +55,8 @@ def measure(
     """Measure a run against the held-out split of its data, see :func:`reverie.measure.evaluate`.
 
     Writes ``evaluation.json``, which keeps the newest measurement of each setting, the samples of the first seed
-    (``samples/evaluation.png``) and those closest to training pictures above these (``samples/closest.png``).
+    (``samples/evaluation.png``) and those closest to training pictures above these (``samples/closest.png``). Processes that have joined a
+    group draw the samples together, and the first one writes.
 
     Args:
         run: what to measure; the averaged weights of its checkpoint.
@@ -82,6 +84,9 @@ def measure(
     judged_by = None if features is None else judge_of(recipe.data.name, train, judge)
     statistics = _statistics(looks, train, run, reference, write_statistics)
     generator = run.generator(sample)
+    rank, world = processes.standing()
+    if world > 1:
+        generator = processes.Shared(generator)
     evaluation, drawn = evaluate(
         generator,
         train,
@@ -96,6 +101,8 @@ def measure(
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     evaluation = replace(evaluation, date=now, images=run.checkpoint.state["images"])
+    if rank > 0:
+        return evaluation
     grid.save(sheet(drawn.images, COLUMNS), pictures)
     grid.save(sheet(torch.cat([drawn.closest, drawn.neighbours]), len(drawn.closest)), closest)
     earlier: list[Evaluation] = []

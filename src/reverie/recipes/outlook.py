@@ -71,10 +71,14 @@ class Pace(NamedTuple):
     fixed: int
 
     def memory(self, recipe: Recipe) -> int:
-        """Bytes that the processes of a run take on one machine."""
-        processes = recipe.train.processes
-        share = -(-recipe.train.batch // processes)
-        return processes * round(self.fixed + self.kept * min(share, recipe.train.micro_batch or share))
+        """Bytes that the processes of a run take where they share memory."""
+        share = -(-recipe.train.batch // recipe.train.processes)
+        return sharing(recipe) * round(self.fixed + self.kept * min(share, recipe.train.micro_batch or share))
+
+
+def sharing(recipe: Recipe) -> int:
+    """How many processes share a memory: all of them that of a machine, while each accelerator has one process."""
+    return recipe.train.processes if Runtime.choose(recipe.train.device).device.type == "cpu" else 1
 
 
 def pace(task: Task, loader: Loader, recipe: Recipe) -> Pace:
@@ -147,7 +151,7 @@ def fitted(recipe: Recipe, cost: Pace) -> Recipe:
     if recipe.train.micro_batch is not None or cost.memory(recipe) <= free:
         return recipe
     share = -(-recipe.train.batch // recipe.train.processes)
-    most = max(1, int((free / recipe.train.processes - cost.fixed) / cost.kept))
+    most = max(1, int((free / sharing(recipe) - cost.fixed) / cost.kept))
     return replace(recipe, train=replace(recipe.train, micro_batch=-(-share // -(-share // most))))
 
 

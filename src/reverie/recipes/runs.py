@@ -137,8 +137,7 @@ class Run:
             opened.calibrations = {(c.nfe, c.guidance): c for c in calibrated}
             opened.sampling = _sampling(self.recipe)
             file = "ema" if ema else "model"
-            weights = self.checkpoint.state["files"][f"{file}.safetensors"]["sha256"]
-            probe.keep(opened, self.path(f"probe-{file}.json"), weights)
+            probe.keep(opened, self.path(f"probe-{file}.json"), self.checkpoint.digest(file))
         if isinstance(opened, FlowMap):
             opened.steps = self.recipe.usual.steps
             opened.trained = (self.recipe.usual.steps,) if getattr(config, "fixed", False) else ()

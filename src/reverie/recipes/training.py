@@ -1,20 +1,15 @@
 """A recipe becomes a run: a new one, or one that goes on where it stopped."""
 
 import math
-import multiprocessing
-import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 try:
     import fcntl
@@ -23,7 +18,7 @@ except ImportError:  # Windows
 
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
-from reverie.core.memory import afford, keep_freed_memory
+from reverie.core.memory import afford
 from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
@@ -31,16 +26,18 @@ from reverie.data.codes import WHERE, of_codes
 from reverie.diffusion.teacher import FromRun
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
+from reverie.learn.meeting import Meeting
 from reverie.learn.observer import Observer, TensorBoard
 from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources, starting
+from reverie.recipes.crew import Crew, hear, ready
 from reverie.recipes.extending import extend, may_change
 from reverie.recipes.outlook import as_begun, fitted, outlook, pace, tokenizer_within, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
-FREE = {"train.workers", "train.tensorboard", "data.codes"}
-"""Keys that may change while a run goes on: its weights do not depend on them."""
+FREE = {"train.workers", "train.tensorboard", "train.processes", "train.shard", "data.codes"}
+"""Keys that may change while a run goes on: its weights do not depend on them, or by rounding only."""
 
 
 def train(
@@ -52,6 +49,8 @@ def train(
     observers: Sequence[Observer] = (),
 ) -> tuple[Run, int]:
     """Train a recipe to its end, from the latest checkpoint if its run has one.
+
+    Under a launcher every process calls this; the first one decides, and the others train what it tells them.
 
     Args:
         recipe: what to train.
@@ -69,6 +68,22 @@ def train(
         InputError: when the data or the size do not fit, or the folder holds a run of another recipe.
         RunError: when training fails; what was saved stays.
     """
+    if launched()[0] > 0:
+        return follow()
+    with Crew().leading() as crew:
+        return _train(crew, recipe, out, fresh, budget, extending, observers)
+
+
+def _train(
+    crew: Crew,
+    recipe: Recipe,
+    out: str | Path | None,
+    fresh: bool,
+    budget: float | None,
+    extending: bool,
+    observers: Sequence[Observer],
+) -> tuple[Run, int]:
+    """What the first process does."""
     serialisation.check_recipe(recipe)
     if recipe.train.tensorboard and find_spec("tensorboard") is None:
         raise InputError(
@@ -94,6 +109,8 @@ def train(
             recipe = as_begun(recipe, begun)
         elif recipe.train.micro_batch is None:
             recipe = replace(recipe, train=replace(recipe.train, micro_batch=begun.train.micro_batch))
+    if crew.launched > 1:
+        recipe = replace(recipe, train=replace(recipe.train, processes=crew.launched))
     new = fresh or not folder.exists()
     run = _open(recipe, folder, fresh, extending)
     with _nothing_left(run.folder, new), _alone(run.folder):
@@ -107,7 +124,7 @@ def train(
         recipe.task.prepare(given)
         made = make(recipe, data, held_out, run.folder)
         prepared = time.perf_counter() - start
-        if launched()[0] == 0 and not run.checkpoints.all():
+        if not run.checkpoints.all():
             cost = pace(made.task, made.loader, recipe)
             if budget is not None:
                 if prepared >= budget:
@@ -120,7 +137,7 @@ def train(
             serialisation.write(recipe, run.path("recipe.yaml"))
             for line in outlook(recipe, made, data, held_out, run.folder, cost):
                 print(shown(line), file=sys.stderr)
-        with _companions(recipe, run.folder):
+        with crew.at_work(recipe, run.folder):
             seen = loop(
                 made.task,
                 made.loader,
@@ -131,6 +148,24 @@ def train(
                 observers=[*observers, *([TensorBoard()] if recipe.train.tensorboard else [])],
             )
     return run, seen
+
+
+def follow() -> tuple[Run, int]:
+    """What every other process does: the same loop on its share of each batch.
+
+    Raises:
+        Lost: when the first process, or another one, has stopped.
+    """
+    rank, world, _ = launched()
+    meeting = Meeting("run", rank, world)
+    try:
+        recipe, folder = hear(meeting)
+        made = make(recipe, sources.load(recipe), sources.load(recipe, "test"), folder)
+        ready(meeting)
+    except Exception as error:
+        meeting.fail(error)
+        raise
+    return Run(folder), loop(made.task, made.loader, recipe.train, folder, seed=recipe.seed)
 
 
 class Made(NamedTuple):
@@ -185,7 +220,7 @@ def _nothing_left(folder: Path, new: bool) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if new and launched()[0] == 0 and not Checkpoints(folder / "checkpoints").all():
+        if new and not Checkpoints(folder / "checkpoints").all():
             shutil.rmtree(folder)
         raise
 
@@ -197,7 +232,7 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: when another process is training there.
     """
-    if fcntl is None or launched()[0] > 0:
+    if fcntl is None:
         yield
         return
     with inside(folder, ".lock").open("a") as lock:
@@ -206,55 +241,6 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise RunError(f"another process is training in {folder}: wait for it, or take another --out") from error
         yield
-
-
-@contextmanager
-def _companions(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """The other processes of ``recipe.train.processes``, and the environment by which all find each other on this machine."""
-    world = recipe.train.processes
-    if world == 1 or launched()[1] > 1:
-        yield
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    threads = torch.get_num_threads()
-    share = max(1, threads // world)
-    common = {
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    context = multiprocessing.get_context("spawn")
-    others = [
-        context.Process(target=_companion, args=(recipe, folder, share, rank), daemon=True) for rank in range(1, world)
-    ]
-    outside = dict(os.environ)
-    os.environ.update(common, RANK="0")
-    torch.set_num_threads(share)
-    try:
-        for process in others:
-            process.start()
-        yield
-        for process in others:
-            process.join(10)
-    finally:
-        for process in others:
-            process.terminate()
-        torch.set_num_threads(threads)
-        os.environ.clear()
-        os.environ.update(outside)
-
-
-def _companion(recipe: Recipe, folder: Path, threads: int, rank: int) -> None:
-    """What another process runs: the same loop on its share of each batch. When the first process is gone, so is this one."""
-    os.environ["RANK"] = str(rank)
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    made = make(recipe, sources.load(recipe), sources.load(recipe, "test"), folder)
-    with suppress(RunError):
-        loop(made.task, made.loader, recipe.train, folder, seed=recipe.seed)
 
 
 def _open(recipe: Recipe, folder: Path, fresh: bool, extending: bool) -> Run:
