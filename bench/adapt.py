@@ -8,9 +8,9 @@ Adapters are runs in OUT, which go on where they stopped; each row is written as
 measured again.
 
 Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
-as the class; both: that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and without the adapter, rms in
-[−1, 1], and the share of these that turn into the hand. "the class itself" is the base under the label of the class: it must lose on
-the subject.
+as the class; both: of those that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and
+without the adapter, rms in [−1, 1], and the share of these that turn into the hand. "the class itself" is the base under the label of
+the class: it must lose on the subject.
 """
 
 import argparse

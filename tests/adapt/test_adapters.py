@@ -16,6 +16,7 @@ from reverie.adapt.training import begin
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.schedules import Flow
+from reverie.nets.config import CONFIGS
 from reverie.nets.prior import Prior
 
 from ..margin import apart
@@ -212,6 +213,17 @@ def test_formats_of_others_both_ways_for_a_model_of_a_run(form, tmp_path):
             rv.adapt.load(path)
     with pytest.raises(InputError, match="hold no tokens"):
         rv.adapt.write(fresh(denoise, "lora"), tmp_path / "y.safetensors", denoise, form)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_fresh_token_is_the_class_that_it_is_like_in_every_network(name):
+    config = UNET if name == "unet" else CONFIGS[name](patch=2, width=16, depth=3, heads=2)
+    denoise = model(config)
+    adapter = begin(METHODS["lora"](token="<mine>", like="1"), denoise, 0).adapter
+    for applied in (rv.adapt.apply(denoise, adapter), unmerged(denoise, adapter)):
+        assert torch.equal(out(applied, rv.Cond(label=3)), out(denoise, rv.Cond(label=1)))
+        assert torch.equal(out(applied), out(denoise))
+    assert apart(out(denoise, rv.Cond(label=2)), out(denoise, rv.Cond(label=1))) > 1e-3
 
 
 def test_a_fresh_token_is_the_class_that_it_is_like_also_to_the_closed_form_that_a_network_corrects():
