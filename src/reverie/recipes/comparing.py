@@ -20,11 +20,12 @@ from reverie.recipes.measuring import EVALUATION, measure
 from reverie.recipes.runs import Run
 from reverie.solve.likelihood import bits_per_dimension, dequantise
 
+TOKENS = {"patch": 4, "dims": 8, "codes": 128, "width": 16, "images": 60_000}
 MODELS = {
     "diffusion": (),
-    "vqvae": "tile --space vq --space.patch 4 --space.dims 8 --space.codes 128 --space.width 16 --space.images 60000".split(),
+    "vqvae": ("tile", "--space=vq", *(f"--space.{key}={value}" for key, value in TOKENS.items())),
 }
-"""What is trained in place of a recipe of that name: nothing is what suits the data; a VQ-VAE draws by a prior over its tokens."""
+"""What is trained under a name: nothing is what suits the data; a VQ-VAE draws by a prior over its tokens."""
 FIRST, SECONDS, MOST = 4, 3.0, 250
 """Samples by which the pace is found, seconds of drawing that are timed after that, and samples of these at most."""
 HELD_OUT = 64
