@@ -58,7 +58,7 @@ def test_a_model_of_codes_is_shown_and_trained(tmp_path: Path):
     assert set(task.players) == {"denoiser", "text"}
     preview = task.preview()
     assert (
-        preview is not None and list(preview.headings)[0] == "picture 0" and len(preview.images) >= 2 * preview.columns
+        preview is not None and next(iter(preview.headings)) == "picture 0" and len(preview.images) >= 2 * preview.columns
     )
     with torch.no_grad():
         assert "loss" in task.validate()
