@@ -22,9 +22,11 @@ LIMIT = 30.0
 
 
 def torchrun(folder: Path, *words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "reverie"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *words], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, "reverie", *words], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
 def of_rank(agent: int, rank: int) -> psutil.Process:

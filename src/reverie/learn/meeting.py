@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import count
 from typing import ClassVar
 
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from reverie.core.errors import RunError
 
