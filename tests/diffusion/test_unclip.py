@@ -60,7 +60,12 @@ def test_the_known_prior_draws_the_posterior():
     error = covariance.diagonal().sqrt() / n**0.5
     assert ((drawn.mean(0) - mean[0]).abs() < 4 * error + 2e-3).all()
     assert ((drawn.mean(0) - mean[1]).abs() > 8 * error).any()
-    assert (drawn.T.cov() - covariance).abs().max() < 0.1 * covariance.max() < 0.1 < (torch.eye(D) - covariance).abs().max()
+    assert (
+        (drawn.T.cov() - covariance).abs().max()
+        < 0.1 * covariance.max()
+        < 0.1
+        < (torch.eye(D) - covariance).abs().max()
+    )
 
 
 def test_a_trained_prior_comes_near_the_known_one():

@@ -86,7 +86,9 @@ class Mirrored(Dataset):
 
     def __init__(self, data: Dataset) -> None:
         if len(data.spec.shape) < 2:
-            raise InputError(f"pictures have mirror images, samples of shape {data.spec.shape} have none: leave --data.flip out")
+            raise InputError(
+                f"pictures have mirror images, samples of shape {data.spec.shape} have none: leave --data.flip out"
+            )
         self.data, self.name = data, data.name
 
     @property

@@ -95,7 +95,9 @@ class TowersConfig(TaskConfig):
 
     def next(self, run: str, data: str) -> str:
         model = f"runs/{Path(data).name}"
-        return f"reverie train --data {quote(data)} --data.captions; reverie evaluate {quote(model)} --score {quote(run)}"
+        return (
+            f"reverie train --data {quote(data)} --data.captions; reverie evaluate {quote(model)} --score {quote(run)}"
+        )
 
     def modules(self, model: Towers) -> dict[str, nn.Module]:
         return {"towers": model}
