@@ -159,7 +159,7 @@ def test_a_run_is_trained_drawn_from_and_swapped_in_one_command_each(run, capsys
 
 
 def test_after_training_a_database_of_some_directions_draws_these():
-    """At least 90 % of samples are of the directions of a database that the model was not trained with; control: its own, of all of them."""
+    """At least 90 % of samples are of the directions of a database that the model was not trained with; control: its own, of all."""
     torch.manual_seed(0)
     points = TensorSet(0.7 * directions(torch.rand(4000) * 360) + 0.05 * torch.randn(4000, 2))
     base = Database.of(points, lambda x: x)
