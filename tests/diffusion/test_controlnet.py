@@ -13,6 +13,9 @@ from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.task import Moment
 from reverie.core.times import Uniform
+from reverie.diffusion import showing
+from reverie.diffusion.conditioned import ControlNetConfig
+from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.diffusion.control import Control, Controlling, control
 from reverie.diffusion.hints import edges, shapes
 from reverie.nets import DiTConfig, JiTConfig, UNetConfig, UViTConfig, taps
@@ -182,6 +185,23 @@ def test_only_the_control_learns(name: str):
     assert fingerprint(base.net) != before  # what the hash would have seen
 
 
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_what_is_shown_has_the_hints_of_what_is_drawn(seconds: float, monkeypatch: pytest.MonkeyPatch):
+    """Also where there is time for fewer pictures than there are hints: three rows of those that there are."""
+    monkeypatch.setattr(showing, "SECONDS", seconds)
+    data = rv.data.load("mnist5k")
+    config = ControlNetConfig(
+        base="base", model=DenoisingConfig(net=UNetConfig(width=8, multipliers=(1, 1), blocks=1, groups=4))
+    )
+    steered = config.build(data.spec, 0)
+    shown = config.task(steered, data, data, SampleConfig(steps=2), 0).preview()
+    assert (
+        shown is not None and shown.columns == (1 if seconds == 0.0 else 8) and len(shown.images) == 3 * shown.columns
+    )
+    real, maps = shown.images[: shown.columns], shown.images[shown.columns : 2 * shown.columns]
+    assert torch.equal(maps, 2.0 * edges(real) - 1.0)
+
+
 def test_another_base_is_refused():
     base = model()
     net = ControlNet(base.net)
@@ -230,7 +250,7 @@ def test_a_trained_one_follows_its_hint(tmp_path):
 
     base = "train demo --train.images 20000 --train.warmup 600 --train.processes 1 --train.validate-every 20000 --train.sample-every 20000"
     assert main([*base.split(), "--out", str(tmp_path / "base")]) == 0
-    told = f"train controlnet --base {tmp_path / 'base'} --hint edges --train.images 24000 --drop 1"
+    told = f"train controlnet --base {tmp_path / 'base'} --hint edges --train.images 6400 --train.lr 0.003 --train.warmup 640 --drop 1"
     assert main([*told.split(), "--out", str(tmp_path / "run")]) == 0
     steered, x = rv.load(tmp_path / "run"), rv.data.load("mnist5k", "test").batch(range(48)).x
     drawn = edges(rv.sample(steered(edges(x)), 48, steps=12, scale=1.0))
@@ -240,4 +260,4 @@ def test_a_trained_one_follows_its_hint(tmp_path):
         a, b = (v.flatten(1) - v.flatten(1).mean(1, keepdim=True) for v in (drawn, hints))
         return float(torch.nn.functional.cosine_similarity(a, b).mean())
 
-    assert fidelity(edges(x)) > 0.5 and fidelity(edges(x)) > 2.0 * fidelity(edges(x).roll(1, 0))
+    assert fidelity(edges(x)) > 0.8 and fidelity(edges(x)) > 2.0 * fidelity(edges(x).roll(1, 0))

@@ -28,6 +28,7 @@ from reverie.diffusion.showing import COLUMNS, drawn
 from reverie.nets import taps
 from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, Hinted, Steering, fingerprint
+from reverie.solve import Sampler
 
 
 def control(
@@ -142,9 +143,11 @@ def task(
     examples = (held_out if len(held_out) else data).batch(range(COLUMNS))
     hints = HINTS[config.hint](examples.x)
 
+    def draws(n: int) -> Sampler:
+        return sampler(config.denoising, control(model.base, model.net, hints[:n]), sample)
+
     def show(denoise: NetDenoiser) -> Preview:
-        draw = sampler(config.denoising, control(denoise, model.net, hints), sample)
-        made = drawn(draw, len(hints), None if examples.cond is None else examples.cond.to(denoise.device), seed).cpu()
+        made = drawn(draws, len(hints), None if examples.cond is None else examples.cond.to(denoise.device), seed).cpu()
         maps = (2.0 * hints - 1.0).expand_as(examples.x)
         return Preview(torch.cat([part[: len(made)] for part in (examples.x, maps, made)]), len(made))
 

@@ -282,7 +282,8 @@ def task(
     told = left.cond(level, None, examples.extra.get("reference"))
 
     def show(denoise: NetDenoiser) -> Preview:
-        made = drawn(Sampler(denoise, **solving(sample)), len(examples), told.to(denoise.device), seed).cpu()
+        draw = Sampler(denoise, **solving(sample))
+        made = drawn(lambda n: draw, len(examples), told.to(denoise.device), seed).cpu()
         kept = Shown(*(None if part is None else part[: len(made)] for part in left)).kept(made)  # pyright: ignore
         return Preview(torch.cat([part[: len(made)] for part in (examples.x, left.picture)] + [kept]), len(made))
 

@@ -69,22 +69,22 @@ def shown(
         real = space.decode(data.batch(rows).x)
 
     def show(denoise: NetDenoiser) -> Preview:
-        cond = told
+        draw, cond = draws(denoise), told
         if cond is not None and denoise.told is not None:
             with torch.no_grad():
                 cond = denoise.told(cond.to(denoise.device))
-        made = drawn(draws(denoise), count, None if cond is None else cond.index(slice(count)), seed)
+        made = drawn(lambda n: draw, count, None if cond is None else cond.index(slice(count)), seed)
         blank = torch.ones(columns - len(real), *real.shape[1:])
         return Preview(torch.cat([real, blank, made.cpu()]), columns, names)
 
     return show
 
 
-def drawn(draw: Generator, n: int, cond: Cond | None, seed: int) -> Tensor:
-    """n samples, or the first ones where all would take longer than :data:`SECONDS`; ``cond`` is of n."""
+def drawn(draws: Callable[[int], Generator], n: int, cond: Cond | None, seed: int) -> Tensor:
+    """n samples, or the first ones where all would take longer than :data:`SECONDS`; ``cond`` is of n, ``draws(n)`` draws so many."""
     while True:
         try:
-            return _drawn(draw, n, None if cond is None else cond.index(slice(n)), seed)
+            return _drawn(draws(n), n, None if cond is None else cond.index(slice(n)), seed)
         except _Slow as slow:
             n = slow.fitting
 
