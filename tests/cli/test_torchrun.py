@@ -43,10 +43,16 @@ def pixels(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path), np.int16) for path in sorted(folder.glob("*.png"))])
 
 
+def ended(process: "subprocess.Popen[str]") -> int:
+    process.communicate(timeout=600)
+    return process.returncode
+
+
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_all_and_the_same_command_goes_on(reverie, tmp_path):
     process = torchrun(tmp_path, "train", *LONG, "--out", "two")
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not list(tmp_path.glob("two/checkpoints/step-*")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
@@ -60,14 +66,14 @@ def test_a_rank_that_dies_ends_all_and_the_same_command_goes_on(reverie, tmp_pat
     assert saved(tmp_path / "two")
 
     again = torchrun(tmp_path, "train", *LONG, "--out", "two")
-    assert again.wait(300) == 0 and reverie("train", *LONG, "--out", "one").code == 0
+    assert ended(again) == 0 and reverie("train", *LONG, "--out", "one").code == 0
     one, two = saved(tmp_path / "one"), saved(tmp_path / "two")
     assert max((one[key] - two[key]).abs().max() for key in one) < 1e-2
     log = [(tmp_path / name / "log.jsonl").read_text().count("validation") for name in ("one", "two")]
     assert log[0] == log[1] > 1
 
     drawn = torchrun(tmp_path, "sample", "one", "--n", "5", "--out", "shared", "--seed", "3")
-    assert drawn.wait(300) == 0
+    assert ended(drawn) == 0
     for seed, name in ((3, "alone"), (4, "other")):
         assert reverie("sample", "one", "--n", "5", "--out", name, "--seed", str(seed)).code == 0
     assert abs(pixels(tmp_path / "shared") - pixels(tmp_path / "alone")).max() <= 1
