@@ -123,3 +123,12 @@ def test_the_pace_leaves_a_task_that_remembers_as_it_is():
     task = Remembers()
     assert outlook.pace(task, data.Loader(train, 0), Recipe(data=DataConfig(name="digits8"))).seconds > 0.0
     assert task.steps == [] and task.net.weight.grad is None and set(seen) == {(True, True)}
+
+
+def test_captions_are_guided_by_and_have_one_gaussian():
+    """The pictures of a class are few, those of all classes together are not: captions take the place of classes."""
+    emoji = data.load("emoji")
+    plain, told = (suited(emoji, Recipe(data=DataConfig(name="emoji", captions=c))) for c in (False, True))
+    assert told.sample.scale == plain.sample.scale == 2.0
+    unlabelled = suited(emoji, Recipe(data=DataConfig(name="emoji", labels=False)))
+    assert unlabelled.sample.scale == 1.0 and told.task.prior == unlabelled.task.prior  # pyright: ignore

@@ -70,7 +70,7 @@ def shown(
 
     def show(denoise: NetDenoiser) -> Preview:
         draw, cond = draws(denoise), told
-        if cond is not None and denoise.told is not None:
+        if cond is not None and isinstance(data, Captioned) and denoise.told is not None:
             with torch.no_grad():
                 cond = denoise.told(cond.to(denoise.device))
         made = drawn(lambda n: draw, count, None if cond is None else cond.index(slice(count)), seed)

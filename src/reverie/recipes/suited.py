@@ -29,7 +29,9 @@ def largest(device: str) -> int:
 
 def suited(images: ImageSet, recipe: Recipe) -> Recipe:
     """``recipe``, whose data and device are chosen, with the task, training and sampling that suit its pictures."""
-    labelled = recipe.data.labels and images.labels is not None
+    captioned = recipe.data.captions
+    labelled = recipe.data.labels and images.labels is not None and not captioned
+    guided = labelled or captioned
     classes = max(1, len(images.classes)) if labelled else 1
     total = min(MOST, max(LEAST, EPOCHS * len(images)))
     if recipe.train.images != TrainConfig().images:
@@ -59,5 +61,5 @@ def suited(images: ImageSet, recipe: Recipe) -> Recipe:
             save_every=every,
             device=recipe.train.device,
         ),
-        sample=SampleConfig(steps=20, scale=2.0 if labelled else 1.0, guide_below=2.0 if labelled else None),
+        sample=SampleConfig(steps=20, scale=2.0 if guided else 1.0, guide_below=2.0 if guided else None),
     )
