@@ -172,7 +172,7 @@ def caption_scores(
         )
     there = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
     chosen = there[torch.from_numpy(normals("measure/captions", len(there))).argsort()[:n].sort().values]
-    said: list[str] = [captions[i] for i in chosen.tolist()]
+    said = [captions[int(i)] for i in chosen]
     pictures = held_out.batch(chosen).x
     others = shuffled(said)
     found: dict[str, list[Matched]] = {"samples": [], "real": [], "shuffled": []}
