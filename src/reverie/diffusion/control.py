@@ -140,7 +140,8 @@ def task(
     config: ControlNetConfig, model: Control, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int
 ) -> Controlling:
     """What trains it, and shows some pictures, their hints, and what is drawn by these."""
-    examples = (held_out if len(held_out) else data).batch(range(COLUMNS))
+    seen = held_out if len(held_out) else data
+    examples = seen.batch(range(min(COLUMNS, len(seen))))
     hints = HINTS[config.hint](examples.x)
 
     def draws(n: int) -> Sampler:
