@@ -30,7 +30,7 @@ class Lost(RunError):
 
 
 class Meeting:
-    """Texts by key, in the store at ``MASTER_ADDR`` and ``MASTER_PORT``; every process holds the n-th meeting of a purpose together.
+    """Texts by key, in the store at ``MASTER_ADDR`` and ``MASTER_PORT``; every process holds the n-th meeting of a purpose there together.
 
     A process that waits here waits as long as it takes, hears signals meanwhile, and ends when another fails or the store is gone.
 
@@ -42,15 +42,19 @@ class Meeting:
         port: where the store listens; a free one if ``MASTER_PORT`` is 0.
     """
 
-    _held: ClassVar = {"run": count(), "loop": count()}
+    _held: ClassVar[dict[str, "count[int]"]] = {}
 
     def __init__(self, purpose: str, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
         place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-        store = (_store if place[1] else _store.__wrapped__)(*place, rank, world)
+        if place[1]:
+            store = _store(*place, rank, world)
+        else:  # of its own, where nothing was held before
+            store = _store.__wrapped__(*place, rank, world)
+            self._held.clear()
         self.port = store.port
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self.store = PrefixStore(f"reverie/{again}/{purpose}/{next(self._held[purpose])}", store)
+        self.store = PrefixStore(f"reverie/{again}/{purpose}/{next(self._held.setdefault(purpose, count()))}", store)
 
     def tell(self, key: str, text: str = "") -> None:
         self.store.set(key, text)
