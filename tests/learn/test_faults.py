@@ -95,7 +95,15 @@ def test_a_folder_that_cannot_be_written_any_more(tmp_path, monkeypatch):
     assert weights(tmp_path / "run") == weights(tmp_path / "alone")
 
 
-def test_ctrl_c_twice_ends_at_once(tmp_path):
+@pytest.fixture
+def interrupts():
+    """As in a terminal, whatever started the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_twice_ends_at_once(tmp_path, interrupts):
     train(denoising(SHORT), pictures, SHORT, tmp_path / "alone")
 
     def feed(start: int, count: int) -> Batch:

@@ -112,7 +112,7 @@ class AdaptConfig(TaskConfig):
     def modules(self, model: Adapting) -> Mapping[str, nn.Module]:
         return {"adapter": model.adapter}
 
-    def examples(self, data: Dataset, held_out: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         """All pictures are learned from: there are few."""
         from reverie.adapt.pictures import Together
 
