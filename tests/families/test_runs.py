@@ -53,7 +53,7 @@ def test_every_verb_serves(task: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert ("Likelihood" in page) == (task != "tile") and "From noise" not in page
     assert (Path("whole") / CODEBOOK).exists() == (task == "tile")
     said = json.loads(json.dumps(rv.load("whole").settings()))
-    assert said == {"temperature": 1.0, "scale": 1.0}
+    assert said == vars(Run("whole").recipe.usual)  # as its recipe says
     assert main(["sample", "whole", "--label", "none", "--n", "2", "--scale", "1", "--out", "unlabelled.png"]) == 0
     capsys.readouterr()
     assert main(["sample", "whole", "--steps", "3"]) == 2
