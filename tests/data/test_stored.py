@@ -7,6 +7,7 @@ import random
 import shutil
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 
 from reverie import data
 from reverie.core.errors import InputError, RunError
-from reverie.data import Loader, Mirrored, TensorSet, archives, decoding, folder, keeping, stored
+from reverie.data import Loader, Mirrored, TensorSet, archives, decoding, folder, keeping, stored, tables
 
 
 def noise(seed: int, side: int = 12) -> np.ndarray:
@@ -293,6 +294,17 @@ def test_tables_hold_the_same_pictures(tmp_path, ending, features):
     assert pictures.classes == (["ape", "cat"] if features else ["0", "1"])
     plain = data.load(as_folder(tmp_path / "plain"), "all")
     assert torch.equal(pictures.images, plain.images) and torch.equal(pictures.labels, plain.labels)
+
+
+def test_a_table_is_read_by_several_threads_and_as_it_is_now(tmp_path):
+    pytest.importorskip("pyarrow")
+    path, every = tmp_path / "train.parquet", list(FILES)
+    for rows in (every, every[::-1]):
+        for _ in range(20):
+            tables._column.cache_clear()
+            records = tables.Rows(table(path, rows=rows), [path.name])
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(records.read, range(len(rows)))) == [FILES[name] for name in rows]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])

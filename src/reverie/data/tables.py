@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ LABELS = ("label", "labels", "class", "cls", "fine_label")
 """Columns that hold the class, where none is declared a ClassLabel."""
 HELD_OUT = ("test", "validation", "val", "dev")
 """How files of held-out pictures begin."""
+_READING = Lock()
 
 
 class Block(NamedTuple):
@@ -111,13 +113,17 @@ class _Table(NamedTuple):
         return self.table.select(columns)
 
 
-@lru_cache(maxsize=64)
 def _opened(path: Path) -> Any:
-    """A file, of which groups of rows can be read.
+    """A file as it is now, of which groups of rows can be read.
 
     Raises:
         InputError: when pyarrow is missing, or the file is no table.
     """
+    return _open(path, stamp(path))
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path, written: tuple[int, int]) -> Any:
     try:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
@@ -137,6 +143,12 @@ def _opened(path: Path) -> Any:
         raise InputError(f"{path} is no table that pyarrow reads: {error}") from error
 
 
-@lru_cache(maxsize=4)
 def _read(path: Path, group: int, column: str) -> Any:
+    """A column of a group of rows; a file is read by one thread at a time."""
+    with _READING:
+        return _column(path, stamp(path), group, column)
+
+
+@lru_cache(maxsize=4)
+def _column(path: Path, written: tuple[int, int], group: int, column: str) -> Any:
     return _opened(path).read_row_group(group, columns=[column]).column(column)
