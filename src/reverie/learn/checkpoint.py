@@ -254,6 +254,18 @@ class Checkpoints:
             return f"Nothing had been saved before: {first}start again."
         return f"{latest.folder.name} ({latest.state['images']:,} images) is whole: {first}run the same command to go on from it."
 
+    def tidy(self, latest: Checkpoint | None) -> None:
+        """Remove what a process left behind that was killed while it wrote or removed.
+
+        Args:
+            latest: the newest whole checkpoint; where a later one is damaged, those before it are kept.
+        """
+        for stale in self.folder.parent.glob("*/.tmp-*"):
+            if not stale.parent.is_symlink():
+                _remove(stale)
+        if latest is not None and latest.folder == self.all()[-1].folder:
+            self._retain()
+
     def _retain(self) -> None:
         """Remove what neither rule keeps; what cannot be read is left to its owner."""
         every, last = self.all(), 0

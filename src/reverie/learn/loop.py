@@ -117,6 +117,7 @@ class _Trainer:
         self.saved = self.images
         if self.runtime.main:
             folder.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.tidy(latest)
             self.journal = Journal(folder / "log.jsonl", self.images)
         self.bar = Progress("training", config.images, "images")
         self.bar.resume(self.images)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class Runtime:
         turn.register_parameter(
             "unused", nn.Parameter(torch.zeros(1, device=self.device))
         )  # or PyTorch warns that all are used
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 kernels, the same in memory
         return DistributedDataParallel(
             turn, forward_sync_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
