@@ -1,4 +1,4 @@
-"""The figure of docs/distill/flow_maps.md: one evaluation of small networks on a mixture in the plane, a minute or two on one core.
+"""The figure of docs/distill/flow_maps.md: one evaluation of small networks on a mixture in the plane, two minutes on one core.
 
 python bench/flow_maps.py
 """
@@ -37,7 +37,7 @@ from reverie.distill.tvm import TVM
 from reverie.nets.network import Network
 
 STATIC = Path(__file__).parent.parent / "docs" / "_static"
-STEPS, BATCH, DRAWN = 1500, 256, 4000
+STEPS, BATCH, DRAWN = 2500, 256, 4000
 BEFORE = "velocity only"
 METHODS: dict[str, tuple[type[Mapping], settings.FlowMapConfig]] = {
     BEFORE: (Shortcut, settings.ShortcutConfig(bootstrapped=0.0)),
@@ -85,7 +85,7 @@ def fit(
     model = Student(hearing(denoise, UNTIL) if config.second_time else denoise, lambda: data.denoiser(Flow()))
     task = kind(model, config)
     weights = [p for player in task.players.values() if player.optim is not None for p in player.module.parameters()]
-    optimizer = torch.optim.Adam(weights, 1e-2, (0.9, 0.99))
+    optimizer = torch.optim.Adam(weights, 2e-3, (0.9, 0.99))
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         start = step * BATCH
