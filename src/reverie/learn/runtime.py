@@ -111,7 +111,9 @@ class Runtime:
         turn.register_parameter(
             "unused", nn.Parameter(torch.zeros(1, device=self.device))
         )  # or PyTorch warns that all are used
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1x1 kernels, the same in memory
+        warnings.filterwarnings(
+            "ignore", "Grad strides do not match bucket view strides"
+        )  # of 1x1 kernels, the same in memory
         return DistributedDataParallel(
             turn, forward_sync_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
