@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_said():
 
 @pytest.mark.slow
 def test_a_level_of_noise_forgives_a_corrupted_picture(tmp_path):
-    """Imagen's augmentation: shown a corrupted small digit, told a level of noise that suits it the stage comes nearer to the truth than told
+    """Imagen's augmentation: shown a corrupted small digit, told a level that suits it the stage comes nearer to the truth than told
     that it is clean, digit by digit by several standard errors; shown a clean one it is the other way round."""
     from reverie.cli import main
 
