@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.mixture import GaussianMixture as Fit
 from torch import Tensor
 
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
+from reverie.core.estimate import Estimate
 from reverie.core.exact import GaussianMixture
 from reverie.core.schedules import VE, VP, Flow, Schedule
 from reverie.core.space import Identity

@@ -27,7 +27,7 @@ from torch import Tensor
 import reverie as rv
 from mixtures import DATA, ENDS, Exact, mixture, path, problem, reference
 from peers import configurations
-from reverie.core.denoiser import Estimate
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import VE, Flow, Schedule
 from reverie.solve.auto import default
 from reverie.solve.grids import Grid, logistic

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.paths import EDM, Custom, Shifted, SubVP, Table, Trigonometric, ZeroTerminal
 from reverie.core.predictions import KINDS, Kind, convert, edm, kind, mean
 from reverie.core.schedules import VE, VP, Cosine, Flow, Schedule

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond, Vector, entry_of
-from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import Denoiser, Wrapper
+from reverie.core.estimate import Estimate
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import VP, Schedule
 from reverie.core.space import Identity

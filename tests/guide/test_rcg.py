@@ -7,9 +7,10 @@ from torch.optim import Adam
 from reverie import guide
 from reverie.core.batch import Batch
 from reverie.core.condition import Cond, Vector
-from reverie.core.denoiser import Denoiser, Estimate, NetDenoiser
+from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity

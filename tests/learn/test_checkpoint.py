@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from reverie.core.errors import RunError
-from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged
+from reverie.learn.checkpoint import Checkpoint, Checkpoints, Damaged, quiet
 
 TENSORS = {"model": {"w": torch.arange(6.0).view(2, 3)}, "ema": {"w": torch.ones(2, 3).mT}}
 
@@ -86,6 +86,22 @@ def test_what_a_killed_process_left_is_ignored_and_swept_up(tmp_path):
     assert [c.folder.name for c in Checkpoints(tmp_path).all()] == ["step-00000001"]
     save(tmp_path, 3)
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_a_start_tidies_and_keeps_what_stands_behind_damage(tmp_path):
+    """What was killed between saving and removing is made up for, but nothing whole is removed for the sake of a damaged one."""
+    folder = tmp_path / "checkpoints"
+    for step in (1, 2, 3):
+        save(folder, step, keep=3)
+    for left in (folder / ".tmp-step-00000001", tmp_path / "averages" / ".tmp-x"):
+        left.mkdir(parents=True)
+    cut(folder / "step-00000003" / "model.safetensors")
+    some = Checkpoints(folder, keep=1)
+    some.tidy(some.newest_whole(quiet))
+    assert names(folder) == [f"step-{step:08d}" for step in (1, 2, 3)] and names(tmp_path / "averages") == []
+    save(folder, 3, keep=3)
+    some.tidy(some.newest_whole(quiet))
+    assert [name for name in names(folder) if name.startswith("step")] == ["step-00000003"]
 
 
 def cut(path: Path) -> None:

@@ -12,13 +12,14 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
+from reverie.core.estimate import Estimate
 from reverie.core.exact import GaussianMixture
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import Flow, HostPoint, Schedule
 from reverie.core.space import Identity
+from reverie.solve.iterating import iterate
 from reverie.solve.plan import Walk, plain
-from reverie.solve.sampling import iterate
 
 
 def mixture(dtype: torch.dtype = torch.float64) -> GaussianMixture:

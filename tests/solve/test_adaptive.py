@@ -8,8 +8,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import Denoiser, Estimate, NetDenoiser
+from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, RunError
+from reverie.core.estimate import Estimate
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import VE, VP, Cosine, Flow

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.core.denoiser import Estimate, NetDenoiser, Wrapper
+from reverie.core.denoiser import NetDenoiser, Wrapper
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.exact import Gaussian
 from reverie.core.schedules import VP, Point, Schedule
 from reverie.solve import grids, variational_bound

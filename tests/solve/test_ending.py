@@ -8,8 +8,9 @@ from torch import nn
 
 from reverie import guide, inverse
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import Estimate, NetDenoiser, Wrapper
+from reverie.core.denoiser import NetDenoiser, Wrapper
 from reverie.core.errors import InputError, RunError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import Flow
 from reverie.guide.freedom import Constant, FreeDoM, Relative
 from reverie.inverse.operators import Inpaint

@@ -20,7 +20,7 @@ from reverie.guide.freedom import FreeDoM
 from reverie.inverse.operators import Inpaint, residual
 from reverie.inverse.repaint import RePaint
 from reverie.solve import DDIM, DDPM, Heun, Langevin, TableSolver, iterate, sample
-from reverie.solve.sampling import _remembered
+from reverie.solve.iterating import _remembered
 
 
 class Net(nn.Module):

@@ -11,8 +11,9 @@ from scipy.integrate import quad, solve_ivp
 
 from reverie import guide, inverse, nets
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import Denoiser, Estimate, NetDenoiser, Wrapper
+from reverie.core.denoiser import Denoiser, NetDenoiser, Wrapper
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import VE, VP, Flow, Schedule

@@ -17,9 +17,10 @@ from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.guide import cfg
 from reverie.solve.auto import NAMED, choose, default, named
 from reverie.solve.grids import FITTED, fitted, logistic, time
+from reverie.solve.iterating import iterate
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.plan import State, plain
-from reverie.solve.sampling import iterate, sample
+from reverie.solve.sampling import sample
 from reverie.solve.variables import CLOCKS, STRAIGHT, X0, weights
 
 from ..margin import apart

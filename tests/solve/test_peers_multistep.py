@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from reverie.core.schedules import VE, VP
+from reverie.solve.iterating import iterate
 from reverie.solve.multistep import DEIS, DPMpp, Multistep, UniPC
 from reverie.solve.plan import State, plain
-from reverie.solve.sampling import iterate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 diffusers = pytest.importorskip("diffusers")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.core.denoiser import Estimate, NetDenoiser
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import VE, VP, Cosine, Flow
 from reverie.solve import (
     DDIM,

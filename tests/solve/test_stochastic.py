@@ -8,8 +8,9 @@ from torch import nn
 
 from reverie.core.brownian import BrownianTape
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import Estimate, NetDenoiser
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.paths import EDM
 from reverie.core.schedules import VE, VP, Cosine, Flow

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.exact import Gaussian, GaussianMixture
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.paths import EDM

@@ -1,8 +1,6 @@
 """``reverie read probe|classify|segment|panoptic|match``."""
 
-from importlib import import_module
-
-from reverie.core.errors import InputError, nearest
+from reverie.cli.kinds import dispatch
 
 KINDS = {
     "probe": "which blocks know the class, at which noise: linear probes from few labels, beside an untrained network",
@@ -14,15 +12,4 @@ KINDS = {
 
 
 def main(arguments: list[str]) -> int | None:
-    width = max(map(len, KINDS))
-    kinds = "\n".join(f"  {name:<{width}}  {text}" for name, text in KINDS.items())
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            f"usage: reverie read WHAT …\n\nWhat a run has learned.\n\n{kinds}\n\nreverie read WHAT --help says more."
-        )
-        return 0
-    if arguments[0] not in KINDS:
-        raise InputError(
-            f"there is no reading {arguments[0]!r}; there is: {', '.join(KINDS)}.{nearest(arguments[0], KINDS)}"
-        )
-    return import_module(f"reverie.cli.read_{arguments[0]}").main(arguments[1:])
+    return dispatch("read", "What a run has learned.", KINDS, arguments)

@@ -7,33 +7,29 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
 from reverie.cli.placing import Placing
+from reverie.cli.steering import enlarged, hinted, steered
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
 from reverie.core.image_files import WRITTEN
 from reverie.core.memory import afford
 from reverie.core.names import GridName
 from reverie.core.text import shown
-from reverie.diffusion.config import SampleConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reverie.core.condition import Cond
-    from reverie.core.denoiser import Denoiser
     from reverie.core.generator import Generator
-    from reverie.core.noise import SampleSeed
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
-    from reverie.recipes.runs import Run
 
-START = 0.6
 STRIDE = 2**32
 """Between the seeds of the stages of a cascade."""
 Side = Annotated[int, Bound(ge=1, le=65_536)]
@@ -207,98 +203,6 @@ def flags(given: Arguments) -> list[str]:
             parts = each if isinstance(each, tuple) else (each,)
             words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
     return words
-
-
-def hinted(given: Arguments, opened: Any, run: "Run", config: SampleConfig) -> "Generator":
-    """What draws by the maps ``--hint`` with the model that is opened.
-
-    Raises:
-        InputError: for a map of another size, a run that learned no hints, or one on another model.
-    """
-    from reverie.diffusion.control import Control
-    from reverie.recipes.sources import hint
-
-    denoise = opened.base if isinstance(opened, Control) else opened
-    for word in given.hint:
-        name, _, rest = word.rpartition("=")
-        file, weight = numbered(rest)
-        learned = given.open(Path(name)).open() if name else opened
-        if not isinstance(learned, Control):
-            raise InputError(
-                f"{name or run.folder} has learned no hints: train it with `reverie train controlnet --base RUN`, or name such a run "
-                "before its hint, --hint RUN=FILE"
-            )
-        picture = hint(Path(file), run.recipe, learned.net.channels)
-        denoise = learned(picture.to(denoise.device), 1.0 if weight is None else weight, on=denoise)
-    return run.recipe.task.generator(denoise, config)
-
-
-def numbered(word: str) -> tuple[str, float | None]:
-    """``NAME:NUMBER`` apart, or ``NAME`` without one."""
-    name, _, number = word.rpartition(":")
-    try:
-        return (name, float(number)) if name else (word, None)
-    except ValueError:
-        return word, None
-
-
-def enlarged(given: Arguments, images: "Tensor", word: str, seed: int) -> "Tensor":
-    """What the stage ``--then`` makes of pictures.
-
-    Raises:
-        InputError: for a run that enlarges nothing, or draws other sizes.
-    """
-    from reverie.diffusion.building import solving
-    from reverie.diffusion.cascade import enlarge
-    from reverie.diffusion.conditioned import PaletteConfig
-
-    name, level = numbered(word)
-    run = given.open(Path(name))
-    task = run.recipe.task
-    if not isinstance(task, PaletteConfig) or task.op != "superres" or task.reference:
-        raise InputError(
-            f"{name} enlarges nothing: train a stage with `reverie train palette --op superres --factor 2 --augment`"
-        )
-    if (stage := math.prod(run.spec.shape)) != task.factor**2 * images[0].numel():
-        raise InputError(
-            f"{name} enlarges {task.factor} times to {'x'.join(map(str, run.spec.shape))}: what was drawn is "
-            f"{'x'.join(map(str, images.shape[1:]))}"
-        )
-    afford(4 * len(images) * stage, f"--n {len(images)}", "draw fewer at a time, each time with another --seed")
-    return enlarge(run.denoiser(), images, level=level, seed=seed, progress="enlarging", **solving(run.recipe.usual))
-
-
-def steered(
-    given: Arguments,
-    denoise: "Denoiser",
-    config: SampleConfig,
-    recipe: "Recipe",
-    cond: "Cond | None",
-    seeds: "list[SampleSeed]",
-    bar: str | None,
-) -> "Tensor":
-    """Pictures drawn under ``--guide``, from ``--image``, on a ``--canvas``, one a seed."""
-    from reverie.diffusion.building import solving
-    from reverie.guide import windows
-    from reverie.recipes.guiding import steer
-    from reverie.recipes.sources import known, picture
-    from reverie.solve import auto, sample
-
-    target = None if given.target is None else picture(given.target, recipe)
-    mask = None if given.mask is None else known(given.mask, given.target, recipe)
-    source = None if given.image is None else picture(given.image, recipe).expand(len(seeds), -1, -1, -1)
-    start = None if source is None else START if given.start is None else given.start
-    guided = steer(denoise, given.guide, target, mask, given.open)
-    denoise = guided.denoise
-    if given.canvas is not None:
-        if guided.correctors:
-            raise InputError("energies compare with a target of the model's size: leave --canvas out")
-        _, height, width = denoise.space.code_shape((recipe.data.channels or 1, *given.canvas))
-        denoise = windows(denoise, (height, width))
-    how = solving(config)
-    solver, how["grid"] = auto.choose(denoise, **how, whole=source is None)
-    how["solver"] = guided.correct(solver)
-    return sample(denoise, len(seeds), cond, seed=seeds, x=source, start=start, progress=bar, **how)
 
 
 def choose(given: str | None, recipe: "Recipe") -> list[int] | None:

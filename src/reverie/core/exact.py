@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Identity

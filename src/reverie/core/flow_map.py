@@ -19,7 +19,8 @@ from reverie.core.tensors import onto
 
 if TYPE_CHECKING:
     from reverie.core.condition import Conditions
-    from reverie.core.denoiser import Estimate, NetDenoiser
+    from reverie.core.denoiser import NetDenoiser
+    from reverie.core.estimate import Estimate
     from reverie.core.schedules import Point, Schedule
     from reverie.core.space import Space
     from reverie.core.tensors import Scalar

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from reverie.core.batch import Batch
 from reverie.core.condition import Cond, Vector
-from reverie.core.denoiser import Estimate, NetDenoiser
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
+from reverie.core.estimate import Estimate
 from reverie.core.predictions import Kind, kind
 from reverie.core.progress import track
 from reverie.core.task import Moment, Player, Preview, Task

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from reverie.core.batch import Batch, DataSpec
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import Denoiser, Wrapper
 from reverie.core.draws import Draws
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import Point
 from reverie.core.task import Moment, Player, Task
 from reverie.core.tensors import Scalar, align, combine, onto

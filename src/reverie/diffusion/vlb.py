@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.batch import Batch
-from reverie.core.denoiser import Estimate, NetDenoiser
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.paths import Table
 from reverie.core.predictions import convert
 from reverie.core.processes import gathered

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset
-from reverie.core.denoiser import Estimate
 from reverie.core.draws import Draws
+from reverie.core.estimate import Estimate
 from reverie.core.task import Moment, Optim, Player
 from reverie.core.tensors import combine
 from reverie.core.times import TimeSampler

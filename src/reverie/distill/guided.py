@@ -16,8 +16,9 @@ from reverie import guide
 from reverie.core.batch import Batch, Dataset
 from reverie.core.call import Call
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import Denoiser, Wrapper
 from reverie.core.draws import Draws
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import Point
 from reverie.core.task import Moment
 from reverie.core.tensors import Scalar, onto

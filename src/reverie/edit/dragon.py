@@ -13,8 +13,9 @@ from torch.nn.functional import cosine_similarity, grid_sample, interpolate
 
 from reverie.core.call import Call
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar
 from reverie.edit.branches import EDIT, SOURCE, START, attentions, changed_attention, late

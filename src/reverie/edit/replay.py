@@ -14,8 +14,8 @@ from reverie.core.progress import track
 from reverie.edit.branches import EDIT, SOURCE, Between, Branched, joined
 from reverie.edit.inversion.record import Inversion
 from reverie.solve import ending
+from reverie.solve.iterating import Step, iterate
 from reverie.solve.plan import plain
-from reverie.solve.sampling import Step, iterate
 
 
 class Recorded:

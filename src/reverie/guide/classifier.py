@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from reverie.core.boundary import Bounded
 from reverie.core.call import Call
 from reverie.core.condition import Cond, Label
-from reverie.core.denoiser import TIME_MAPS, Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import TIME_MAPS, Denoiser, Wrapper
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.tensors import Scalar, align, onto

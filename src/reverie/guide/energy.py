@@ -4,7 +4,8 @@ from torch import Tensor
 
 from reverie.core.call import Call
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import Denoiser, Wrapper
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar
 from reverie.guide.contrast import checked, strength

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import HostPoint
 from reverie.core.space import Identity, Space
 from reverie.guide.contrast import checked

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reverie.core.call import Call, per_branch
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.space import Space
 
 Energy = Callable[[Tensor], Tensor]

@@ -7,8 +7,9 @@ channels of one sample. This is not linear, so the space in which it acts matter
 import torch
 from torch import Tensor
 
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.tensors import Scalar
 from reverie.guide.cfg import CFG
 from reverie.guide.contrast import Interval, Strength, in_space, shifted

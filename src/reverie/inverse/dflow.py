@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from reverie.core.call import Call
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate, Wrapper
+from reverie.core.denoiser import Denoiser, Wrapper
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import Point
 from reverie.core.space import Identity
 from reverie.core.tensors import Scalar

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import HostPoint
 from reverie.guide.gradient import match
 from reverie.inverse.operators import Operator

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Estimate
+from reverie.core.estimate import Estimate
 from reverie.core.predictions import KINDS
 from reverie.core.schedules import Point
 from reverie.core.tensors import Scalar

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.call import Call, Change, Now, per_branch, run
-from reverie.core.denoiser import Denoiser, Estimate, Told, Wrapper
+from reverie.core.denoiser import Denoiser, Told, Wrapper
 from reverie.core.errors import InputError, nearest
+from reverie.core.estimate import Estimate
 from reverie.core.predictions import KINDS
 from reverie.nets import places
 from reverie.nets.attention import Product

@@ -8,6 +8,7 @@ from reverie.solve.calibrate import Calibrated, calibrate
 from reverie.solve.corrector import Corrector
 from reverie.solve.genie import GENIE
 from reverie.solve.invert import RoundTrip, ShiftedDDIM, invert, round_trip
+from reverie.solve.iterating import Step, iterate
 from reverie.solve.langevin import AnnealedLangevin, Langevin
 from reverie.solve.latent import initial, slerp
 from reverie.solve.likelihood import bits_per_dimension, dequantise, log_prob
@@ -17,7 +18,7 @@ from reverie.solve.onestep import DDIM, DDPM
 from reverie.solve.plan import Plan, Row, Solver, State, TableSolver, Walk, plain
 from reverie.solve.rungekutta import Churn, DPMpp2S, Euler, Heun
 from reverie.solve.sampler import Leaps, Sampler
-from reverie.solve.sampling import Report, Step, iterate, sample
+from reverie.solve.sampling import Report, sample
 from reverie.solve.stochastic import EulerMaruyama, SDEDPMpp, Stochastic
 
 __all__ = [

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError, unknown
+from reverie.core.estimate import Estimate
 from reverie.core.noise import NoiseTape, Tape, sample_seeds
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.core.tensors import Scalar, align, onto

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from reverie.core import files
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, Estimate
+from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from reverie.core.denoiser import Estimate
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import HostPoint, Point, Schedule
 from reverie.solve.plan import Bound, Draw, Plan, PlanStep, Solver, Walk, span
 

@@ -13,7 +13,7 @@ from reverie.solve.fast import network
 
 if TYPE_CHECKING:
     from reverie.core.denoiser import Denoiser
-    from reverie.solve.sampling import Step
+    from reverie.solve.iterating import Step
 
 
 def check_finite(denoise: Denoiser, x: Tensor, given: Tensor | None, again: Callable[[], Iterable[Step]]) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.jvp import jvp
 from reverie.core.predictions import Pair
 from reverie.core.schedules import HostPoint, Point, Schedule

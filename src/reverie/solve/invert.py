@@ -21,9 +21,9 @@ from reverie.core.tensors import check_range
 from reverie.solve import ending
 from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
+from reverie.solve.iterating import Step, iterate
 from reverie.solve.plan import PlanStep, Solver, TableSolver, Walk, first_order, plain
 from reverie.solve.rungekutta import Heun
-from reverie.solve.sampling import Step, iterate
 from reverie.solve.variables import STRAIGHT
 
 END = 2.0 * math.log(1000.0)

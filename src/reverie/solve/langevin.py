@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.core.tensors import combine
 from reverie.solve.corrector import Corrector

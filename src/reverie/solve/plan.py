@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from reverie.core.denoiser import Estimate
 from reverie.core.errors import InputError
+from reverie.core.estimate import Estimate
 from reverie.core.noise import Span
 from reverie.core.predictions import Pair
 from reverie.core.schedules import HostPoint, Point, Schedule

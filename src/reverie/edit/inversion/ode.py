@@ -21,9 +21,9 @@ from reverie.solve import ending
 from reverie.solve.auto import choose
 from reverie.solve.grids import Grid
 from reverie.solve.invert import outward, turned
+from reverie.solve.iterating import Step, iterate
 from reverie.solve.plan import Solver
 from reverie.solve.rungekutta import Heun
-from reverie.solve.sampling import Step, iterate
 
 
 def ode(
