@@ -22,6 +22,7 @@ from reverie.distill.drifting import Drifting, field, potential
 from reverie.distill.matching import picked
 from reverie.distill.moments import Moments, posterior
 from reverie.distill.student import Student
+from reverie.learn.ema import exponent
 from reverie.solve import DDIMStep, grids
 
 S = 0.6
@@ -118,6 +119,24 @@ def test_the_first_round_learns_from_the_diffusion_model_and_the_next_from_the_s
     task.after_step(Moment(2, 256, 512))
     assert own == -1.0
     assert task.round(Moment(9, 511, 512)) == 1 and not own.requires_grad
+
+
+def test_a_round_hands_on_the_average_of_its_weights_towards_its_end():
+    task = progressive.Progressive(scalar(0.5), [2, 1])
+    path, handed = [], task.previous.denoise.net.c
+    for step in range(50):
+        task.now, task.seen = 0, step / 100
+        with torch.no_grad():
+            task.model.denoise.net.c.fill_(step + 1.0)
+        task.after_step(Moment(step + 1, step + 1, 100))
+        path.append(step + 1.0)
+    gamma = exponent(0.1)
+    weights = torch.tensor(path).double()
+    expected = ((weights / 50) ** (gamma + 1) - ((weights - 1) / 50) ** (gamma + 1)) @ weights
+    assert handed.item() == pytest.approx(float(expected), rel=1e-5)
+    assert (
+        task.model.denoise.net.log_s.item() == handed.item() < 49.0
+    )  # the student goes on from there, and the last weights are not it
 
 
 def test_rounds_to_two_steps_and_to_one_are_twice_as_long():

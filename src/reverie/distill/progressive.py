@@ -6,8 +6,9 @@ Two steps of DDIM take z_t over the point m in the middle to z_u. The one x̃ wi
     x̃ = (z_u − q·z_t)/(α_u − q·α_t),   q = σ_u/σ_t,
 
 with the weight ``max(α_t²/σ_t², 1)`` ("truncated SNR", their eq. 9). The teacher of the first round is the diffusion model, guided as its
-recipe says (Meng et al. 2023, stage 2). A round to two steps or one has twice the images of another (section 5.2). The student is told how
-far its leap goes, where the paper's knows one length at a time: so it leaps along the flow, and forgets the longer grids more slowly.
+recipe says (Meng et al. 2023, stage 2). A round to two steps or one has twice the images of another (section 5.2). A round hands on the
+average of its weights towards its end, where the paper's anneals its learning rate to zero. The student is told how far its leap goes,
+where the paper's knows one length at a time: so it leaps along the flow, and forgets the longer grids more slowly.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from reverie.core.task import Moment, Player
 from reverie.core.tensors import combine
 from reverie.distill.matching import picked
 from reverie.distill.student import Distilling, Student, twin
+from reverie.learn.ema import power
 from reverie.solve import DDIMStep, grids
+
+WIDTH = power(0.1)
+"""Of the average that a round ends with: a tenth of the round."""
 
 
 def target(x: Tensor, to: Tensor, at: Point, u: Point) -> Tensor:
@@ -57,18 +62,19 @@ class Progressive(Distilling):
         held_out: Dataset | None = None,
     ) -> None:
         super().__init__(model, held_out)
-        self.rounds, self.grid, self.now = rounds, grids.named(grid), 0
+        self.rounds, self.grid, self.now, self.seen = rounds, grids.named(grid), 0, 0.0
         self.ends = list(accumulate(2 if steps <= 2 else 1 for steps in rounds))
-        self.previous = NetFlowMap(twin(model.denoise))
-        self.previous.denoise.net.requires_grad_(False)
-        self.players["previous"] = Player(self.previous.denoise.net, optim=None, average=False, train=False)
+        self.previous, self.average = (NetFlowMap(twin(model.denoise)) for _ in range(2))
+        for name, other in (("previous", self.previous), ("average", self.average)):
+            net = other.denoise.net.requires_grad_(False)
+            self.players[name] = Player(net, optim=None, average=False, train=False)
 
     def round(self, progress: Moment) -> int:
         """Which round it is after so many images."""
         return min(bisect_right(self.ends, progress.fraction * self.ends[-1]), len(self.rounds) - 1)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        self.now = self.round(progress)
+        self.now, self.seen = self.round(progress), progress.fraction
         steps, (x0, noise) = self.rounds[self.now], self.pair(batch, rng)
         points = self.grid(self.model.schedule, 2 * steps)
         i = (rng.even("time") * steps).long()
@@ -85,6 +91,13 @@ class Progressive(Distilling):
     def _two(teacher: FlowMap, z: Tensor, at: Point, middle: Point, to: Point, cond: Cond | None) -> Tensor:
         return teacher(teacher(z, at, middle, cond), middle, to, cond)
 
+    @torch.no_grad()
     def after_step(self, progress: Moment) -> None:
+        nets = [flow_map.denoise.net for flow_map in (self.average, self.model, self.previous)]
+        begun = [0, *self.ends][self.now] / self.ends[-1]
+        kept = WIDTH(max(self.seen - begun, 0.0), progress.fraction - begun)
+        averages, weights = ([p.detach() for p in net.parameters()] for net in nets[:2])
+        torch._foreach_lerp_(averages, weights, 1.0 - kept)  # pyright: ignore[reportPrivateImportUsage]
         if self.round(progress) != self.now:
-            self.previous.denoise.net.load_state_dict(self.model.denoise.net.state_dict())
+            for net in nets[1:]:
+                net.load_state_dict(nets[0].state_dict())
