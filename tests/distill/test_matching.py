@@ -135,7 +135,7 @@ def test_a_round_hands_on_the_average_of_its_weights_towards_its_end():
     expected = ((weights / 50) ** (gamma + 1) - ((weights - 1) / 50) ** (gamma + 1)) @ weights
     assert handed.item() == pytest.approx(float(expected), rel=1e-5)
     assert (
-        task.model.denoise.net.log_s.item() == handed.item() < 49.0
+        task.model.denoise.net.c.item() == handed.item() < 49.0
     )  # the student goes on from there, and the last weights are not it
 
 
