@@ -1,7 +1,6 @@
 """From the settings of diffusion's tasks to what they describe: space, network, denoiser, objective, sampler."""
 
 import math
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import Denoiser, NetDenoiser
-from reverie.core.errors import InputError, RunError, unknown
+from reverie.core.errors import InputError, unknown
 from reverie.core.files import inside
 from reverie.core.paths import SCHEDULES
 from reverie.core.schedules import Schedule
@@ -27,12 +26,12 @@ from reverie.diffusion import first_stage
 from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.reading import read_before
 from reverie.diffusion.showing import shown
 from reverie.diffusion.texts import reading, texts_of
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
-from reverie.learn.loop import train
 from reverie.nets.prior import Prior
 from reverie.solve import Sampler, auto, grids
 from reverie.spaces.config import FILE, SpaceConfig
@@ -121,10 +120,7 @@ def learn_space(
         save_every=max(1, images // 4),
         device=device,
     )
-    print(f"learning the space {task.space.name}: {images:,} images", file=sys.stderr)
-    seen = train(task, Loader(data, seed), config, folder, seed=seed)
-    if seen < images:
-        raise RunError(f"the space was interrupted after {seen:,} of {images:,} images; the same command goes on")
+    first_stage.learned(task, Loader(data, seed), config, folder, seed, f"the space {task.space.name}")
     task.space.eval().requires_grad_(False)
 
 
@@ -227,6 +223,8 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     own, texts = config.net, texts_of(config.text, spec, seed, hasattr(config.net, "vector"))
     if texts is not None:
         own = reading(own, texts)
+        if texts.own is not None and folder is not None:
+            read_before(texts.own, folder)
     elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
     net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)

@@ -169,6 +169,12 @@ class DenoisingConfig(OnPath):
         seen, unseen = (data, held_out) if pixels else (coded(each, folder, codes) for each in (data, held_out))
         return captioned(self.text, data, seen, folder), captioned(self.text, held_out, unseen, folder, plain=True)
 
+    def prepare(self, given: Given) -> None:
+        from reverie.diffusion.reading import prepare_reading
+
+        super().prepare(given)
+        prepare_reading(self.text, given)
+
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
         from reverie.diffusion.building import denoiser
 

@@ -1,7 +1,9 @@
-"""The first stage of latent and token models: a space, the features in which it may compare pictures, and its discriminator."""
+"""What is trained before a model: of latent and token models a space, with the features in which it may compare pictures and its
+discriminator."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +11,12 @@ import torch
 
 from reverie import spaces
 from reverie.core.batch import Dataset, DataSpec
-from reverie.core.errors import InputError
+from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
-from reverie.core.task import Given
+from reverie.core.task import Given, Task
+from reverie.data import Loader
+from reverie.learn.config import TrainConfig
+from reverie.learn.loop import train
 from reverie.measure import judge as judges
 from reverie.measure.extract import EfficientNetLite0
 from reverie.measure.judge import Judge
@@ -84,3 +89,25 @@ def tokenizing(config: SpaceConfig, stage: FirstStage, data: Dataset, held_out: 
         discriminator=discriminator,
         adversarial=config.adversarial,
     )
+
+
+def learned(task: Task, loader: Loader, config: TrainConfig, folder: Path, seed: int, what: str) -> None:
+    """Train to the end, or go on with it.
+
+    Args:
+        task: what to train.
+        loader: of its data.
+        config: how.
+        folder: of this training.
+        seed: of all randomness.
+        what: is learned, for people.
+
+    Raises:
+        RunError: when it was interrupted.
+    """
+    print(f"learning {what}: {config.images:,} images", file=sys.stderr)
+    seen = train(task, loader, config, folder, seed=seed)
+    if seen < config.images:
+        raise RunError(
+            f"learning {what} was interrupted after {seen:,} of {config.images:,} images; the same command goes on"
+        )

@@ -222,12 +222,15 @@ class TextConfig:
         width: features of a token of our own.
         depth: number of its transformer blocks.
         heads: attention heads per block.
+        images: by which our own first learns which caption belongs to which picture, in at most a fifth of a --budget; 0 for
+            none.
     """
 
     encoders: tuple[str, ...] = (BYTES,)
     width: Width = 128
     depth: Depth = 3
     heads: Width = 4
+    images: Annotated[int, Bound(ge=0, le=10**12)] = 0
 
 
 NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig

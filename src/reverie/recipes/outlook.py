@@ -5,7 +5,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,13 @@ from reverie.core.errors import InputError
 from reverie.core.task import Given, Moment, Task
 from reverie.core.text import size
 from reverie.data import ImageSet, Loader
+from reverie.diffusion import reading
 from reverie.diffusion.building import SPACE, tokenizer
 from reverie.diffusion.config import DenoisingConfig
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.config import TrainConfig
 from reverie.learn.runtime import Runtime
+from reverie.nets.config import TextConfig
 from reverie.recipes.recipe import Recipe
 from reverie.spaces import PatchPCA
 from reverie.spaces.config import FILE, SpaceConfig
@@ -39,8 +41,8 @@ STEPS = 1.4
 """What a step costs of its passes: optimizer, averages, data, log, and processes in each other's way."""
 STATES, BASE = 5, 300_000_000
 """Numbers kept a weight (itself, gradient, average, two of Adam's), and bytes of a process that has loaded PyTorch."""
-SHARE = 0.5
-"""Of a budget, what a tokenizer that is trained first may take."""
+SHARES = {"space": 0.5, "text": 0.2}
+"""Of a budget, what may be taken by a tokenizer and by a text encoder that are trained first."""
 ROOM = 0.8
 """Share of the memory that is free that a run is fitted into."""
 FEW = 200
@@ -171,29 +173,41 @@ def within(recipe: Recipe, budget: float, each: float) -> Recipe:
     return replace(recipe, train=train)
 
 
-def tokenizer_within(recipe: Recipe, given: Given, budget: float) -> Recipe:
-    """The recipe with as many images of the tokenizer that it trains first as its :data:`SHARE` of ``budget`` seconds allows, and no more
-    than it has; as it is when there is none to train, or its training has begun."""
-    space, folder = vars(recipe.task).get("space"), given.folder
-    if not isinstance(space, SpaceConfig) or space.name not in SPACES or space.name == PatchPCA.name:
-        return recipe
-    if (folder / FILE).exists() or Checkpoints(folder / SPACE / "checkpoints").all():
-        return recipe
-    train = TrainConfig(images=space.images, batch=space.batch, device=given.device)
-    cost = pace(tokenizer(space, given), Loader(given.data, given.seed), replace(recipe, train=train))
-    images = max(1, int(SHARE * budget / cost.seconds / space.batch)) * space.batch
-    return _with_tokenizer(recipe, min(space.images, images))
+def stages_within(recipe: Recipe, given: Given, budget: float) -> Recipe:
+    """The recipe with as many images of what it trains first, a tokenizer and a text encoder, as their :data:`SHARES` of ``budget`` seconds
+    allow, and no more than it has; as it is when there is nothing to train, or its training has begun."""
+    task, folder, images = vars(recipe.task), given.folder, {}
+    space, text = task.get("space"), task.get("text")
+    trained = isinstance(space, SpaceConfig) and space.name in SPACES and space.name != PatchPCA.name
+    if trained and not _begun(folder / FILE, folder / SPACE):
+        config = TrainConfig(images=space.images, batch=space.batch, device=given.device)
+        cost = pace(tokenizer(space, given), Loader(given.data, given.seed), replace(recipe, train=config))
+        images["space"] = _affordable(config, cost, SHARES["space"] * budget)
+    reads = isinstance(text, TextConfig) and not _begun(folder / reading.FILE, folder / reading.READING)
+    if reads and (first := reading.lesson(text, given)) is not None:
+        cost = pace(first.task, first.loader, replace(recipe, train=first.config))
+        images["text"] = _affordable(first.config, cost, SHARES["text"] * budget)
+    return _with_stages(recipe, images)
+
+
+def _begun(made: Path, training: Path) -> bool:
+    return made.exists() or bool(Checkpoints(training / "checkpoints").all())
+
+
+def _affordable(config: TrainConfig, cost: Pace, seconds: float) -> int:
+    return min(config.images, max(1, int(seconds / cost.seconds / config.batch)) * config.batch)
 
 
 def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
     """The recipe with the numbers of images that a budget gave its run when it began."""
-    space = vars(begun.task).get("space")
-    return replace(_with_tokenizer(recipe, space.images) if space else recipe, train=begun.train)
+    stages = {key: getattr(vars(begun.task).get(key), "images", None) for key in ("space", "text")}
+    found = {key: images for key, images in stages.items() if images is not None}
+    return replace(_with_stages(recipe, found), train=begun.train)
 
 
-def _with_tokenizer(recipe: Recipe, images: int) -> Recipe:
-    space = vars(recipe.task).get("space")
-    return replace(recipe, task=replace(recipe.task, space=replace(space, images=images))) if space else recipe  # pyright: ignore
+def _with_stages(recipe: Recipe, images: Mapping[str, int]) -> Recipe:
+    stages = {key: replace(getattr(recipe.task, key), images=count) for key, count in images.items()}
+    return replace(recipe, task=replace(recipe.task, **stages))
 
 
 def outlook(recipe: Recipe, made: Any, data: ImageSet, held_out: ImageSet, folder: Path, cost: Pace) -> list[str]:

@@ -32,7 +32,7 @@ from reverie.learn.runtime import Runtime, launched
 from reverie.recipes import serialisation, sources, starting
 from reverie.recipes.crew import Crew, hear, ready
 from reverie.recipes.extending import extend, may_change
-from reverie.recipes.outlook import as_begun, fitted, outlook, pace, tokenizer_within, within
+from reverie.recipes.outlook import as_begun, fitted, outlook, pace, stages_within, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
 
@@ -119,7 +119,7 @@ def _train(
         start = time.perf_counter()
         given = Given(spec, data, held_out, run.folder, recipe.seed, recipe.train.device, load)
         if budget is not None:
-            recipe = tokenizer_within(recipe, given, budget)
+            recipe = stages_within(recipe, given, budget)
             serialisation.write(recipe, run.path("recipe.yaml"))
         recipe.task.prepare(given)
         made = make(recipe, data, held_out, run.folder)
