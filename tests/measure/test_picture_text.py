@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from reverie.core import spelling
 from reverie.core.batch import Batch, DataSpec
@@ -118,6 +120,44 @@ def test_shuffled_captions_are_all_others_as_far_as_there_are():
     said = ["a", "b", "a", "c", "d", "a"]
     assert sorted(shuffled(said)) == sorted(said) and all(a != b for a, b in zip(said, shuffled(said), strict=True))
     assert any(a == b for a, b in zip(["a", "a", "b"], shuffled(["a", "a", "b"]), strict=True))
+
+
+class Looks(nn.Module):
+    """In place of EfficientNet-Lite0, whose weights are a package of their own: batch statistics that training mode would change."""
+
+    dim = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12))
+        self.eval().requires_grad_(False)
+
+    def forward(self, x):
+        return self.net(x).mean((2, 3))
+
+
+def test_a_locked_tower_stays_as_it_is_and_is_not_saved(monkeypatch):
+    monkeypatch.setattr("reverie.measure.towers.EfficientNetLite0", Looks)
+    model = replace(SMALL, locked=True).build(SPEC, seed=0)
+    looks = model.image.looks[0]
+    before = {name: value.clone() for name, value in looks.state_dict().items()}
+    task, captions = Pairing(model.train(), [], "softmax", distorted=False), WORDS * 2  # pyright: ignore[reportArgumentType]
+    said = Cond(text=Entry(spelling.spelled(captions, 20), None, torch.ones(len(captions), dtype=torch.bool)))
+    adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for step in range(60):
+        adam.zero_grad()
+        loss = task.loss("towers", Batch(painted(captions), said), Draws(0, step, len(captions)), NOW)["pairs"].mean()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.5
+    assert all(torch.equal(value, before[name]) for name, value in looks.state_dict().items())
+    assert not any("looks" in name for name in model.state_dict())
+    assert any(name.startswith("image.project") for name in model.state_dict())
+    assert model.double().image.looks[0].net[0].weight.dtype == torch.float64  # moved and cast along
+    free = SMALL.build(SPEC, seed=0)  # the control: a tower of our own is trained and saved
+    assert any(name.startswith("image.") and p.requires_grad for name, p in free.named_parameters())
 
 
 class Palette:

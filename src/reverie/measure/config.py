@@ -66,6 +66,7 @@ class TowersConfig(TaskConfig):
 
     Attributes:
         encoder: the network of pictures.
+        locked: look at pictures by EfficientNet-Lite0 instead, trained on ImageNet (`reverie prefetch` brings it), which stays as it is.
         width: features of a letter of a text.
         depth: blocks of the transformer that reads them.
         heads: of its attention.
@@ -77,6 +78,7 @@ class TowersConfig(TaskConfig):
     name: ClassVar[str] = "towers"
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    locked: bool = False
     width: Annotated[int, Bound(ge=1, le=8_192)] = 128
     depth: Annotated[int, Bound(ge=1, le=128)] = 3
     heads: Annotated[int, Bound(ge=1, le=128)] = 4

@@ -2,16 +2,17 @@
 
 Radford et al. 2021, "Learning transferable visual models from natural language supervision" (CLIP): a picture's tower, a text's tower, a
 linear map of each into the common space, and one learned scale of the cosines, at most 100 (section 2.4). Zhai et al. 2023, "Sigmoid loss
-for language image pre-training" (SigLIP), adds a bias. Texts are read as bytes, the first of which stands for all, see
-:mod:`reverie.nets.text`.
+for language image pre-training" (SigLIP), adds a bias. Zhai et al. 2022, "LiT: zero-shot transfer with locked-image text tuning", lock a
+picture's tower that others have trained: few pictures teach a text tower sooner than two. Texts are read as bytes, the first of which
+stands for all, see :mod:`reverie.nets.text`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Player, Task
 from reverie.measure.contrastive import LOSSES
+from reverie.measure.extract import EfficientNetLite0
 from reverie.measure.judge import distort
 from reverie.measure.retrieval import retrieved
 from reverie.nets.config import TextConfig
@@ -37,6 +39,30 @@ LARGEST = 100.0
 """The most that the cosines are multiplied by."""
 HELD_OUT = 1000
 """Held-out pictures that training is validated on at most."""
+
+
+class Locked(nn.Module):
+    """A linear map of the features of a network that stays as it is, and that no checkpoint holds.
+
+    Args:
+        looks: the network.
+        dim: numbers of a vector.
+    """
+
+    def __init__(self, looks: EfficientNetLite0, dim: int) -> None:
+        super().__init__()
+        self.looks = [looks]  # not a module of this one: neither stepped, nor switched to training, nor saved
+        self.project = nn.Sequential(nn.LayerNorm(looks.dim), nn.Linear(looks.dim, dim, bias=False))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Vectors (N, dim) of pictures (N, C, H, W) in [−1, 1]."""
+        with torch.no_grad():
+            features = self.looks[0](x)
+        return self.project(features)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.looks[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
 
 class Towers(nn.Module):
@@ -60,7 +86,10 @@ class Towers(nn.Module):
             )
         self.shape, self.length, self.data = spec.shape, said.length, spec.name
         channels, *size = spec.shape
-        self.image = nets.build(config.encoder, channels=channels, size=tuple(size), classes=config.dim)
+        if config.locked:
+            self.image = Locked(EfficientNetLite0(), config.dim)
+        else:
+            self.image = nets.build(config.encoder, channels=channels, size=tuple(size), classes=config.dim)
         read = TextConfig(width=config.width, depth=config.depth, heads=config.heads)
         self.text, self.project = TextEncoder(read, self.length), nn.Linear(config.width, config.dim, bias=False)
         scale, bias = (1.0 / 0.07, 0.0) if config.objective == "softmax" else (10.0, -10.0)
