@@ -130,5 +130,11 @@ def test_a_run_is_scored_by_its_captions(run, pictures, tmp_path, capsys):
     (found,) = CaptionScores.load_all(run / "captions.json")
     held_out = data.load(pictures, "test")
     assert found.count == len(held_out) == found.new and found.among == len(set(held_out.texts or []))
-    assert list(found.rows) == ["samples", "real", "shuffled", "chance"] and found.settings["steps"] == 2
+    assert set(found.rows) == {"samples", "real", "lookup", "shuffled", "chance"} and found.settings["steps"] == 2
     assert found.own and "flatters it" in " ".join(said.split()) and "chance" in said
+    again = ["evaluate", str(run), "--score", str(out), "--n", "8", "--seeds", "0", "--steps", "2", "--split", "train"]
+    assert main(again) in (0, None)
+    trained, _ = CaptionScores.load_all(run / "captions.json")
+    assert trained.split == "train" and trained.new == 0 and "lookup" not in trained.rows and trained.count == 8
+    assert main(["evaluate", str(run), "--split", "train"]) not in (0, None)
+    assert "--split train is for --score" in capsys.readouterr().err

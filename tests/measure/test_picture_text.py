@@ -15,7 +15,7 @@ from reverie.core.condition import Cond, Entry, Label, Text
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
-from reverie.measure.captions import CaptionScores, caption_scores, shuffled
+from reverie.measure.captions import CaptionScores, caption_scores, looked_up, shuffled
 from reverie.measure.config import TowersConfig
 from reverie.measure.contrastive import sigmoid_loss, softmax_loss
 from reverie.measure.retrieval import PictureText, clip_score, found, matched, ranks, retrieved
@@ -150,7 +150,7 @@ def test_a_locked_tower_stays_as_it_is_and_is_not_saved(monkeypatch):
         loss = task.loss("towers", Batch(painted(captions), said), Draws(0, step, len(captions)), NOW)["pairs"].mean()
         loss.backward()
         adam.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.5
     assert all(torch.equal(value, before[name]) for name, value in looks.state_dict().items())
     assert not any("looks" in name for name in model.state_dict())
@@ -212,11 +212,24 @@ def test_a_painter_that_listens_is_as_good_as_real_pictures_and_a_deaf_one_is_at
     assert best.rows["shuffled"][1] == 0.0 and best.rows["chance"] == (None, 1 / 12, 5 / 12)
     assert (best.count, best.among, best.new, best.own) == (12, 12, 7, False)
     assert "7 of which no training picture has" in best.how and "palette has seen no pictures" in best.how
-    assert best.heads[0] == "picture-text score"
+    assert best.heads[0] == "picture-text score" and "lookup" not in best.rows
     path = tmp_path / "captions.json"
     for each in (worst, best, best):
         each.save(path)
     assert CaptionScores.load_all(path) == [best]  # settings are alike: the newest takes the place of the one before
+
+
+def test_looking_up_finds_trained_captions_and_of_others_the_nearest_picture():
+    known, trained = Held(), ["", *WORDS[1:5]]
+    found = caption_scores(Painter(), tell, Palette(), Held(), WORDS, trained, known, seeds=(0,), batch_size=5)  # pyright: ignore
+    assert found.rows["lookup"][1] == pytest.approx(
+        4 / 12
+    )  # those that were trained are found, no other is its own nearest
+    rows = looked_up(Palette(), WORDS, trained)  # pyright: ignore
+    assert rows[1:5].tolist() == [1, 2, 3, 4] and 0 not in rows.tolist()
+    cosines = Palette().texts(WORDS[5:]) @ Palette().texts(WORDS[1:5]).T
+    assert torch.equal(rows[5:], 1 + cosines.argmax(1))
+    assert "training pictures of the nearest captions" in [row[0] for row in found.table]
 
 
 def towers(**others):

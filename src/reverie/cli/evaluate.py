@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -48,6 +48,7 @@ class Arguments(Placing):
         batch: samples drawn at a time.
         score: in place of all this, whether samples show the captions of held-out pictures, by a picture-text model: a run of the task
             towers, or a folder of transformers with a CLIP.
+        split: of which pictures score takes the captions: held-out ones, or those that were trained on.
         outliers: in place of all this, whether the model's density tells held-out pictures from those of another data set or folder, n of
             each.
     """
@@ -65,6 +66,7 @@ class Arguments(Placing):
     write_statistics: Path | None = None
     batch: Annotated[int, Bound(ge=1, le=10**6)] = 250
     score: Path | None = None
+    split: Literal["test", "train"] = "test"
     outliers: str | None = None
 
 
@@ -79,6 +81,8 @@ def main(arguments: list[str]) -> None:
         for name in LOOKS:
             if getattr(given, name) is not None:
                 raise InputError(f"--score asks for captions only: leave --{name.replace('_', '-')} out")
+    elif given.split != "test":
+        raise InputError("samples are measured against held-out pictures: --split train is for --score")
     with given.joined() as writes:
         evaluate(given, writes)
 
@@ -96,7 +100,9 @@ def evaluate(given: Arguments, writes: bool) -> None:
     asked = {key: getattr(given, key) for key in KEYS}
     config = drawn_with(run.recipe, asked)
     if given.score is not None:
-        show_captions(match(run, given.score, config, n=given.n, seeds=given.seeds, batch_size=given.batch))
+        show_captions(
+            match(run, given.score, config, split=given.split, n=given.n, seeds=given.seeds, batch_size=given.batch)
+        )
         print(shown(run.folder / "captions.json"))
         return
     several = run.recipe.task.measured(config) if all(value is None for value in asked.values()) else (config,)

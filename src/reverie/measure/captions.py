@@ -1,7 +1,8 @@
 """Measure whether a model draws what captions say: samples of held-out captions, between real pictures of them and controls.
 
-Above the samples is what the very pictures that the captions are of reach with the same picture-text model; below them is what the samples
-reach with captions of others, and chance. A figure is worth what lies between.
+Above the samples is what the very pictures that the captions are of reach with the same picture-text model; below them is what looking up
+the training picture of the nearest caption reaches, what the samples reach with captions of others, and chance. A figure is worth what lies
+between.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reverie.core.batch import Dataset
 from reverie.core.condition import Cond
@@ -31,6 +33,7 @@ FILE = "captions.json"
 ROWS = {
     "samples": "samples",
     "real": "real pictures of these captions",
+    "lookup": "training pictures of the nearest captions",
     "shuffled": "samples, captions shuffled",
     "chance": "chance",
 }
@@ -141,6 +144,7 @@ def caption_scores(
     held_out: Dataset,
     captions: Sequence[str],
     trained: Sequence[str],
+    known: Dataset | None = None,
     *,
     split: str = "test",
     n: int = 1000,
@@ -156,6 +160,7 @@ def caption_scores(
         held_out: the real pictures.
         captions: one for each, "" where there is none.
         trained: those of the pictures that the generator was trained on.
+        known: these pictures, among which captions that are not theirs are looked up; None for captions that are.
         split: what ``held_out`` is of its data set.
         n: captions at most; which ones is a function of their number.
         seeds: figures are means over them.
@@ -175,7 +180,8 @@ def caption_scores(
     said = [captions[int(i)] for i in chosen]
     pictures = held_out.batch(chosen).x
     others = shuffled(said)
-    found: dict[str, list[Matched]] = {"samples": [], "real": [], "shuffled": []}
+    found: dict[str, list[Matched]] = {of: [] for of in ROWS if of != "chance" and (known or of != "lookup")}
+    nearest = None if known is None else known.batch(looked_up(looks, said, trained)).x
     with Progress("sampling captions", len(said) * len(seeds), "pictures") as progress:
         for seed in seeds:
             parts = []
@@ -190,6 +196,8 @@ def caption_scores(
             found["samples"].append(matched(looks, drawn, said, seed=seed))
             found["real"].append(matched(looks, pictures, said, seed=seed))
             found["shuffled"].append(matched(looks, drawn, others, seed=seed))
+            if nearest is not None:
+                found["lookup"].append(matched(looks, nearest, said, seed=seed))
     among = min(AMONG, len(set(said)))
     means = {of: torch.tensor(each, dtype=torch.float64).mean(0).tolist() for of, each in found.items()}
     return CaptionScores(
@@ -205,6 +213,14 @@ def caption_scores(
         rows={**{of: (a, b, c) for of, (a, b, c) in means.items()}, "chance": (None, 1 / among, min(1.0, 5 / among))},
         settings=generator.settings(),
     )
+
+
+def looked_up(looks: PictureText, said: Sequence[str], trained: Sequence[str], chunk: int = 250) -> Tensor:
+    """The rows (N,) of the captions among ``trained`` whose vectors lie nearest; pictures without a caption are no answer."""
+    rows = [i for i, caption in enumerate(trained) if caption]
+    parts = [looks.texts([trained[i] for i in rows[at : at + chunk]]) for at in range(0, len(rows), chunk)]
+    near = (looks.texts(said) @ torch.cat(parts).T).argmax(1).cpu()
+    return torch.tensor(rows)[near]
 
 
 def shuffled(captions: Sequence[str]) -> list[str]:

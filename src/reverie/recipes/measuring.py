@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -146,11 +146,12 @@ def match(
     score: str | Path,
     sample: Any = None,
     *,
+    split: Literal["test", "train"] = "test",
     n: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 250,
 ) -> CaptionScores:
-    """How well a run draws the captions of held-out pictures, see :func:`reverie.measure.caption_scores`.
+    """How well a run draws the captions of held-out pictures, or of those it was trained on, see :func:`reverie.measure.caption_scores`.
 
     A model that takes no text but a class is told the classes of the pictures, whose names are the captions. Writes it into
     ``captions.json``.
@@ -158,14 +159,15 @@ def match(
     Args:
         run: what to measure.
         score: a run of the task ``towers``, or a folder of transformers with a CLIP.
+        split: of the run's pictures.
         sample, n, seeds, batch_size: as of :func:`measure`.
 
     Raises:
         InputError: for a model that takes neither text nor a class, or data without captions.
     """
-    train, held_out = (sources.load(run.recipe, split) for split in ("train", "test"))
+    train, asked = (sources.load(run.recipe, each) for each in ("train", split))
     generator, looks = run.generator(sample), scorer(score, run.device)
-    captions, trained = _said(held_out), _said(train)
+    captions, trained = _said(asked), _said(train)
     if not {"text", "label"} & set(generator.conditions) or captions is None or trained is None:
         raise InputError(
             f"--score asks whether captions are drawn, and {run.folder} draws by {', '.join(generator.conditions) or 'nothing'}: train a "
@@ -176,10 +178,11 @@ def match(
         generator,
         conditioner_of(generator) if reads else Conditioner(generator.conditions, run.spec.classes),
         looks,
-        held_out,
+        asked,
         captions,
         trained,
-        split=held_out.split,
+        train if split == "test" else None,
+        split=split,
         n=n,
         seeds=seeds,
         batch_size=batch_size,
