@@ -72,7 +72,7 @@ def test_any_data_set_of_pictures_and_labels_becomes_shards(tmp_path, name):
 
 
 def test_splits_are_said(tmp_path):
-    pack({"train": [SHADES[i].transpose(2, 0, 1) for i in range(9)], "test": Stream()}, tmp_path / "shards")
+    pack({"train": [(SHADES[i].transpose(2, 0, 1), i % 2) for i in range(9)], "test": Stream()}, tmp_path / "shards")
     train, test = (data.load(tmp_path / "shards", split) for split in ("train", "test"))
     assert (len(train), len(test)) == (9, 12) and np.array_equal(test.images.permute(0, 2, 3, 1).numpy(), SHADES)
     with pytest.raises(InputError, match="are called train and test: got holdout"):

@@ -81,11 +81,10 @@ def existing(given: str | Path) -> Path:
     Raises:
         InputError: when there is no such folder, nor a file that holds pictures.
     """
-    if str(given).startswith(hub.SCHEME):
-        if not (place := hub.folder(str(given))).is_dir():
-            raise InputError(
-                f"{given} is not here yet: `reverie prefetch {quote(str(given))}` streams it into the cache"
-            )
+    spelt = str(given).replace("hf:/", hub.SCHEME, 1) if isinstance(given, Path) else given  # a path keeps one slash
+    if spelt.startswith(hub.SCHEME):
+        if not (place := hub.folder(spelt)).is_dir():
+            raise InputError(f"{spelt} is not here yet: `reverie prefetch {quote(spelt)}` streams it into the cache")
         return place
     path = Path(given).expanduser()
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in stored.ENDINGS):

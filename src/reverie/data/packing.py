@@ -38,7 +38,7 @@ Source = str | Path | Dataset | Iterable[Any] | Mapping[str, Iterable[Any]]
 
 
 class Packed(NamedTuple):
-    """Shards that were written, the pictures in them, what was left out, and a hash of the samples."""
+    """Shards that were written, the pictures in them, what was left out, and a hash of the samples and their classes."""
 
     shards: int
     pictures: int
@@ -74,7 +74,7 @@ def pack(source: Source, out: str | Path, most: int = 10_000, name: str = "the d
     else:
         samples, classes, count = _of_python(source, name)
     with appearing_folder(folder) as partial:
-        done, keys, said = 0, set[str](), hashlib.sha256()
+        done, keys, said = 0, set[str](), hashlib.sha256(repr(classes).encode())
         shard: tarfile.TarFile | None = None
         for sample in track(samples, "packing pictures", count, "pictures"):
             if done % most == 0:
