@@ -1,12 +1,14 @@
 """The loader alone: its rate beside that of decoding alone, its memory, and how soon a second start is ready. Wants an idle machine.
 
 python bench/loader.py rate         # JPEG files of three sizes to 256x256, decoded on demand by two workers, beside two bare processes
+python bench/loader.py cost         # processor time a picture by one worker, beside decoding alone: also where other programs run
 python bench/loader.py memory       # resident memory of all processes over 100,000 records
 python bench/loader.py start        # 100,000 small files: the first start, and the second
 """
 
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -91,6 +93,31 @@ def rate(root: Path) -> None:
             print(f"{size[0]:4}x{size[1]}: {said}: {found / alone:.3f} and {found / floats:.3f} of them", flush=True)
 
 
+def processor() -> float:
+    """Seconds of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def cost(root: Path) -> None:
+    for size in SIZES:
+        count = 4 * BATCH
+        (folder := root / f"{size[0]}x{size[1]}").mkdir()
+        make(folder, count, size, ".jpg")
+        source, paths = loader(folder), sorted(folder.rglob("*.jpg"))
+        source.workers = 1
+        decode(paths)
+        for _ in range(3):
+            begun = processor()
+            decode(paths)
+            alone, begun = processor() - begun, processor()
+            for _ in source.stream((start, BATCH) for start in range(0, 4 * count, BATCH)):
+                pass
+            found = (processor() - begun) / 4
+            each = [f"{1e6 * seconds / count:,.0f} µs" for seconds in (alone, found)]
+            print(f"{size[0]:4}x{size[1]}: {each[0]} decoded, {each[1]} by the loader: {alone / found:.3f}", flush=True)
+
+
 def memory(folder: Path) -> None:
     make(folder, 4_000, (64, 64), ".jpg")
     source = loader(folder)
@@ -114,4 +141,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["REVERIE_CACHE"] = f"{temporary}/cache"
         (pictures := Path(temporary) / "pictures").mkdir()
-        {"rate": rate, "memory": memory, "start": start}[sys.argv[1]](pictures)
+        {"rate": rate, "cost": cost, "memory": memory, "start": start}[sys.argv[1]](pictures)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from reverie.learn.pictures import save, show, to_pil
     from reverie.nets import taps
     from reverie.recipes.runs import load
+    from reverie.recipes.training import train
     from reverie.solve import grids, invert, iterate, log_prob, sample
 
     __version__: str
@@ -72,6 +73,7 @@ __all__ = [
     "spaces",
     "taps",
     "to_pil",
+    "train",
 ]
 
 _HOME = {
@@ -86,6 +88,7 @@ _HOME = {
     "show": "reverie.learn.pictures",
     "taps": "reverie.nets",
     "to_pil": "reverie.learn.pictures",
+    "train": "reverie.recipes.training",
 }
 
 

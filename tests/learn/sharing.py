@@ -91,6 +91,20 @@ def slow():
     return task
 
 
+def poisoned():
+    """Pictures of which one, in the second half of its batch, is no number the first two times: when it is read, and when that is kept."""
+    left = [2]
+
+    def feed(start: int, count: int):
+        batch = pictures(start, count)
+        if start <= 155 < start + count and left[0] > 0:
+            left[0] -= 1
+            batch.x[155 - start] = float("nan")
+        return batch
+
+    return feed
+
+
 CASES = {
     "plain": (denoising, SHORT, lambda: pictures),
     "parts": (denoising, replace(SHORT, micro_batch=4), lambda: pictures),
@@ -98,6 +112,8 @@ CASES = {
     "workers": (denoising, SHORT, by_workers),
     "muon": (denoising, replace(SHORT, optimizer="muon"), lambda: pictures),
     "sharded": (denoising, replace(SHORT, micro_batch=4, shard=True), lambda: pictures),
+    "back": (denoising, replace(SHORT, on_nan="rollback"), poisoned),
+    "back in parts": (denoising, replace(SHORT, micro_batch=4, shard=True, on_nan="rollback"), poisoned),
     "rivals": (lambda config: Rivals(), replace(SHORT, micro_batch=4), lambda: pictures),
 }
 """What is trained in both ways: the task by its settings, these, and the data."""

@@ -67,6 +67,17 @@ def test_two_processes_learn_what_one_learns(runs, name):
     assert apart(runs / "one" / name, runs / name) < 1e-4
 
 
+def test_all_go_back_together_where_one_diverges(runs):
+    """To the same checkpoint, once; what one process of the two has seen of the batch is kept by each."""
+    for folder in (runs, runs / "one"):
+        for name in ("back", "back in parts"):
+            back = [e for e in entries(folder / name / "log.jsonl") if "rollback" in e]
+            assert [(e["images"], e["slower"]) for e in back] == [(80, 0.5)]
+    kept = {path.name: load_file(path)["wrong"].sum().item() for path in (runs / "back" / "diverged").iterdir()}
+    assert kept == {"step-00000009-0.safetensors": 0, "step-00000009-1.safetensors": 1}
+    assert apart(runs / "back", runs / "plain") > 1e-3  # which never went back
+
+
 def test_so_do_parts_and_workers(runs):
     assert apart(runs / "one" / "plain", runs / "parts") < 1e-4
     assert apart(runs / "one" / "workers", runs / "one" / "plain") > 1e-2  # which read other data

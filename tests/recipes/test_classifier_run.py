@@ -16,6 +16,7 @@ from reverie.recipes import serialisation
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import load
 from reverie.recipes.training import train
+from reverie.report import report
 from reverie.solve import sample
 from reverie.spaces import SpaceConfig
 
@@ -48,6 +49,8 @@ def test_train_load_guide(tmp_path):
         run.generator()
     with pytest.raises(InputError, match=r"needs a diffusion model"):
         run.denoiser()
+    page = report(run).read_text()
+    assert "held-out loss" in page.lower() and "reverie evaluate" not in page and "<h2>Samples" not in page
 
 
 def test_classes_are_needed(tmp_path):

@@ -13,7 +13,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.schedules import Flow
 from reverie.nets.presets import for_pictures
 from reverie.nets.prior import Prior
-from reverie.recipes import outlook
+from reverie.recipes import outlook, sources, training
 from reverie.recipes.outlook import Pace, fitted
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.training import train
@@ -27,6 +27,18 @@ def test_tensors_that_are_kept_are_counted_once_and_weights_are_not():
     assert sum(kept.values()) == x.nbytes + y.nbytes
     z.backward()
     assert layer.weight.grad is not None
+
+
+def test_averages_of_further_widths_take_memory(tmp_path):
+    recipe = replace(Recipe(), data=replace(Recipe().data, name="digits8"))
+    data = sources.load(recipe)
+    model = training.make(sources.resolve(recipe, data, data), data, data, tmp_path)
+    weights = sum(p.nbytes for p in model.model.net.parameters())
+    fixed = [
+        outlook.pace(model.task, model.loader, replace(recipe, train=replace(recipe.train, ema_profiles=widths))).fixed
+        for widths in ((), (0.05, 0.1))
+    ]
+    assert fixed[0] == 5 * weights + outlook.BASE and fixed[1] - fixed[0] == 2 * weights
 
 
 @pytest.mark.parametrize(("room", "expected"), [(740, None), (739, 32), (350, 22), (101, 1), (5, 1)])

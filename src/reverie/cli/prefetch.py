@@ -13,6 +13,8 @@ from reverie.core.text import shown
 class Arguments:
     """Download data sets and small models, so that everything after it works offline. Without a name, list what there is.
 
+    A data set of the Hugging Face hub, hf://OWNER/NAME, is streamed into shards (needs the library datasets).
+
     They go to the folder in REVERIE_CACHE, or to the system's folder for caches.
 
     Attributes:
@@ -24,11 +26,12 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     names = parse(Arguments, arguments, "prefetch").names
+    from reverie.data.hub import SCHEME, bring
     from reverie.data.prefetch import folder, prefetch
     from reverie.data.remote import REMOTE
 
     for name in names:
-        print(shown(f"{name}: {prefetch(name)}"))
+        print(shown(f"{name}: {bring(name) if name.startswith(SCHEME) else prefetch(name)}"))
     if not names:
         width = max(map(len, REMOTE))
         for name, remote in REMOTE.items():

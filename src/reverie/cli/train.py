@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -15,9 +15,6 @@ from reverie.core.text import shown
 from reverie.nets.presets import PRESETS
 from reverie.recipes import serialisation, tasks
 from reverie.recipes.recipe import Recipe
-
-if TYPE_CHECKING:
-    from reverie.data import ImageSet
 
 OWN = ("--net.", "--space", "--prior", "--schedule", "--kind", "--train.optimizer", "--train.lr", "--train.batch")
 """Flags of those who choose the method themselves: then what else is not given is plain, whatever the data."""
@@ -106,11 +103,14 @@ def parse(arguments: list[str]) -> Arguments:
         raise InputError(f"what to train comes first: reverie train {given.spec} …")
     if spec is None and init is not None:
         from reverie.recipes.starting import training
+        from reverie.recipes.suited import pictures
 
-        begun = replace(given.recipe, train=training(_images(given.recipe), given.recipe))
+        begun = replace(given.recipe, train=training(pictures(given.recipe), given.recipe))
         given = _flags(arguments, replace(given, recipe=begun))
     elif suits:
-        given = _flags(arguments, replace(given, recipe=suited(given.recipe)))
+        from reverie.recipes.suited import suiting
+
+        given = _flags(arguments, replace(given, recipe=suiting(given.recipe)))
     return given
 
 
@@ -121,30 +121,6 @@ def _flags(arguments: list[str], default: Arguments) -> Arguments:
         default=default,
         prog="reverie train",
         config=(tyro.conf.AvoidSubcommands,),
-    )
-
-
-def suited(recipe: Recipe) -> Recipe:
-    """A recipe of the flags, whose data is chosen, with settings that suit it: see :mod:`reverie.recipes.suited`."""
-    from reverie.recipes import suited as choosing
-
-    serialisation.check_recipe(recipe)
-    images = _images(recipe)
-    return choosing.suited(images, replace(recipe, data=replace(recipe.data, size=images.size)))
-
-
-def _images(recipe: Recipe) -> "ImageSet":
-    """The data of the flags, of a size that suits the device where none is asked for."""
-    from reverie import data
-    from reverie.recipes.suited import largest
-
-    config = recipe.data
-    return data.load(
-        config.name,
-        size=config.size,
-        channels=config.channels,
-        fit=config.fit,
-        largest=largest(recipe.train.device),
     )
 
 

@@ -98,3 +98,26 @@ class Dataset(ABC):
     def finish(self, raw: Batch) -> Batch:
         """What :meth:`batch` gives, of what :meth:`raw` gives, on any device."""
         return raw
+
+
+class Around(Dataset):
+    """The samples of another data set, shown or told otherwise; a subclass says what is other about its batches.
+
+    Args:
+        data: the other.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        self.data, self.name = data, data.name
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.data.spec
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the data, which this is made of alone."""
+        return self.data.fingerprint  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __len__(self) -> int:
+        return len(self.data)

@@ -133,7 +133,7 @@ def flatten(image: "Image.Image", mode: str, ground: str = "white") -> "Image.Im
     if image.mode.startswith("I"):
         image = _shallow(image)
     if mode == "RGBA" or not image.has_transparency_data:
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)  # which would copy it
     image = image.convert("RGBA")
     opaque = Image.new("RGB", image.size, ground)
     opaque.paste(image, mask=image)

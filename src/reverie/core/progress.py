@@ -13,7 +13,7 @@ class Progress:
 
     Args:
         label: what is being done.
-        total: how many units there are.
+        total: how many units there are; 0 where nobody knows.
         unit: the name of one, for the rate.
         every: seconds between plain lines when there is no terminal.
     """
@@ -52,8 +52,8 @@ class Progress:
         elif now - self._last >= self.every:
             self._last = now
             rate = (self.done - self._initial) / (now - self._start)
-            left = (self.total - self.done) / rate
-            line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {left:.0f} s left {self.note}"
+            of, left = (f"/{self.total}", f", {(self.total - self.done) / rate:.0f} s left") if self.total else ("", "")
+            line = f"{self.label}: {self.done}{of} {self.unit}, {rate:.1f} {self.unit}/s{left} {self.note}"
             print(line.rstrip(), file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
@@ -72,10 +72,12 @@ class Progress:
             Progress._live, self._owns = self._bar, True
             self._bar.start()
         if self._task is None:
-            self._task = self._bar.add_task(self.label, total=self.total, completed=self._initial, rate="", note="")
+            self._task = self._bar.add_task(
+                self.label, total=self.total or None, completed=self._initial, rate="", note=""
+            )
         rate = (self.done - self._initial) / (time.monotonic() - self._start)
         self._bar.update(
-            self._task, completed=self.done, total=self.total, rate=f"{rate:.1f} {self.unit}/s", note=self.note
+            self._task, completed=self.done, total=self.total or None, rate=f"{rate:.1f} {self.unit}/s", note=self.note
         )  # pyright: ignore[reportArgumentType]
 
 

@@ -2,7 +2,7 @@
 
 What is where in an archive is listed once and kept, so that any member is found without the others, by any process, in any order. In a
 WebDataset (Aizman, Maltby & Breuel 2019) the members of a sample share a key, their path up to the first dot of the name: ``00017.jpg`` is
-the picture of the class that ``00017.cls`` says.
+the picture of the class that ``00017.cls`` says, called what ``00017.txt`` or ``00017.json`` says.
 """
 
 import json
@@ -19,14 +19,15 @@ from typing import NamedTuple
 from reverie.core import files
 from reverie.core.errors import RunError
 from reverie.core.progress import track
-from reverie.data import keeping
+from reverie.data import captions, keeping
 from reverie.data.folder import is_picture, stamp
 from reverie.data.records import Records, Skipped
+from reverie.data.split import by_split
 
 ENDINGS = (".tar", ".zip")
 CLASSES = "classes.txt"
 """Beside shards: the names of the classes that ``.cls`` numbers, one a line."""
-LABEL, LISTED = ".cls", "members.json"
+LABEL, TEXTS, LISTED = ".cls", (".txt", ".json", *captions.METADATA), "captioned.json"
 LONGEST = 1000
 """Bytes of a class's name, at most."""
 LARGEST = 2**30
@@ -45,6 +46,15 @@ class Member(NamedTuple):
     crc: int | None = None
 
 
+class Listed(NamedTuple):
+    """What archives hold: the pictures, the class of each if they are samples, its caption if any has one, and what was left out."""
+
+    pictures: list[Member]
+    classes: list[str]
+    captions: list[str] | None
+    skipped: list[Skipped]
+
+
 class Members(Records):
     """Pictures in archives, by their name there; by the archive's too, if two archives hold the same names.
 
@@ -57,14 +67,19 @@ class Members(Records):
         self.root, self.archives = root, sorted(archives)
         self.folder = root if root.is_dir() else root.parent
         self.key = tuple((path, *stamp(self.folder / path)) for path in (*self.archives, CLASSES))
-        pictures, classes, self.skipped = self._known()
-        inner = _below_one_folder([member.name for member in pictures])
+        found = self._known()
+        self.skipped = found.skipped
+        inner = _below_one_folder([member.name for member in found.pictures])
         twice = max(Counter(inner).values(), default=0) > 1
-        paths = [f"{self.archives[m.archive]}/{n}" if twice else n for m, n in zip(pictures, inner, strict=True)]
+        paths = [f"{self.archives[m.archive]}/{n}" if twice else n for m, n in zip(found.pictures, inner, strict=True)]
         order = sorted(range(len(paths)), key=paths.__getitem__)
-        self.paths, self.members = [paths[i] for i in order], [pictures[i] for i in order]
-        self.inner = [inner[i] for i in order]
-        self.classes = [classes[i] for i in order] if classes else None
+        self.paths, self.members = [paths[i] for i in order], [found.pictures[i] for i in order]
+        self.inner, self.held_out = by_split([inner[i] for i in order])
+        self.classes = [found.classes[i] for i in order] if found.classes else None
+        self.told = None if found.captions is None else [found.captions[i] for i in order]
+
+    def captions(self, kept: Sequence[int]) -> tuple[list[str] | None, set[str]]:
+        return None if self.told is None else [self.told[i] for i in kept], set()
 
     def read(self, i: int) -> bytes:
         return self._content(self.members[i])
@@ -108,15 +123,30 @@ class Members(Records):
                 found[sample] = member, written[number] if number < len(written) else name
         return [member for member, _ in found.values()], [name for _, name in found.values()], skipped
 
-    def _known(self) -> tuple[list[Member], list[str], list[Skipped]]:
-        """The pictures of all archives, their classes if they are samples, and what else there is; from the cache where the archives are
-        those of before."""
-        place = keeping.place("listed", [str(self.folder), self.key])
+    def _captions(self, pictures: Sequence[Member], texts: Sequence[Member]) -> list[str] | None:
+        """What each picture is called, by the files of its archive; None if none is called anything."""
+        of: dict[int, dict[str, Member]] = {}
+        for member in texts:
+            of.setdefault(member.archive, {})[member.name] = member
+        found: dict[Member, str] = {}
+        for number, beside in of.items():
+            some = [member for member in pictures if member.archive == number]
+            root, names = self.folder / self.archives[number], [member.name for member in some]
+            said, _ = captions.read(lambda file, at=beside: self._content(at[file]), root, names, sorted(beside))
+            found |= dict(zip(some, said or (), strict=False))
+        return [found.get(member, "") for member in pictures] if any(found.values()) else None
+
+    def _known(self) -> Listed:
+        """What the archives hold; from the cache where they are those of before."""
+        place = keeping.place("listed", [str(self.folder), self.key, LISTED])
         try:
             kept = json.loads((place / LISTED).read_text(encoding="utf-8"))
             os.utime(place)
-            members, skipped = [Member(*each) for each in kept["members"]], [Skipped(*each) for each in kept["skipped"]]
-            return members, kept["classes"], skipped
+            pictures, skipped = (
+                [Member(*each) for each in kept["pictures"]],
+                [Skipped(*each) for each in kept["skipped"]],
+            )
+            return Listed(pictures, kept["classes"], kept["captions"], skipped)
         except (OSError, ValueError, KeyError, TypeError):
             pass
         members, skipped, classes = [], [], []
@@ -124,17 +154,17 @@ class Members(Records):
             for found in listed(self.folder / path, path, number):
                 (members if isinstance(found, Member) else skipped).append(found)
         said = {(member.archive, key(member.name)): member for member in members if member.name.endswith(LABEL)}
-        members = sorted(member for member in members if is_picture(member.name))
+        texts = [member for member in members if member.name.endswith(TEXTS)]
+        pictures = sorted(member for member in members if is_picture(member.name))
         if said:
-            members, classes, more = self._of_samples(members, said)
+            pictures, classes, more = self._of_samples(pictures, said)
             skipped += more
-        skipped.sort()
+        made = Listed(pictures, classes, self._captions(pictures, texts), sorted(skipped))
         if len(members) >= keeping.KEPT_FROM:
             with suppress(RunError), files.appearing_folder(place) as folder:
-                content = {"members": members, "classes": classes, "skipped": skipped}
-                files.write(folder / LISTED, json.dumps(content))
+                files.write(folder / LISTED, json.dumps(made._asdict()))
             keeping.forget(place.parent)
-        return members, classes, skipped
+        return made
 
 
 def key(name: str) -> str:

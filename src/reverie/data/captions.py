@@ -1,15 +1,18 @@
 """Pictures and what they are called: captions from a folder's files, told in several words, as the condition "text".
 
-A folder has a caption for a picture in a text file of its name (``fox.txt`` beside ``fox.png``), a line a caption; or all in
-``metadata.jsonl``, a line ``{"file_name": "fox.png", "text": "a red fox"}`` a picture, as Hugging Face's imagefolder has them.
+A folder or archive has a caption for a picture in a text file of its name (``fox.txt`` beside ``fox.png``), a line a caption; or in a JSON
+file of its name, under ``text`` or ``caption``, as shards of a WebDataset have; or all in ``metadata.jsonl``, a line
+``{"file_name": "fox.png", "text": "a red fox"}`` a picture, or in ``metadata.csv``, as Hugging Face's imagefolder has them.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,14 +22,14 @@ import torch
 from torch import Tensor
 
 from reverie.core import spelling
-from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.batch import Around, Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Entry, Text
 from reverie.core.errors import InputError, unknown
 from reverie.core.text import counted
 
-METADATA = "metadata.jsonl"
-KEYS = ("text", "caption")
-"""What ``metadata.jsonl`` may call a caption."""
+METADATA = ("metadata.jsonl", "metadata.csv")
+KEYS = ("text", "caption", "captions", "prompt")
+"""What a caption may be called, by JSON and tables."""
 MOST = 256
 """Tokens of a caption that are told where nothing else is asked for."""
 FEATURES = "text{}"
@@ -96,8 +99,8 @@ class Captions:
         """
         if text is None or not any(columns[text]):
             raise InputError(
-                f"there are no captions in the data {name}: put NAME.txt beside each picture, or {METADATA} with file_name and text into "
-                "the folder, or leave data.captions out"
+                f"there are no captions in the data {name}: put NAME.txt beside each picture, or {METADATA[0]} with file_name and text "
+                "into the folder, or leave data.captions out"
             )
         if not templates:
             raise InputError('captions are told by at least one template: "{}" tells them as they are')
@@ -146,7 +149,7 @@ class Captions:
         return notes
 
 
-class Captioned(Dataset):
+class Captioned(Around):
     """A data set whose pictures are called in several ways: position ``i·ways + j`` is sample i, told the j-th way.
 
     Args:
@@ -156,7 +159,8 @@ class Captioned(Dataset):
     """
 
     def __init__(self, data: Dataset, captions: Captions, features: Sequence[Features] = ()) -> None:
-        self.data, self.captions, self.features, self.name = data, captions, features, data.name
+        super().__init__(data)
+        self.captions, self.features = captions, features
 
     @property
     def spec(self) -> DataSpec:
@@ -196,56 +200,83 @@ def unheard(train: Sequence[str], held_out: Sequence[str]) -> list[int]:
     return [i for i, text in enumerate(held_out) if spelling.cut(text, MOST) not in known]
 
 
-def read(root: Path, paths: Sequence[str], files: Sequence[str]) -> tuple[list[str] | None, set[str]]:
-    """The caption of each picture of a folder, "" where it has none, and the files that hold them; None where nothing does.
+def read(
+    content: Callable[[str], bytes], root: Path, paths: Sequence[str], files: Sequence[str]
+) -> tuple[list[str] | None, set[str]]:
+    """The caption of each picture of a folder or archive, "" where it has none, and the files that hold them; None where nothing does.
 
     Args:
-        root: the folder.
+        content: of a file, by its path.
+        root: the folder or archive, for messages.
         paths: of the pictures, relative to it with forward slashes.
         files: every file in it.
 
     Raises:
         InputError: for a file that is not UTF-8, or a line that is no JSON object with a file name and a caption.
     """
+
+    def text(file: str) -> str:
+        try:
+            return content(file).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{root / file} is no UTF-8 text: {error}. Save it as UTF-8.") from error
+
+    tables = [file for file in files if PurePosixPath(file).name in METADATA]
     found: dict[str, str] = {}
-    for file in files:
-        if PurePosixPath(file).name == METADATA:
-            found |= _metadata(root, file)
-    used = {file for file in files if PurePosixPath(file).name == METADATA}
-    every = set(files)
+    for file in tables:
+        found |= dict(_metadata(file, text(file), root))
+    used, every = set(tables), set(files)
     for path in paths:
-        beside = str(PurePosixPath(path).with_suffix(".txt"))
-        if beside in every:
-            found[path] = _text(root / beside).strip()
-            used.add(beside)
+        for ending, told in ((".txt", str.strip), (".json", _in_json)):
+            beside = str(PurePosixPath(path).with_suffix(ending))
+            if beside in every and (said := told(text(beside))):
+                found[path] = said
+                used.add(beside)
+                break
     return ([found.get(path, "") for path in paths], used) if found else (None, set())
 
 
-def _metadata(root: Path, file: str) -> dict[str, str]:
-    found = {}
-    for number, line in enumerate(_text(root / file).splitlines(), 1):
+def given(row: Mapping[str, Any]) -> str | None:
+    """The caption in a row of a table or a JSON object, a line each way to say it; None where there is none."""
+    value = next((row[key] for key in KEYS if row.get(key) is not None), None)
+    lines = value if isinstance(value, list) else [value]
+    said = [" ".join(each.split()) for each in lines if isinstance(each, str)]
+    return "\n".join(said) if len(said) == len(lines) else None
+
+
+def _in_json(text: str) -> str | None:
+    """The caption in a JSON file beside a picture, which may hold anything."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return given(row) if isinstance(row, dict) else None
+
+
+def _metadata(file: str, text: str, root: Path) -> Iterator[tuple[str, str]]:
+    """Paths and captions of a table of pictures."""
+    folder = PurePosixPath(file).parent
+    if file.endswith(".csv"):
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        for row in rows:
+            said = given(row)
+            if not row.get("file_name") or said is None:
+                raise InputError(f"line {rows.line_num} of {root / file} has no file_name and text: {row}")
+            yield str(folder / row["file_name"]), said
+        return
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
+            row = json.loads(line)
         except ValueError as error:
             raise InputError(f"line {number} of {root / file} is not JSON: {error}") from error
-        given = next((row[key] for key in KEYS if key in row), None) if isinstance(row, dict) else None
-        lines = given if isinstance(given, list) else [given]
-        said = [" ".join(each.split()) for each in lines if isinstance(each, str)]
-        if not isinstance(row, dict) or "file_name" not in row or len(said) < len(lines):
+        said = given(row) if isinstance(row, dict) else None
+        if not isinstance(row, dict) or "file_name" not in row or said is None:
             raise InputError(
                 f'line {number} of {root / file} is not like {{"file_name": "fox.png", "text": "a red fox"}}: got {line[:80]}'
             )
-        found[str(PurePosixPath(file).parent / str(row["file_name"]))] = "\n".join(said)
-    return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text: {error}. Save it as UTF-8.") from error
+        yield str(folder / str(row["file_name"])), said
 
 
 def _filled(template: str, caption: str, columns: Mapping[str, str]) -> str:

@@ -1,10 +1,12 @@
 """Pictures that are decoded when they are asked for, not once and for all: memory and disk stay as they are, however many there are."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from reverie.core import image_files
 from reverie.core.errors import RunError
@@ -38,10 +40,10 @@ class OnDemand:
             RunError: when one that could be read at the start cannot any more.
         """
         _, channels, height, width = self.shape
-        pictures = np.empty((len(rows), height, width, self.mode), np.uint8)  # as Pillow has them
-        for picture, row in zip(pictures, rows.tolist(), strict=True):
+        pictures = _room((len(rows), height, width, self.mode))  # as Pillow has them
+        for picture, row in zip(pictures.numpy(), rows.tolist(), strict=True):
             picture[:] = self._decoded(row).transpose(1, 2, 0)
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2)[:, :channels]
+        return pictures.permute(0, 3, 1, 2)[:, :channels]
 
     def _decoded(self, row: int) -> np.ndarray:
         path = self.records.paths[self.kept[row]]
@@ -54,3 +56,11 @@ class OnDemand:
                 "without it."
             ) from error
         return pixels.to_array(image, self.shape[2:], self.mode, self.fit)
+
+
+def _room(shape: tuple[int, ...]) -> Tensor:
+    """Bytes to be filled; in a worker of a loader those that the process which reads them sees, so that no copy is sent."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)  # pyright: ignore[reportArgumentType, reportCallIssue]

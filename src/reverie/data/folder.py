@@ -10,6 +10,7 @@ from PIL import Image
 from reverie.core import image_files
 from reverie.data import captions
 from reverie.data.records import Records, Skipped
+from reverie.data.split import by_split
 
 
 class Files(Records):
@@ -22,7 +23,7 @@ class Files(Records):
 
     def __init__(self, root: Path, every: Sequence[str]) -> None:
         self.root, self.every, self.paths = root, every, sorted(filter(is_picture, every))
-        self.inner = self.paths
+        self.inner, self.held_out = by_split(self.paths)
         self.key = tuple((path, *stamp(f"{root}/{path}")) for path in self.paths)
         self.skipped = [Skipped(path, "not a picture format") for path in sorted({*every} - {*self.paths})]
 
@@ -35,7 +36,9 @@ class Files(Records):
             yield image
 
     def captions(self, kept: Sequence[int]) -> tuple[list[str] | None, set[str]]:
-        return captions.read(self.root, [self.paths[i] for i in kept], sorted(self.every))
+        return captions.read(
+            lambda file: (self.root / file).read_bytes(), self.root, [self.paths[i] for i in kept], sorted(self.every)
+        )
 
 
 def is_picture(path: str) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from reverie.core import files
 from reverie.core.errors import InputError, RunError, nearest, unknown
-from reverie.data import catalog, pixels, prefetch, stored
+from reverie.data import catalog, hub, pixels, prefetch, stored
 from reverie.data.images import ImageSet
 from reverie.data.remote import REMOTE
 from reverie.data.split import held_out
@@ -33,10 +34,11 @@ def load(
     Args:
         name_or_path: a name from `reverie.data.names()`; a folder of pictures or a zip file of one, where sub-folders are
             classes; a tar file or a folder of them (a WebDataset, where ``.cls`` members are classes); a Parquet or Arrow
-            file or a folder of them (of Hugging Face's datasets). A folder in the current directory that has the name of a
-            bundled set is reached as ``./name``.
-        split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split, tables may, by the names of
-            their files; of others a tenth of the pictures is held out, by the hash of their relative path.
+            file or a folder of them (of Hugging Face's datasets); ``hf://OWNER/NAME`` of their hub, once it is fetched.
+            A folder in the current directory that has the name of a bundled set is reached as ``./name``.
+        split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split; others may, by folders that are called
+            ``train``, ``test`` or ``validation``, tables by the names of their files; of those that do not a tenth is held out, by
+            the hash of each picture's relative path.
         size: height and width in pixels, or the side of a square; without it the bundled size, or for a folder a
             square inferred from its pictures (and said in `ImageSet.notes`).
         channels: 1 (grey) or 3 (RGB); without it 1 if every picture is grey and 3 otherwise.
@@ -79,6 +81,11 @@ def existing(given: str | Path) -> Path:
     Raises:
         InputError: when there is no such folder, nor a file that holds pictures.
     """
+    spelt = str(given).replace("hf:/", hub.SCHEME, 1) if isinstance(given, Path) else given  # a path keeps one slash
+    if spelt.startswith(hub.SCHEME):
+        if not (place := hub.folder(spelt)).is_dir():
+            raise InputError(f"{spelt} is not here yet: `reverie prefetch {quote(spelt)}` streams it into the cache")
+        return place
     path = Path(given).expanduser()
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in stored.ENDINGS):
         raise _missing(str(given), path)

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reverie.core.errors import InputError
+from reverie.data import captions
 from reverie.data.folder import stamp
 from reverie.data.records import Records
+from reverie.data.split import APART
 
 ENDINGS = (".parquet", ".arrow")
 LABELS = ("label", "labels", "class", "cls", "fine_label")
 """Columns that hold the class, where none is declared a ClassLabel."""
-HELD_OUT = ("test", "validation", "val", "dev")
-"""How files of held-out pictures begin."""
 _READING = Lock()
 
 
@@ -52,6 +52,7 @@ class Rows(Records):
         self.scattered = not any(path.endswith(".parquet") for path in self.files)
         schema = _opened(self.folder / self.files[0]).schema_arrow
         self.picture, label, names = _columns(schema, root)
+        self.told = [name for name in captions.KEYS if name in schema.names and name != label]
         self.blocks = [block for path in self.files for block in _blocks(self.folder / path, path)]
         self.paths = [f"{b.file}/{b.before + i:09d}" for b in self.blocks for i in range(b.count)]
         self.starts = np.cumsum([0, *(block.count for block in self.blocks)])
@@ -59,7 +60,7 @@ class Rows(Records):
         if label is not None:
             values = [value for b in self.blocks for value in _read(self.folder / b.file, b.group, label).to_pylist()]
             self.classes = [names[v] if isinstance(v, int) and 0 <= v < len(names) else str(v) for v in values]
-        apart = [Path(path).parts[0].startswith(HELD_OUT) for path in self.files]
+        apart = [Path(path).parts[0].startswith(APART) for path in self.files]
         if any(apart) and not all(apart):
             out = dict(zip(self.files, apart, strict=True))
             self.held_out = np.repeat([out[b.file] for b in self.blocks], [b.count for b in self.blocks])
@@ -72,6 +73,16 @@ class Rows(Records):
         if not content:
             raise OSError("the table does not hold the picture itself")
         return content
+
+    def captions(self, kept: Sequence[int]) -> tuple[list[str] | None, set[str]]:
+        if not self.told:
+            return None, set()
+        every = [
+            captions.given({self.told[0]: value}) or ""
+            for b in self.blocks
+            for value in _read(self.folder / b.file, b.group, self.told[0]).to_pylist()
+        ]
+        return [every[i] for i in kept], set()
 
 
 def _columns(schema: Any, root: Path) -> tuple[str, str | None, list[str]]:

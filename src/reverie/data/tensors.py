@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.batch import Around, Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Label
 from reverie.core.errors import InputError
 
@@ -75,7 +75,7 @@ class TensorSet(Dataset):
         return len(self.classes) or (int(self.labels.max()) + 1 if len(self.labels) else 1)
 
 
-class Mirrored(Dataset):
+class Mirrored(Around):
     """A data set of pictures, followed by their mirror images: position ``len(data) + i`` is picture i mirrored.
 
     What else of a sample lies on the same pixels is mirrored with it: masks and second pictures in ``extra``.
@@ -89,11 +89,7 @@ class Mirrored(Dataset):
             raise InputError(
                 f"pictures have mirror images, samples of shape {data.spec.shape} have none: leave --data.flip out"
             )
-        self.data, self.name = data, data.name
-
-    @property
-    def spec(self) -> DataSpec:
-        return self.data.spec
+        super().__init__(data)
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reverie import nets
-from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.batch import Around, Batch, Dataset, DataSpec
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
@@ -138,7 +138,7 @@ def _line(n: int) -> Tensor:
     return (torch.arange(n) + 0.5) / n
 
 
-class Referred(Dataset):
+class Referred(Around):
     """Pictures with, as ``extra["reference"]``, the next of the same class, the first after the last.
 
     Raises:
@@ -151,23 +151,12 @@ class Referred(Dataset):
             raise InputError(
                 "a reference is another picture of the same class, and the data has none: leave --reference out"
             )
-        self.data, self.name, self.labels = data, data.name, labels
+        super().__init__(data)
+        self.labels = labels
         self.next = torch.empty(len(labels), dtype=torch.int64)
         for label in labels.unique():
             rows = (labels == label).nonzero()[:, 0]
             self.next[rows] = rows.roll(-1)
-
-    @property
-    def spec(self) -> DataSpec:
-        return self.data.spec
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the data, which it is made of alone."""
-        return self.data.fingerprint  # pyright: ignore[reportAttributeAccessIssue]
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         rows = torch.as_tensor(positions, dtype=torch.int64)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core import files
-from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.batch import Around, Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Tokens, Vector
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError, RunError
@@ -118,7 +118,7 @@ class Database:
             return cls(file.get_tensor("vectors"), about["name"], about["by"])
 
 
-class Retrieved(Dataset):
+class Retrieved(Around):
     """Pictures told by their neighbours: the condition "text" (B, k, D).
 
     Args:
@@ -129,7 +129,8 @@ class Retrieved(Dataset):
     """
 
     def __init__(self, data: Dataset, database: Database, queries: Tensor | None, k: int) -> None:
-        self.data, self.database, self.name, self.k = data, database, data.name, k
+        super().__init__(data)
+        self.database, self.k = database, k
         own = torch.arange(len(data)) if queries is None else None
         self.rows = database.nearest(database.vectors if queries is None else queries, k, own)
 
@@ -137,13 +138,6 @@ class Retrieved(Dataset):
     def spec(self) -> DataSpec:
         spec = self.data.spec
         return DataSpec(spec.shape, {"text": Tokens(self.database.dim, self.k)}, (), spec.name, spec.range)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.data.fingerprint  # pyright: ignore[reportAttributeAccessIssue]
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         rows = torch.as_tensor(positions, dtype=torch.int64)

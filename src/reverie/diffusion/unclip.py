@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.batch import Around, Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Vector
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
@@ -127,7 +127,7 @@ def turned(z: Tensor, old: Tensor, new: Tensor, weight: float) -> Tensor:
     return slerp(F.normalize(z, dim=1), difference.expand_as(z), weight)
 
 
-class Looked(Dataset):
+class Looked(Around):
     """Samples told by vectors: the condition "vector" (B, D).
 
     Args:
@@ -138,15 +138,13 @@ class Looked(Dataset):
     def __init__(self, data: Dataset, vectors: Tensor) -> None:
         if len(data) != len(vectors):
             raise InputError(f"each sample is told its vector: got {len(data)} samples and {len(vectors)} vectors")
-        self.data, self.vectors, self.name = data, vectors, data.name
+        super().__init__(data)
+        self.vectors = vectors
 
     @property
     def spec(self) -> DataSpec:
         spec = self.data.spec
         return DataSpec(spec.shape, {"vector": Vector(self.vectors.shape[1])}, (), spec.name, spec.range)
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         rows = torch.as_tensor(positions, dtype=torch.int64)

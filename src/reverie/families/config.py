@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -259,6 +259,12 @@ class TileConfig(AutoregressiveConfig):
         if self.coded and self.head == "mixture":
             raise InputError(
                 "tokens of a space are a choice, tiles with a mixture head are pixels: leave --space out, or --head"
+            )
+        own = {f.name: f.default for f in fields(self) if f.name in ("patch", "codes", "levels")}
+        if self.coded and (idle := [f"--{key}" for key, default in own.items() if getattr(self, key) != default]):
+            raise InputError(
+                f"tokens of a space are of its own squares, codes and levels: leave {', '.join(idle)} out, or say --space.patch, "
+                "--space.codes of a space that is trained first"
             )
         if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
             super().check(spec, sample)

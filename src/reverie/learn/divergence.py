@@ -37,7 +37,7 @@ class Turn:
 
 
 def explain(
-    task: Task, batches: list[Batch], turn: Turn, seed: int, what: str, part: str | None, folder: Path
+    task: Task, batches: list[Batch], turn: Turn, seed: int, what: str, part: str | None, folder: Path, suffix: str = ""
 ) -> tuple[str, Path]:
     """What is not finite, where in the run and in which samples; these are kept in ``folder``.
 
@@ -49,6 +49,7 @@ def explain(
         what: is not finite.
         part: of the loss, None for the gradient.
         folder: of the run.
+        suffix: of the file's name; of several processes each keeps the samples that it has seen.
 
     Returns:
         A sentence, and the file with the samples ``x``, their ``label``, what the task says of each (its ``logsnr``), the ``parts`` of the
@@ -74,11 +75,12 @@ def explain(
     tensors = {"x": torch.cat([batch.x for batch in batches]).cpu(), **whole, "norm": turn.norm.cpu(), "wrong": wrong}
     if labels:
         tensors["label"] = torch.cat(labels).cpu()
-    path = inside(folder, FOLDER, f"step-{turn.now.step:08d}.safetensors")
+    path = inside(folder, FOLDER, f"step-{turn.now.step:08d}{suffix}.safetensors")
     about = {"what": what, "player": turn.player, "step": turn.now.step, "images": turn.now.images, "lr": turn.rate}
     files.write_tensors(path, tensors, about)
     sentence = (
-        f"step {turn.now.step}, image {turn.now.images:,}: {what}, in {int(wrong.sum())} of {len(wrong)} samples{where}; "
+        f"step {turn.now.step}, image {turn.now.images:,}: {what}, in {int(wrong.sum())} of {len(wrong)} samples"
+        f"{' of this process' if suffix else ''}{where}; "
         f"the learning rate was {turn.rate:.3g}"
     )
     return sentence, path

@@ -118,7 +118,7 @@ class Keeper:
     def _save_parts(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Every process writes its parts into the folder that the first one makes."""
         assert self.meeting is not None
-        place = f"saving at {state['images']}"
+        place = f"saving at {state['images']} at {state['slower']} of the rate"
         with ExitStack() as stack:
             if self.runtime.main:
                 unfinished = stack.enter_context(self.checkpoints.appearing(state["step"], state))

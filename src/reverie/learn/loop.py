@@ -4,7 +4,7 @@ A run that is killed at any moment and started again ends with bitwise the same 
 and number of processes): data, noise and learning rate are functions of the images seen, everything else is in the checkpoint.
 
 No step waits for the device: losses and norms stay where they are computed until they are read back, all at once, at the cadence of the log
-(or after a second), and always before weights are used or saved.
+(or after a second), and always before weights are used or saved; all processes read back after the same step, and so diverge together.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from reverie.core import bounds
 from reverie.core.batch import Batch
 from reverie.core.draws import Draws
-from reverie.core.errors import InputError, RunError
+from reverie.core.errors import RunError
 from reverie.core.files import inside
 from reverie.core.progress import Progress
 from reverie.core.task import Moment, Task
@@ -107,8 +107,6 @@ class _Trainer:
         self.stepped = [name for name, side in self.sides.items() if side.optimizer is not None]
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep, config.keep_every)
         self.keeper = Keeper(self.sides, folder, self.checkpoints, metadata, runtime, meeting)
-        if config.on_nan == "rollback" and self.runtime.world > 1:
-            raise InputError("train.on-nan rollback is for one process: several would not agree on where to go back to")
         self.observers = observers if self.runtime.main else ()
         self.step, self.images, self.seconds, self.slower, self.rollbacks = 0, 0, 0.0, 1.0, 0
         latest = self.checkpoints.newest_whole(warn if self.runtime.main else quiet)
@@ -150,19 +148,35 @@ class _Trainer:
                 self.go(interrupted)
                 return
             except Diverged as error:
-                latest = self.checkpoints.newest_whole(quiet) if self.config.on_nan == "rollback" else None
-                if latest is None or self.rollbacks == ROLLBACKS:
+                if (
+                    self.config.on_nan != "rollback"
+                    or self.rollbacks == ROLLBACKS
+                    or (latest := self.last_good()) is None
+                ):
                     raise
                 self.roll_back(latest, error)
+
+    def last_good(self) -> Checkpoint | None:
+        """The newest whole checkpoint, as the first process sees it: all have diverged at the same step, and go back to the same."""
+        if self.meeting is None:
+            return self.checkpoints.newest_whole(quiet)
+        asked = f"back {self.rollbacks}"
+        if not self.runtime.main:
+            told = self.meeting.hear(asked)
+            return Checkpoint(Path(told)) if told else None
+        latest = self.checkpoints.newest_whole(quiet)
+        self.meeting.tell(asked, "" if latest is None else str(latest.folder.absolute()))
+        return latest
 
     def roll_back(self, latest: Checkpoint, why: Diverged) -> None:
         self.restore(latest, slower=self.slower * SLOWER)
         self.rollbacks, self.saved = self.rollbacks + 1, self.images
         self.tally.forget(self.images, self.seconds)
-        self.journal = Journal(self.folder / "log.jsonl", self.images)
-        self.journal.add(self.images, rollback=str(why), slower=self.slower)
         self.bar.resume(self.images)
-        warn(f"{why} Going on from {latest.folder.name} at {self.slower:g} times the learning rate.")
+        if self.runtime.main:
+            self.journal = Journal(self.folder / "log.jsonl", self.images)
+            self.journal.add(self.images, rollback=str(why), slower=self.slower)
+            warn(f"{why} Going on from {latest.folder.name} at {self.slower:g} times the learning rate.")
 
     def go(self, interrupted: Interrupts) -> None:
         config = self.config
@@ -179,14 +193,14 @@ class _Trainer:
                 count = min(config.batch, config.images - before)
                 for number, name in enumerate(self.task.turns(now)):
                     self.move(name, number, batches, count, now)
-                stop = self.runtime.any(interrupted.heard)
+                stop, late = self.runtime.any(interrupted.heard, self.tally.late)
                 self.step, self.images = self.step + 1, before + count
                 with self.keeper.whole() if type(self.task).after_step is not Task.after_step else nullcontext():
                     self.task.after_step(Moment(self.step, self.images, config.images))
                 for side in self.sides.values():
                     side.average(before, self.images)
                 self.seconds += time.perf_counter() - begun
-                if self.tally.late:
+                if late:
                     self.tally.read_back()
                 if self.runtime.main:
                     self.bar.advance(count, note=self.tally.summary(self.runtime.device))
@@ -237,10 +251,11 @@ class _Trainer:
         due = [last or self.crossed(before, every) for every in cadences]
         if not any(due):
             return
+        self.tally.read_back()
         alone = self.runtime.main and not interrupted.heard
         validates = alone and due[0] and self.journal.validated < self.images
         shows = alone and due[1] and not self.shown.exists()
-        if self.runtime.any(validates or shows) if self.keeper.sharded else validates or shows:
+        if self.runtime.any(validates or shows)[0] if self.keeper.sharded else validates or shows:
             with self.averaged(), interrupted.breaking():
                 if validates and (measures := self.task.validate()):
                     self.journal.add(self.images, validation=measures)
@@ -253,7 +268,7 @@ class _Trainer:
     def wait(self) -> None:
         """Until the first process has written and looked at what was due, however long that takes."""
         if self.meeting is not None:
-            done = f"looked at {self.images}"
+            done = f"looked at {self.images} after {self.rollbacks} rollbacks"
             _ = self.meeting.tell(done) if self.runtime.main else self.meeting.hear(done)
 
     def move(self, name: str, number: int, batches: Sequence[tuple[int, Batch]], count: int, now: Moment) -> None:
@@ -308,7 +323,6 @@ class _Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the weights, without gradients, every player in evaluation mode."""
-        self.tally.read_back()
         with torch.no_grad(), ExitStack() as stack:
             for side in self.sides.values():
                 stack.enter_context(side.resting())
@@ -329,14 +343,16 @@ class _Trainer:
                 raise RunError(f"{error}. {self.checkpoints.kept()}") from error
 
     def save(self) -> None:
-        if self.saved == self.images or not self.keeper.writes:
+        if self.saved == self.images:
             return
         self.write_log()
+        self.saved = self.images
+        if not self.keeper.writes:
+            return
         with torch.no_grad(), self.keeper.whole():
             self.task.before_save()
         at = {"images": self.images, "step": self.step, "seconds": round(self.seconds, 3), "slower": self.slower}
         self.keeper.save(at)
-        self.saved = self.images
         if self.runtime.main:
             self.tell("saved", self.checkpoints.all()[-1])
 
@@ -348,10 +364,12 @@ class _Trainer:
     def diverged(self, what: str, turn: Turn, part: str | None = None) -> Diverged:
         """Why training cannot go on, with what it came from kept in the run."""
         batches = [self.feed(start, count).to(self.runtime.device) for start, count, _ in turn.values]
-        sentence, kept = explain(self.task, batches, turn, self.seed, what, part, self.folder)
+        mine = f"-{self.runtime.rank}" if self.runtime.world > 1 else ""
+        sentence, kept = explain(self.task, batches, turn, self.seed, what, part, self.folder, mine)
         latest = self.checkpoints.newest_whole(quiet)
         good = "There is no checkpoint yet" if latest is None else f"The last good checkpoint is {latest.folder}"
         return Diverged(
-            f"training stopped at {sentence}. The batch is in {kept}. {good}. Try --train.on-nan rollback, a lower train.lr, a longer "
+            f"training stopped at {sentence}. The batch is in {kept}. {good}. "
+            f"Try {'' if self.config.on_nan == 'rollback' else '--train.on-nan rollback, '}a lower train.lr, a longer "
             f"train.warmup, a smaller train.clip{', or train.bf16 off' if self.config.bf16 else ''}."
         )

@@ -139,13 +139,13 @@ class Runtime:
         dist.all_reduce(numbers)
         return dict(zip(sums, numbers.unbind(), strict=True))
 
-    def any(self, wish: bool) -> bool:
-        """Whether any process wishes it; told over the CPU, so that an accelerator is not waited for."""
+    def any(self, *wishes: bool) -> list[bool]:
+        """Whether any process wishes it, of each wish; told over the CPU, so that an accelerator is not waited for."""
         if self.world == 1:
-            return wish
-        wishes = torch.tensor(float(wish), device="cpu")
-        dist.all_reduce(wishes)
-        return bool(wishes > 0)
+            return list(wishes)
+        told = torch.tensor(wishes, dtype=torch.float32, device="cpu")
+        dist.all_reduce(told)
+        return (told > 0).tolist()
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes in bfloat16 if asked for."""

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,8 @@ from reverie.recipes.measuring import EVALUATION, measure
 from reverie.recipes.runs import Run
 from reverie.solve.likelihood import bits_per_dimension, dequantise
 
-TOKENS = {"patch": 4, "dims": 8, "codes": 128, "width": 16, "images": 60_000}
-MODELS = {
-    "diffusion": (),
-    "vqvae": ("tile", "--space=vq", *(f"--space.{key}={value}" for key, value in TOKENS.items())),
-}
-"""What is trained under a name: nothing is what suits the data; a VQ-VAE draws by a prior over its tokens."""
+MODELS = ("diffusion", "vqvae")
+"""What is trained under a name besides the recipes': what suits the data; and a VQ-VAE, which draws by a prior over its tokens."""
 FIRST, SECONDS, MOST = 4, 3.0, 250
 """Samples by which the pace is found, seconds of drawing that are timed after that, and samples of these at most."""
 HELD_OUT = 64
@@ -75,13 +71,12 @@ def train(data: str, model: str, budget: str, folder: Path) -> int:
         newest = run.checkpoints.newest_whole()
         if newest is not None and newest.state["images"] >= run.recipe.train.images:
             return 0
-    what = MODELS.get(model, (model,))
     command = [
         sys.executable,
         "-m",
         "reverie",
         "train",
-        *what,
+        *words(model),
         "--data",
         data,
         "--budget",
@@ -94,6 +89,14 @@ def train(data: str, model: str, budget: str, folder: Path) -> int:
             return child.wait()
         except KeyboardInterrupt:  # the child has heard it too, and saves
             return child.wait()
+
+
+def words(model: str) -> list[str]:
+    """What ``reverie train`` is told of a model; of a VQ-VAE that it is the tokenizer of the recipe ``maskgit``."""
+    if model == "vqvae":
+        space = serialisation.load(serialisation.find("maskgit")).task.space  # pyright: ignore[reportAttributeAccessIssue]
+        return ["tile", *(f"--space.{f.name}={v}" for f in fields(space) if (v := getattr(space, f.name)) != f.default)]
+    return [] if model == "diffusion" else [model]
 
 
 def check_same(runs: Sequence[Run]) -> None:

@@ -40,7 +40,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 STEPS = 1.4
 """What a step costs of its passes: optimizer, averages, data, log, and processes in each other's way."""
 STATES, BASE = 5, 300_000_000
-"""Numbers kept a weight (itself, gradient, average, two of Adam's), and bytes of a process that has loaded PyTorch."""
+"""Numbers kept a weight (itself, gradient, average, two of Adam's) besides further averages, and bytes of a process with PyTorch."""
 SHARES = {"space": 0.5, "text": 0.2}
 """Of a budget, what may be taken by a tokenizer and by a text encoder that are trained first."""
 ROOM = 0.8
@@ -107,7 +107,7 @@ def pace(task: Task, loader: Loader, recipe: Recipe) -> Pace:
         return time.perf_counter() - begun, most
 
     weights = [p for player in task.players.values() for p in player.module.parameters()]
-    fixed = STATES * sum(p.nbytes for p in weights) + BASE
+    fixed = (STATES + len(recipe.train.ema_profiles)) * sum(p.nbytes for p in weights) + BASE
     torch.set_num_threads(max(1, threads // recipe.train.processes))
     try:
         with torch.random.fork_rng():

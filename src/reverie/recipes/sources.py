@@ -16,6 +16,7 @@ from reverie.core.condition import Conditions, Label, Text
 from reverie.core.errors import InputError
 from reverie.core.text import shown
 from reverie.data import ImageSet, pixels
+from reverie.data.hub import SCHEME
 from reverie.data.loading import Split
 from reverie.data.stored import title
 from reverie.recipes.recipe import DataConfig, Recipe
@@ -36,7 +37,7 @@ def load(recipe: Recipe, split: Split = "train") -> ImageSet:
 
 def full_name(name: str) -> str:
     """What a resolved recipe calls a data set: its name, or the absolute path of a folder."""
-    return name if name in data.names() else str(Path(name).expanduser().absolute())
+    return name if name in data.names() or name.startswith(SCHEME) else str(Path(name).expanduser().absolute())
 
 
 def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:

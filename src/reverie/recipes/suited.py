@@ -7,11 +7,13 @@ denoiser of a Gaussian a class, and learns by Muon with a rate that falls to zer
 import os
 from dataclasses import replace
 
+from reverie import data
 from reverie.core import devices
 from reverie.data import ImageSet
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.learn.config import TrainConfig
 from reverie.nets.presets import for_pictures
+from reverie.recipes import serialisation
 from reverie.recipes.recipe import Recipe
 
 EPOCHS, LEAST, MOST = 12, 20_000, 500_000
@@ -25,6 +27,21 @@ LARGEST = 64
 def largest(device: str) -> int:
     """The side that is inferred for a folder at most, on a device."""
     return LARGEST if devices.choose(device).type == "cpu" else 256
+
+
+def pictures(recipe: Recipe) -> ImageSet:
+    """The data that a recipe chooses, of a size that suits the device where none is asked for."""
+    config = recipe.data
+    return data.load(
+        config.name, size=config.size, channels=config.channels, fit=config.fit, largest=largest(recipe.train.device)
+    )
+
+
+def suiting(recipe: Recipe) -> Recipe:
+    """``recipe``, whose data is chosen, with everything else as it suits them."""
+    serialisation.check_recipe(recipe)
+    images = pictures(recipe)
+    return suited(images, replace(recipe, data=replace(recipe.data, size=images.size)))
 
 
 def suited(images: ImageSet, recipe: Recipe) -> Recipe:

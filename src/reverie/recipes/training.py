@@ -4,7 +4,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ from reverie.core.task import Given, Task
 from reverie.core.text import shown
 from reverie.data import ImageSet, Loader, Mirrored
 from reverie.data.codes import WHERE, of_codes
+from reverie.data.packing import Source, kept
 from reverie.diffusion.teacher import FromRun
 from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.loop import train as loop
@@ -35,31 +36,39 @@ from reverie.recipes.extending import extend, may_change
 from reverie.recipes.outlook import as_begun, fitted, outlook, pace, stages_within, within
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run, load
+from reverie.recipes.suited import suiting
 
 FREE = {"train.workers", "train.tensorboard", "train.processes", "train.shard", "data.codes"}
 """Keys that may change while a run goes on: its weights do not depend on them, or by rounding only."""
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
     budget: float | None = None,
     extending: bool = False,
     observers: Sequence[Observer] = (),
+    *,
+    data: Source | None = None,
+    images: int | None = None,
 ) -> tuple[Run, int]:
     """Train a recipe to its end, from the latest checkpoint if its run has one.
 
     Under a launcher every process calls this; the first one decides, and the others train what it tells them.
 
     Args:
-        recipe: what to train.
+        recipe: what to train; without one, a diffusion model that suits the data, as ``reverie train --data X`` trains it.
         out: folder of the run, ``runs/NAME`` by default.
         fresh: start anew; a run that is there is renamed, not removed.
         budget: seconds of training, with what the task prepares before it, which decide the number of images of a new run; one that is
             there keeps its own.
         extending: a run that is there goes on by this recipe, see :func:`~reverie.recipes.extending.extend`.
         observers: told of what happens, besides TensorBoard where the recipe asks for it.
+        data: what to train on in place of the recipe's data: a name or path; any data set of (picture, label), torch's or Hugging Face's,
+            whose items :func:`reverie.data.items.samples` takes; or two of these by the names ``train`` and ``test``. Objects are kept as
+            shards in the cache, so that the run can be gone on with, measured and shared by processes like any other.
+        images: to see in all, in place of the recipe's number.
 
     Returns:
         The run, and the images it has seen (fewer than the recipe's if it was interrupted).
@@ -71,7 +80,20 @@ def train(
     if launched()[0] > 0:
         return follow()
     with Crew().leading() as crew:
-        return _train(crew, recipe, out, fresh, budget, extending, observers)
+        return _train(crew, _chosen(recipe, data, images), out, fresh, budget, extending, observers)
+
+
+def _chosen(recipe: Recipe | None, data: Source | None, images: int | None) -> Recipe:
+    """The recipe of a training from Python, its data by name."""
+    chosen = recipe or Recipe()
+    if data is not None:
+        first = next(iter(data.values()), data) if isinstance(data, Mapping) else data
+        called = Path(str(getattr(first, "name", None) or type(first).__name__.lower())).name
+        given = data if isinstance(data, str | Path) else kept(data, called)
+        chosen = replace(chosen, data=replace(chosen.data, name=str(given)))
+    if images is not None:
+        chosen = replace(chosen, train=replace(chosen.train, images=images))
+    return suiting(chosen) if recipe is None else chosen
 
 
 def _train(

@@ -138,6 +138,7 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
         "long_heads": max(map(len, heads), default=0) > 3,
         "columns": columns,
         "samples": samples,
+        "preview": None if samples else _preview(run),
         "how_drawn": ", ".join(
             f"{f.name} {value}" for f in fields(drawn_with) if (value := getattr(drawn_with, f.name)) is not None
         ),
@@ -148,6 +149,15 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
         "film_rows": rows,
         "moments": [_logsnr(at) for at in drawn.logsnr if at is not None],
     }
+
+
+def _preview(run: Run) -> dict[str, str] | None:
+    """What training has shown last, of a model that draws nothing by itself."""
+    shown = sorted((run.folder / "samples").glob("step-*.png"))
+    if not shown:
+        return None
+    src = f"data:image/png;base64,{base64.b64encode(shown[-1].read_bytes()).decode()}"
+    return {"src": src, "alt": "what training showed last"}
 
 
 def _likelihood(run: Run, drawn: Pictures) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Pictures:
     """8-bit pictures, (n, C, H, W) row by row.
 
     Attributes:
-        samples: :data:`ROWS` rows; a class or a caption a column if there are any.
+        samples: :data:`ROWS` rows; a class or a caption a column if there are any; none of a model that draws nothing.
         classes: index of each column's class; empty without classes.
         texts: what each column is told in words; empty for a model that reads none.
         sweep: a row of one sample a column for each of ``scales``; None for a model with no setting to show.
@@ -87,6 +87,8 @@ def pictures(run: Run) -> Pictures:
     if kept is not None:
         return kept
     drawn = _draw(run)
+    if not len(drawn.samples):
+        return drawn
     for name in ("samples", "sweep", "film", "likely"):
         images = getattr(drawn, name)
         if images is not None:
@@ -142,7 +144,12 @@ def _kept(folder: Path, key: object) -> Pictures | None:
 @torch.no_grad()
 def _draw(run: Run) -> Pictures:
     recipe, opened = run.recipe, run.open()
-    generator = recipe.task.generator(opened, recipe.usual)
+    try:
+        generator = recipe.task.generator(opened, recipe.usual)
+    except InputError:  # what is trained draws nothing by itself
+        parameters = run.checkpoint.state.get("parameters", 0)
+        nothing = torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
+        return Pictures(nothing, (), (), None, "", "", (), None, (), parameters, None, (), False)
     names = recipe.data.classes or ()
     classes = _spread(len(names), COLUMNS) if "label" in generator.conditions else ()
     asked, texts = _asked(generator, recipe)
