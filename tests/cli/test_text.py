@@ -73,9 +73,35 @@ def test_a_run_is_drawn_from_by_text(run, tmp_path, capsys):
     assert "has 160 tokens, the text encoder takes 32: the first 32 are kept" in capsys.readouterr().err
 
 
+def test_the_best_of_several_is_kept_and_said_in_the_picture(run, tmp_path, monkeypatch):
+    class Red:
+        """Likes a picture the more the redder it is."""
+
+        name, data, seen = "red", "", "nothing"
+
+        def pictures(self, images):
+            return images.mean((2, 3))[:, :1]
+
+        def texts(self, texts):
+            return torch.ones(len(texts), 1)
+
+    monkeypatch.setattr(measuring, "scorer", lambda score, device: Red())
+    plain, best, again = (tmp_path / f"{name}.png" for name in ("plain", "best", "again"))
+    said = ["sample", str(run), "--text", "a red patch", "--n", "1", "--seed", "3"]
+    assert main([*said, "--out", str(plain)]) == 0
+    assert main([*said, "--rerank", str(run), "--candidates", "1", "--out", str(best)]) == 0
+    assert np.array_equal(drawn(best), drawn(plain))
+    assert main([*said, "--rerank", str(run), "--candidates", "6", "--out", str(best)]) == 0
+    assert drawn(best)[..., 0].mean() > drawn(plain)[..., 0].mean()
+    assert main(["sample", "--like", str(best), "--out", str(again)]) == 0
+    assert np.array_equal(drawn(again), drawn(best))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--rerank", "runs/towers"], "--rerank chooses by what is to be shown"),
+        (["--text", "red", "--candidates", "4"], "--candidates are for --rerank"),
         (["--negative", "grey"], "say with --text what to draw"),
         (["--text", " "], "is empty"),
         (["--scale", "3"], "give --label or --text"),

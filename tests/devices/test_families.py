@@ -55,7 +55,7 @@ def test_it_learns_and_draws_the_same(name):
     there = copy.deepcopy(here)
     found = []
     for (model, task), device in ((here, "cpu"), (there, DEVICE)):
-        (player,) = task.players
+        player, *_ = task.players
         task.players[player].module.to(device)
         batch = Batch(X, COND).to(device)
         losses = task.loss(player, batch, Draws(0, 0, 4), Moment(0, 0, 1))

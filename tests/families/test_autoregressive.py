@@ -313,7 +313,7 @@ def test_labels_are_dropped_for_guidance_and_only_then_are_they_optional():
 
     assert same_as_null(0.0) == 0 and same_as_null(1.0) == 64 and 8 <= same_as_null(0.25) <= 26
     SubPixelConfig(width=16, depth=1, heads=2, drop=0.1).build(spec, 0).sample(1)
-    with pytest.raises(InputError, match="draws by class"):
+    with pytest.raises(InputError, match="cannot draw without a label"):
         SubPixelConfig(width=16, depth=1, heads=2, drop=0.0).build(spec, 0).sample(1)
     config = SubPixelConfig(width=16, depth=1, heads=2, drop=0.0)
     with pytest.raises(InputError, match="drop 0"):
@@ -522,7 +522,7 @@ def test_what_does_not_fit_is_said():
     model = of("pixelcnn")
     model.unlabelled = False
     for cond in (None, Cond(label=1).null()):
-        with pytest.raises(InputError, match="give a label, one of 0 to 3"):
+        with pytest.raises(InputError, match="cannot draw without a label: give one of 4 classes"):
             model.sample(2, cond)
     with pytest.raises(InputError, match="label 4 is out of range"):
         model.sample(2, Cond(label=4))

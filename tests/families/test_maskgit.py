@@ -60,7 +60,7 @@ def test_each_step_leaves_so_many_masked_and_what_is_known_stays(model, order):
     tokens[1, :6] = torch.arange(6)
     tokens[2] = 7
     seen = []
-    done = model.filled(tokens, torch.tensor([1, 2, 3]), Tape(sample_seeds(0, 3)), lambda t, now: seen.append(now))
+    done = model.filled(tokens, Cond(label=[1, 2, 3]), Tape(sample_seeds(0, 3)), lambda t, now: seen.append(now))
     counts = torch.stack([(now == mask).sum(1) for now in seen])
     assert counts[:, 0].tolist() == masked(length, 6) and counts[:, 1].tolist() == masked(length - 6, 6)
     assert counts[:, 2].tolist() == [0] * 6
@@ -105,9 +105,8 @@ def test_gumbel_noise_is_that():
 
 
 def test_guidance_moves_logits_away_from_those_without_a_label(model):
-    tokens, label = torch.randint(0, 17, (2, model.length)), torch.tensor([3, 4])
-    null = torch.full((2,), model.net.null)
-    told, untold = model.net(tokens, label), model.net(tokens, null)
+    tokens, label = torch.randint(0, 17, (2, model.length)), Cond(label=[3, 4])
+    told, untold = model.net(tokens, label), model.net(tokens, None)
     torch.testing.assert_close(model.drawing(MaskedSample(scale=1.0)).logits(tokens, label), told)
     torch.testing.assert_close(
         model.drawing(MaskedSample(scale=3.0)).logits(tokens, label), untold + 3 * (told - untold), atol=1e-4, rtol=1e-4
@@ -124,7 +123,7 @@ def test_what_is_masked_in_training_follows_the_cosine_and_nothing_else_counts(m
     batch, rng = data.batch(range(8)), Draws(0, 0, 8)
     found = task.loss("net", batch, rng, None)["surprise"]  # pyright: ignore[reportArgumentType]
     tokens, hidden = model.space.tokens(batch.x), task.hidden(rng)
-    log_p = model.net(tokens.masked_fill(hidden, 16), batch.label).log_softmax(-1)
+    log_p = model.net(tokens.masked_fill(hidden, 16), batch.cond).log_softmax(-1)
     by_hand = torch.stack([-log_p[i][hidden[i]].gather(1, tokens[i][hidden[i]][:, None]).mean() for i in range(8)])
     torch.testing.assert_close(found, by_hand)
     everywhere = -log_p.gather(2, tokens[..., None])[..., 0].mean(1)

@@ -47,7 +47,7 @@ def model() -> VAR:
 
 def test_a_scale_depends_on_all_earlier_ones_and_on_nothing_else(model):
     """Changing a token of scale k changes the logits of every later scale, and bitwise nothing of scales 1 … k."""
-    tokens, label = torch.randint(0, 16, (1, 21)), torch.tensor([3])
+    tokens, label = torch.randint(0, 16, (1, 21)), Cond(label=3)
     logits = model.net(model.before(tokens), label)
     assert logits.shape == (1, 21, 16)
     for k, (start, stop) in enumerate(itertools.pairwise(STARTS)):
@@ -58,14 +58,15 @@ def test_a_scale_depends_on_all_earlier_ones_and_on_nothing_else(model):
         if k < 2:
             assert (changed[stop:] > 1e-4).all()
     blind = model.net.predict(  # the control: without the mask the coarse sees the fine
-        torch.cat([model.net.embed["start"](label)[:, None], model.net.embed["before"](model.before(tokens))], 1), label
+        torch.cat([model.net.embed["start"](label, 1)[:, None], model.net.embed["before"](model.before(tokens))], 1),
+        label,
     )
     assert (blind - logits)[:, 0].abs().max() > 1e-3
 
 
 def test_drawing_predicts_as_training_does(model):
     model = model.drawing(ScaledSample(scale=1.0))
-    tokens, label = torch.randint(0, 16, (2, 21)), torch.tensor([3, 4])
+    tokens, label = torch.randint(0, 16, (2, 21)), Cond(label=[3, 4])
     at_once, start = model.net(model.before(tokens), label), 0
     for size in SIZES:
         step = model.logits(tokens[:, :start], label)
@@ -76,11 +77,10 @@ def test_drawing_predicts_as_training_does(model):
 
 
 def test_guidance_grows_from_the_coarsest_scale_to_the_finest(model):
-    tokens, label = torch.randint(0, 16, (2, 21)), torch.tensor([3, 4])
-    null = torch.full((2,), model.net.null)
+    tokens, label = torch.randint(0, 16, (2, 21)), Cond(label=[3, 4])
     strong, plain = model.drawing(ScaledSample(scale=3.0)), model.drawing(ScaledSample(scale=1.0))
     for k, start in enumerate(STARTS[:3]):
-        told, untold = plain.logits(tokens[:, :start], label), plain.logits(tokens[:, :start], null)
+        told, untold = plain.logits(tokens[:, :start], label), plain.logits(tokens[:, :start], None)
         expected = untold + (1 + k) * (told - untold)
         torch.testing.assert_close(strong.logits(tokens[:, :start], label), expected, atol=1e-4, rtol=1e-4)
         assert (told - untold).abs().max() > 1e-2
@@ -91,7 +91,7 @@ def test_the_loss_is_the_surprise_at_the_tokens(model):
     batch = data.batch(range(8))
     found = Scaling(model, data, 0.0).loss("net", batch, Draws(0, 0, 8), None)["surprise"]  # pyright: ignore[reportArgumentType]
     tokens = model.space.tokens(batch.x)
-    log_p = torch.cat([model.logits(tokens[:, :start], batch.label).log_softmax(-1) for start in STARTS[:3]], 1)
+    log_p = torch.cat([model.logits(tokens[:, :start], batch.cond).log_softmax(-1) for start in STARTS[:3]], 1)
     torch.testing.assert_close(found, -log_p.gather(2, tokens[..., None])[..., 0].mean(1), atol=1e-4, rtol=1e-4)
 
 

@@ -14,7 +14,7 @@ import tyro
 from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
 from reverie.cli.placing import Placing
-from reverie.cli.steering import enlarged, hinted, steered
+from reverie.cli.steering import enlarged, hinted, shortlist, steered
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
 from reverie.core.image_files import WRITTEN
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from reverie.core.condition import Cond
     from reverie.core.generator import Generator
+    from reverie.core.noise import SampleSeed
     from reverie.recipes.drawn import Drawn
     from reverie.recipes.recipe import Recipe
 
@@ -45,6 +46,9 @@ class Arguments(Placing):
         label: what to draw: a class or several (7 or 0,1,2, by name or number), all, or none; dealt out in turn. All without.
         text: what to draw, in words, for a model of captions; several are dealt out in turn.
         negative: with text, what guidance leads away from.
+        rerank: keep of several candidates for each picture the one that shows its text or class best, by a picture-text model: a run of the
+            task towers, or a folder of transformers with a CLIP.
+        candidates: with rerank, how many; 16 without.
         n: how many pictures; without it 16, or the next multiple of the number of labels or texts.
         out: a picture file, which gets all in a grid, or a folder, which gets a file each; samples.png without, with like NAME-again.png
             beside it.
@@ -59,8 +63,8 @@ class Arguments(Placing):
             model: a smaller run, or an early checkpoint of this one), classifier:RUN:2 (towards a label that a noisy classifier sees),
             energy:lowres, energy:edges, energy:colours or energy:mask (towards a target), with a rate at the end if the default of 0.3
             is not right.
-        hint: for a run of controlnet, a map of the size of the pictures to draw by, white on black, as often as wanted: edges.png,
-            edges.png:0.5 (a weight), or RUN=shapes.png of another run of controlnet on the same model.
+        hint: for a run of controlnet or sketch, a map of the size of the pictures to draw by, white on black, as often as wanted:
+            edges.png, edges.png:0.5 (a weight), or RUN=shapes.png of another such run on the same model.
         then: a run of palette that has learned superres, which enlarges what was drawn, as often as wanted: RUN, or RUN:0.2 with that much
             noise added to what it is shown (0.1 without, where it was trained with --augment).
         target: the picture that energies compare with.
@@ -76,6 +80,8 @@ class Arguments(Placing):
     label: str | None = None
     text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT …")] = ()
     negative: str | None = None
+    rerank: Path | None = None
+    candidates: Annotated[int, Bound(ge=1, le=10_000)] | None = None
     n: Annotated[int, Bound(ge=1, le=10**6)] | None = None
     out: Path | None = None
     steps: Annotated[int, STEPS] | None = None
@@ -116,9 +122,11 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
     """Draw, with the other processes if there are any, and write the pictures if this is the process that does."""
     from reverie.core import processes
     from reverie.core.noise import sample_seeds
+    from reverie.measure.reranking import chosen
     from reverie.recipes import drawn as text
     from reverie.recipes.adapting import adapted, knowing
     from reverie.recipes.guiding import labelled, scaled, teacher
+    from reverie.recipes.measuring import scorer
     from reverie.solve import Sampler, sample
 
     run = given.open(where)
@@ -136,8 +144,9 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
     n = math.ceil(16 / max(1, told)) * max(1, told) if given.n is None else given.n
     if given.canvas is not None and given.image is not None:
         raise InputError("--image starts from a picture of the model's size: leave --canvas out")
+    choosing = shortlist(given, bool(told))
     values = math.prod(run.spec.shape[:-2]) * math.prod(given.canvas or run.spec.shape[-2:])
-    afford(4 * n * values, f"--n {n}", "draw fewer at a time, each time with another --seed")
+    afford(4 * n * (choosing or 1) * values, f"--n {n}", "draw fewer at a time, each time with another --seed")
     if not told and given.scale is not None and given.scale != 1.0:
         raise InputError("--scale guides towards a label or a text: give --label or --text, or leave --scale out")
     if labelled(given.guide) and not told:
@@ -158,20 +167,27 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
         raise InputError(f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}")
     cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
     seeds, bar = sample_seeds(given.seed, n), "sampling" if writes else None
+    known = (recipe if recipe.data.classes else teaching.recipe).data.classes if labels else ()  # pyright: ignore
+    names = [known[i] for i in labels or []] or given.text  # pyright: ignore[reportOptionalSubscript]
 
-    def part(which: slice) -> "Tensor":
-        some, own = None if cond is None else cond.index(which), seeds[which]
+    def draw(some: "Cond | None", own: "list[SampleSeed]") -> "Tensor":
         if isinstance(generator, Sampler) and steers:
             return steered(given, generator.denoise, config, recipe, some, own, bar)
         return sample(generator, len(own), some, seed=own, progress=bar)
+
+    def part(which: slice) -> "Tensor":
+        some, own = None if cond is None else cond.index(which), seeds[which]
+        if choosing is None or given.rerank is None:
+            return draw(some, own)
+        texts = [names[i % len(names)] for i in range(n)][which]
+        return chosen(draw, some, own, texts, scorer(given.rerank, run.device), choosing)
 
     images = processes.drawn(n, part)
     if not writes:
         return
     for number, word in enumerate(given.then, 1):
         images = enlarged(given, images, word, given.seed + number * STRIDE)
-    names = [(recipe if recipe.data.classes else teaching.recipe).data.classes[i] for i in labels or []]  # pyright: ignore
-    names, words, index = names or given.text, flags(replace(given, n=n)), None if drawn is None else drawn.index
+    words, index = flags(replace(given, n=n)), None if drawn is None else drawn.index
     for path in write(images, out, names, lambda i: text.chunks(run, words, config, given.seed, i), index):
         print(shown(path))
 

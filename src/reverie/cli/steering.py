@@ -30,21 +30,42 @@ def hinted(given: "Arguments", opened: Any, run: "Run", config: SampleConfig) ->
         InputError: for a map of another size, a run that learned no hints, or one on another model.
     """
     from reverie.diffusion.control import Control
+    from reverie.diffusion.sketch import BETA, Sketcher
     from reverie.recipes.sources import hint
 
-    denoise = opened.base if isinstance(opened, Control) else opened
+    denoise = opened.base if isinstance(opened, Control | Sketcher) else opened
     for word in given.hint:
         name, _, rest = word.rpartition("=")
         file, weight = numbered(rest)
         learned = given.open(Path(name)).open() if name else opened
-        if not isinstance(learned, Control):
+        if not isinstance(learned, Control | Sketcher):
             raise InputError(
-                f"{name or run.folder} has learned no hints: train it with `reverie train controlnet --base RUN`, or name such a run "
-                "before its hint, --hint RUN=FILE"
+                f"{name or run.folder} has learned no hints: train it with `reverie train controlnet --base RUN` or sketch, or name such "
+                "a run before its hint, --hint RUN=FILE"
             )
+        usual = 1.0 if isinstance(learned, Control) else BETA
         picture = hint(Path(file), run.recipe, learned.net.channels)
-        denoise = learned(picture.to(denoise.device), 1.0 if weight is None else weight, on=denoise)
+        denoise = learned(picture.to(denoise.device), usual if weight is None else weight, on=denoise)
     return run.recipe.task.generator(denoise, config)
+
+
+def shortlist(given: "Arguments", told: bool) -> int | None:
+    """How many candidates there are of each picture; None where nothing is chosen.
+
+    Raises:
+        InputError: for a number without what chooses, or a choice without what is to be shown.
+    """
+    if given.rerank is None:
+        if given.candidates is not None:
+            raise InputError(
+                "--candidates are for --rerank, which chooses among them: give it a run of towers, or leave it out"
+            )
+        return None
+    if not told:
+        raise InputError("--rerank chooses by what is to be shown: give --text or --label")
+    from reverie.measure.reranking import CANDIDATES
+
+    return CANDIDATES if given.candidates is None else given.candidates
 
 
 def numbered(word: str) -> tuple[str, float | None]:

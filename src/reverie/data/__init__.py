@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reverie.data.images import ImageSet, Skipped
     from reverie.data.loader import Loader
     from reverie.data.loading import load
+    from reverie.data.maps import Mapped
     from reverie.data.packing import pack
     from reverie.data.tensors import Mirrored, TensorSet
     from reverie.data.wrapped import Wrapped
@@ -24,6 +25,7 @@ __all__ = [
     "Captions",
     "ImageSet",
     "Loader",
+    "Mapped",
     "Mirrored",
     "Skipped",
     "TensorSet",
@@ -37,7 +39,7 @@ __all__ = [
 
 _WHERE = {"ImageSet": "images", "Skipped": "images", "Loader": "loader", "load": "loading", "encoded": "codes"}
 _WHERE |= {"Captioned": "captions", "Captions": "captions"}
-_WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped", "pack": "packing"}
+_WHERE |= {"Mirrored": "tensors", "TensorSet": "tensors", "Wrapped": "wrapped", "pack": "packing", "Mapped": "maps"}
 
 
 def __getattr__(name: str) -> Any:

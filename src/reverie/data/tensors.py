@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reverie.core.batch import Around, Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Label
+from reverie.core.condition import Cond, Image, Label
 from reverie.core.errors import InputError
 
 
@@ -78,7 +78,7 @@ class TensorSet(Dataset):
 class Mirrored(Around):
     """A data set of pictures, followed by their mirror images: position ``len(data) + i`` is picture i mirrored.
 
-    What else of a sample lies on the same pixels is mirrored with it: masks and second pictures in ``extra``.
+    What else of a sample lies on the same pixels is mirrored with it: masks and second pictures in ``extra``, and a picture that is told.
 
     Raises:
         InputError: for data that is no pictures.
@@ -114,4 +114,9 @@ class Mirrored(Around):
                 return value
             return torch.where(turned.reshape(-1, *(1,) * (value.ndim - 1)), value.flip(-1), value)
 
-        return Batch(mirror(batch.x), batch.cond, {name: mirror(value) for name, value in batch.extra.items()})
+        cond, told = batch.cond, self.data.spec.conditions
+        if cond is not None:
+            pictures = {name: isinstance(told.get(name), Image) for name in cond}
+            entries = {name: cond[name].map(mirror) if of else cond[name] for name, of in pictures.items()}
+            cond = Cond(**entries)
+        return Batch(mirror(batch.x), cond, {name: mirror(value) for name, value in batch.extra.items()})

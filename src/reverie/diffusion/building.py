@@ -11,6 +11,7 @@ from torch import nn
 from reverie import guide, nets, spaces
 from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.condition import Image
 from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.errors import InputError, unknown
@@ -227,7 +228,7 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
             read_before(texts.own, folder)
     elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
-    net = _net(seed, own, shape, classes=classes, image=shape[0] if config.prior else 0)
+    net = _net(seed, own, shape, classes=classes, image=_seen(config, spec, shape))
     if config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
     denoise = NetDenoiser(
@@ -246,6 +247,18 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
         denoise.told = texts.told
         denoise.conditioner = Conditioner(denoise.conditions, spec.classes, texts)
     return denoise
+
+
+def _seen(config: DenoisingConfig, spec: DataSpec, shape: tuple[int, ...]) -> int:
+    """Channels of the picture that the network is shown: the estimate of a prior, or a map that comes with the data."""
+    told = spec.conditions.get("image")
+    if not isinstance(told, Image):
+        return shape[0] if config.prior else 0
+    if config.prior or config.space.name != "pixels":
+        raise InputError(
+            "a map is told in the place of a prior's estimate, and beside pixels: leave prior and space out"
+        )
+    return told.channels
 
 
 def learns_variance(net: object) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reverie.core.denoiser import NetDenoiser
     from reverie.diffusion.control import Control, Controlling
     from reverie.diffusion.palette import Palette
+    from reverie.diffusion.sketch import Sketcher, Sketching
     from reverie.solve import Sampler
 
 
@@ -138,6 +139,62 @@ class ControlNetConfig(FromRun):
 
         if not isinstance(opened, Denoiser):
             raise InputError("a run of controlnet draws by a hint: `reverie sample RUN --hint FILE`")
+        return self.denoising.generator(opened, sample)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)} --help"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchConfig(FromRun):
+    """Teach a small predictor the edges of a picture from the features of another run's diffusion model, which leads that model along the
+    lines of a sketch (Voynov et al. 2023).
+
+    Attributes:
+        base: folder of the run of the model.
+        sites: the blocks whose features are looked at, as reverie.taps.sites names them; all without.
+        width: of the predictor.
+        drop: share of the pictures whose label or caption is dropped.
+    """
+
+    name: ClassVar[str] = "sketch"
+    by: ClassVar[str] = "base"
+
+    base: str = ""
+    sites: tuple[str, ...] = ()
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 64
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+
+    def drawing(self, own: Any, taught: Any) -> Any:
+        return taught if own == self.Sample() else own
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Sketcher:
+        from reverie.diffusion.sketch import build
+
+        return build(self, spec, seed, folder)
+
+    def modules(self, model: Sketcher) -> dict[str, nn.Module]:
+        return {"sketch": model.net}
+
+    def task(self, model: Sketcher, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Sketching:
+        from reverie.diffusion.sketch import task
+
+        return task(self, model, data, held_out)
+
+    def describe(self, model: Sketcher, spec: DataSpec) -> dict[str, str]:
+        """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""
+        return {**super().describe(model, spec), "base": model.net.base}
+
+    def open(self, model: Sketcher, spec: DataSpec) -> Sketcher:
+        self.denoising.open(model.base, spec)
+        model.base.net.eval().requires_grad_(False)
+        return model
+
+    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
+        from reverie.core.denoiser import Denoiser
+
+        if not isinstance(opened, Denoiser):
+            raise InputError("a run of sketch draws along lines: `reverie sample RUN --hint FILE`")
         return self.denoising.generator(opened, sample)
 
     def next(self, run: str, data: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.names import GridName
 from reverie.core.task import Given, Sweep, TaskConfig
-from reverie.nets.config import BYTES, CONFIGS, DEFAULT, EncoderConfig, NetConfig, TextConfig
+from reverie.nets.config import CONFIGS, DEFAULT, EncoderConfig, NetConfig, TextConfig
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ class DenoisingConfig(OnPath):
     text: TextConfig = field(default_factory=TextConfig)
 
     def resolved(self) -> Self:
-        places = tuple(e if e == BYTES else str(Path(e).expanduser().absolute()) for e in self.text.encoders)
-        return replace(super().resolved(), text=replace(self.text, encoders=places))
+        return replace(super().resolved(), text=self.text.resolved())
 
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         from reverie.diffusion.building import check_objective, solving
@@ -190,8 +189,7 @@ class DenoisingConfig(OnPath):
         return denoising(self, model, data, held_out, sample, seed)
 
     def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
-        shape, foreign = "x".join(map(str, model.shape)), getattr(model.conditioner.text, "foreign", ())
-        read = {"text": " ".join(each.fingerprint for each in foreign)} if foreign else {}
+        shape, read = "x".join(map(str, model.shape)), getattr(model.conditioner.text, "described", {})
         return {**super().describe(model, spec), "shape": shape, "kind": model.kind.name, **read}
 
     def open(self, model: NetDenoiser, spec: DataSpec) -> NetDenoiser:

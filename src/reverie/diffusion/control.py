@@ -52,20 +52,29 @@ def control(
     Raises:
         InputError: for a model of other weights, or a hint of another size or range.
     """
-    own: Any = denoise.net  # pyright: ignore[reportAttributeAccessIssue]
-    if net.base is not None and (found := fingerprint(own)) != net.base:
-        raise InputError(
-            f"this ControlNet was trained on a model of other weights: on those of SHA-256 {net.base[:16]}…, not {found[:16]}…"
-        )
-    wanted = (net.channels, *denoise.space.data_shape(denoise.shape)[1:])
-    if hint.ndim != 4 or tuple(hint.shape[1:]) != wanted:
-        raise InputError(
-            f"a hint of this ControlNet is (n, {', '.join(map(str, wanted))}): got {tuple(hint.shape)}; nothing is resized here"
-        )
-    if not bool(((hint >= 0.0) & (hint <= 1.0)).all()):
-        raise InputError(f"a hint is a map of numbers 0 to 1: got {float(hint.min()):.3g} to {float(hint.max()):.3g}")
+    check_base(denoise, net.base, "ControlNet")
+    check_hint(hint, (net.channels, *denoise.space.data_shape(denoise.shape)[1:]), "a hint of this ControlNet")
     change = Steering(net, taps.find(denoise, net.sites), hint, weight, interval)
     return Told(denoise, partial(Call.changed, change=change))
+
+
+def check_base(denoise: Denoiser, base: str | None, what: str) -> None:
+    """Raise an :class:`InputError` unless the weights of a model are those that something of SHA-256 ``base`` was trained on."""
+    own: Any = denoise.net  # pyright: ignore[reportAttributeAccessIssue]
+    if base is not None and (found := fingerprint(own)) != base:
+        raise InputError(
+            f"this {what} was trained on a model of other weights: on those of SHA-256 {base[:16]}…, not {found[:16]}…"
+        )
+
+
+def check_hint(hint: Tensor, wanted: tuple[int, ...], what: str) -> None:
+    """Raise an :class:`InputError` unless a hint is a map (n, *wanted) in [0, 1]."""
+    if hint.ndim != 4 or tuple(hint.shape[1:]) != wanted:
+        raise InputError(
+            f"{what} is (n, {', '.join(map(str, wanted))}): got {tuple(hint.shape)}; nothing is resized here"
+        )
+    if not bool(((hint >= 0.0) & (hint <= 1.0)).all()):
+        raise InputError(f"{what} is a map of numbers 0 to 1: got {float(hint.min()):.3g} to {float(hint.max()):.3g}")
 
 
 class Control:

@@ -58,6 +58,8 @@ def shown(
     elif labels is None:
         columns = min(COLUMNS, room)
         rows = torch.arange(min(columns, len(data)))
+        if "image" in data.spec.conditions:
+            told = data.batch(rows.repeat(ROWS)).cond
     else:
         present = labels.unique()[: min(MOST, room)]
         columns = len(present)

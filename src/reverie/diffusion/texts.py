@@ -74,6 +74,11 @@ class Texts:
             reads.append(_pooled(kept.value, kept.mask))
         return Cond(**raw, **self._joined(reads, text.present))
 
+    @property
+    def described(self) -> dict[str, str]:
+        """The files of foreign encoders, for the header of a weight file; nothing where there are none."""
+        return {"text": " ".join(each.fingerprint for each in self.foreign)} if self.foreign else {}
+
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         """The positions of each word of a text among the tokens of the first encoder."""
         return self.foreign[0].words(text) if self.own is None else spelling.words(text, self.own.length)

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Label
 from reverie.core.draws import Draws
-from reverie.core.errors import InputError
-from reverie.core.generator import Frame, Generator
+from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape, sample_seeds
-from reverie.core.task import Moment, Player, Preview, Task
+from reverie.core.task import Moment, Preview, Task
 from reverie.core.tensors import onto
+from reverie.diffusion.texts import Texts
 from reverie.families.config import ChoiceConfig
-from reverie.families.drawing import count_of
+from reverie.families.drawing import Listening, count_of
+from reverie.families.drawing import columns as beside
 from reverie.families.layout import Layout
 
 Chain = Steps[Tensor, Tensor, Any]
@@ -83,7 +84,7 @@ def side_by_side(net: CausalNet) -> int:
 
 
 def guided(net: CausalNet, n: int, cond: Cond, scale: float) -> Chain:
-    """The chain guided towards the label, ``log p_null + scale·(log p_label − log p_null)`` of each number (Yu et al. 2022, "Scaling
+    """The chain guided towards a label or a text, ``log p_null + scale·(log p_told − log p_null)`` of each number (Yu et al. 2022, "Scaling
     autoregressive models for content-rich text-to-image generation"): two sequences side by side, which are the same."""
     chain = net.chain(2 * n, cond.cat(cond.null()))
     log_p = next(chain)
@@ -109,21 +110,27 @@ def walk(
     return tokens
 
 
-class Autoregressive(Generator):
+class Autoregressive(Listening):
     """A causal network, and how it is drawn from.
 
     Args:
         net: the network.
-        spec: of the data: its label is a condition.
+        spec: of the data.
         sample: the temperature, and the scale of guidance; without, the model as it is.
-        unlabelled: whether a model of classes also draws without a label.
+        unlabelled: whether a model of classes or texts also draws without.
+        texts: its text encoders, for data with captions.
     """
 
     def __init__(
-        self, net: CausalNet, spec: DataSpec, sample: ChoiceConfig | None = None, unlabelled: bool = False
+        self,
+        net: CausalNet,
+        spec: DataSpec,
+        sample: ChoiceConfig | None = None,
+        unlabelled: bool = False,
+        texts: Texts | None = None,
     ) -> None:
-        self.net, self.spec, self.how, self.unlabelled = net, spec, sample or ChoiceConfig(), unlabelled
-        self.shape, self.conditions = spec.shape, spec.conditions
+        super().__init__(spec.conditions, spec.classes, texts, unlabelled)
+        self.net, self.spec, self.how, self.shape = net, spec, sample or ChoiceConfig(), spec.shape
         if net.exact:
             self.log_prob = self._log_prob
 
@@ -175,20 +182,6 @@ class Autoregressive(Generator):
         label = self.conditions.get("label")
         return label.classes if isinstance(label, Label) else 0
 
-    def condition(self, cond: Cond | None, n: int) -> Cond | None:
-        """A condition for n pictures, on the device of the network.
-
-        Raises:
-            InputError: when it does not fit the model, or a model that needs a label gets none.
-        """
-        told = cond is not None and "label" in cond and bool(cond["label"].present.all())
-        if self.classes and not (told or self.unlabelled):
-            raise InputError(f"this model draws by class: give a label, one of 0 to {self.classes - 1}")
-        if cond is None:
-            return None
-        cond.check(self.conditions)
-        return cond.expand(n).to(next(self.net.parameters()).device)
-
     @torch.no_grad()
     def _log_prob(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         """(B, C, H, W) in [−1, 1] -> (B,): the log-probability of the level of every sub-pixel, spread evenly over its bin; in nats."""
@@ -211,10 +204,10 @@ class Autoregressive(Generator):
 
     def drawing(self, sample: ChoiceConfig) -> Autoregressive:
         """The same model, drawing otherwise."""
-        return Autoregressive(self.net, self.spec, sample, self.unlabelled)
+        return Autoregressive(self.net, self.spec, sample, self.unlabelled, self.texts)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net}
+        return {"net": self.net, **self.modules_beside()}
 
 
 class NextToken(Task):
@@ -224,18 +217,15 @@ class NextToken(Task):
         model: what is trained.
         held_out: pictures to validate on.
         seed: of previews.
-        drop: share of the labels that are dropped, for guidance.
+        drop: share of the labels or texts that are dropped, for guidance.
     """
 
     def __init__(self, model: Autoregressive, held_out: Dataset, seed: int, drop: float = 0.0) -> None:
         self.model, self.held_out, self.seed, self.drop = model, held_out, seed, drop
-        self.players = {"net": Player(model.net)}
+        self.players = model.players(model.net)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        net = self.model.net
-        cond = batch.cond if self.model.conditions else None
-        if cond is not None and self.drop:
-            cond = cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
+        net, cond = self.model.net, self.model.heard(batch, rng, self.drop)
         return {"bits": net.log_prob(net.tokens(batch.x), cond).flatten(1).sum(1).float() * self.per_bit}
 
     @property
@@ -248,10 +238,13 @@ class NextToken(Task):
             return {}
         rows = torch.linspace(0, len(self.held_out) - 1, min(HELD_OUT, len(self.held_out))).long()
         batch = self.held_out.batch(rows)
-        cond = batch.cond if self.model.conditions else None
+        with torch.no_grad():
+            cond = self.model.heard(batch.to(next(self.model.net.parameters()).device))
         return {"bits": float(self.model.nats(self.model.net.tokens(batch.x), cond).mean()) * self.per_bit}
 
     def preview(self) -> Preview | None:
+        if self.model.texts is not None:
+            return beside(self.model, self.held_out)
         cond, columns = None, SHOWN // 2
         if self.model.classes:
             columns = min(columns, self.model.classes)

@@ -35,7 +35,7 @@ class ChoiceConfig:
 
     Attributes:
         temperature: below 1 the likely is drawn more often than the model says, which suits tiles and not pixels.
-        scale: of guidance towards the label; 1 is the model as it is.
+        scale: of guidance towards the label or the text; 1 is the model as it is.
     """
 
     temperature: Annotated[float, Bound(gt=0)] = 1.0
@@ -44,10 +44,10 @@ class ChoiceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DropsLabels(TaskConfig):
-    """What models of tokens share that guidance can lead towards a label.
+    """What models of tokens share that guidance can lead towards a label or a text.
 
     Attributes:
-        drop: share of the images whose label is dropped, so that guidance works.
+        drop: share of the images whose label or caption is dropped, so that guidance works.
     """
 
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
@@ -94,6 +94,10 @@ class AutoregressiveConfig(DropsLabels):
         from reverie.core.errors import InputError
         from reverie.families.autoregressive import Autoregressive
 
+        if "text" in spec.conditions:
+            raise InputError(
+                f"{self.name} reads no captions: train parti, maskgit or var, or leave --data.captions out"
+            )
         if len(spec.shape) != 3 or spec.range != (-1.0, 1.0):
             raise InputError(
                 f"{self.name} models pictures (C, H, W) in [−1, 1]: got {spec.shape} in [{spec.range[0]:g}, {spec.range[1]:g}]"

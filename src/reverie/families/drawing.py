@@ -1,4 +1,4 @@
-"""What generators that draw in their own way share: whose label a sample has, drawing in batches, what training measures and shows."""
+"""What generators that draw in their own way share: what a sample is told, drawing in batches, what training measures and shows."""
 
 from __future__ import annotations
 
@@ -7,46 +7,91 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from reverie.core.batch import Dataset
-from reverie.core.condition import Cond, Conditions
+from reverie.core.batch import Batch, Dataset
+from reverie.core.condition import Cond, Conditions, Tokens
+from reverie.core.conditioner import Conditioner
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.generator import Generator
 from reverie.core.noise import Seeds, Tape, listed, sample_seeds
-from reverie.core.task import Moment, Preview, Task
+from reverie.core.task import Moment, Player, Preview, Task
+from reverie.data import captions
+from reverie.diffusion.texts import Texts
 
 ROWS, COLUMNS = 3, 8
 """Rows of samples that training shows, and of how many without classes."""
 
-Draw = Callable[[Tape, Tensor | None, int], Tensor]
-"""(where the noise comes from, labels (B,) or None, B) -> samples (B, …)."""
+Draw = Callable[[Tape, Cond | None, int], Tensor]
+"""(where the noise comes from, what B samples are told, B) -> samples (B, …)."""
 
 
-def labels_of(cond: Cond | None, conditions: Conditions, n: int, null: int | None = None) -> Tensor | None:
-    """The label of each of ``n`` samples, (n,).
+class Listening(Generator):
+    """A generator that is told a class or a text, or nothing where these were dropped in training.
 
     Args:
-        null: what stands for a label that is absent, of a model that can do without.
+        conditions: of the data: a label, a text, or neither.
+        classes: names of the classes.
+        texts: its text encoders, for data with captions.
+        unlabelled: whether it also draws without.
+    """
 
-    Returns:
-        None for a model without classes and without a null.
+    def __init__(
+        self, conditions: Conditions, classes: Sequence[str], texts: Texts | None = None, unlabelled: bool = False
+    ) -> None:
+        self.conditions = {name: conditions[name] for name in ("label",) if name in conditions}
+        if texts is not None:
+            self.conditions = {"text": Tokens(texts.width, max(1, texts.length))}
+        self.texts, self.unlabelled = texts, unlabelled
+        self.conditioner = Conditioner(self.conditions, classes, texts)
+
+    def heard(self, batch: Batch, rng: Draws | None = None, drop: float = 0.0) -> Cond | None:
+        """What the network is told of a batch of data, of a share ``drop`` of it nothing."""
+        if batch.cond is None or not self.conditions:
+            return None
+        cond = batch.cond if self.texts is None else self.texts.told(batch.cond)
+        return cond if rng is None or not drop else cond.drop((rng.uniform("drop") >= drop).to(batch.x.device))
+
+    def condition(self, cond: Cond | None, n: int) -> Cond | None:
+        """What ``n`` samples are told, on the device of the network: see :func:`told`."""
+        cond = told(cond, self.conditions, n, self.unlabelled)
+        return None if cond is None else cond.to(_device(self))
+
+    def players(self, net: torch.nn.Module) -> dict[str, Player]:
+        """The network, and beside it the text encoder that learns with it."""
+        own = None if self.texts is None else self.texts.own
+        return {"net": Player(net)} if own is None else {"net": Player(net), "text": Player(own, along="net")}
+
+    def modules_beside(self) -> dict[str, torch.nn.Module]:
+        """The text encoder that learned with the network, if there is one."""
+        return {} if self.texts is None or self.texts.own is None else {"text": self.texts.own}
+
+
+def told(cond: Cond | None, conditions: Conditions, n: int, optional: bool = False) -> Cond | None:
+    """What each of ``n`` samples is told.
+
+    Args:
+        optional: whether the model can do without.
 
     Raises:
-        InputError: when the model takes labels, has no null and is told none, or what it is told does not fit.
+        InputError: when it cannot and is told nothing, or what it is told does not fit.
     """
     if cond is not None:
         cond.check(conditions)
-    if cond is not None and "label" in cond:
-        entry = cond.expand(n)["label"]
-        if null is not None:
-            return torch.where(entry.present, entry.value, null)
-        if entry.present.all():
-            return entry.value
-    if null is not None:
-        return torch.full((n,), null)
-    if "label" in conditions:
-        raise InputError(f"this model cannot draw without a label: give one of {conditions['label']}")
-    return None
+        cond = cond.expand(n)
+    for name, spec in conditions.items():
+        if not optional and not (cond is not None and name in cond and bool(cond[name].present.all())):
+            raise InputError(f"this model cannot draw without a {name}: give one of {spec}")
+    return cond
+
+
+def labels_of(cond: Cond | None, conditions: Conditions, n: int) -> Tensor | None:
+    """The label of each of ``n`` samples, (n,); None for a model without classes.
+
+    Raises:
+        InputError: as :func:`told`.
+    """
+    cond = told(cond, conditions, n)
+    return None if cond is None or "label" not in cond else cond["label"].value
 
 
 def count_of(n: int | None, cond: Cond | None, seed: Seeds) -> int:
@@ -64,31 +109,36 @@ def drawn(
     seed: Seeds,
     batch_size: int | None,
     *,
-    null: int | None = None,
+    optional: bool = False,
 ) -> Tensor:
     """Samples (n, …), at most ``batch_size`` at a time, float32 or wider.
 
     Raises:
-        InputError: as :func:`labels_of`.
+        InputError: as :func:`told`.
     """
     n = count_of(n, cond, seed)
-    label, seeds = labels_of(cond, model.conditions, n, null), sample_seeds(seed, n)
-    device = next(p.device for module in model.modules().values() for p in module.parameters())
-    label, size = None if label is None else label.to(device), batch_size or max(1, n)
+    cond, seeds = told(cond, model.conditions, n, optional), sample_seeds(seed, n)
+    cond, size = None if cond is None else cond.to(_device(model)), batch_size or max(1, n)
     parts = []
     for start in range(0, n, size):
         rows = slice(start, min(start + size, n))
-        parts.append(draw(Tape(seeds[rows]), None if label is None else label[rows], rows.stop - rows.start))
+        parts.append(draw(Tape(seeds[rows]), None if cond is None else cond.index(rows), rows.stop - rows.start))
     samples = torch.cat(parts)
     return samples.to(torch.promote_types(samples.dtype, torch.float32))
 
 
+@torch.no_grad()
 def columns(model: Generator, real: Dataset) -> Preview | None:
-    """A row of real pictures and below it three of samples, a class a column below its name if there are classes."""
+    """A row of real pictures and below it three of samples, a class or a caption a column below it if there are any."""
     if not len(real) or len(real.spec.shape) != 3:
         return None
     names: Sequence[str] = ()
-    if "label" in model.conditions:
+    if isinstance(model, Listening) and model.texts is not None:
+        said = captions.of(real)
+        assert said is not None
+        rows = torch.tensor([row for row in range(len(real)) if said.say(row)][:COLUMNS])
+        names, cond = [said.say(row) for row in rows.tolist()], model.heard(real.batch(rows.repeat(ROWS)))
+    elif "label" in model.conditions:
         labels = real.batch(range(len(real))).label
         assert labels is not None
         present = labels.unique()[:10]
@@ -103,11 +153,8 @@ def columns(model: Generator, real: Dataset) -> Preview | None:
     return Preview(torch.cat([real.batch(rows).x, samples]), len(rows), names)
 
 
-def dropped(label: Tensor | None, rng: Draws, share: float, null: int, like: Tensor) -> Tensor:
-    """The labels of a batch, ``share`` of them the null; all of them without labels."""
-    if label is None:
-        return torch.full((len(like),), null, device=like.device)
-    return torch.where((rng.uniform("drop") < share).to(label.device), null, label)
+def _device(model: Generator) -> torch.device:
+    return next(p.device for module in model.modules().values() for p in module.parameters())
 
 
 def validated(task: Task, held_out: Dataset) -> dict[str, float | list[float]]:

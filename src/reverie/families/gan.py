@@ -24,7 +24,7 @@ from reverie.core.generator import Frame, Generator
 from reverie.core.noise import Seeds, Tape
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
-from reverie.families.drawing import columns, drawn
+from reverie.families.drawing import columns, drawn, labels_of
 
 Loss = Literal["minimax", "non-saturating", "relativistic"]
 SMALLEST, LARGEST = 4, 16
@@ -93,7 +93,8 @@ class GAN(Generator):
         batch_size: int | None = None,
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
-        def draw(tape: Tape, label: Tensor | None, count: int) -> Tensor:
+        def draw(tape: Tape, cond: Cond | None, count: int) -> Tensor:
+            label = labels_of(cond, self.conditions, count)
             z, noise = self.inputs(tape)
             return self.net.paint(self.codes(z, label), label, noise).clamp(-1.0, 1.0)
 

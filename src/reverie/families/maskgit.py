@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Conditions
+from reverie.core.condition import Cond
 from reverie.core.draws import Draws
-from reverie.core.generator import Frame, Generator
+from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape
-from reverie.core.task import Moment, Player, Preview, Task
+from reverie.core.task import Moment, Preview, Task
 from reverie.core.tensors import onto
-from reverie.families.drawing import columns, drawn, dropped, validated
-from reverie.families.token_net import TokenNet, categorical, guided, tokenizer
+from reverie.diffusion.texts import Texts, texts_of
+from reverie.families.drawing import Listening, columns, drawn, validated
+from reverie.families.token_net import TokenNet, categorical, classes_of, guided, tokenizer
 from reverie.spaces.vq import VQ
 
 if TYPE_CHECKING:
@@ -33,52 +34,53 @@ if TYPE_CHECKING:
 
 
 class MaskedNet(TokenNet):
-    """Tokens (B, L), of which the number :attr:`mask` stands for a masked one, and labels (B,) to logits (B, L, codes)."""
+    """Tokens (B, L), of which the number :attr:`mask` stands for a masked one, and conditions to logits (B, L, codes)."""
 
-    def __init__(self, codes: int, length: int, classes: int, width: int, depth: int, heads: int) -> None:
-        super().__init__(codes, length, classes, width, depth, heads)
+    def __init__(
+        self, codes: int, length: int, classes: int, width: int, depth: int, heads: int, context: int = 0
+    ) -> None:
+        super().__init__(codes, length, classes, width, depth, heads, context=context)
         self.mask = codes
         self.embed["token"] = nn.Embedding(codes + 1, width)
         nn.init.normal_(self.embed["token"].weight, std=0.02)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, tokens: Tensor, label: Tensor) -> Tensor:
-        return self.predict(self.embed["token"](tokens), label)
+    def forward(self, tokens: Tensor, cond: Cond | None) -> Tensor:
+        return self.predict(self.embed["token"](tokens), cond)
 
 
-class MaskGIT(Generator):
+class MaskGIT(Listening):
     """Draws the tokens of a space in a few steps.
 
     Args:
         net: what predicts.
         space: between pictures and tokens.
-        shape: of a picture.
-        conditions: empty, or a label.
+        spec: of the data.
         sample: how it draws.
-        unlabelled: whether it also draws without a label.
+        unlabelled: whether it also draws without a label or a text.
+        texts: its text encoders, for data with captions.
     """
 
     def __init__(
         self,
         net: MaskedNet,
         space: VQ,
-        shape: tuple[int, ...],
-        conditions: Conditions,
+        spec: DataSpec,
         sample: MaskedSample,
         unlabelled: bool = True,
+        texts: Texts | None = None,
     ) -> None:
-        self.net, self.space, self.shape, self.conditions, self.how = net, space, tuple(shape), conditions, sample
-        self.unlabelled = unlabelled
+        super().__init__(spec.conditions, spec.classes, texts, unlabelled)
+        self.net, self.space, self.spec, self.shape, self.how = net, space, spec, spec.shape, sample
         self.length = space.token_count(self.shape)
 
-    def logits(self, tokens: Tensor, label: Tensor) -> Tensor:
-        """What is predicted of tokens (B, L), guided towards the label (B,) by the scale: (B, L, codes)."""
-        if self.how.scale == 1.0:
-            return self.net(tokens, label)
-        null = torch.full_like(label, self.net.null)
-        return guided(self.net(tokens.repeat(2, 1), torch.cat([label, null])), self.how.scale)
+    def logits(self, tokens: Tensor, cond: Cond | None) -> Tensor:
+        """What is predicted of tokens (B, L), guided towards what B samples are told by the scale: (B, L, codes)."""
+        if self.how.scale == 1.0 or cond is None:
+            return self.net(tokens, cond)
+        return guided(self.net(tokens.repeat(2, 1), cond.cat(cond.null())), self.how.scale)
 
     def filled(
-        self, tokens: Tensor, label: Tensor, tape: Tape, told: Callable[[int, Tensor], None] | None = None
+        self, tokens: Tensor, cond: Cond | None, tape: Tape, told: Callable[[int, Tensor], None] | None = None
     ) -> Tensor:
         """Tokens (B, L) with what is masked in them drawn; the others stay.
 
@@ -90,7 +92,7 @@ class MaskGIT(Generator):
         free = tokens == mask
         left = torch.tensor([masked(n, steps) for n in range(self.length + 1)], device=tokens.device)[free.sum(1)]
         for t in range(steps):
-            logits = self.logits(tokens, label).float()
+            logits = self.logits(tokens, cond).float()
             found = categorical(logits, tape.draw("token", t, (self.length,)))
             if late is None:
                 noise = onto(gumbel(tape.draw("sure", t, (self.length,))), logits)
@@ -115,16 +117,15 @@ class MaskGIT(Generator):
         batch_size: int | None = None,
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
-        def draw(tape: Tape, label: Tensor | None, count: int) -> Tensor:
-            assert label is not None
-            blank = torch.full((count, self.length), self.net.mask, device=label.device)
-            return self.pictures(self.filled(blank, label, tape, told if on_step else None))
+        def draw(tape: Tape, cond: Cond | None, count: int) -> Tensor:
+            blank = torch.full((count, self.length), self.net.mask, device=self.net.out.weight.device)
+            return self.pictures(self.filled(blank, cond, tape, told if on_step else None))
 
         def told(done: int, tokens: Tensor) -> None:
             assert on_step is not None
             on_step(Frame(len(tokens), done, self.how.steps, lambda: self.pictures(tokens)))
 
-        return drawn(self, draw, n, cond, seed, batch_size, null=self.net.null if self.unlabelled else None)
+        return drawn(self, draw, n, cond, seed, batch_size, optional=self.unlabelled)
 
     def pictures(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L) as pictures; a masked one as the code that is nearest to the mean of all."""
@@ -134,13 +135,13 @@ class MaskGIT(Generator):
 
     def drawing(self, sample: MaskedSample) -> MaskGIT:
         """The same model, drawing otherwise."""
-        return MaskGIT(self.net, self.space, self.shape, self.conditions, sample, self.unlabelled)
+        return MaskGIT(self.net, self.space, self.spec, sample, self.unlabelled, self.texts)
 
     def settings(self) -> dict[str, Any]:
         return {**vars(self.how)}
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net, "space": self.space}
+        return {"net": self.net, "space": self.space, **self.modules_beside()}
 
 
 def masked(length: int, steps: int) -> list[int]:
@@ -187,20 +188,20 @@ class Masking(Task):
     Args:
         model: what is trained.
         held_out: pictures to validate on and to show.
-        drop: share of the labels that are dropped, for guidance.
+        drop: share of the labels or texts that are dropped, for guidance.
         smoothing: share of the truth that is spread over all codes.
     """
 
     def __init__(self, model: MaskGIT, held_out: Dataset, drop: float, smoothing: float) -> None:
         self.model, self.held_out, self.drop, self.smoothing = model, held_out, drop, smoothing
-        self.players = {"net": Player(model.net)}
+        self.players = model.players(model.net)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         with torch.no_grad():
             tokens = self.model.space.to(batch.x.device).tokens(batch.x)
         hidden = self.hidden(rng).to(tokens.device)
-        label = dropped(batch.label, rng, self.drop, self.model.net.null, tokens)
-        logits = self.model.net(tokens.masked_fill(hidden, self.model.net.mask), label)
+        cond = self.model.heard(batch, rng, self.drop)
+        logits = self.model.net(tokens.masked_fill(hidden, self.model.net.mask), cond)
         surprise = F.cross_entropy(logits.mT, tokens, reduction="none", label_smoothing=self.smoothing)
         return {"surprise": (surprise * hidden).sum(1) / hidden.sum(1)}
 
@@ -223,9 +224,10 @@ def build(config: MaskGITConfig, spec: DataSpec, seed: int, folder: Path | None)
     Raises:
         InputError: when the space has no tokens, or sizes do not fit.
     """
-    space, classes = tokenizer(config.space, spec, folder, VQ), len(spec.classes) if "label" in spec.conditions else 0
+    space, texts = tokenizer(config.space, spec, folder, VQ), texts_of(config.text, spec, seed, pooled=False)
+    classes, context = classes_of(spec), 0 if texts is None else texts.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = MaskedNet(space.codes, space.token_count(spec.shape), classes, config.width, config.depth, config.heads)
-    conditions = {name: spec.conditions[name] for name in ("label",) if classes}
-    return MaskGIT(net, space, spec.shape, conditions, config.Sample(), config.unlabelled or not classes)
+        sizes = (space.codes, space.token_count(spec.shape), classes, config.width, config.depth, config.heads)
+        net = MaskedNet(*sizes, context)
+    return MaskGIT(net, space, spec, config.Sample(), config.unlabelled, texts)

@@ -36,6 +36,7 @@ class Tiles(CausalNet):
         classes: that it is told, if any.
         width, depth, heads, dropout: of the transformer.
         values: numbers that stand for a tile; its levels by default.
+        context: features of a token of the text that it attends to; 0 for none.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Tiles(CausalNet):
         heads: int,
         dropout: float,
         values: int | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -55,17 +57,17 @@ class Tiles(CausalNet):
         self.embed = nn.Linear(values or layout.values, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.conditioning = Told(layout.grid, classes, width)
-        self.transformer = CausalTransformer(width, depth, heads, dropout)
+        self.transformer = CausalTransformer(width, depth, heads, dropout, context)
 
     def features(self, tiles: Tensor, cond: Cond | None) -> Tensor:
         """The first N tiles (B, N, values) in [−1, 1] -> (B, N, width), the i-th from those before tile i."""
         start = self.start.expand(len(tiles), 1, -1)
         before = torch.cat([start, self.embed(tiles[:, :-1])], 1)
-        return self.transformer(before + self.conditioning(cond, len(tiles))[:, : tiles.shape[1]])
+        return self.transformer(before + self.conditioning(cond, len(tiles))[:, : tiles.shape[1]], cond=cond)
 
-    def step(self, before: Tensor, told: Tensor, cache: Cache) -> Tensor:
+    def step(self, before: Tensor, told: Tensor, cache: Cache, cond: Cond | None) -> Tensor:
         """The features (n, width) of the next tile, from the token before it."""
-        return self.transformer((before + told)[:, None], cache)[:, 0]
+        return self.transformer((before + told)[:, None], cache, cond)[:, 0]
 
 
 class MixtureTiles(Tiles):
@@ -87,7 +89,7 @@ class MixtureTiles(Tiles):
         told, cache = self.conditioning(cond, n), Cache(self.count)
         before = self.start.expand(n, -1)
         for i in range(self.count):
-            levels = yield from self.out.chain(self.step(before, told[:, i], cache))
+            levels = yield from self.out.chain(self.step(before, told[:, i], cache, cond))
             before = self.embed(value(levels, self.choices, self.start.dtype))
 
 
@@ -95,9 +97,17 @@ class CodebookTiles(Tiles):
     """A tile is one of a codebook (K, values) of tiles in [−1, 1]: a choice by softmax."""
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, codebook: Tensor
+        self,
+        layout: Layout,
+        classes: int | None,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+        codebook: Tensor,
+        context: int = 0,
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads, dropout, codebook.shape[1])
+        super().__init__(layout, classes, width, depth, heads, dropout, codebook.shape[1], context)
         self.length, self.choices = self.count, len(codebook)
         self.register_buffer("codebook", codebook)
         self.codebook: Tensor
@@ -123,7 +133,7 @@ class CodebookTiles(Tiles):
         told, cache = self.conditioning(cond, n), Cache(self.length)
         before = self.start.expand(n, -1)
         for i in range(self.length):
-            code = yield self.out(self.step(before, told[:, i], cache)).log_softmax(-1)
+            code = yield self.out(self.step(before, told[:, i], cache, cond)).log_softmax(-1)
             before = self.embed(self.codebook[code])
 
 
@@ -131,9 +141,17 @@ class SpaceTiles(CodebookTiles):
     """A tile is a token of a space: a choice among its codes, each told as the vector that it is."""
 
     def __init__(
-        self, layout: Layout, classes: int | None, width: int, depth: int, heads: int, dropout: float, space: VQ
+        self,
+        layout: Layout,
+        classes: int | None,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+        space: VQ,
+        context: int = 0,
     ) -> None:
-        super().__init__(layout, classes, width, depth, heads, dropout, space.codebook.codes.clone())
+        super().__init__(layout, classes, width, depth, heads, dropout, space.codebook.codes.clone(), context)
         self.space = space
 
     def tokens(self, x: Tensor) -> Tensor:

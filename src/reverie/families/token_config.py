@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.task import Given, TaskConfig
-from reverie.families.config import DropsLabels
+from reverie.families.config import ChoiceConfig, DropsLabels
+from reverie.nets.config import TextConfig
 from reverie.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from reverie.core.batch import Dataset, DataSpec
     from reverie.diffusion.first_stage import FirstStage
+    from reverie.families.autoregressive import Autoregressive, NextToken
+    from reverie.families.drawing import Listening
     from reverie.families.maskgit import MaskGIT, Masking
     from reverie.families.vae import VAE, Bounding
     from reverie.families.var import VAR, Scaling
@@ -124,19 +127,24 @@ class VAEConfig(TaskConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OnTokens(DropsLabels):
-    """What models of tokens share: the space whose tokens they are, and a transformer that is told the class.
+    """What models of tokens share: the space whose tokens they are, and a transformer that is told the class or the caption.
 
     Attributes:
         space: what makes the tokens; it is trained first, unless it is that of another run.
         width: of the transformer.
         depth: how many blocks it has.
         heads: of its attention, a divisor of the width.
+        text: how captions are read, for data that has them.
     """
 
     width: Annotated[int, Bound(ge=1, le=65_536)] = 128
     depth: Annotated[int, Bound(ge=1, le=1024)] = 4
     heads: Annotated[int, Bound(ge=1, le=1024)] = 4
     space: SpaceConfig = field(default_factory=SpaceConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def resolved(self) -> Self:
+        return replace(self, text=self.text.resolved())
 
     def check(self, spec: DataSpec, sample: Any) -> None:
         if not Path(self.space.name).expanduser().is_dir():  # of another run's space nothing is known yet
@@ -147,8 +155,17 @@ class OnTokens(DropsLabels):
 
         prepare_space(self.space, given)
 
-    def modules(self, model: Any) -> dict[str, nn.Module]:
-        return {"net": model.net}
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """The pictures, with what is said of them in words."""
+        from reverie.diffusion.texts import captioned
+
+        return captioned(self.text, data, data, folder), captioned(self.text, held_out, held_out, folder, plain=True)
+
+    def modules(self, model: Listening) -> dict[str, nn.Module]:
+        return {"net": model.net, **model.modules_beside()}  # pyright: ignore[reportAttributeAccessIssue]
+
+    def describe(self, model: Listening, spec: DataSpec) -> dict[str, str]:
+        return {**super().describe(model, spec), **getattr(model.texts, "described", {})}
 
     def next(self, run: str, data: str) -> str:
         return f"reverie sample {quote(run)}; reverie report {quote(run)}"
@@ -162,7 +179,7 @@ class MaskedSample:
         steps: in which all tokens are found.
         order: keep the tokens that are surest, or those whose turn it is in a Halton sequence, which spreads them over the picture.
         temperature: of the noise on how sure a token is; it falls to 0 over the steps.
-        scale: of guidance towards the label; 1 is the model as it is.
+        scale: of guidance towards the label or the text; 1 is the model as it is.
     """
 
     steps: Annotated[int, STEPS] = 8
@@ -201,7 +218,7 @@ class ScaledSample:
     """How pictures are drawn, a scale a step.
 
     Attributes:
-        scale: of guidance towards the label at the finest scale, 1 at the coarsest; 1 is the model as it is.
+        scale: of guidance towards the label or the text at the finest scale, 1 at the coarsest; 1 is the model as it is.
         temperature: divides the logits; below 1 the likely is drawn more often than the model says.
     """
 
@@ -233,3 +250,33 @@ class VARConfig(OnTokens):
         from reverie.families.var import Scaling
 
         return Scaling(model.drawing(sample), held_out, self.drop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartiConfig(OnTokens):
+    """Text to image as a sequence: a VQ-VAE, and a transformer that draws its tokens in turn, told the caption (Yu et al. 2022).
+
+    Attributes:
+        dropout: in the blocks.
+    """
+
+    name: ClassVar[str] = "parti"
+    Sample: ClassVar[type] = ChoiceConfig
+
+    space: SpaceConfig = field(default_factory=lambda: SpaceConfig(name="vq", dims=8))
+    dropout: Annotated[float, Bound(ge=0, lt=1)] = 0.1
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Autoregressive:
+        from reverie.families.parti import build
+
+        return build(self, spec, seed, folder)
+
+    def task(
+        self, model: Autoregressive, data: Dataset, held_out: Dataset, sample: ChoiceConfig, seed: int
+    ) -> NextToken:
+        from reverie.families.autoregressive import NextToken
+
+        return NextToken(model.drawing(sample), held_out, seed, self.drop)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)} --text 'a red heart'; reverie report {quote(run)}"

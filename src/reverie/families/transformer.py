@@ -1,24 +1,26 @@
 """A causal transformer, of whole sequences or of one token at a time with a cache of keys and values.
 
 Vaswani et al. 2017, "Attention Is All You Need" (arXiv:1706.03762), in today's form: normalised before each half of a block (Radford et al.
-2019), queries and keys normalised (Dehghani et al. 2023).
+2019), queries and keys normalised (Dehghani et al. 2023). It may be the decoder of that paper: then each block also attends to a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reverie.core.condition import Cond
+from reverie.core.condition import Cond, Entry
 from reverie.nets.attention import Attending, head_norms
 from reverie.nets.embeddings import LabelEmbedding
+from reverie.nets.layers import zeroed
+from reverie.nets.network import tokens
 
 
 class Cache:
-    """The keys and values of each attention for the tokens so far.
+    """The keys and values of each attention for the tokens so far, and for those of a text.
 
     Args:
         length: tokens in all.
@@ -27,6 +29,7 @@ class Cache:
     def __init__(self, length: int) -> None:
         self.length = length
         self.seen: dict[nn.Module, tuple[int, Tensor, Tensor]] = {}
+        self.said: dict[nn.Module, tuple[Tensor, ...]] = {}
 
     @staticmethod
     def size(width: int, depth: int, length: int) -> int:
@@ -40,6 +43,12 @@ class Cache:
         keys[:, :, count], values[:, :, count] = k[:, :, 0], v[:, :, 0]
         self.seen[attention] = count + 1, keys, values
         return keys[:, :, : count + 1], values[:, :, : count + 1]
+
+    def once(self, attention: nn.Module, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The keys and values of the text, made when they are first asked for."""
+        if attention not in self.said:
+            self.said[attention] = make()
+        return self.said[attention]
 
 
 class CausalAttention(Attending):
@@ -59,18 +68,44 @@ class CausalAttention(Attending):
         return self.out(out.transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
-    """Attention, then a perceptron, each added to its input."""
+class TextAttention(Attending):
+    """Each token attends to all those of a text; starts by adding nothing."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, context: int) -> None:
+        super().__init__(width, heads)
+        self.q, self.kv, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(context, 2 * width),
+            zeroed(nn.Linear(width, width)),
+        )
+        self.norm_q, self.norm_k = head_norms(width // heads, True)
+
+    def forward(self, x: Tensor, said: Entry, cache: Cache | None) -> Tensor:
+        def make() -> tuple[Tensor, ...]:
+            k, v = self.split(self.kv(said.value), 2)
+            return self.norm_k(k), v
+
+        k, v = make() if cache is None else cache.once(self, make)
+        (q,) = self.split(self.q(x), 1)
+        return self.out(self.attend(self.norm_q(q), k, v, said.mask, cross=True))
+
+
+class Block(nn.Module):
+    """Attention, that to a text if there is one, then a perceptron, each added to its input."""
+
+    def __init__(self, width: int, heads: int, dropout: float, context: int) -> None:
         super().__init__()
         self.dropout = dropout
         self.norm, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = CausalAttention(width, heads)
+        self.norm_cross = nn.LayerNorm(width) if context else None
+        self.cross = TextAttention(width, heads, context) if context else None
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None, said: Entry | None) -> Tensor:
         x = x + F.dropout(self.attention(self.norm(x), cache), self.dropout, self.training)
+        if self.cross is not None and self.norm_cross is not None:
+            x = x + F.dropout(self.cross(self.norm_cross(x), said, cache), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.norm_mlp(x)), self.dropout, self.training)
 
 
@@ -82,19 +117,22 @@ class CausalTransformer(nn.Module):
         depth: blocks.
         heads: of attention, a divisor of the width.
         dropout: of what each half of a block adds.
+        context: features of a token of the text that each block attends to; 0 for none.
 
     Raises:
         InputError: when the heads do not divide the width.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, depth: int, heads: int, dropout: float, context: int = 0) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.context = context
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, context) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None, cond: Cond | None = None) -> Tensor:
+        said = tokens(cond, self.context, x) if self.context else None
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, cache, said)
         return self.norm(x)
 
 

@@ -83,7 +83,8 @@ class VAE(Generator):
         batch_size: int | None = None,
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
-        def draw(tape: Tape, label: Tensor | None, count: int) -> Tensor:
+        def draw(tape: Tape, cond: Cond | None, count: int) -> Tensor:
+            label = labels_of(cond, self.conditions, count)
             z = onto(tape.draw("init", 0, (self.dims,)), next(self.net.parameters()))
             return self.net.decode(z, label).clamp(-1.0, 1.0)  # pyright: ignore[reportCallIssue]
 

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Conditions
+from reverie.core.condition import Cond
 from reverie.core.draws import Draws
-from reverie.core.generator import Frame, Generator
+from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape
-from reverie.core.task import Moment, Player, Preview, Task
-from reverie.families.drawing import columns, drawn, dropped, validated
-from reverie.families.token_net import TokenNet, categorical, guided, tokenizer
+from reverie.core.task import Moment, Preview, Task
+from reverie.diffusion.texts import Texts, texts_of
+from reverie.families.drawing import Listening, columns, drawn, validated
+from reverie.families.token_net import TokenNet, categorical, classes_of, guided, tokenizer
+from reverie.nets.embeddings import LabelEmbedding
 from reverie.spaces.multiscale import MultiScaleVQ
 
 if TYPE_CHECKING:
@@ -31,12 +33,12 @@ if TYPE_CHECKING:
 
 
 class ScaleNet(TokenNet):
-    """Sums of earlier scales, at the places of all tokens but the first, (B, l − 1, dims), and labels (B,) to logits (B, l, codes).
+    """Sums of earlier scales, at the places of all tokens but the first, (B, l − 1, dims), and conditions to logits (B, l, codes).
 
     Args:
         dims: numbers of a code.
         sizes: how many tokens each scale has.
-        codes, classes, width, depth, heads, dropout: as of :class:`~reverie.families.token_net.TokenNet`.
+        codes, classes, width, depth, heads, dropout, context: as of :class:`~reverie.families.token_net.TokenNet`.
     """
 
     scale: Tensor
@@ -51,41 +53,42 @@ class ScaleNet(TokenNet):
         depth: int,
         heads: int,
         dropout: float = 0.0,
+        context: int = 0,
     ) -> None:
-        super().__init__(codes, sum(sizes), classes, width, depth, heads, dropout)
-        self.embed["start"], self.embed["before"] = nn.Embedding(classes + 1, width), nn.Linear(dims, width)
+        super().__init__(codes, sum(sizes), classes, width, depth, heads, dropout, context)
+        self.embed["start"], self.embed["before"] = LabelEmbedding(classes, width), nn.Linear(dims, width)
         self.register_buffer("scale", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), persistent=False)
 
-    def forward(self, before: Tensor, label: Tensor) -> Tensor:
-        first = self.embed["start"](label)[:, None]
+    def forward(self, before: Tensor, cond: Cond | None) -> Tensor:
+        first = self.embed["start"](cond, len(before))[:, None]
         h = torch.cat([first, self.embed["before"](before.to(first))], 1)
         scale = self.scale[: h.shape[1]]
-        return self.predict(h, label, mask=scale[:, None] >= scale)
+        return self.predict(h, cond, mask=scale[:, None] >= scale)
 
 
-class VAR(Generator):
+class VAR(Listening):
     """Draws the tokens of a multi-scale space, a scale a step.
 
     Args:
         net: what predicts.
         space: between pictures and tokens.
-        shape: of a picture.
-        conditions: empty, or a label.
+        spec: of the data.
         sample: how it draws.
-        unlabelled: whether it also draws without a label.
+        unlabelled: whether it also draws without a label or a text.
+        texts: its text encoders, for data with captions.
     """
 
     def __init__(
         self,
         net: ScaleNet,
         space: MultiScaleVQ,
-        shape: tuple[int, ...],
-        conditions: Conditions,
+        spec: DataSpec,
         sample: ScaledSample,
         unlabelled: bool = True,
+        texts: Texts | None = None,
     ) -> None:
-        self.net, self.space, self.shape, self.conditions, self.how = net, space, tuple(shape), conditions, sample
-        self.unlabelled = unlabelled
+        super().__init__(spec.conditions, spec.classes, texts, unlabelled)
+        self.net, self.space, self.spec, self.shape, self.how = net, space, spec, spec.shape, sample
         self.scales = space.scales(*space.code_shape(self.shape)[1:])
 
     def before(self, tokens: Tensor) -> Tensor:
@@ -95,16 +98,15 @@ class VAR(Generator):
         flat = [each.flatten(2).mT for each in given]
         return torch.cat([tokens.new_zeros(len(tokens), 0, self.space.dims, dtype=torch.float32), *flat], 1)
 
-    def logits(self, tokens: Tensor, label: Tensor) -> Tensor:
-        """What is predicted of the scale after those of the tokens (B, …), guided towards the label more
+    def logits(self, tokens: Tensor, cond: Cond | None) -> Tensor:
+        """What is predicted of the scale after those of the tokens (B, …), guided towards what B samples are told more
         with each scale (their appendix C): (B, h·w, codes)."""
         before = self.before(tokens)
         k = int(self.net.scale[tokens.shape[1]])
         size = math.prod(self.scales[k])
-        if self.how.scale == 1.0:
-            return self.net(before, label)[:, -size:]
-        both = torch.cat([label, torch.full_like(label, self.net.null)])
-        logits = self.net(before.repeat(2, 1, 1), both)[:, -size:]
+        if self.how.scale == 1.0 or cond is None:
+            return self.net(before, cond)[:, -size:]
+        logits = self.net(before.repeat(2, 1, 1), cond.cat(cond.null()))[:, -size:]
         return guided(logits, 1.0 + (self.how.scale - 1.0) * k / (len(self.scales) - 1))
 
     @torch.no_grad()
@@ -117,17 +119,16 @@ class VAR(Generator):
         batch_size: int | None = None,
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
-        def draw(tape: Tape, label: Tensor | None, count: int) -> Tensor:
-            assert label is not None
-            tokens = torch.empty(count, 0, dtype=torch.int64, device=label.device)
+        def draw(tape: Tape, cond: Cond | None, count: int) -> Tensor:
+            tokens = torch.empty(count, 0, dtype=torch.int64, device=self.net.out.weight.device)
             for k, (h, w) in enumerate(self.scales):
-                found = categorical(self.logits(tokens, label) / self.how.temperature, tape.draw("token", k, (h * w,)))
+                found = categorical(self.logits(tokens, cond) / self.how.temperature, tape.draw("token", k, (h * w,)))
                 tokens = torch.cat([tokens, found], 1)
                 if on_step is not None:
                     on_step(Frame(count, k + 1, len(self.scales), lambda tokens=tokens: self.pictures(tokens)))
             return self.pictures(tokens)
 
-        return drawn(self, draw, n, cond, seed, batch_size, null=self.net.null if self.unlabelled else None)
+        return drawn(self, draw, n, cond, seed, batch_size, optional=self.unlabelled)
 
     def pictures(self, tokens: Tensor) -> Tensor:
         """The tokens (B, …) of the first scales, or of all, as pictures."""
@@ -135,13 +136,13 @@ class VAR(Generator):
 
     def drawing(self, sample: ScaledSample) -> VAR:
         """The same model, drawing otherwise."""
-        return VAR(self.net, self.space, self.shape, self.conditions, sample, self.unlabelled)
+        return VAR(self.net, self.space, self.spec, sample, self.unlabelled, self.texts)
 
     def settings(self) -> dict[str, Any]:
         return {**vars(self.how)}
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net, "space": self.space}
+        return {"net": self.net, "space": self.space, **self.modules_beside()}
 
 
 class Scaling(Task):
@@ -150,19 +151,19 @@ class Scaling(Task):
     Args:
         model: what is trained.
         held_out: pictures to validate on and to show.
-        drop: share of the labels that are dropped, for guidance.
+        drop: share of the labels or texts that are dropped, for guidance.
     """
 
     def __init__(self, model: VAR, held_out: Dataset, drop: float) -> None:
         self.model, self.held_out, self.drop = model, held_out, drop
-        self.players = {"net": Player(model.net)}
+        self.players = model.players(model.net)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         with torch.no_grad():
             tokens = self.model.space.to(batch.x.device).tokens(batch.x)
             before = self.model.before(tokens)
-        label = dropped(batch.label, rng, self.drop, self.model.net.null, tokens)
-        return {"surprise": F.cross_entropy(self.model.net(before, label).mT, tokens, reduction="none").mean(1)}
+        cond = self.model.heard(batch, rng, self.drop)
+        return {"surprise": F.cross_entropy(self.model.net(before, cond).mT, tokens, reduction="none").mean(1)}
 
     def validate(self) -> dict[str, float | list[float]]:
         """The loss on held-out pictures."""
@@ -179,11 +180,10 @@ def build(config: VARConfig, spec: DataSpec, seed: int, folder: Path | None) -> 
         InputError: when the space is not one of several scales, or sizes do not fit.
     """
     space = tokenizer(config.space, spec, folder, MultiScaleVQ)
-    classes = len(spec.classes) if "label" in spec.conditions else 0
+    texts = texts_of(config.text, spec, seed, pooled=False)
     sizes = [h * w for h, w in space.scales(*space.code_shape(spec.shape)[1:])]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sides = (config.width, config.depth, config.heads, config.dropout)
-        net = ScaleNet(space.dims, sizes, space.codes, classes, *sides)
-    conditions = {name: spec.conditions[name] for name in ("label",) if classes}
-    return VAR(net, space, spec.shape, conditions, config.Sample(), config.unlabelled or not classes)
+        sides = (config.width, config.depth, config.heads, config.dropout, 0 if texts is None else texts.width)
+        net = ScaleNet(space.dims, sizes, space.codes, classes_of(spec), *sides)
+    return VAR(net, space, spec, config.Sample(), config.unlabelled, texts)

@@ -19,6 +19,7 @@ from reverie.guide.energy import EnergyGuide, energy
 from reverie.guide.freedom import FreeDoM, time_travel
 from reverie.guide.online import Prototypes, sinkhorn
 from reverie.guide.rcg import rcg, standardise
+from reverie.guide.regions import Regional, regional
 from reverie.guide.rescaled import Rescaled, rescaled
 from reverie.guide.sds import sds
 from reverie.guide.self_guided import boxes, clusters, draw, masks
@@ -38,6 +39,7 @@ __all__ = [
     "FreeDoM",
     "NetClassifier",
     "Prototypes",
+    "Regional",
     "Rescaled",
     "Threshold",
     "Windows",
@@ -58,6 +60,7 @@ __all__ = [
     "masks",
     "position",
     "rcg",
+    "regional",
     "rescaled",
     "sds",
     "shape",

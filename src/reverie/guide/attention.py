@@ -114,11 +114,11 @@ class Attentive(Gradient):
 
         def look(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
             if at.cross:
-                seen.maps[at.site] = as_grid(_conditional(at.probabilities(q, k).mean(1), len(x), at), self.shape)
+                seen.maps[at.site] = as_grid(conditional(at.probabilities(q, k).mean(1), len(x), at), self.shape)
             return at.attend(q, k, v)
 
         def take(value: Tensor, at: taps.At) -> None:
-            seen.features[at.site] = _conditional(value, len(x), at)
+            seen.features[at.site] = conditional(value, len(x), at)
 
         call = (call or Call()).changed(taps.AttentionEdit(self.places, dict.fromkeys(self.places, look)))
         call = call.changed(taps.Edit(self.features, dict.fromkeys(self.features, take)))
@@ -171,7 +171,7 @@ def _unit(a: Tensor) -> Tensor:
     return (a - low) / (high - low).clamp(min=torch.finfo(a.dtype).eps)
 
 
-def _conditional(value: Tensor, rows: int, at: taps.At) -> Tensor:
+def conditional(value: Tensor, rows: int, at: taps.At) -> Tensor:
     """Of the branches that a guide inside has made of a batch of ``rows``, the one named "cond"."""
     k = len(value) // rows
     names = [name.rpartition("/")[2] for name in at.branches[:: max(1, len(at.branches) // k)]]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reverie.measure.kernel import kernel_distance
     from reverie.measure.neighbours import memorisation, nearest
     from reverie.measure.precision_and_recall import precision_recall
+    from reverie.measure.reranking import reranked
     from reverie.measure.retrieval import PictureText, clip_score, matched
     from reverie.measure.statistics import Statistics
     from reverie.measure.towers import Towers
@@ -47,6 +48,7 @@ __all__ = [
     "nearest",
     "outliers",
     "precision_recall",
+    "reranked",
 ]
 
 _HOME = {
@@ -75,6 +77,7 @@ _HOME = {
     "nearest": "neighbours",
     "outliers": "density",
     "precision_recall": "precision_and_recall",
+    "reranked": "reranking",
 }
 
 

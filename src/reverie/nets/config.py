@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from reverie.core.bounds import Bound
 
@@ -231,6 +232,11 @@ class TextConfig:
     depth: Depth = 3
     heads: Width = 4
     images: Annotated[int, Bound(ge=0, le=10**12)] = 0
+
+    def resolved(self) -> Self:
+        """The same with the absolute paths of folders."""
+        places = tuple(e if e == BYTES else str(Path(e).expanduser().absolute()) for e in self.encoders)
+        return replace(self, encoders=places)
 
 
 NetConfig = DiTConfig | UNetConfig | UViTConfig | MMDiTConfig | JiTConfig
