@@ -88,7 +88,7 @@ def build_sd(tmp, scheduler=None, **changes):
     return pipeline
 
 
-def build_sdxl(tmp):
+def build_sdxl(tmp, **changes):
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     one, two = clip_tokenizer(tmp / "one"), clip_tokenizer(tmp / "two")
@@ -99,7 +99,7 @@ def build_sdxl(tmp):
     }  # fmt: skip
     torch.manual_seed(0)
     pipeline = StableDiffusionXLPipeline(
-        unet=shaken(UNet2DConditionModel(**unet)), vae=vae(), tokenizer=one, tokenizer_2=two, text_encoder=clip(12, len(one)),
+        unet=shaken(UNet2DConditionModel(**unet | changes)), vae=vae(), tokenizer=one, tokenizer_2=two, text_encoder=clip(12, len(one)),
         text_encoder_2=clip(16, len(two), projection=10, act="gelu"),
         scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"), add_watermarker=False,
     )  # fmt: skip
@@ -145,7 +145,14 @@ def build_dit(tied=True):
 def tiny():
     """What builds tiny pipelines."""
     return SimpleNamespace(
-        build_sd=build_sd, build_sd3=build_sd3, build_dit=build_dit, shaken=shaken, vae=vae, texts=TEXTS, betas=BETAS
+        build_sd=build_sd,
+        build_sdxl=build_sdxl,
+        build_sd3=build_sd3,
+        build_dit=build_dit,
+        shaken=shaken,
+        vae=vae,
+        texts=TEXTS,
+        betas=BETAS,
     )
 
 

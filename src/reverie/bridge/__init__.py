@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reverie.bridge.folder import is_folder
 
 if TYPE_CHECKING:
+    from reverie.bridge.holes import inpainting
     from reverie.bridge.kl import KL
     from reverie.bridge.loading import Pretrained
     from reverie.bridge.loading import open_folder as load
@@ -24,6 +25,7 @@ _HOME = {
     "KL": ("kl", "KL"),
     "Pretrained": ("loading", "Pretrained"),
     "Scheduler": ("scheduler", "Scheduler"),
+    "inpainting": ("holes", "inpainting"),
     "load": ("loading", "open_folder"),
     "merge": ("lora", "merge"),
     "refusal": ("writing", "refusal"),
@@ -31,7 +33,9 @@ _HOME = {
     "write_controlnet": ("writing", "write_controlnet"),
 }
 
-__all__ = ["KL", "Pretrained", "Scheduler", "is_folder", "load", "merge", "refusal", "write", "write_controlnet"]
+__all__ = [
+    "KL", "Pretrained", "Scheduler", "inpainting", "is_folder", "load", "merge", "refusal", "write", "write_controlnet",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

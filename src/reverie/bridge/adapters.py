@@ -39,6 +39,8 @@ KOHYA = {
     "lora_te2_": "text_encoder_2", "lora_te3_": "text_encoder_3",
 }  # fmt: skip
 """What stands before the names of kohya's, which have lines for points, and the part that it means."""
+PICTURES = ("image_proj.", "ip_adapter.")
+"""How the names of an IP-Adapter begin (Ye et al. 2023)."""
 EARLY = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """What early diffusers called the attention of a text encoder."""
 DEFAULT = 8
@@ -100,6 +102,11 @@ def read_adapters(path: Path) -> dict[tuple[str, str], Adapter]:
     tensors = read_tensors(path)
     if not tensors:
         raise InputError(f"{path} holds no tensors, so it adapts nothing")
+    if foreign := next((name for name in tensors if name.startswith(PICTURES)), None):
+        raise InputError(
+            f"{path} is an IP-Adapter ({foreign!r}): its attention to a picture's embedding has no translation. rv.adapt.fit teaches a "
+            "model what is on a few pictures"
+        )
     adapters: dict[tuple[str, str], Adapter] = {}
     for name, tensor in tensors.items():
         part, module, side = _parsed(name, path)

@@ -115,12 +115,13 @@ def _unet(config: Mapping[str, Any], patch: int = 1, seen: bool = False) -> UNet
     else:
         count, size = (1, 0) if heads is None else (1, heads)
     levels = len(widths)
-    channels, out = config["in_channels"] // patch**2 // (2 if seen else 1), config["out_channels"] // patch**2
+    whole, out = config["in_channels"] // patch**2, config["out_channels"] // patch**2
+    channels = whole // 2 if seen else min(whole, out)
     if out not in (channels, 2 * channels):
         return None
     options = UNetConfig(
         patch=patch,
-        image=channels if seen else 0,
+        image=whole - channels,
         width=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=blocks,

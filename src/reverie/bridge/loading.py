@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from reverie.bridge.folder import SCHEDULER, Component, Folder
 from reverie.bridge.foreign import Foreign
 from reverie.bridge.kl import KL
 from reverie.bridge.scheduler import Index, Scheduler
-from reverie.bridge.text import Form, Texts
+from reverie.bridge.text import Form, Texts, scored
 from reverie.core.conditioner import Conditioner
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, unknown
@@ -40,6 +40,9 @@ from reverie.nets.network import Network
 from reverie.nets.prior import Prior
 from reverie.nets.unet import UNet
 
+SCORES = (6.0,), (2.5,)
+"""Of beauty, that a refiner is told of what is asked and of what is led away from, where nobody says others."""
+
 
 class Pretrained(NetDenoiser):
     """A denoiser out of a folder.
@@ -49,7 +52,12 @@ class Pretrained(NetDenoiser):
         scheduler: ``scheduler(steps)`` gives the arguments of :func:`reverie.sample` that take the steps of the folder's scheduler;
             None where there is none.
         conditioner: makes conditions of texts, labels and pictures.
+        controls: the ControlNets of the pipeline, for :func:`reverie.diffusion.control.control`.
+        pipeline: the class of the pipeline in diffusers, None of a single model.
     """
+
+    controls: tuple[ControlNet, ...] = ()
+    pipeline: str | None = None
 
     def __init__(
         self,
@@ -72,6 +80,12 @@ class Pretrained(NetDenoiser):
             net, schedule, kind, shape=(channels, height, width), time=time, data_std=data_std, learned_variance=learned, space=space
         )  # fmt: skip
         self.model, self.scheduler, self.conditioner = model, scheduler, conditioner
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The denoiser itself, all that it holds moved and cast."""
+        for net in self.controls:
+            net.to(device=device, dtype=dtype)
+        return super().to(device, dtype)
 
 
 def open_folder(
@@ -109,6 +123,11 @@ def open_folder(
     if component.kind == CONTROLNET:
         return controlnet.read(component).to(device=device, dtype=dtype)
     config = complete(component)
+    if config.get("encoder_hid_dim_type") == "ip_image_proj":
+        raise InputError(
+            f"{component.folder} was saved with an IP-Adapter in it, whose attention to a picture's embedding has no translation: "
+            "in diffusers, pipeline.unload_ip_adapter() and save it again"
+        )
     found = None if schedule is not None and kind is not None else _scheduler(folder)
     trained = found.schedule if schedule is None else schedule  # pyright: ignore[reportOptionalMemberAccess]
     net = _network(component, config, int(folder.index.get("patch", 1)), folder.has("prior"))
@@ -117,7 +136,7 @@ def open_folder(
     vae = autoencoder(folder.part("vae")) if folder.has("vae") else None
     texts = _texts(folder, component.kind, config, vae)
     classes = _class_names(folder)
-    return Pretrained(
+    opened = Pretrained(
         net,
         trained,
         found.kind if kind is None else kind,  # pyright: ignore[reportOptionalMemberAccess]
@@ -131,7 +150,10 @@ def open_folder(
         else "t",
         space=vae,
         data_std=found.data_std if schedule is None and kind is None and found else None,
-    ).to(device, dtype)
+    )
+    opened.controls = tuple(controlnet.read(component) for component in _controls(folder))
+    opened.pipeline = name if isinstance(name := folder.index.get("_class_name"), str) else None
+    return opened.to(device, dtype)
 
 
 def autoencoder(component: Component) -> KL:
@@ -152,6 +174,14 @@ def _network_of(folder: Folder) -> Component:
     raise InputError(
         f"the pipeline in {folder.path} ({folder.index.get('_class_name')}) has neither a unet nor a transformer"
     )
+
+
+def _controls(folder: Folder) -> list[Component]:
+    """The ControlNets of a pipeline: one, or several side by side under a number."""
+    if not folder.has("controlnet"):
+        return []
+    places = sorted(folder.path.glob("controlnet_*"), key=lambda place: (len(place.name), place.name))
+    return [folder.part("controlnet"), *map(Component, places)]
 
 
 def _scheduler(folder: Folder) -> Scheduler:
@@ -209,16 +239,18 @@ def _tied(net: Network, config: Mapping[str, Any], state: Mapping[str, Tensor]) 
 
 
 def _texts(folder: Folder, kind: str, config: dict[str, Any], vae: KL | None) -> Texts | None:
-    if not folder.has("text_encoder"):
+    if not folder.has("text_encoder") and not folder.has("text_encoder_2"):
         return None
     form: Form = "sd3" if kind == "SD3Transformer2DModel" else "sdxl" if folder.has("text_encoder_2") else "sd"
     if form != "sdxl":
         return Texts(folder, form, config.get("joint_attention_dim") or config["cross_attention_dim"])
     side = float(config["sample_size"] * (1 if vae is None else vae.factor))
-    waves = sinusoids(torch.tensor([side, side, 0.0, 0.0, side, side]), config["addition_time_embed_dim"])
+    last = SCORES if scored(folder) else ((side, side),) * 2
+    numbers = torch.tensor([(side, side, 0.0, 0.0, *each) for each in last])
+    waves = sinusoids(numbers.flatten(), config["addition_time_embed_dim"])
     if not config["flip_sin_to_cos"] or config["freq_shift"]:
         raise InputError("a pipeline with text_time sizes and flip_sin_to_cos or freq_shift changed has no translation")
-    return Texts(folder, form, config["cross_attention_dim"], waves.flatten()[None])
+    return Texts(folder, form, config["cross_attention_dim"], waves.reshape(2, -1))
 
 
 def _class_names(folder: Folder) -> list[str]:

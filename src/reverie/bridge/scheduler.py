@@ -50,6 +50,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What some say of β where the file does not, unlike the others."""
 COUNT = 100_000
 """The most steps of training that are believed."""
+SAME = 1e-6
+"""Half logsnr within which two points are one."""
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "straight"}
 
 
@@ -79,7 +81,7 @@ class Sigma:
 
 @dataclass(frozen=True)
 class Listed:
-    """A grid of given points; a later ``start``, in logsnr, cuts it off there."""
+    """A grid of given points; a later ``start``, in logsnr, cuts it off there, at a point of its own where it is one."""
 
     points: tuple[HostPoint, ...]
     start: float | None = None
@@ -91,6 +93,8 @@ class Listed:
         if self.start is None:
             return self.points
         first = schedule.at(0.5 * self.start)
+        if own := next((point for point in self.points if abs(point.lam - first.lam) < SAME), None):
+            return self.points[self.points.index(own) :]
         return first, *(point for point in self.points if point.lam > first.lam)
 
 
@@ -173,11 +177,16 @@ class Scheduler:
             return Index(self.count)
         return "t" if self.count == 1000 else Sigma(self.count)
 
-    def __call__(self, steps: int) -> dict[str, Any]:
+    def __call__(self, steps: int, strength: float | None = None) -> dict[str, Any]:
         """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample` that take the steps of the folder's scheduler.
 
+        Args:
+            steps: of the whole grid.
+            strength: with a picture ``x=`` to begin from, in (0, 1]: the share of the steps that are taken, the last ones, rounded as
+                diffusers' image-to-image pipelines round it; then ``start`` is among the arguments too.
+
         Raises:
-            InputError: where there is no translation, with the name of the option.
+            InputError: where there is no translation, with the name of the option, or for a strength of which no step is left.
         """
         check_steps(steps)
         if steps > self.count:
@@ -187,7 +196,17 @@ class Scheduler:
             raise self.refused("sampling", "give solver= and grid= yourself, or neither for Reverie's own choice")
         with following(f"the folder's {self.name}"):
             solver, points = translate(self, steps)
-        return {"solver": solver, "steps": steps, "grid": Listed(tuple(points))}
+        how = {"solver": solver, "steps": steps, "grid": Listed(tuple(points))}
+        return how if strength is None else how | {"start": self._start(points, steps, strength)}
+
+    def _start(self, points: list[HostPoint], steps: int, strength: float) -> float:
+        """The time at which the last ``strength`` of the steps begin."""
+        if not 0.0 < strength <= 1.0:
+            raise InputError(f"strength is in (0, 1], 1 forgets the picture: got {strength}")
+        left_out = int(steps - steps * strength) if self.flow else steps - int(steps * strength)
+        if left_out == steps:
+            raise InputError(f"a strength of {strength} leaves none of {steps} steps: give more of either")
+        return float(self.schedule.at(points[left_out].lam).t)
 
     # --- points ---
 

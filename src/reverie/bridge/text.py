@@ -1,8 +1,8 @@
 """Text encoders of a pipeline: what latent diffusion is told.
 
 Stable Diffusion 1 and 2 read the last layer of one CLIP (Rombach et al. 2022); XL the last but one of two, side by side, with the pooled
-vector of the second and sizes (Podell et al. 2024, section 2.2); 3 the last but one of two CLIPs, padded, followed by T5, with both pooled
-vectors (Esser et al. 2024, section 4).
+vector of the second and sizes (Podell et al. 2024, section 2.2), its refiner that of the second alone; 3 the last but one of two CLIPs,
+padded, followed by T5, with both pooled vectors (Esser et al. 2024, section 4).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reverie.bridge.building import plausible
 from reverie.bridge.folder import Folder
 from reverie.core.condition import Entry
 from reverie.core.errors import RunError
-from reverie.core.text import positions
+from reverie.core.text import positions, warn_of_cut
 
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -84,10 +84,11 @@ class Encoder:
             raise RunError(f"{path} could not be loaded: {error}") from error
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """(B, L) token numbers, cut and padded to the length."""
-        length = self.length or self.tokenizer.model_max_length
+        """(B, L) token numbers, cut and padded to the length; of a text that is cut a warning says how much is kept."""
+        length, texts = self.length or self.tokenizer.model_max_length, list(texts)
+        warn_of_cut(texts, [len(each) for each in self.tokenizer(texts, verbose=False).input_ids], length)
         return self.tokenizer(
-            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
 
     def __call__(self, texts: Sequence[str], layer: int | None = None) -> tuple[Tensor, Tensor]:
@@ -133,6 +134,11 @@ class Encoder:
         return positions(text, [None if token in special else at for at, token in each])
 
 
+def scored(folder: Folder) -> bool:
+    """Whether a pipeline tells its network how beautiful the picture is to be, as XL's refiner does."""
+    return bool(folder.index.get("requires_aesthetics_score", False))
+
+
 class Texts:
     """The text encoders of one pipeline together, as the model was trained with them.
 
@@ -140,12 +146,14 @@ class Texts:
         folder: the pipeline's.
         form: how the outputs of the encoders become conditions.
         width: features of a token, for "sd3".
-        sizes: for "sdxl", what stands for the size of the picture: the sinusoids of height, width, crop (top, left), height and width.
+        sizes: for "sdxl", what stands for the size of the picture, (2, D): the sinusoids of height, width, crop (top, left), height and
+            width, or, of a refiner, a score of beauty, of what is asked and of what is led away from.
         length: tokens for T5, for "sd3".
     """
 
     def __init__(self, folder: Folder, form: Form, width: int, sizes: Tensor | None = None, length: int = 256) -> None:
         self.form, self.width, self.sizes, self.length = form, width, sizes, length
+        self.scored = scored(folder)
         self.zeros = form == "sdxl" and bool(folder.index.get("force_zeros_for_empty_prompt", True))
         names = ("text_encoder", "text_encoder_2", "text_encoder_3")[: {"sd": 1, "sdxl": 2, "sd3": 3}[form]]
         self.encoders = [
@@ -159,9 +167,9 @@ class Texts:
         if negative is None and self.zeros:
             away = {name: torch.zeros_like(value) for name, value in away.items()}
         if self.sizes is not None:
-            for each in (asked, away):
+            for each, sizes in zip((asked, away), self.sizes, strict=True):
                 each["vector"] = torch.cat(
-                    [each["vector"], self.sizes.expand(len(each["vector"]), -1).to(each["vector"])], dim=1
+                    [each["vector"], sizes.expand(len(each["vector"]), -1).to(each["vector"])], dim=1
                 )
         return {
             name: Entry.of(value)._replace(null=away[name].expand(len(value), *away[name].shape[1:]))
@@ -197,7 +205,7 @@ class Texts:
         outs = [encoder(texts, layer=-2) for encoder in self.encoders[:2]]
         features = torch.cat([out[0] for out in outs], dim=-1)
         if self.form == "sdxl":
-            return {"text": features, "vector": outs[1][1]}
+            return {"text": features, "vector": outs[-1][1]}
         features = torch.nn.functional.pad(features, (0, self.width - features.shape[-1]))
         last = (
             self.encoders[2](texts)[0]

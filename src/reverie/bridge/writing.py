@@ -92,7 +92,10 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
             else _foreign(net)
         )
     elif denoise.conditioner.text is not None:
-        raise InputError("diffusers has no place for what this run has learned to read texts with")
+        raise InputError(
+            "diffusers has no place for what this run has learned to read texts with: draw from it here, by rv.load or reverie sample, "
+            "or train a model of classes to be written, with --data.no-captions"
+        )
     elif isinstance(net, Network) and net.config is not None:
         scheduler, (kind, config, state) = _translated(denoise, net)
     else:
@@ -114,6 +117,13 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
         index["vae"] = ["diffusers", "AutoencoderKL"]
     if isinstance(denoise.conditioner.text, Texts) and denoise.conditioner.text.form == "sdxl":
         index["force_zeros_for_empty_prompt"] = denoise.conditioner.text.zeros
+    if isinstance(denoise.conditioner.text, Texts) and denoise.conditioner.text.scored:
+        index["requires_aesthetics_score"] = True
+    if isinstance(denoise, Pretrained) and denoise.controls:
+        numbers = ["", *(f"_{i}" for i in range(1, len(denoise.controls)))]
+        for number, control in zip(numbers, denoise.controls, strict=True):
+            parts[f"controlnet{number}"] = controlnet.described(control, net, *denoise.model)
+        index["controlnet"] = ["diffusers", controlnet.CONTROLNET if len(numbers) == 1 else "MultiControlNetModel"]
     return parts, index
 
 
@@ -142,7 +152,7 @@ def _pipeline(denoise: NetDenoiser, kind: str, config: dict[str, Any], scheduler
             "sdxl": "StableDiffusionXLPipeline",
             "sd3": "StableDiffusion3Pipeline",
         }
-        return forms[texts.form]
+        return (isinstance(denoise, Pretrained) and denoise.pipeline) or forms[texts.form]
     table = not name.startswith(("Flow", "EDM"))
     if kind == "SD3Transformer2DModel":
         return "StableDiffusion3Pipeline"

@@ -1,5 +1,6 @@
 """Names as they come: what names of files and classes hold must neither end a job nor reach the terminal raw."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,16 @@ def shown(text: object) -> str:
         c if c == "\n" or c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode()
         for c in str(text)
     )
+
+
+def warn_of_cut(texts: Sequence[str], counts: Sequence[int], most: int) -> None:
+    """Warn of each text that has more tokens than the ``most`` that are kept."""
+    for text, count in zip(texts, counts, strict=True):
+        if count > most:
+            said = text if len(text) <= 60 else f"{text[:59]}…"
+            warnings.warn(
+                f"{said!r} has {count} tokens, the text encoder takes {most}: the first {most} are kept", stacklevel=3
+            )
 
 
 def positions(text: str, offsets: Sequence[tuple[int, int] | None]) -> dict[str, tuple[int, ...]]:

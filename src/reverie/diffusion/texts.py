@@ -6,7 +6,6 @@ with zeros, and their vectors are side by side. Nothing to say is the network's 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from reverie.core.batch import Dataset, DataSpec
 from reverie.core.condition import Cond, Entry, Text
 from reverie.core.errors import InputError
 from reverie.core.files import inside
+from reverie.core.text import warn_of_cut
 from reverie.data import captions
 from reverie.data.captions import FEATURES, Captioned
 from reverie.data.codes import WHERE
@@ -96,11 +96,11 @@ class Texts:
                 raise InputError(f"text {i} is empty: say what to draw, or leave it out to draw without a text")
         reads = []
         if self.own is not None:
-            _warn(texts, [spelling.count(text) for text in texts], self.own.length)
+            warn_of_cut(texts, [spelling.count(text) for text in texts], self.own.length)
             tokens = spelling.spelled(texts, self.own.length).to(self.own.norm.weight.device)
             reads.append(_pooled(*self.own(tokens), first=True))
         for encoder in self.foreign:
-            _warn(texts, encoder.counts(texts), encoder.length)
+            warn_of_cut(texts, encoder.counts(texts), encoder.length)
             reads.append(_pooled(*encoder(texts)))
         return self._joined(reads, torch.ones(len(texts), dtype=torch.bool, device=reads[0][0].device))
 
@@ -126,15 +126,6 @@ def _with_null(entry: Entry, away: Entry) -> Entry:
     n = len(entry.value)
     mask = None if away.mask is None else away.mask.expand(n, -1)
     return entry._replace(null=away.value.expand(n, *away.value.shape[1:]), null_mask=mask)
-
-
-def _warn(texts: Sequence[str], counts: Sequence[int], most: int) -> None:
-    for text, count in zip(texts, counts, strict=True):
-        if count > most:
-            said = text if len(text) <= 60 else f"{text[:59]}…"
-            warnings.warn(
-                f"{said!r} has {count} tokens, the text encoder takes {most}: the first {most} are kept", stacklevel=2
-            )
 
 
 def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Texts | None:
@@ -187,7 +178,11 @@ def captioned(config: TextConfig, data: Dataset, samples: Dataset, folder: Path,
     found = captions.of(data)
     if found is None:
         return samples
-    found = found.plain() if plain else found
+    return called(config, found.plain() if plain else found, samples, folder)
+
+
+def called(config: TextConfig, found: captions.Captions, samples: Dataset, folder: Path) -> Captioned:
+    """Samples told their captions; what foreign text encoders make of these is made once and kept in a run's folder."""
     said = [text for several in found.texts for text in several]
     foreign = [ForeignText(name) for name in config.encoders if name != BYTES]
     return Captioned(samples, found, [each.features(said, inside(folder, WHERE)) for each in foreign])
