@@ -14,7 +14,9 @@ DIGITS8, SCENES = "digits8", "scenes"
 def names() -> list[str]:
     """Names that `reverie.data.load` knows: the bundled sets, scikit-learn's 8x8 digits as ``digits8``, the made ``scenes``,
     and those that ``reverie prefetch`` has fetched."""
-    return sorted([*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8, SCENES, *filter(prefetch.folder, fetchable())])
+    return sorted(
+        [*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8, SCENES, *filter(prefetch.folder, fetchable())]
+    )
 
 
 def fetchable() -> list[str]:

@@ -17,6 +17,7 @@ from reverie.guide.classifier import Classified, ClassifierMean, NetClassifier, 
 from reverie.guide.compose import Compose, compose
 from reverie.guide.energy import EnergyGuide, energy
 from reverie.guide.freedom import FreeDoM, time_travel
+from reverie.guide.instruct import Instructed, instruct
 from reverie.guide.online import Prototypes, sinkhorn
 from reverie.guide.rcg import rcg, standardise
 from reverie.guide.rescaled import Rescaled, rescaled
@@ -36,6 +37,7 @@ __all__ = [
     "Compose",
     "EnergyGuide",
     "FreeDoM",
+    "Instructed",
     "NetClassifier",
     "Prototypes",
     "Rescaled",
@@ -54,6 +56,7 @@ __all__ = [
     "draw",
     "energies",
     "energy",
+    "instruct",
     "look",
     "masks",
     "position",

@@ -20,6 +20,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "classifier": "reverie.diffusion.config:ClassifierConfig",
     "controlnet": "reverie.diffusion.conditioned:ControlNetConfig",
     "palette": "reverie.diffusion.conditioned:PaletteConfig",
+    "instruct": "reverie.diffusion.conditioned:InstructConfig",
     "reflow": "reverie.diffusion.teacher:ReflowConfig",
     "genie": "reverie.diffusion.teacher:GenieConfig",
     "progressive": "reverie.distill.match_config:ProgressiveConfig",
