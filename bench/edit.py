@@ -173,8 +173,8 @@ def p2p(how: str, blend: bool, denoise: Denoiser, batch: Batch) -> Tensor:
         one, texts, said = batch.index(slice(i, i + 1)), (edit.before.caption, edit.after.caption), denoise.conditioner  # pyright: ignore[reportAttributeAccessIssue]
         code = inverted(how, denoise, one, scale=scale(denoise))
         words = [rv.edit.words(text, said) for text in texts]
-        shapes = [scene.things[edit.thing].shape for scene in edit[:2]]
-        things = [rv.edit.tokens_of(*each) for each in zip(words, shapes, strict=True)]
+        own = slice(1, 3) if edit.thing == 0 else slice(-2, None)  # its colour and its shape
+        things = [tuple(i for word in each[own] for i in word.tokens) for each in words]
         edited.append(
             rv.edit.prompt_to_prompt(
                 denoise,

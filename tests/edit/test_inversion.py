@@ -15,7 +15,7 @@ from reverie.edit import Inversion, reconstruct
 from reverie.edit.inversion import METHODS, cycle, edict, edit_friendly, fixed_point, negative_prompt, null_text, ode
 from reverie.edit.inversion.null_text import null_of
 from reverie.nets import DiTConfig, build
-from reverie.solve import DDIM, grids, sample
+from reverie.solve import DDIM, grids
 
 from .closed_form import As, Soft, pictures, rms, word
 
