@@ -36,7 +36,7 @@ def test_names_are_listed_without_torch(tmp_path):
     environment = {**os.environ, "REVERIE_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", program]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-    assert printed.strip() == "['digits8', 'emoji', 'mnist5k'] False"
+    assert printed.strip() == "['digits8', 'emoji', 'mnist5k', 'scenes'] False"
 
 
 def test_all_bundles_stay_under_five_megabytes():

@@ -358,6 +358,21 @@ def test_drag_moves_the_handle_and_a_rate_of_zero_nothing(rate):
         drag(denoise, code, [(3.5, 1.5)], [(3.5, 5.5)])
 
 
+def test_what_is_dragged_goes_the_way_of_its_target():
+    """One handle, targets on both sides of it: the middle of the red goes to that side."""
+    denoise, red = painter(), prompt(A, A_RED)
+    source = sample(denoise, 1, red, steps=8, grid=ENDS, seed=1)
+    code = inversion.ode(denoise, source, red, 8, DDIM(), grid=ENDS)
+
+    def middle(images: Tensor) -> float:
+        weight = (images[0, 0] - images[0, 0].amin()).sum(0)
+        return float((weight * torch.arange(8)).sum() / weight.sum())
+
+    how = {"site": "blocks.0", "rate": 0.3, "iterations": 25, "skip": 3, "search": 2}
+    right, left = (middle(drag(denoise, code, [(3.5, 3.5)], [(3.5, x)], **how).images) for x in (6.5, 0.5))
+    assert right - left > 0.1
+
+
 def test_the_energy_of_dragon_knows_where_an_object_is_to_be_and_of_which_size():
     """Features that differ in one box: lowest where the box has moved, and been stretched, as the masks say."""
 

@@ -9,12 +9,13 @@ from reverie.core.condition import Cond
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.exact import GaussianMixture
+from reverie.core.noise import Tape, sample_seeds
 from reverie.core.schedules import VP, Cosine, Flow
 from reverie.edit import Inversion, reconstruct
 from reverie.edit.inversion import METHODS, cycle, edict, edit_friendly, fixed_point, negative_prompt, null_text, ode
 from reverie.edit.inversion.null_text import null_of
 from reverie.nets import DiTConfig, build
-from reverie.solve import DDIM, grids, sample
+from reverie.solve import DDIM, grids
 
 from .closed_form import As, Soft, pictures, rms, word
 
@@ -62,11 +63,18 @@ def test_edit_friendly_noises_are_large_and_anticorrelated_and_those_of_the_forw
     assert float(native.std()) == pytest.approx(1.0, abs=0.1) and abs(lagged(native)) < 0.1
 
 
-def test_the_noises_of_samples_that_the_model_drew_are_those_it_drew():
-    """CycleDiffusion's states given x0 are those of the model where its posterior is: the data is a point."""
+@pytest.mark.parametrize("eta", [0.1, 1.0])
+def test_where_the_models_posterior_is_that_of_the_process_cycle_stores_the_noises_it_drew(eta):
+    """Data that is a point: a model that knows it moves as the forward process does, and what is left is the draw, of unit size."""
     point = GaussianMixture(torch.ones(1), torch.tensor([[0.4, -0.3]]), 1e-12 * torch.eye(2)[None]).denoiser(VP())
-    x = sample(point, 3, steps=20, seed=1)
-    assert float(cycle(point, x, steps=20, eta=1.0).noises[:-1].std()) == pytest.approx(1.0, abs=0.1)
+    x = torch.tensor([[0.4, -0.3]]).expand(3, -1)
+    noises = cycle(point, x, steps=20, eta=eta, seed=4).noises[:-1]
+
+    def tape(seed: int) -> torch.Tensor:
+        return torch.stack([Tape(sample_seeds(seed, 3)).draw("invert", i, (2,)) for i in range(1, 20)]).to(noises)
+
+    assert (noises - tape(4)).abs().max() < 1e-2
+    assert (noises - tape(5)).abs().max() > 1.0
 
 
 def test_null_text_comes_back_under_guidance():

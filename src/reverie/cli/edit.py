@@ -33,9 +33,9 @@ class Arguments(Placing):
         run: folder of a run, or of one of its checkpoints.
         picture: the picture, or a file of reverie invert.
         source: what the picture shows: a class by number or name, or a text; none without.
-        target: what it is to become.
-        method: edict without, or that of the inversion; cycle, dds, edit_friendly, fixed_point, imagic, masactrl, masked, negative_prompt,
-            null_text, ode, p2p, pix2pix_zero, plug_and_play or sdedit.
+        target: what it is to become; for a run of instruct, what to do with it.
+        method: edict without, that of the inversion, or instruct for a run of that; cycle, dds, edit_friendly, fixed_point, imagic,
+            masactrl, masked, negative_prompt, null_text, ode, p2p, pix2pix_zero, plug_and_play or sdedit.
         mask: a picture of the same size, white where the picture may change; elsewhere every pixel stays.
         drag: in place of a method, y,x:y,x moves what is at the first place to the second, in pixels of the model.
         steps: of the solver.
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from reverie.edit import Inversion, edit
-    from reverie.edit.methods import USUAL
+    from reverie.edit.methods import chosen
     from reverie.learn import grid
     from reverie.recipes.drawn import chunks
     from reverie.recipes.sources import known, picture
@@ -78,7 +78,8 @@ def main(arguments: list[str]) -> None:
         condition(words, flag, denoise, run.recipe)
         for words, flag in ((given.source, "--from"), (given.target, "--to"))
     )
-    images = Inversion.load(given.picture) if kept else picture(given.picture, run.recipe).to(denoise.device)
+    size = denoise.space.data_shape(denoise.shape)[1:]
+    images = Inversion.load(given.picture) if kept else picture(given.picture, run.recipe, size).to(denoise.device)  # pyright: ignore[reportArgumentType]
     mask = None
     if given.mask is not None:
         mask = known(given.mask, None if kept else given.picture, run.recipe, "edited").to(denoise.device)
@@ -87,12 +88,15 @@ def main(arguments: list[str]) -> None:
         edited, cost = dragged(given, denoise, images, source, mask)
     else:
         how = {"steps": given.steps, "scale": given.scale, "start": given.start, "seed": given.seed}
-        done = edit(denoise, images, source, target, given.method, mask=mask, alignment=aligned(given, denoise), **how)
+        done = edit(
+            denoise, images, source, target, given.method, mask=mask, alignment=alignment(given, denoise), **how
+        )
         edited, cost = (
             done.images,
             f"{done.evaluations:.0f} evaluations and {done.backwards:.0f} backward passes a picture",
         )
-    method = "drag" if given.drag else given.method or (images.method if isinstance(images, Inversion) else USUAL)
+    code = images if isinstance(images, Inversion) else None
+    method = "drag" if given.drag else given.method or chosen(denoise, code)
     settings = {"from": given.source, "to": given.target, "method": method}
     settings |= {name: getattr(given, name) for name in ("steps", "scale", "start")}
     text = chunks(run, flags(given), settings, given.seed, verb="edit")
@@ -104,15 +108,13 @@ def main(arguments: list[str]) -> None:
     print(f"differs from the picture by {off:.4f} rms, where black to white is 2; {cost}")
 
 
-def aligned(given: Arguments, denoise: "NetDenoiser") -> "Alignment | None":
+def alignment(given: Arguments, denoise: "NetDenoiser") -> "Alignment | None":
     """Which words of ``--from`` stand for which of ``--to``, for p2p on a model that reads texts."""
-    from reverie.edit import align, words
+    from reverie.edit import aligned
 
     if given.method != "p2p" or denoise.conditioner.text is None or given.source is None or given.target is None:
         return None
-    texts = (given.source, given.target)
-    lengths = tuple(denoise.conditioner(each)["text"].value.shape[1] for each in texts)
-    return align(*(words(each, denoise.conditioner) for each in texts), length=lengths)  # pyright: ignore[reportArgumentType]
+    return aligned(given.source, given.target, denoise.conditioner)
 
 
 def dragged(

@@ -8,13 +8,15 @@ from reverie.data import prefetch
 from reverie.data.remote import REMOTE
 
 FOLDER = Path(__file__).parent / "bundled"
-DIGITS8 = "digits8"
+DIGITS8, SCENES = "digits8", "scenes"
 
 
 def names() -> list[str]:
-    """Names that `reverie.data.load` knows: the bundled sets, scikit-learn's 8x8 digits as ``digits8``, and those that
-    ``reverie prefetch`` has fetched."""
-    return sorted([*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8, *filter(prefetch.folder, fetchable())])
+    """Names that `reverie.data.load` knows: the bundled sets, scikit-learn's 8x8 digits as ``digits8``, the made ``scenes``,
+    and those that ``reverie prefetch`` has fetched."""
+    return sorted(
+        [*(path.stem for path in FOLDER.glob("*.npz")), DIGITS8, SCENES, *filter(prefetch.folder, fetchable())]
+    )
 
 
 def fetchable() -> list[str]:

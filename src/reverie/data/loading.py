@@ -12,7 +12,7 @@ from PIL import Image
 
 from reverie.core import files
 from reverie.core.errors import InputError, RunError, nearest, unknown
-from reverie.data import catalog, hub, pixels, prefetch, stored
+from reverie.data import catalog, hub, pixels, prefetch, scenes, stored
 from reverie.data.images import ImageSet
 from reverie.data.remote import REMOTE
 from reverie.data.split import held_out
@@ -57,7 +57,7 @@ def load(
             f"the name of the data is empty: give a folder of pictures or one of {', '.join(catalog.names())}."
         )
     if isinstance(name_or_path, str) and name_or_path in catalog.names():
-        parts = _named(name_or_path)
+        parts = _named(name_or_path, size)
         parts["store"] = torch.from_numpy(_convert(parts["store"], size, channels, fit))
         name = name_or_path
     else:
@@ -92,9 +92,11 @@ def existing(given: str | Path) -> Path:
     return path
 
 
-def _named(name: str) -> dict[str, Any]:
+def _named(name: str, size: pixels.Size | None) -> dict[str, Any]:
     if name == catalog.DIGITS8:
         return _digits8()
+    if name == catalog.SCENES:
+        return dict(scenes.stored(pixels.sides(size or scenes.SIZE)))
     return _fetched(there) if name in REMOTE and (there := prefetch.folder(name)) else _bundled(name)
 
 

@@ -11,7 +11,7 @@ from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 from reverie.diffusion.config import OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.teacher import FromRun
-from reverie.nets.config import CONFIGS, NetConfig
+from reverie.nets.config import CONFIGS, NetConfig, TextConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reverie.core.batch import Dataset, DataSpec
     from reverie.core.denoiser import NetDenoiser
     from reverie.diffusion.control import Control, Controlling
+    from reverie.diffusion.instructing import Instructing
     from reverie.diffusion.palette import Palette
     from reverie.diffusion.sketch import Sketcher, Sketching
     from reverie.solve import Sampler
@@ -88,6 +89,69 @@ class PaletteConfig(OnPath):
         raise InputError(
             f"a run of palette draws what a damaged picture may have been ({self.op}): `reverie restore RUN --image FILE`"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructConfig(OnPath):
+    """Editing by instruction that is learned: the network is shown the picture beside the noise and told in words what becomes of it
+    (Brooks et al. 2023, InstructPix2Pix). The data are pictures side by side, before and after, with instructions as captions, as
+    reverie.edit.pairs makes them.
+
+    Attributes:
+        net: the network, one that takes a picture and a text (unet).
+        kind: what it predicts.
+        drop: share of the examples that lack the instruction, that lack the picture, and that lack both, each.
+        text: how instructions are read.
+    """
+
+    name: ClassVar[str] = "instruct"
+    Sample: ClassVar[type] = RestoreConfig
+
+    net: NetConfig = field(default_factory=CONFIGS["unet"])
+    kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"
+    drop: Annotated[float, Bound(ge=0, le=1 / 3)] = 0.05
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def check(self, spec: DataSpec, sample: RestoreConfig) -> None:
+        from reverie.diffusion.building import learns_variance, solving
+
+        solving(sample)
+        if learns_variance(self.net):
+            raise InputError("instruct is trained by the squared error alone: leave out net.learn_sigma")
+        self.build(spec, 0)
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """Pictures after, told the pictures before and the instructions."""
+        from reverie.diffusion.instructing import Sides
+        from reverie.diffusion.texts import captioned
+
+        told = captioned(self.text, data, data, folder), captioned(self.text, held_out, held_out, folder, plain=True)
+        return Sides(told[0]), Sides(told[1])
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
+        from reverie.diffusion.instructing import build
+
+        return build(self, spec, seed)
+
+    def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
+        own = getattr(model.conditioner.text, "own", None)
+        return {"denoiser": model.net} if own is None else {"denoiser": model.net, "text": own}
+
+    def task(
+        self, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: RestoreConfig, seed: int
+    ) -> Instructing:
+        from reverie.diffusion.instructing import task
+
+        return task(self, model, data, held_out, sample, seed)
+
+    def describe(self, model: NetDenoiser, spec: DataSpec) -> dict[str, str]:
+        return {**super().describe(model, spec), "kind": model.kind.name}
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie edit {quote(run)} --help"
+
+    def generator(self, opened: NetDenoiser, sample: Any) -> Any:
+        raise InputError('a run of instruct edits pictures: `reverie edit RUN picture.png --to "make it blue"`')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from reverie.core.tensors import finite
 from reverie.edit import inversion
 from reverie.edit.dds import dds
 from reverie.edit.imagic import imagic
+from reverie.edit.instruct import instruct
 from reverie.edit.inversion.record import Inversion
 from reverie.edit.masactrl import masactrl
 from reverie.edit.masked import masked, paste
@@ -37,7 +38,7 @@ SKIPPED = {"edit_friendly": 0.36, "edict": 0.2}
 """The part of the moves that is left out, in their papers."""
 USUAL = "edict"
 """What edits where nobody says how: on digits it becomes the class and keeps the rest (the figure of the docs)."""
-METHODS = tuple(sorted([*INVERTED, "dds", "imagic", "masked", "sdedit"]))
+METHODS = tuple(sorted([*INVERTED, "dds", "imagic", "instruct", "masked", "sdedit"]))
 
 
 class Edited(NamedTuple):
@@ -81,6 +82,13 @@ def invert(
     return inversion.METHODS[method](denoise, images, cond, steps, **own)  # pyright: ignore[reportArgumentType]
 
 
+def chosen(denoise: Denoiser, code: Inversion | None) -> str:
+    """The method that edits where nobody says which."""
+    if code is not None:
+        return code.method
+    return "instruct" if "image" in denoise.conditions else USUAL
+
+
 def usual(denoise: Denoiser) -> float | None:
     """The guidance scale of the recipe of a model from a run, None without one."""
     return None if denoise.sampling is None else denoise.sampling.scale
@@ -107,7 +115,8 @@ def edit(
         images: (n, C, H, W) in [−1, 1], or an inversion of them.
         source: what the pictures are; None without.
         target: what they are to become.
-        method: one of :data:`METHODS`; by default that of the inversion, if it is one, else :data:`USUAL`.
+        method: one of :data:`METHODS`; by default that of the inversion, if it is one, instruct for a model that was trained to edit, else
+            :data:`USUAL`.
         mask: true or 1 where the picture may change; outside of it the pixels stay, bit for bit.
         alignment: of the words, for p2p.
         steps: of the solver.
@@ -119,7 +128,7 @@ def edit(
         InputError: for an unknown method, or as the method says.
     """
     code = images if isinstance(images, Inversion) else None
-    method = (USUAL if code is None else code.method) if method is None else method
+    method = chosen(denoise, code) if method is None else method
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if method == "masked" and mask is None:
@@ -140,6 +149,10 @@ def edit(
         if source is None or target is None:
             raise InputError("dds goes from one condition to another: give both")
         edited = dds(denoise, given, source, target, 4 * steps, scale=7.5 if scale is None else scale, seed=seed)
+    elif method == "instruct":
+        if target is None:
+            raise InputError("instruct edits by an instruction: say what to do with the picture")
+        edited = instruct(denoise, given, target, steps=steps, scale=7.5 if scale is None else scale, seed=seed)
     elif method == "imagic":
         if target is None:
             raise InputError("imagic edits towards a condition: say what the picture is to become")

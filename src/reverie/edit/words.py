@@ -118,6 +118,21 @@ def align(
     return Alignment(mapper, (mapper.sum(0) == 0).float())
 
 
+def aligned(source: str, edit: str, conditioner: Conditioner, replace: bool = False) -> Alignment:
+    """Two texts aligned as a model reads them, of one batch: the shorter is padded to the longer.
+
+    Args:
+        source, edit: the texts.
+        conditioner: the model's.
+        replace: as of :func:`align`.
+
+    Raises:
+        InputError: as :func:`align`.
+    """
+    length = max(conditioner(text)["text"].value.shape[1] for text in (source, edit))
+    return align(words(source, conditioner), words(edit, conditioner), length, replace)
+
+
 def same(length: int) -> Alignment:
     """Every token stands for itself."""
     return Alignment(torch.eye(length), torch.zeros(length))

@@ -17,6 +17,7 @@ from reverie.guide.classifier import Classified, ClassifierMean, NetClassifier, 
 from reverie.guide.compose import Compose, compose
 from reverie.guide.energy import EnergyGuide, energy
 from reverie.guide.freedom import FreeDoM, time_travel
+from reverie.guide.instruct import Instructed, instruct
 from reverie.guide.online import Prototypes, sinkhorn
 from reverie.guide.rcg import rcg, standardise
 from reverie.guide.regions import Regional, regional
@@ -37,6 +38,7 @@ __all__ = [
     "Compose",
     "EnergyGuide",
     "FreeDoM",
+    "Instructed",
     "NetClassifier",
     "Prototypes",
     "Regional",
@@ -56,6 +58,7 @@ __all__ = [
     "draw",
     "energies",
     "energy",
+    "instruct",
     "look",
     "masks",
     "position",

@@ -18,8 +18,8 @@ class DataConfig:
     """What to learn from.
 
     Attributes:
-        name: a bundled set (mnist5k, emoji, digits8), one that `reverie prefetch` brought, or a folder or zip file of pictures, whose
-            sub-folders are classes; shards of tar files (WebDataset); tables of Parquet or Arrow (of Hugging Face's datasets).
+        name: a bundled set (mnist5k, emoji, digits8, scenes), one that `reverie prefetch` brought, or a folder or zip file of pictures,
+            whose sub-folders are classes; shards of tar files (WebDataset); tables of Parquet or Arrow (of Hugging Face's datasets).
         size: height and width of the pictures in pixels, or the side of squares; inferred without.
         channels: 1 (grey) or 3 (RGB); inferred without.
         fit: how a picture becomes one of that size.

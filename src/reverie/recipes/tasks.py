@@ -21,6 +21,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "controlnet": "reverie.diffusion.conditioned:ControlNetConfig",
     "sketch": "reverie.diffusion.conditioned:SketchConfig",
     "palette": "reverie.diffusion.conditioned:PaletteConfig",
+    "instruct": "reverie.diffusion.conditioned:InstructConfig",
     "reflow": "reverie.diffusion.teacher:ReflowConfig",
     "genie": "reverie.diffusion.teacher:GenieConfig",
     "progressive": "reverie.distill.match_config:ProgressiveConfig",

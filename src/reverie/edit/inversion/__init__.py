@@ -1,6 +1,7 @@
 """Inversion: from a picture back to what it is drawn from, kept as an object that edits take."""
 
 from reverie.edit.inversion.cycle import cycle
+from reverie.edit.inversion.drawn import drawn
 from reverie.edit.inversion.edict import EDICT, edict
 from reverie.edit.inversion.edit_friendly import edit_friendly
 from reverie.edit.inversion.fixed_point import FixedPoint, Midpoint, fixed_point
@@ -27,6 +28,7 @@ __all__ = [
     "Inversion",
     "Midpoint",
     "cycle",
+    "drawn",
     "edict",
     "edit_friendly",
     "fixed_point",
