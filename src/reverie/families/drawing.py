@@ -83,9 +83,9 @@ def drawn(
     return samples.to(torch.promote_types(samples.dtype, torch.float32))
 
 
-def columns(model: Generator, real: Dataset) -> Preview | None:
+def columns(model: Generator, real: Dataset | None) -> Preview | None:
     """A row of real pictures and below it three of samples, a class a column below its name if there are classes."""
-    if not len(real) or len(real.spec.shape) != 3:
+    if real is None or not len(real) or len(real.spec.shape) != 3:
         return None
     names: Sequence[str] = ()
     if "label" in model.conditions:
@@ -110,9 +110,9 @@ def dropped(label: Tensor | None, rng: Draws, share: float, null: int, like: Ten
     return torch.where((rng.uniform("drop") < share).to(label.device), null, label)
 
 
-def validated(task: Task, held_out: Dataset) -> dict[str, float | list[float]]:
+def validated(task: Task, held_out: Dataset | None) -> dict[str, float | list[float]]:
     """The means of the parts of a loss on at most 512 held-out pictures, under fixed draws; their sum is ``loss``."""
-    if not len(held_out):
+    if held_out is None or not len(held_out):
         return {}
     (player, side), n = next(iter(task.players.items())), min(512, len(held_out))
     device = next(side.module.parameters()).device

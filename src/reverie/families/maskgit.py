@@ -9,27 +9,28 @@ The alternative keeps places in the order of a Halton sequence (Besnier et al. 2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Conditions
+from reverie.core.condition import Cond
 from reverie.core.draws import Draws
-from reverie.core.generator import Frame, Generator
+from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.core.tensors import onto
 from reverie.families.drawing import columns, drawn, dropped, validated
+from reverie.families.token_model import TokenModel
 from reverie.families.token_net import TokenNet, categorical, guided, tokenizer
 from reverie.spaces.vq import VQ
 
 if TYPE_CHECKING:
-    from reverie.families.token_config import MaskedSample, MaskGITConfig
+    from reverie.families.token_config import MaskGITConfig
 
 
 class MaskedNet(TokenNet):
@@ -45,30 +46,15 @@ class MaskedNet(TokenNet):
         return self.predict(self.embed["token"](tokens), label)
 
 
-class MaskGIT(Generator):
-    """Draws the tokens of a space in a few steps.
+class MaskGIT(TokenModel):
+    """Draws the tokens of a space in a few steps."""
 
-    Args:
-        net: what predicts.
-        space: between pictures and tokens.
-        shape: of a picture.
-        conditions: empty, or a label.
-        sample: how it draws.
-        unlabelled: whether it also draws without a label.
-    """
+    net: MaskedNet
 
-    def __init__(
-        self,
-        net: MaskedNet,
-        space: VQ,
-        shape: tuple[int, ...],
-        conditions: Conditions,
-        sample: MaskedSample,
-        unlabelled: bool = True,
-    ) -> None:
-        self.net, self.space, self.shape, self.conditions, self.how = net, space, tuple(shape), conditions, sample
-        self.unlabelled = unlabelled
-        self.length = space.token_count(self.shape)
+    @property
+    def length(self) -> int:
+        """L, of a picture."""
+        return self.space.token_count(self.shape)
 
     def logits(self, tokens: Tensor, label: Tensor) -> Tensor:
         """What is predicted of tokens (B, L), guided towards the label (B,) by the scale: (B, L, codes)."""
@@ -132,15 +118,8 @@ class MaskGIT(Generator):
         tokens = torch.where(tokens == self.net.mask, book.nearest(book.codes.mean(0, keepdim=True)), tokens)
         return self.space.from_tokens(tokens, self.shape).clamp(-1.0, 1.0)
 
-    def drawing(self, sample: MaskedSample) -> MaskGIT:
-        """The same model, drawing otherwise."""
-        return MaskGIT(self.net, self.space, self.shape, self.conditions, sample, self.unlabelled)
-
-    def settings(self) -> dict[str, Any]:
-        return {**vars(self.how)}
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net, "space": self.space}
+    def learning(self) -> Masking:
+        return Masking(self)
 
 
 def masked(length: int, steps: int) -> list[int]:
@@ -191,7 +170,9 @@ class Masking(Task):
         smoothing: share of the truth that is spread over all codes.
     """
 
-    def __init__(self, model: MaskGIT, held_out: Dataset, drop: float, smoothing: float) -> None:
+    def __init__(
+        self, model: MaskGIT, held_out: Dataset | None = None, drop: float = 0.0, smoothing: float = 0.1
+    ) -> None:
         self.model, self.held_out, self.drop, self.smoothing = model, held_out, drop, smoothing
         self.players = {"net": Player(model.net)}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reverie.core.batch import Dataset, DataSpec
     from reverie.diffusion.first_stage import FirstStage
     from reverie.families.maskgit import MaskGIT, Masking
+    from reverie.families.token_model import TokenModel
     from reverie.families.vae import VAE, Bounding
     from reverie.families.var import VAR, Scaling
     from reverie.spaces.latent import Latent
@@ -149,6 +150,12 @@ class OnTokens(DropsLabels):
 
     def modules(self, model: Any) -> dict[str, nn.Module]:
         return {"net": model.net}
+
+    def open(self, model: TokenModel, spec: DataSpec) -> TokenModel:
+        from reverie.core.conditioner import Conditioner
+
+        model.conditioner = Conditioner(model.conditions, spec.classes)
+        return model
 
     def next(self, run: str, data: str) -> str:
         return f"reverie sample {quote(run)}; reverie report {quote(run)}"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from reverie.core.batch import DataSpec
 from reverie.core.errors import InputError
 from reverie.diffusion.building import space_of
+from reverie.nets.embeddings import LabelTable
 from reverie.nets.layers import FeedForward, modulate, plain_norm, zeroed
 from reverie.nets.prepacked import Linear
 from reverie.spaces.config import SpaceConfig
@@ -66,14 +67,18 @@ class TokenNet(nn.Module):
         super().__init__()
         if width % heads:
             raise InputError(f"{heads} heads do not divide the width {width}: choose a divisor of it")
-        self.null = classes
-        self.conditioning = nn.Embedding(classes + 1, width)
+        self.conditioning = LabelTable(classes + 1, width)
         self.embed = nn.ModuleDict({"place": nn.Embedding(length, width)})
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm, self.modulation = plain_norm(width), zeroed(Linear(width, 2 * width))
         self.out = Linear(width, codes)
         for outer in (self.conditioning, self.embed["place"], self.out):
             nn.init.normal_(outer.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def null(self) -> int:
+        """What stands for a label that is absent."""
+        return self.conditioning.null
 
     def predict(self, h: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         """Of vectors (B, L, width) and labels (B,), classes or :attr:`null`."""

@@ -8,26 +8,28 @@ predicted from the sum of the earlier ones, averaged to its sides; the first fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Conditions
+from reverie.core.condition import Cond
 from reverie.core.draws import Draws
-from reverie.core.generator import Frame, Generator
+from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.families.drawing import columns, drawn, dropped, validated
+from reverie.families.token_model import TokenModel
 from reverie.families.token_net import TokenNet, categorical, guided, tokenizer
+from reverie.nets.embeddings import LabelTable
 from reverie.spaces.multiscale import MultiScaleVQ
 
 if TYPE_CHECKING:
-    from reverie.families.token_config import ScaledSample, VARConfig
+    from reverie.families.token_config import VARConfig
 
 
 class ScaleNet(TokenNet):
@@ -53,7 +55,7 @@ class ScaleNet(TokenNet):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(codes, sum(sizes), classes, width, depth, heads, dropout)
-        self.embed["start"], self.embed["before"] = nn.Embedding(classes + 1, width), nn.Linear(dims, width)
+        self.embed["start"], self.embed["before"] = LabelTable(classes + 1, width), nn.Linear(dims, width)
         self.register_buffer("scale", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), persistent=False)
 
     def forward(self, before: Tensor, label: Tensor) -> Tensor:
@@ -63,30 +65,16 @@ class ScaleNet(TokenNet):
         return self.predict(h, label, mask=scale[:, None] >= scale)
 
 
-class VAR(Generator):
-    """Draws the tokens of a multi-scale space, a scale a step.
+class VAR(TokenModel):
+    """Draws the tokens of a multi-scale space, a scale a step."""
 
-    Args:
-        net: what predicts.
-        space: between pictures and tokens.
-        shape: of a picture.
-        conditions: empty, or a label.
-        sample: how it draws.
-        unlabelled: whether it also draws without a label.
-    """
+    net: ScaleNet
+    space: MultiScaleVQ
 
-    def __init__(
-        self,
-        net: ScaleNet,
-        space: MultiScaleVQ,
-        shape: tuple[int, ...],
-        conditions: Conditions,
-        sample: ScaledSample,
-        unlabelled: bool = True,
-    ) -> None:
-        self.net, self.space, self.shape, self.conditions, self.how = net, space, tuple(shape), conditions, sample
-        self.unlabelled = unlabelled
-        self.scales = space.scales(*space.code_shape(self.shape)[1:])
+    @property
+    def scales(self) -> list[tuple[int, int]]:
+        """The sides of the maps of tokens, coarse to fine."""
+        return self.space.scales(*self.space.code_shape(self.shape)[1:])
 
     def before(self, tokens: Tensor) -> Tensor:
         """What the network is given of the tokens (B, …) of the first k scales: f̂_1 … f̂_k at the sides of the scales after them."""
@@ -133,15 +121,8 @@ class VAR(Generator):
         """The tokens (B, …) of the first scales, or of all, as pictures."""
         return self.space.from_tokens(tokens, self.shape).clamp(-1.0, 1.0)
 
-    def drawing(self, sample: ScaledSample) -> VAR:
-        """The same model, drawing otherwise."""
-        return VAR(self.net, self.space, self.shape, self.conditions, sample, self.unlabelled)
-
-    def settings(self) -> dict[str, Any]:
-        return {**vars(self.how)}
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net, "space": self.space}
+    def learning(self) -> Scaling:
+        return Scaling(self)
 
 
 class Scaling(Task):
@@ -153,7 +134,7 @@ class Scaling(Task):
         drop: share of the labels that are dropped, for guidance.
     """
 
-    def __init__(self, model: VAR, held_out: Dataset, drop: float) -> None:
+    def __init__(self, model: VAR, held_out: Dataset | None = None, drop: float = 0.0) -> None:
         self.model, self.held_out, self.drop = model, held_out, drop
         self.players = {"net": Player(model.net)}
 
