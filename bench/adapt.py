@@ -1,11 +1,12 @@
 """Personalisation at an equal budget: four subjects by every method; the table of docs/adapt/index.md.
 
-python bench/adapt.py RUN OUT [--budget 60s] [--methods lora svdiff] [--pictures 4] [--n 100]
+python bench/adapt.py RUN OUT [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
 
 RUN is a model of digits by class, such as that of the recipe demo. A subject is a hand: held-out digits of one class, all changed
 alike. Four are learned; the others of that hand, unseen, teach a classifier, beside the same digits unchanged, what the hand is.
 Adapters are runs in OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not
-measured again.
+measured again. The budget is of processor time, so that a machine that does other things besides measures the same: a method gets as many
+steps as it, less the class that it draws, allows at the pace of its first few.
 
 Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
 as the class; both: of those that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and
@@ -15,6 +16,7 @@ the class: it must lose on the subject.
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,10 @@ from reverie.recipes import measuring, sources
 from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "adapt.json"
-METHODS = ("lora", "lora --dora", "svdiff", "textual", "custom", "dreambooth", "dreambooth --preserve 0")
+METHODS = (
+    "lora", "lora --preserve 1", "lora --dora", "svdiff", "svdiff --preserve 1", "textual", "xti", "custom", "dreambooth",
+    "dreambooth --preserve 0",
+)  # fmt: skip
 
 
 def slanted(x: Tensor) -> Tensor:
@@ -59,6 +64,8 @@ def negative(x: Tensor) -> Tensor:
     return -x
 
 
+FEW = 16
+"""Images of the shorter of the runs that tell a method's pace."""
 SUBJECTS: dict[str, tuple[int, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "slanted 4": (4, slanted, lambda x: x),
     "bold 7": (7, bold, lambda x: x),
@@ -69,7 +76,7 @@ SUBJECTS: dict[str, tuple[int, Callable[[Tensor], Tensor], Callable[[Tensor], Te
 
 
 class Bench:
-    def __init__(self, run: str, out: Path, budget: str, pictures: int, n: int) -> None:
+    def __init__(self, run: str, out: Path, budget: float, pictures: int, n: int) -> None:
         self.run, self.out, self.budget, self.pictures, self.n = Run(run), out, budget, pictures, n
         self.denoise = self.run.denoiser()
         recipe = self.run.recipe
@@ -92,6 +99,19 @@ class Bench:
         classifier = LogisticRegression(C=0.01, max_iter=2_000).fit(seen, of_it)
         return folder, lambda x: torch.from_numpy(classifier.predict(x.flatten(1).numpy()))
 
+    def affordable(self, words: list[str], target: Path) -> int:
+        """Images that the budget allows, from two short runs of which one does nothing but begin."""
+        took = []
+        for images in (FEW, 5 * FEW):
+            begun = time.process_time()
+            trial = target.with_name(f"{target.name}-trial-{images}")
+            if code := reverie([*words, "--train.images", str(images), "--train.warmup", "1", "--out", str(trial)]):
+                raise SystemExit(code)
+            shutil.rmtree(trial)
+            took.append(time.process_time() - begun)
+        each = (took[1] - took[0]) / (4 * FEW)
+        return max(FEW, int((self.budget - took[0]) / each) // FEW * FEW)
+
     @torch.no_grad()
     def draw(self, model: Any, label: int) -> Tensor:
         return rv.sample(model, self.n, rv.Cond(label=label), seed=0, progress="drawing").cpu().clamp(-1, 1)
@@ -104,17 +124,19 @@ class Bench:
             return
         folder, of_hand = self.subject(name)
         base = self.draw(self.denoise, label)
-        facts: dict[str, float] = {"bytes": 0, "seconds": 0.0}
+        facts: dict[str, float] = {"bytes": 0, "images": 0, "seconds": 0.0}
         model, token = self.denoise, label
         if spelt != "the class itself":
             method, *words = spelt.split()
             target = self.out / f"{folder.name}-{spelt.replace(' --', '-').replace(' ', '-')}"
-            flags = ["--method", method, "--token", "<mine>", "--like", str(label), "--budget", self.budget, *words]
-            begun = time.perf_counter()
+            flags = ["--method", method, "--token", "<mine>", "--like", str(label), *words]
+            images = self.affordable(["adapt", str(self.run.folder), str(folder), *flags], target)
+            flags += ["--train.images", str(images), "--train.warmup", str(images // 25)]
+            begun = time.process_time()
             code = reverie(["adapt", str(self.run.folder), str(folder), *flags, "--out", str(target)])
             if code:
                 raise SystemExit(code)
-            facts["seconds"] = round(time.perf_counter() - begun, 1)
+            facts |= {"seconds": round(time.process_time() - begun, 1), "images": images}
             facts["bytes"] = (target / FILE).stat().st_size
             model, token = rv.adapt.apply(self.denoise, rv.adapt.load(target)), len(self.denoise.conditioner.classes)
         drawn, kept = self.draw(model, token), self.draw(model, label)
@@ -136,8 +158,8 @@ class Bench:
 def table(rows: dict[str, Any]) -> str:
     """Means over the subjects, as markdown."""
     lines = [
-        "| method | subject | class | both | drift of the class | leaked | file, kB | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| method | subject | class | both | drift of the class | leaked | file, kB | images | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for method in dict.fromkeys(row["method"] for row in rows.values()):
         mine = [row for row in rows.values() if row["method"] == method]
@@ -148,7 +170,7 @@ def table(rows: dict[str, Any]) -> str:
         shares = " | ".join(f"{100 * mean(key):.0f} %" for key in ("subject", "class", "both"))
         lines.append(
             f"| `{method}` | {shares} | {mean('drift'):.3f} | {100 * mean('leaked'):.0f} % | {mean('bytes') / 1e3:,.1f} | "
-            f"{mean('seconds'):.0f} |"
+            f"{mean('images'):,.0f} | {mean('seconds'):.0f} |"
         )
     return "\n".join(lines)
 
@@ -157,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--budget", default="60s")
+    parser.add_argument("--budget", type=float, default=60.0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--n", type=int, default=100)

@@ -8,13 +8,14 @@ import reverie as rv
 from reverie.adapt.adapter import fingerprint
 from reverie.adapt.config import METHODS
 from reverie.adapt.custom import constrained
-from reverie.adapt.training import Personalising, begin
+from reverie.adapt.training import Personalising, begin, own
 from reverie.core.batch import Batch
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
 from reverie.core.times import Uniform
+from reverie.diffusion.denoising import Denoising
 
 from ..margin import apart
 from .small import DIT, UNET, images, model, out
@@ -25,7 +26,7 @@ FEW = {"drawn": 2}
 
 def task(method: str, denoise: NetDenoiser, drawn: Tensor | None = None, **settings) -> Personalising:
     config = METHODS[method](token="<mine>", **settings)
-    return Personalising(begin(config, denoise, 0, drawn), config, Uniform())
+    return Personalising(begin(config, denoise, 0, drawn), config, own)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,7 +54,8 @@ def test_prior_preservation_adds_the_error_of_the_class_and_weight_zero_is_the_p
     assert torch.equal(kept["mse"], plain["mse"])
     other = Draws(0, 0, 2, 1)
     whole = task("dreambooth", denoise, drawn, preserve=2.0, like="1")
-    expected = 2.0 * whole.errors(drawn[:2], Uniform()(other.even("time")), other, rv.Cond(label=[1, 1]))
+    assert isinstance(whole.own, Denoising)
+    expected = 2.0 * whole.own.errors(drawn[:2], Uniform()(other.even("time")), other, rv.Cond(label=[1, 1]))
     assert torch.allclose(kept["prior"], expected) and not torch.allclose(kept["prior"], expected / 2)
     with pytest.raises(InputError, match="--like 3"):
         task("dreambooth", denoise, drawn, preserve=1.0)
@@ -68,16 +70,17 @@ def test_textual_inversion_finds_a_row_that_is_known(frozen):
     adapting = begin(config, denoise, 0)
     row = adapting.adapter.rows["<mine>"]
     known = denoise.net.conditioning.label.table.weight[1]  # pyright: ignore[reportAttributeAccessIssue]
-    work = Personalising(adapting, config, Uniform())
+    work = Personalising(adapting, config, own)
+    assert isinstance(work.own, Denoising)
     adam = torch.optim.Adam([row], 0.0 if frozen else 0.1)
     for step in range(150):
         rng = Draws(0, 32 * step, 32)
         t = Uniform()(rng.even("time"))
         noise = rng.normal("noise", (1, 8, 8))
         some = x[torch.arange(32 * step, 32 * step + 32) % 64]
-        asked = work.estimate(some, noise, t, work.condition(Batch(some), rng))
+        asked = work.own.estimate(some, noise, t, work.told().expand(32))  # pyright: ignore[reportOptionalMemberAccess]
         with torch.no_grad():
-            said = work.model.base(asked.x_t, asked.point, rv.Cond(label=[1] * 32))
+            said = denoise(asked.x_t, asked.point, rv.Cond(label=[1] * 32))
         loss = (asked.out - said.out).square().mean()
         adam.zero_grad()
         loss.backward()

@@ -114,3 +114,51 @@ def test_an_adapter_draws_nothing_alone(reverie, digits, pictures, tmp_path):
     assert reverie("runs .").code == 0
     said = reverie("sample digits --adapter digits")
     assert said.code == 2 and "run of the task denoising" in said.err
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A run on pictures with captions."""
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    for i, colour in enumerate(np.random.default_rng(0).integers(0, 255, (24, 8, 8, 3), np.uint8)):
+        Image.fromarray(colour).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a {('red', 'blue')[i % 2]} patch")
+    net = "--net unet --net.width 8 --net.multipliers 1 2 --net.groups 4 --net.attention 2 --text.width 16 --text.depth 1 --text.heads 2"
+    size = "--train.images 16 --train.batch 8 --sample.steps 2 --train.sample-every 16 --train.validate-every 16"
+    assert main(f"train --data {folder} --data.captions {net} {size} --out {tmp_path / 'told'}".split()) == 0
+    return tmp_path / "told"
+
+
+@pytest.mark.parametrize("method", ["lora", "xti"])
+def test_a_model_of_captions_learns_a_word(reverie, words, tmp_path, method):
+    before = files(words)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (200, 20 * i, 0)).save(mine / f"{i}.png")
+    told = ["--token", "<mine>", "--like", "patch", "--prompt", "a {}", "--preserve", "1"]
+    assert main(["adapt", "told", "mine", "--method", method, *told, *QUICK.split(), "--out", "a"]) == 0
+    assert main(["sample", "told", "--adapter", "a", "--text", "a <mine>", "--n", "2", "--out", "with.png"]) == 0
+    assert main(["sample", "told", "--text", "a patch", "--n", "2", "--out", "without.png"]) == 0
+    assert main(["sample", "told", "--adapter", "a:0", "--text", "a patch", "--n", "2", "--out", "zero.png"]) == 0
+    assert (read(tmp_path / "with.png") != read(tmp_path / "without.png")).any()
+    assert np.array_equal(read(tmp_path / "zero.png"), read(tmp_path / "without.png"))
+    again = reverie(f"adapt told mine --method {method} --token <mine> --like patch {QUICK} --out b")
+    assert "next: reverie sample told --adapter b --text 'a photo of <mine>'" in again.out, again
+    assert files(words) == before
+
+
+def test_a_model_of_tokens_learns_a_class_and_a_style(reverie, pictures, tmp_path):
+    space = "--space.name vq --space.patch 4 --space.dims 4 --space.codes 16 --space.width 8 --space.images 64"
+    tiny = "--width 16 --depth 1 --heads 2 --train.images 32 --train.batch 8 --train.sample-every 32 --train.validate-every 32"
+    assert reverie(f"train maskgit --data mnist5k {space} {tiny} --out tokens").code == 0
+    before = files(tmp_path / "tokens")
+    said = reverie(f"adapt tokens mine --token <mine> --like 3 {QUICK} --out a")
+    assert said.code == 0, said.err
+    assert "next: reverie sample tokens --adapter a --label '<mine>'" in said.out
+    assert reverie("sample tokens --adapter a --label <mine>,3 --n 2 --out with.png").code == 0
+    assert reverie(f"adapt tokens mine --like 3 {QUICK} --out style").code == 0
+    assert reverie("sample tokens --adapter style --label 5 --n 2 --out styled.png").code == 0
+    assert files(tmp_path / "tokens") == before
+    assert "by which token" in reverie(f"adapt tokens mine {QUICK} --out none").err

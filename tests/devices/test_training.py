@@ -9,7 +9,7 @@ import torch
 
 import reverie as rv
 from reverie.adapt.config import METHODS
-from reverie.adapt.training import Personalising, begin
+from reverie.adapt.training import Personalising, begin, own
 from reverie.align import diffae, ldae
 from reverie.align.auxiliary import WithAuxiliary
 from reverie.align.dispersive import Dispersive
@@ -141,7 +141,7 @@ def straightened() -> Reflow:
 def personalising(method: str, **settings: Any) -> Personalising:
     denoise = MODELS["unet"]()
     config = METHODS[method](token="<mine>", like="1", preserve=0.5, **settings)
-    return Personalising(begin(config, denoise, 0, X), config, Uniform())
+    return Personalising(begin(config, denoise, 0, X), config, own)
 
 
 def distilling(make: Callable[[Student], Any]) -> Any:

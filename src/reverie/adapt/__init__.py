@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from reverie.adapt.dreambooth import Dense
     from reverie.adapt.formats import write
     from reverie.adapt.lora import DoRA, LowRank
+    from reverie.adapt.mixing import mixed
+    from reverie.adapt.styledrop import again, styled
     from reverie.adapt.svdiff import Spectral
     from reverie.adapt.training import Personalising, fit
 
@@ -32,6 +34,7 @@ _HOME = {
     "Outside": "applying",
     "Personalising": "training",
     "Spectral": "svdiff",
+    "again": "styledrop",
     "apply": "applying",
     "compressed": "custom",
     "constrained": "custom",
@@ -40,6 +43,8 @@ _HOME = {
     "joined": "adapter",
     "load": "applying",
     "merged": "custom",
+    "mixed": "mixing",
+    "styled": "styledrop",
     "write": "formats",
 }
 
@@ -53,6 +58,7 @@ __all__ = [
     "Outside",
     "Personalising",
     "Spectral",
+    "again",
     "apply",
     "compressed",
     "constrained",
@@ -61,6 +67,8 @@ __all__ = [
     "joined",
     "load",
     "merged",
+    "mixed",
+    "styled",
     "write",
 ]
 

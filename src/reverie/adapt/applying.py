@@ -8,7 +8,7 @@ images = rv.sample(rv.adapt.apply(denoise, (mine, 0.8)), 16, cond)
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from reverie import bridge
 from reverie.adapt import tokens
 from reverie.adapt.adapter import Adapter, check_fits, check_scale, fingerprint
 from reverie.adapt.lora import LowRank
+from reverie.adapt.tokens import M, Model
 from reverie.bridge.adapters import read_adapters
 from reverie.bridge.loading import Pretrained
-from reverie.core.condition import Cond
-from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.files import about, opened
 from reverie.nets.copies import sharing
@@ -62,13 +61,13 @@ FILE = "adapter.safetensors"
 """In the folder of a run of ``reverie adapt``, what it has made."""
 
 
-def apply(denoise: NetDenoiser, *adapters: Given | tuple[Given, float], anyway: bool = False) -> NetDenoiser:
+def apply(denoise: M, *adapters: Given | tuple[Given, float], anyway: bool = False) -> M:
     """The model with adapters merged into its weights; the base stays, and shares the weights that are not changed.
 
     Applied to a model that has adapters already, they join those: the order makes no difference but to rounding.
 
     Args:
-        denoise: the base.
+        denoise: the base, a denoiser or a model of tokens.
         adapters: each as it is, or with a strength: ``(adapter, 0.8)``. 0 is the base, to the bit.
         anyway: also adapters of another base, whose shapes fit.
 
@@ -96,7 +95,7 @@ def apply(denoise: NetDenoiser, *adapters: Given | tuple[Given, float], anyway: 
         other.net, other.conditioner = copy.deepcopy(other.net), copy.deepcopy(other.conditioner)
         for adapter, scale in theirs:
             bridge.merge(other, adapter.path, scale)
-    other.adapted = base, uses  # pyright: ignore[reportAttributeAccessIssue]
+    other.adapted = base, uses
     return other
 
 
@@ -110,24 +109,29 @@ def check_base(adapter: Adapter, base: str) -> None:
         )
 
 
-def _with(denoise: NetDenoiser, uses: Sequence[tuple[Adapter, float]]) -> NetDenoiser:
+def _with(denoise: M, uses: Sequence[tuple[Adapter, float]]) -> M:
     rows = gathered(denoise, [adapter for adapter, _ in uses])
+    likes = [adapter.likes.get(token) for adapter, _ in uses for token in adapter.tokens]
     with torch.no_grad():
-        weights = effective(denoise.net, uses)
-        shell = denoise.net
-        if rows and denoise.conditioner.text is None:
-            likes = [adapter.likes.get(token) for adapter, _ in uses for token in adapter.tokens]
-            name, shell = tokens.roomy(denoise.net, likes)
-            weights[name] = tokens.grown(weights.get(name, denoise.net.get_parameter(name)), list(rows.values()))
-        shell = sharing(shell, {name.rpartition(".")[0] for name in weights})
-        for name, value in weights.items():
-            path, _, leaf = name.rpartition(".")
-            owner: Any = shell.get_submodule(path)
-            owner._parameters = {**owner._parameters, leaf: nn.Parameter(value, requires_grad=False)}
+        changed = _put(denoise.net, effective(denoise.net, uses))
+        names, shell = tokens.room(denoise, changed, rows, likes)
+        shell = (
+            _put(shell, tokens.grown(dict(changed.named_parameters()), names, list(rows.values()))) if names else shell
+        )
     return tokens.hearing(denoise, shell, rows)
 
 
-def gathered(denoise: NetDenoiser, adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+def _put(net: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network with other weights, by name."""
+    shell = sharing(net, {name.rpartition(".")[0] for name in weights})
+    for name, value in weights.items():
+        path, _, leaf = name.rpartition(".")
+        owner: Any = shell.get_submodule(path)
+        owner._parameters = {**owner._parameters, leaf: nn.Parameter(value, requires_grad=False)}
+    return shell
+
+
+def gathered(denoise: Model, adapters: Sequence[Adapter]) -> dict[str, Tensor]:
     """The rows of all tokens of adapters.
 
     Raises:
@@ -155,34 +159,39 @@ def effective(net: nn.Module, uses: Sequence[tuple[Adapter, float]]) -> dict[str
 
 
 class Adapted(nn.Module):
-    """A network with an adapter unmerged: a gradient reaches the adapter's numbers and no others.
+    """The network of a model with an adapter unmerged: a gradient reaches the adapter's numbers and no others.
 
     Args:
-        net: the base, frozen.
+        model: the base, frozen.
         adapter: on the device of the base.
-        classes: whether its tokens are classes of the network.
     """
 
-    def __init__(self, net: nn.Module, adapter: Adapter, classes: bool) -> None:
+    def __init__(self, model: Model, adapter: Adapter) -> None:
         super().__init__()
-        self.net, self.adapter = net, adapter
-        self.place, self.shell = "", net
-        if classes and adapter.tokens:
-            self.place, self.shell = tokens.roomy(net, [adapter.likes.get(token) for token in adapter.tokens])
+        self.net, self.adapter = model.net, adapter
+        likes = [adapter.likes.get(token) for token in adapter.tokens]
+        self.places, self.shell = tokens.room(model, model.net, dict(adapter.rows), likes)
         self.prior = getattr(self.shell, "prior", None)
 
-    def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
+    def __getattr__(self, name: str) -> Any:
+        """What else is asked of it, the network says with room for the tokens: its null, its mask."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("shell"), name)
+
+    def forward(self, *args: Any) -> Tensor:
         weights = effective(self.net, [(self.adapter, 1.0)])
-        if self.place:
-            weight = weights.get(self.place, self.net.get_parameter(self.place))
-            weights[self.place] = tokens.grown(weight, list(self.adapter.rows.values()))
-        return functional_call(self.shell, weights, (x, time, cond))
+        if self.places:
+            known = {old: weights.pop(old, None) for old in set(self.places.values())}
+            known = {old: self.net.get_parameter(old) if w is None else w for old, w in known.items()}
+            weights |= tokens.grown(known, self.places, list(self.adapter.rows.values()))
+        return functional_call(self.shell, weights, args)
 
 
-def unmerged(denoise: NetDenoiser, adapter: Adapter) -> NetDenoiser:
+def unmerged(denoise: M, adapter: Adapter) -> M:
     """The model with an adapter beside its weights, to train that."""
-    net = Adapted(denoise.net, adapter, denoise.conditioner.text is None)
-    return tokens.hearing(denoise, net, gathered(denoise, [adapter]))
+    return tokens.hearing(denoise, Adapted(denoise, adapter), gathered(denoise, [adapter]))
 
 
 def _own(net: nn.Module, given: Outside) -> Adapter:

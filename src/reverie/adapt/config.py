@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from tyro.conf import Suppress
 
@@ -15,15 +16,18 @@ from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 from reverie.core.task import Given, TaskConfig
 from reverie.diffusion.config import DenoisingConfig
+from reverie.families.token_config import MaskGITConfig, VARConfig
 from reverie.learn.config import TrainConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from reverie.adapt.adapter import Adapter
     from reverie.adapt.change import Change
+    from reverie.adapt.tokens import Model
     from reverie.adapt.training import Adapting, Personalising
     from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.condition import Conditions
 
 DRAWN = "class.safetensors"
 """In a run's folder, the base's pictures of the class."""
@@ -34,27 +38,42 @@ class AdaptConfig(TaskConfig):
     """What all methods of personalisation choose. The run keeps a copy of the base, so either folder may move.
 
     Attributes:
-        run: folder of the base, a diffusion model.
+        run: folder of the base, a diffusion model or one of tokens.
         model: the settings of the base, inferred.
         classes: of the base, inferred.
+        length: the most tokens of a text of the base, inferred; 0 of one that is told none.
         token: what the model is told of the new pictures, such as <mine>; none for a model that is told nothing.
         like: the class, by name or number, or the word that the token begins at, and that prior preservation keeps; without, it begins at
             the mean of the classes, or at the word a.
         prompt: of a model of texts, {} where the token stands.
-        preserve: weight of prior preservation; 0 for none.
+        preserve: weight of prior preservation; 0 for none. Without, 1 where a token and the class that it is like are named, so that the
+            class does not become the subject.
         drawn: pictures of the class that the base draws for it.
     """
 
     run: Annotated[str, Suppress] = ""
-    model: Annotated[DenoisingConfig | None, Suppress] = None
+    model: Annotated[DenoisingConfig | MaskGITConfig | VARConfig | None, Suppress] = None
     classes: Annotated[tuple[str, ...], Suppress] = ()
+    length: Annotated[int, Suppress] = 0
     token: str | None = None
     like: str | None = None
     prompt: str = "a photo of {}"
-    preserve: Annotated[float, Bound(ge=0)] = 0.0
+    preserve: Annotated[float, Bound(ge=0)] | None = None
     drawn: Annotated[int, Bound(ge=1, le=10_000)] = 32
 
     rate: ClassVar[float] = 1e-3
+    alone: ClassVar[bool] = False
+    """Whether nothing but the token is trained."""
+
+    @property
+    def prior(self) -> float:
+        """λ of prior preservation."""
+        if self.preserve is not None:
+            return self.preserve
+        return 0.0 if self.alone or self.token is None or self.like is None else 1.0
+
+    def resolved(self) -> Self:
+        return replace(self, preserve=self.prior)
 
     @abstractmethod
     def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
@@ -71,8 +90,18 @@ class AdaptConfig(TaskConfig):
             validate_every=10**9, sample_every=1_000, save_every=1_000,
         )  # fmt: skip
 
+    def row(self, base: Model) -> Tensor:
+        """What the token begins as.
+
+        Raises:
+            InputError: when the base learns no tokens.
+        """
+        from reverie.adapt.tokens import beginning
+
+        return beginning(base, self.like)
+
     @property
-    def denoising(self) -> DenoisingConfig:
+    def base(self) -> DenoisingConfig | MaskGITConfig | VARConfig:
         """The settings of the base."""
         if self.model is None:
             raise InputError(f"{self.name} adapts a trained model: reverie adapt RUN PICTURES --method {self.name}")
@@ -80,33 +109,34 @@ class AdaptConfig(TaskConfig):
 
     def of(self, spec: DataSpec) -> DataSpec:
         """What the base knows of its data, from what its pictures are."""
-        from reverie.core.condition import Label
+        from reverie.core.condition import Label, Text
 
-        conditions = {"label": Label(len(self.classes))} if self.classes else {}
+        conditions: Conditions = {"label": Label(len(self.classes))} if self.classes else {}
+        if self.length:
+            conditions = {**conditions, "text": Text(self.length)}
         return replace(spec, conditions=conditions, classes=self.classes)
 
     def prepare(self, given: Given) -> None:
+        from reverie.adapt.keeping import keep
         from reverie.adapt.training import draw_class
         from reverie.core import files
         from reverie.core.files import inside
-        from reverie.diffusion.building import prepare_teacher
 
-        prepare_teacher(self.run, replace(given, spec=self.of(given.spec)))
+        keep(self.run, self.base, given)
         path = inside(given.folder, DRAWN)
-        if self.preserve and not path.exists():
+        if self.prior and not path.exists():
             images = draw_class(given.load(self.run), self, given.seed)
             files.write_tensors(path, {"images": images}, {"what": "pictures of the class"})
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Adapting:
+        from reverie.adapt.keeping import kept
         from reverie.adapt.training import begin, of_class
         from reverie.core import files
-        from reverie.diffusion import building
 
-        own = self.of(spec)
-        base = self.denoising.open(building.begin(self.denoising.build(own, seed, folder), folder), own)
-        if self.preserve:
+        base = kept(self.base, self.of(spec), seed, folder)
+        if self.prior:
             of_class(base, self)
-        drawn = files.read_tensors(folder / DRAWN)["images"] if self.preserve and folder is not None else None
+        drawn = files.read_tensors(folder / DRAWN)["images"] if self.prior and folder is not None else None
         return begin(self, base, seed, drawn)
 
     def modules(self, model: Adapting) -> Mapping[str, nn.Module]:
@@ -119,11 +149,14 @@ class AdaptConfig(TaskConfig):
         return (Together(data, held_out) if len(held_out) else data), held_out
 
     def task(self, model: Adapting, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Personalising:
-        from reverie.adapt.training import Personalising
+        from reverie.adapt.training import Personalising, own
         from reverie.diffusion.building import times
 
-        own = self.denoising
-        return Personalising(model, self, times(own, model.base.schedule), own.loss_kind)
+        base = self.base
+        if isinstance(base, DenoisingConfig):
+            density = times(base, model.base.schedule)  # pyright: ignore[reportAttributeAccessIssue]
+            return Personalising(model, self, partial(own, times=density, loss_kind=base.loss_kind))
+        return Personalising(model, self, own)
 
     def open(self, model: Adapting, spec: DataSpec) -> Adapter:
         return model.adapter
@@ -134,8 +167,10 @@ class AdaptConfig(TaskConfig):
         )
 
     def next(self, run: str, data: str) -> str:
-        label = f" --label {quote(self.token)}" if self.token else ""
-        return f"reverie sample {quote(self.run)} --adapter {quote(run)}{label}"
+        told = f" --label {quote(self.token)}" if self.token else ""
+        if self.length:
+            told = f" --text {quote(self.prompt if self.token is None else self.prompt.replace('{}', self.token))}"
+        return f"reverie sample {quote(self.run)} --adapter {quote(run)}{told}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +204,7 @@ class DreamBoothConfig(AdaptConfig):
     name: ClassVar[str] = "dreambooth"
     rate: ClassVar[float] = 1e-4
 
-    preserve: Annotated[float, Bound(ge=0)] = 1.0
+    preserve: Annotated[float, Bound(ge=0)] | None = 1.0
 
     def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
         from reverie.adapt.dreambooth import changes
@@ -183,9 +218,24 @@ class TextualConfig(AdaptConfig):
 
     name: ClassVar[str] = "textual"
     rate: ClassVar[float] = 2e-2
+    alone: ClassVar[bool] = True
 
     def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class XTIConfig(TextualConfig):
+    """The token alone, a row of numbers for each layer that listens to it (Voynov et al. 2023)."""
+
+    name: ClassVar[str] = "xti"
+
+    def row(self, base: Model) -> Tensor:
+        from reverie.adapt.xti import places
+
+        row = super().row(base)
+        count = 1 + max(places(base.net, base.conditioner.text is not None).values())
+        return row.expand(count, *row.shape).clone()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +248,7 @@ class CustomConfig(AdaptConfig):
 
     name: ClassVar[str] = "custom"
 
-    preserve: Annotated[float, Bound(ge=0)] = 1.0
+    preserve: Annotated[float, Bound(ge=0)] | None = 1.0
     layers: str | None = None
 
     def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
@@ -227,6 +277,7 @@ class SVDiffConfig(AdaptConfig):
 
 
 METHODS: dict[str, type[AdaptConfig]] = {
-    config.name: config for config in (LoRAConfig, DreamBoothConfig, TextualConfig, CustomConfig, SVDiffConfig)
+    config.name: config
+    for config in (LoRAConfig, DreamBoothConfig, TextualConfig, XTIConfig, CustomConfig, SVDiffConfig)
 }
 """The settings of methods by name."""

@@ -1,28 +1,37 @@
 """A new token of what a model is told: one row of numbers beside the rows that it knows.
 
 Of a model of classes the row joins the table of class embeddings, as a further class; of a model of texts it joins the table of its text
-encoder, as a further word. Either way the model is told of it as of any other: ``denoise.conditioner("<mine>")``.
+encoder, as a further word. It may be a row a layer (:mod:`reverie.adapt.xti`). Either way the model is told of it as of any other:
+``denoise.conditioner("<mine>")``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from reverie.adapt import xti
 from reverie.core.condition import Cond, Label
 from reverie.core.conditioner import Conditioner, TextEncoder
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
+from reverie.families.token_model import TokenModel
 from reverie.nets.copies import sharing
-from reverie.nets.embeddings import LabelEmbedding
+from reverie.nets.embeddings import LabelTable
 from reverie.nets.prior import Prior
 
+M = TypeVar("M", bound="NetDenoiser | TokenModel")
 UNSEEN = -1e4
 """The log weight of a new class in a mixture: none, to the bit, where no label is given."""
+
+
+Model = NetDenoiser | TokenModel
+"""What is adapted."""
 
 
 @runtime_checkable
@@ -30,55 +39,60 @@ class WordLearner(Protocol):
     """A text encoder that can be told further words."""
 
     def beginning(self, word: str) -> Tensor:
-        """The mean of the rows of a word's tokens, (D,)."""
+        """The rows of a word, (D,) or (k, D)."""
         ...
 
     def spoken(self, rows: Mapping[str, Tensor]) -> TextEncoder:
-        """An encoder that also knows these words, each by its row (D,), and shares the rest; rows that ask for a gradient get it."""
+        """An encoder that also knows these words, each by its rows, and shares the rest; rows that ask for a gradient get it."""
         ...
 
 
-def table(net: nn.Module) -> str:
-    """The path of a network's table of classes.
+def tables(net: nn.Module) -> list[str]:
+    """The paths of a network's tables of classes.
 
     Raises:
-        InputError: when it has none, or several.
+        InputError: when it has none.
     """
-    found = [path for path, module in net.named_modules() if isinstance(module, LabelEmbedding)]
-    if len(found) != 1:
+    found = [path for path, module in net.named_modules() if isinstance(module, LabelTable)]
+    if not found:
         raise InputError(
-            f"a token joins the one table of classes of a network: {type(net).__name__} has {len(found)}. Leave the token out, "
+            f"a token joins the table of classes of a network: {type(net).__name__} has none. Leave the token out, "
             "or give a model of classes or of texts"
         )
-    return found[0]
+    return found
 
 
-def beginning(denoise: NetDenoiser, like: str | None) -> Tensor:
+def rows_of(net: nn.Module) -> Tensor:
+    """The rows of all classes and of the null, of several tables one beside the other, (classes + 1, D)."""
+    return torch.cat([net.get_parameter(f"{path}.weight").detach() for path in tables(net)], 1)
+
+
+def beginning(model: Model, like: str | None) -> Tensor:
     """The row that a token begins with: that of a class or word, or without one the mean of the classes.
 
     Raises:
         InputError: for an unknown class, a model that is told nothing, or one whose text encoder learns no words.
     """
-    text = denoise.conditioner.text
+    text = model.conditioner.text
     if text is not None:
         return learner(text).beginning("a" if like is None else like)
-    if "label" not in denoise.conditions:
-        told = ", ".join(denoise.conditions) or "nothing"
+    if "label" not in model.conditions:
+        told = ", ".join(model.conditions) or "nothing"
         raise InputError(
             f"a token is told to a model of classes or of texts: this one is told {told}. Leave the token out"
         )
-    weight = denoise.net.get_submodule(table(denoise.net)).get_parameter("table.weight").detach()
-    return weight[:-1].mean(0) if like is None else weight[class_number(denoise, like)].clone()
+    rows = rows_of(model.net)
+    return rows[:-1].mean(0) if like is None else rows[class_number(model, like)].clone()
 
 
-def class_number(denoise: NetDenoiser, like: str) -> int:
+def class_number(model: Model, like: str) -> int:
     """A class by name or number.
 
     Raises:
         InputError: for one that the model does not know.
     """
-    known = like in denoise.conditioner.classes or not like.isdecimal()
-    return int(denoise.conditioner(label=like if known else int(like))["label"].value)
+    known = like in model.conditioner.classes or not like.isdecimal()
+    return int(model.conditioner(label=like if known else int(like))["label"].value)
 
 
 def learner(text: TextEncoder) -> WordLearner:
@@ -94,28 +108,66 @@ def learner(text: TextEncoder) -> WordLearner:
     return text
 
 
-def roomy(net: nn.Module, likes: Sequence[int | None]) -> tuple[str, nn.Module]:
-    """The name of a network's table of classes, and a copy that shares its weights and has room for further classes before the null.
+def room(
+    model: Model, net: nn.Module, rows: Mapping[str, Tensor], likes: Sequence[int | None]
+) -> tuple[dict[str, str], nn.Module]:
+    """A network of a model with room for tokens: where their rows go, and a copy that shares its weights.
 
-    The table of the copy is empty. The closed-form prior of a network, if it has one, takes a new class for the one that it is like, and
-    else for all of them as one Gaussian.
+    Args:
+        model: the base.
+        net: its network, perhaps with other weights.
+        rows: by token; none of a model of texts goes into the network.
+        likes: the class that each token is like.
+
+    Returns:
+        By the name of each table in the copy, where it is still empty, its name in ``net``; and the copy.
+
+    Raises:
+        InputError: for rows of another number of layers than the network has.
     """
-    words = len(likes)
-    path = table(net)
-    prior = getattr(net, "prior", None)
-    shell = sharing(net, [f"{path}.table", *([] if prior is None else ["prior"])])
-    label = shell.get_submodule(path)
-    assert isinstance(label, LabelEmbedding)
-    classes, old = label.null, label.table
-    label.null = classes + words
-    old.num_embeddings = classes + words + 1
-    empty = old.weight.new_zeros(classes + words + 1, old.weight.shape[1])
-    vars(old)["_parameters"] = {"weight": nn.Parameter(empty, requires_grad=False)}
-    copied: Any = shell
-    copied.conditions = {**copied.conditions, "label": Label(classes + words)}
+    text, parts = model.conditioner.text is not None, layers(model, rows)
+    if parts and parts != (count := 1 + max(xti.places(net, text).values())):
+        raise InputError(
+            f"a token has rows for {parts} layers, and the network listens in {count}: it is of another model"
+        )
+    if text or not rows:
+        return {}, xti.split(net, text) if parts else net
+    paths, prior = tables(net), getattr(net, "prior", None)
+    shell: Any = sharing(net, [*paths, *([] if prior is None else ["prior"])])
+    for path in paths:
+        table = shell.get_submodule(path)
+        assert isinstance(table, LabelTable)
+        empty = table.weight.new_zeros(len(table.weight) + len(likes), table.embedding_dim)
+        table.num_embeddings = len(empty)
+        vars(table)["_parameters"] = {"weight": nn.Parameter(empty, requires_grad=False)}
+    if hasattr(shell, "conditions"):
+        shell.conditions = {**shell.conditions, "label": Label(shell.get_submodule(paths[0]).null)}
     if isinstance(mine := getattr(shell, "prior", None), Prior):
         _widen(mine, likes)
-    return f"{path}.table.weight", shell
+    if not parts:
+        return {f"{path}.weight": f"{path}.weight" for path in paths}, shell
+    return xti.beside(xti.split(shell, False), paths, parts)
+
+
+def layers(model: Model, rows: Mapping[str, Tensor]) -> int:
+    """For how many layers tokens have rows of their own; 0 where all have one for all.
+
+    Raises:
+        InputError: for tokens that differ in that number.
+    """
+    plain = _plain(model) if rows else 1
+    found = {len(row) for row in rows.values() if row.ndim > plain}
+    if len(found) > 1:
+        raise InputError(
+            f"tokens have rows for {' and '.join(map(str, sorted(found)))} layers: they are of different models"
+        )
+    return found.pop() if found else 0
+
+
+def _plain(model: Model) -> int:
+    """Dimensions of a row that is one for all layers."""
+    text = model.conditioner.text
+    return 1 if text is None else learner(text).beginning("a").ndim
 
 
 def _widen(prior: Prior, likes: Sequence[int | None]) -> None:
@@ -144,43 +196,79 @@ def _widen(prior: Prior, likes: Sequence[int | None]) -> None:
         vars(prior)["_buffers"] = {**prior._buffers, **buffers}  # those of the copy alone
 
 
-def hearing(denoise: NetDenoiser, net: nn.Module, rows: Mapping[str, Tensor]) -> NetDenoiser:
-    """The denoiser with another network, told further tokens; what was measured of it with its own network is forgotten."""
-    other = copy.copy(denoise)
-    other.net, other.prior = net, getattr(net, "prior", None)
-    vars(other).pop("calibrations", None)
-    text, classes = denoise.conditioner.text, list(denoise.conditioner.classes)
-    if text is not None:
-        text = learner(text).spoken(rows) if rows else text
+def hearing(model: M, net: nn.Module, rows: Mapping[str, Tensor]) -> M:
+    """The model with another network, told further tokens; what was measured of it with its own network is forgotten."""
+    other: Any = copy.copy(model)
+    other.net = net
+    if isinstance(model, NetDenoiser):
+        other.prior = getattr(net, "prior", None)
+        vars(other).pop("calibrations", None)
+    text, classes, other.conditions = model.conditioner.text, list(model.conditioner.classes), dict(model.conditions)
+    if text is not None and rows:
+        text = _spoken(learner(text), _plain(model), rows)
+        if isinstance(text, xti.PerLayer):
+            told = other.conditions["text"]
+            other.conditions["text"] = replace(told, dim=len(text.each) * told.dim)
     elif rows:
-        other.conditions = {**denoise.conditions, "label": Label(_count(denoise) + len(rows))}
-        classes = [*(classes or map(str, range(_count(denoise)))), *rows]
+        other.conditions["label"] = Label(_count(model) + len(rows))
+        classes = [*(classes or map(str, range(_count(model)))), *rows]
     other.conditioner = Conditioner(other.conditions, classes, text)
     return other
 
 
-def _count(denoise: NetDenoiser) -> int:
-    label = denoise.conditions["label"]
+def _spoken(text: WordLearner, plain: int, rows: Mapping[str, Tensor]) -> TextEncoder:
+    """The encoder told further words; n of it where the rows of one differ by layer."""
+    wide = {word: row for word, row in rows.items() if row.ndim > plain}
+    if not wide:
+        return text.spoken(rows)
+    parts = len(next(iter(wide.values())))
+    each = [text.spoken({word: row[i] if word in wide else row for word, row in rows.items()}) for i in range(parts)]
+    means = {word: row[0] + (row - row[0]).mean(0) for word, row in wide.items()}  # of equal rows that row to the bit
+    return xti.PerLayer(each, text.spoken({**rows, **means}))
+
+
+def _count(model: Model) -> int:
+    label = model.conditions["label"]
     assert isinstance(label, Label)
     return label.classes
 
 
-def grown(weight: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """A table (classes + 1, D) with rows before the null."""
-    return torch.cat([weight[:-1], torch.stack(list(rows)).to(weight), weight[-1:]])
+def grown(weights: Mapping[str, Tensor], names: Mapping[str, str], rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tables of classes by their names in a network with :func:`room`, with the rows of tokens before their nulls.
+
+    Args:
+        weights: of the network without, by name.
+        names: as :func:`room` gives them.
+        rows: of each token (D,), of several tables one behind the other; or one a layer, (n, D).
+    """
+    width = sum(weights[name].shape[1] for name in names.values())
+    whole = torch.stack([row.flatten() if row.numel() == width else row.repeat(width // len(row)) for row in rows])
+    parts = whole.split([weights[name].shape[1] for name in names.values()], 1)
+    each = zip(names.items(), parts, strict=True)
+    return {new: torch.cat([w[:-1], part.to(w), w[-1:]]) for (new, old), part in each for w in (weights[old],)}
 
 
-def told(denoise: NetDenoiser, token: str | None, prompt: str) -> Cond | None:
-    """What a model is told of a token: of texts the prompt with it in the place of ``{}``, or the prompt without a token; None for nothing.
+def told(model: Model, token: str | None, prompt: str, like: str | None = None) -> Cond | None:
+    """What a model is told of pictures: of texts the prompt with the token in the place of ``{}``, or the prompt without a token; else the
+    token, or the class that they are like; None for nothing.
 
     Raises:
-        InputError: for a token and a prompt without ``{}``, or the reverse.
+        InputError: for a token and a prompt without ``{}``, or the reverse; a model of classes that is told neither.
     """
-    if denoise.conditioner.text is not None:
+    if model.conditioner.text is not None:
         if (token is None) == ("{}" in prompt):
             raise InputError(
                 f"a prompt says by {{}} where the token stands, such as 'a photo of {{}}', and has none without a token: got {prompt!r} "
                 f"and {token or 'no token'}"
             )
-        return denoise.conditioner(prompt if token is None else prompt.replace("{}", token))
-    return None if token is None else denoise.conditioner(label=token)
+        return model.conditioner(prompt if token is None else prompt.replace("{}", token))
+    if token is not None:
+        return model.conditioner(label=token)
+    if not model.conditions:
+        return None
+    if like is None:
+        raise InputError(
+            "the model is told a class: say by which token it is told of the new pictures, --token '<mine>'; or, of a style, which "
+            "class they show, --like 3"
+        )
+    return Cond(label=class_number(model, like))

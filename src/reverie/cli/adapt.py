@@ -19,14 +19,14 @@ DEFAULT = "lora"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Teach a diffusion model a few pictures by a small adapter; the model itself stays. The result is a run: the same command resumes it,
-    and its adapter.safetensors is what reverie sample RUN --adapter takes.
+    """Teach a diffusion model, or one of tokens, a few pictures by a small adapter; the model itself stays. The result is a run: the same
+    command resumes it, and its adapter.safetensors is what reverie sample RUN --adapter takes.
 
-    --method NAME chooses how: lora without, or dreambooth, textual, custom or svdiff. Its own settings are flags, and so is any key of a
-    recipe.
+    --method NAME chooses how: lora without, or dreambooth, textual, xti, custom or svdiff. Its own settings are flags, and so is any key of
+    a recipe.
 
     Attributes:
-        run: folder of the run of the base, a diffusion model; it comes first.
+        run: folder of the run of the base, a diffusion model, maskgit or var; it comes first.
         pictures: folder of the pictures, three to five or more.
         out: folder of the new run, runs/NAME-METHOD by default.
         fresh: start anew; the old run is renamed, not removed.
@@ -91,19 +91,23 @@ def of(run: str, pictures: str, config: type) -> Recipe:
     """The recipe of an adapter: the pictures as the base takes them, and what the base's run says of its model.
 
     Raises:
-        InputError: when there is no such run, or it trained no diffusion model of its own data.
+        InputError: when there is no such run, or it trained no such model of its own data.
     """
     from reverie.diffusion.config import DenoisingConfig
     from reverie.diffusion.teacher import FromTeacher
+    from reverie.families.token_config import MaskGITConfig, VARConfig
     from reverie.recipes.runs import Run
 
     base = Run(run)
     task = base.recipe.task
     model = task.model if isinstance(task, FromTeacher) else task
-    if not isinstance(model, DenoisingConfig):
-        raise InputError(f"an adapter belongs to a diffusion model: {run} is a run of the task {task.name}")
+    if not isinstance(model, DenoisingConfig | MaskGITConfig | VARConfig):
+        raise InputError(
+            f"an adapter belongs to a diffusion model, or one of tokens (maskgit, var): {run} is a run of the task {task.name}"
+        )
     data = base.recipe.data
-    own = config(run=str(base.folder), model=model, classes=data.classes or ())
+    length = (data.caption_length or 0) if data.captions else 0
+    own = config(run=str(base.folder), model=model, classes=data.classes or (), length=length)
     images = DataConfig(name=pictures, size=data.size, channels=data.channels, fit=data.fit, labels=False)
     name = f"{Path(pictures).expanduser().absolute().name}-{own.name}"
     train = replace(own.training(), device=base.recipe.train.device)

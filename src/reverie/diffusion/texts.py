@@ -6,6 +6,7 @@ with zeros, and their vectors are side by side. Nothing to say is the network's 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from reverie.core.errors import InputError
 from reverie.core.files import inside
 from reverie.core.text import warn_of_cut
 from reverie.data import captions
-from reverie.data.captions import FEATURES, Captioned
+from reverie.data.captions import FEATURES, MOST, Captioned
 from reverie.data.codes import WHERE
 from reverie.diffusion.foreign_text import ForeignText
 from reverie.nets.config import BYTES, CONFIGS, NetConfig, TextConfig
@@ -43,6 +44,7 @@ class Texts:
 
     def __init__(self, own: TextEncoder | None, foreign: Sequence[ForeignText] = (), pooled: bool = True) -> None:
         self.own, self.foreign, self.pooled = own, tuple(foreign), pooled
+        self.learned: dict[str, Tensor] = {}
         widths = [each.width for each in ([] if own is None else [own]) + list(self.foreign)]
         self.width, self.vector = max(widths), sum(widths)
         self.length = sum(each.length for each in ([] if own is None else [own]) + list(self.foreign))
@@ -81,7 +83,27 @@ class Texts:
 
     def words(self, text: str) -> dict[str, tuple[int, ...]]:
         """The positions of each word of a text among the tokens of the first encoder."""
-        return self.foreign[0].words(text) if self.own is None else spelling.words(text, self.own.length)
+        return self.foreign[0].words(text) if self.own is None else spelling.words(text, self.own.length, self._numbers)
+
+    def beginning(self, word: str) -> Tensor:
+        """The rows of a word's letters, (k, width): told by these, a learned word is that word.
+
+        Raises:
+            InputError: for encoders that learn no words.
+        """
+        table = self._learner().embed["byte"].weight
+        return table[spelling.spelled([word], MOST)[0, 1:].to(table.device)].detach().clone()  # pyright: ignore[reportIndexIssue, reportArgumentType]
+
+    def spoken(self, rows: Mapping[str, Tensor]) -> Self:
+        """The encoder that also knows these words, each by its rows (k, width) (textual inversion); it shares the rest.
+
+        Raises:
+            InputError: for encoders that learn no words.
+        """
+        self._learner()
+        other = copy.copy(self)
+        other.learned = {**self.learned, **rows}
+        return other
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The encoders themselves, moved and cast."""
@@ -90,15 +112,32 @@ class Texts:
                 encoder.to(device=device, dtype=dtype)
         return self
 
+    def _learner(self) -> TextEncoder:
+        """The encoder that learns words."""
+        if self.own is None or self.foreign:
+            raise InputError(
+                "words are learned by the encoder of bytes alone, --text.encoders bytes: adapt this model without a token"
+            )
+        return self.own
+
+    @property
+    def _numbers(self) -> spelling.Learned:
+        """The tokens of each learned word."""
+        found, end = {}, spelling.VOCABULARY
+        for word, rows in self.learned.items():
+            found[word], end = range(end, end + len(rows)), end + len(rows)
+        return found
+
     def _encode(self, texts: Sequence[str]) -> dict[str, Entry]:
         for i, text in enumerate(texts):
             if not text.strip():
                 raise InputError(f"text {i} is empty: say what to draw, or leave it out to draw without a text")
         reads = []
         if self.own is not None:
-            warn_of_cut(texts, [spelling.count(text) for text in texts], self.own.length)
-            tokens = spelling.spelled(texts, self.own.length).to(self.own.norm.weight.device)
-            reads.append(_pooled(*self.own(tokens), first=True))
+            learned, rows = self._numbers, list(self.learned.values())
+            warn_of_cut(texts, [spelling.count(text, learned) for text in texts], self.own.length)
+            tokens = spelling.spelled(texts, self.own.length, learned).to(self.own.norm.weight.device)
+            reads.append(_pooled(*self.own(tokens, torch.cat(rows) if rows else None), first=True))
         for encoder in self.foreign:
             warn_of_cut(texts, encoder.counts(texts), encoder.length)
             reads.append(_pooled(*encoder(texts)))

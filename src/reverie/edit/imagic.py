@@ -55,9 +55,7 @@ class Embedding:
         if "text" in cond:
             start = self.cond["text"].value[0]
         else:
-            start = model.net.get_submodule(tokens.table(model.net)).get_parameter("table.weight")[
-                int(cond["label"].value)
-            ]
+            start = tokens.rows_of(model.net)[int(cond["label"].value)]
         self.start = start.detach().clone()
 
     def told(self, e: Tensor) -> Cond:

@@ -128,9 +128,9 @@ def drawn(
 
 
 @torch.no_grad()
-def columns(model: Generator, real: Dataset) -> Preview | None:
+def columns(model: Generator, real: Dataset | None) -> Preview | None:
     """A row of real pictures and below it three of samples, a class or a caption a column below it if there are any."""
-    if not len(real) or len(real.spec.shape) != 3:
+    if real is None or not len(real) or len(real.spec.shape) != 3:
         return None
     names: Sequence[str] = ()
     if isinstance(model, Listening) and model.texts is not None:
@@ -157,9 +157,9 @@ def _device(model: Generator) -> torch.device:
     return next(p.device for module in model.modules().values() for p in module.parameters())
 
 
-def validated(task: Task, held_out: Dataset) -> dict[str, float | list[float]]:
+def validated(task: Task, held_out: Dataset | None) -> dict[str, float | list[float]]:
     """The means of the parts of a loss on at most 512 held-out pictures, under fixed draws; their sum is ``loss``."""
-    if not len(held_out):
+    if held_out is None or not len(held_out):
         return {}
     (player, side), n = next(iter(task.players.items())), min(512, len(held_out))
     device = next(side.module.parameters()).device

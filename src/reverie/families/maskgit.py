@@ -9,9 +9,9 @@ The alternative keeps places in the order of a Halton sequence (Besnier et al. 2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,14 @@ from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape
 from reverie.core.task import Moment, Preview, Task
 from reverie.core.tensors import onto
-from reverie.diffusion.texts import Texts, texts_of
-from reverie.families.drawing import Listening, columns, drawn, validated
+from reverie.diffusion.texts import texts_of
+from reverie.families.drawing import columns, drawn, validated
+from reverie.families.token_model import TokenModel
 from reverie.families.token_net import TokenNet, categorical, classes_of, guided, tokenizer
 from reverie.spaces.vq import VQ
 
 if TYPE_CHECKING:
-    from reverie.families.token_config import MaskedSample, MaskGITConfig
+    from reverie.families.token_config import MaskGITConfig
 
 
 class MaskedNet(TokenNet):
@@ -48,30 +49,15 @@ class MaskedNet(TokenNet):
         return self.predict(self.embed["token"](tokens), cond)
 
 
-class MaskGIT(Listening):
-    """Draws the tokens of a space in a few steps.
+class MaskGIT(TokenModel):
+    """Draws the tokens of a space in a few steps."""
 
-    Args:
-        net: what predicts.
-        space: between pictures and tokens.
-        spec: of the data.
-        sample: how it draws.
-        unlabelled: whether it also draws without a label or a text.
-        texts: its text encoders, for data with captions.
-    """
+    net: MaskedNet
 
-    def __init__(
-        self,
-        net: MaskedNet,
-        space: VQ,
-        spec: DataSpec,
-        sample: MaskedSample,
-        unlabelled: bool = True,
-        texts: Texts | None = None,
-    ) -> None:
-        super().__init__(spec.conditions, spec.classes, texts, unlabelled)
-        self.net, self.space, self.spec, self.shape, self.how = net, space, spec, spec.shape, sample
-        self.length = space.token_count(self.shape)
+    @property
+    def length(self) -> int:
+        """L, of a picture."""
+        return self.space.token_count(self.shape)
 
     def logits(self, tokens: Tensor, cond: Cond | None) -> Tensor:
         """What is predicted of tokens (B, L), guided towards what B samples are told by the scale: (B, L, codes)."""
@@ -133,15 +119,8 @@ class MaskGIT(Listening):
         tokens = torch.where(tokens == self.net.mask, book.nearest(book.codes.mean(0, keepdim=True)), tokens)
         return self.space.from_tokens(tokens, self.shape).clamp(-1.0, 1.0)
 
-    def drawing(self, sample: MaskedSample) -> MaskGIT:
-        """The same model, drawing otherwise."""
-        return MaskGIT(self.net, self.space, self.spec, sample, self.unlabelled, self.texts)
-
-    def settings(self) -> dict[str, Any]:
-        return {**vars(self.how)}
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net, "space": self.space, **self.modules_beside()}
+    def learning(self) -> Masking:
+        return Masking(self)
 
 
 def masked(length: int, steps: int) -> list[int]:
@@ -192,7 +171,9 @@ class Masking(Task):
         smoothing: share of the truth that is spread over all codes.
     """
 
-    def __init__(self, model: MaskGIT, held_out: Dataset, drop: float, smoothing: float) -> None:
+    def __init__(
+        self, model: MaskGIT, held_out: Dataset | None = None, drop: float = 0.0, smoothing: float = 0.1
+    ) -> None:
         self.model, self.held_out, self.drop, self.smoothing = model, held_out, drop, smoothing
         self.players = model.players(model.net)
 

@@ -8,9 +8,9 @@ predicted from the sum of the earlier ones, averaged to its sides; the first fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,15 @@ from reverie.core.draws import Draws
 from reverie.core.generator import Frame
 from reverie.core.noise import Seeds, Tape
 from reverie.core.task import Moment, Preview, Task
-from reverie.diffusion.texts import Texts, texts_of
-from reverie.families.drawing import Listening, columns, drawn, validated
+from reverie.diffusion.texts import texts_of
+from reverie.families.drawing import columns, drawn, validated
+from reverie.families.token_model import TokenModel
 from reverie.families.token_net import TokenNet, categorical, classes_of, guided, tokenizer
 from reverie.nets.embeddings import LabelEmbedding
 from reverie.spaces.multiscale import MultiScaleVQ
 
 if TYPE_CHECKING:
-    from reverie.families.token_config import ScaledSample, VARConfig
+    from reverie.families.token_config import VARConfig
 
 
 class ScaleNet(TokenNet):
@@ -66,30 +67,16 @@ class ScaleNet(TokenNet):
         return self.predict(h, cond, mask=scale[:, None] >= scale)
 
 
-class VAR(Listening):
-    """Draws the tokens of a multi-scale space, a scale a step.
+class VAR(TokenModel):
+    """Draws the tokens of a multi-scale space, a scale a step."""
 
-    Args:
-        net: what predicts.
-        space: between pictures and tokens.
-        spec: of the data.
-        sample: how it draws.
-        unlabelled: whether it also draws without a label or a text.
-        texts: its text encoders, for data with captions.
-    """
+    net: ScaleNet
+    space: MultiScaleVQ
 
-    def __init__(
-        self,
-        net: ScaleNet,
-        space: MultiScaleVQ,
-        spec: DataSpec,
-        sample: ScaledSample,
-        unlabelled: bool = True,
-        texts: Texts | None = None,
-    ) -> None:
-        super().__init__(spec.conditions, spec.classes, texts, unlabelled)
-        self.net, self.space, self.spec, self.shape, self.how = net, space, spec, spec.shape, sample
-        self.scales = space.scales(*space.code_shape(self.shape)[1:])
+    @property
+    def scales(self) -> list[tuple[int, int]]:
+        """The sides of the maps of tokens, coarse to fine."""
+        return self.space.scales(*self.space.code_shape(self.shape)[1:])
 
     def before(self, tokens: Tensor) -> Tensor:
         """What the network is given of the tokens (B, …) of the first k scales: f̂_1 … f̂_k at the sides of the scales after them."""
@@ -134,15 +121,8 @@ class VAR(Listening):
         """The tokens (B, …) of the first scales, or of all, as pictures."""
         return self.space.from_tokens(tokens, self.shape).clamp(-1.0, 1.0)
 
-    def drawing(self, sample: ScaledSample) -> VAR:
-        """The same model, drawing otherwise."""
-        return VAR(self.net, self.space, self.spec, sample, self.unlabelled, self.texts)
-
-    def settings(self) -> dict[str, Any]:
-        return {**vars(self.how)}
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net, "space": self.space, **self.modules_beside()}
+    def learning(self) -> Scaling:
+        return Scaling(self)
 
 
 class Scaling(Task):
@@ -154,7 +134,7 @@ class Scaling(Task):
         drop: share of the labels or texts that are dropped, for guidance.
     """
 
-    def __init__(self, model: VAR, held_out: Dataset, drop: float) -> None:
+    def __init__(self, model: VAR, held_out: Dataset | None = None, drop: float = 0.0) -> None:
         self.model, self.held_out, self.drop = model, held_out, drop
         self.players = model.players(model.net)
 

@@ -119,14 +119,26 @@ class Numbers(nn.ModuleDict):
         return summed
 
 
+class LabelTable(nn.Embedding):
+    """A row a class, and behind them one more, the null: ``nn.Embedding(classes + 1, width)``."""
+
+    @property
+    def null(self) -> int:
+        """The number of the last row, which is that of classes."""
+        return self.num_embeddings - 1
+
+
 class LabelEmbedding(nn.Module):
     """A learned vector per class, and one more, the null, for samples whose label is absent."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.null = classes
-        self.table = nn.Embedding(classes + 1, width)
+        self.table = LabelTable(classes + 1, width)
         nn.init.normal_(self.table.weight, std=0.02)
+
+    @property
+    def null(self) -> int:
+        return self.table.null
 
     def forward(self, cond: Cond | None, batch: int) -> Tensor:
         """``(batch, width)``, or (1, width) for one label; without a label every row is the null, or the condition's own, (B, width)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reverie.core import spelling
 from reverie.nets.config import TextConfig
@@ -35,11 +36,16 @@ class TextEncoder(nn.Module):
         for table in self.embed.children():
             nn.init.normal_(table.weight, std=0.5)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The features (B, L, width), of which the first of a text stands for all of it, and the mask (B, L), true at its tokens."""
+    def forward(self, tokens: Tensor, learned: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The features (B, L, width), of which the first of a text stands for all of it, and the mask (B, L), true at its tokens.
+
+        ``learned`` (K, width) are the rows of tokens behind the vocabulary.
+        """
         tokens = tokens[:, : self.length]
         mask = tokens != spelling.PADDING
-        x = self.embed["byte"](tokens) + self.embed["place"](torch.arange(tokens.shape[1], device=tokens.device))
+        table: Tensor = self.embed["byte"].weight  # pyright: ignore[reportAssignmentType]
+        table = table if learned is None else torch.cat([table, learned.to(table)])
+        x = F.embedding(tokens, table) + self.embed["place"](torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x), mask

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from reverie import adapt
+from reverie.adapt.tokens import Model
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
+from reverie.families.token_model import TokenModel
 from reverie.recipes.recipe import Recipe
 from reverie.recipes.runs import Run
 
@@ -27,13 +29,17 @@ def absolute(given: str) -> str:
     return f"{path.absolute()}:{scale:g}"
 
 
-def adapted(run: Run, given: Sequence[str], anyway: bool = False) -> NetDenoiser:
-    """The run's diffusion model with adapters, cast as the run is to be after that: they know their base in the type of its file.
+def adapted(run: Run, given: Sequence[str], anyway: bool = False) -> Model:
+    """The run's model with adapters, cast as the run is to be after that: they know their base in the type of its file.
 
     Raises:
         InputError: as :func:`reverie.adapt.apply`, or for a run of another task.
     """
-    plain = Run(run.chosen.folder if run.chosen else run.folder, run.device).denoiser()
+    plain = Run(run.chosen.folder if run.chosen else run.folder, run.device).open()
+    if not isinstance(plain, NetDenoiser | TokenModel):
+        raise InputError(
+            f"--adapter is for diffusion models and those of tokens: {run.folder} is a run of the task {run.recipe.task.name}"
+        )
     each = [(_loaded(path), scale) for path, scale in map(strength, given)]
     return adapt.apply(plain, *each, anyway=anyway).to(dtype=run.dtype)
 
@@ -50,8 +56,8 @@ def _loaded(path: Path) -> "adapt.Adapter | adapt.Outside":
     return opened
 
 
-def knowing(recipe: Recipe, denoise: NetDenoiser) -> Recipe:
+def knowing(recipe: Recipe, model: Model) -> Recipe:
     """The recipe of a model that has learned tokens: they are classes behind its own."""
     if recipe.data.classes is None:
         return recipe
-    return replace(recipe, data=replace(recipe.data, classes=tuple(denoise.conditioner.classes)))
+    return replace(recipe, data=replace(recipe.data, classes=tuple(model.conditioner.classes)))

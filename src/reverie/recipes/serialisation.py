@@ -221,7 +221,8 @@ def _convert(value: Any, expected: Any, key: str, source: str) -> Any:
             return _net(value, key, source)
         if value is None and NoneType in options:
             return None
-        fitting = (option for option in options if isinstance(value, list | tuple) == (get_origin(option) is tuple))
+        named = [o for o in options if isinstance(value, dict) and getattr(o, "name", None) == value.get("name")]
+        fitting = (o for o in named or options if isinstance(value, list | tuple) == (get_origin(o) is tuple))
         return _convert(value, next((o for o in fitting if o is not NoneType), options[0]), key, source)
     if get_origin(expected) is tuple:
         if isinstance(value, list | tuple):

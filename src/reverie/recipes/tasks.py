@@ -40,6 +40,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "lora": "reverie.adapt.config:LoRAConfig",
     "dreambooth": "reverie.adapt.config:DreamBoothConfig",
     "textual": "reverie.adapt.config:TextualConfig",
+    "xti": "reverie.adapt.config:XTIConfig",
     "custom": "reverie.adapt.config:CustomConfig",
     "svdiff": "reverie.adapt.config:SVDiffConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
