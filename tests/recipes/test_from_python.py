@@ -67,6 +67,7 @@ def test_without_a_recipe_the_settings_suit_the_data():
 
     chosen = _chosen(None, Squares(), 20_000)
     assert chosen.train.images == 20_000 and chosen.data.size == 8 and isinstance(chosen.task.net, UNetConfig)
+    assert chosen.train.processes == 1  # a script would be run again by a second one
     assert _chosen(RECIPE, "emoji", None).task == RECIPE.task
 
 
