@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cli import main
+from reverie.cli.train import parse
 from reverie.core.errors import InputError
 from reverie.recipes import comparing
 from reverie.recipes.runs import Run
@@ -152,3 +153,11 @@ def test_a_model_is_trained_by_the_command_that_a_user_would_type(tmp_path, monk
     run = Run("runs/digits8-diffusion")
     assert run.checkpoint.state["images"] == run.recipe.train.images
     assert json.loads((run.checkpoint.folder / "state.json").read_text())["memory"] > 0
+
+
+def test_a_vqvae_draws_from_the_tokens_of_the_recipe_maskgit():
+    def space(words):
+        return parse([*words, "--data", "digits8"]).recipe.task.space  # pyright: ignore[reportAttributeAccessIssue]
+
+    assert space(comparing.words("vqvae")) == space(["maskgit"]) != space(["var"])
+    assert comparing.words("gan") == ["gan"] and not comparing.words("diffusion")

@@ -118,7 +118,7 @@ def test_what_makes_no_sense_is_said(runs, tmp_path, capsys):
         assert "tokens of a VQ (vq): got a ConvVAE" in said(f"{task} --space {runs('conv')}")
     assert "tokens of a MultiScaleVQ (multiscale-vq): got a VQ" in said(f"var --space {runs('vq')}")
     assert "leave --space out, or --head" in said(f"tile --head mixture --space {runs('vq')}")
-    assert "leave --patch, --levels out" in said(f"tile --patch 2 --levels 16 --space {runs('vq')}")
+    assert "leave --levels, --patch out" in said(f"tile --patch 2 --levels 16 --space {runs('vq')}")
     assert "leave --codes out" in said("tile --codes 16 --space vq --space.codes 16")
     assert main(f"train vae --dims 4 --width 8 {SHORT} --out {tmp_path / 'labelled'}".split()) == 0
     assert "--data.no-labels" in said(f"--space {tmp_path / 'labelled'} {NET}")

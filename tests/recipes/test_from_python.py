@@ -15,7 +15,7 @@ from reverie.data import decoding
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.learn import TrainConfig
 from reverie.learn.observer import Observer
-from reverie.nets.config import DiTConfig
+from reverie.nets.config import DiTConfig, UNetConfig
 from reverie.recipes.recipe import Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "training.md"
@@ -66,7 +66,8 @@ def test_without_a_recipe_the_settings_suit_the_data():
     from reverie.recipes.training import _chosen
 
     chosen = _chosen(None, Squares(), 20_000)
-    assert chosen.train.images == 20_000 and chosen.data.size == 8 and chosen.task.net.name == "unet"
+    assert chosen.train.images == 20_000 and chosen.data.size == 8 and isinstance(chosen.task.net, UNetConfig)
+    assert chosen.train.processes == 1  # a script would be run again by a second one
     assert _chosen(RECIPE, "emoji", None).task == RECIPE.task
 
 

@@ -121,6 +121,8 @@ def _class(label: Any, known: Sequence[str], called: str) -> str | None:
     if label is None or isinstance(label, str):
         return label
     value = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+    if known and value == -1:  # as datasets say that it is not known
+        return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (known and value >= len(known)):
         most = f"from 0 to {len(known) - 1}" if known else "0 or more"
         raise InputError(f"the label of {called} is the number of its class, {most}, or its name: got {label!r}")

@@ -91,7 +91,9 @@ def pack(source: Source, out: str | Path, most: int = 10_000, name: str = "the d
             said.update(_said(sample))
             done += 1
         if shard is None:
-            raise InputError(f"none of the {count} pictures in {source} could be read")
+            raise InputError(
+                f"none of the pictures in {source if isinstance(source, str | Path) else name} could be read"
+            )
         shard.close()
         if classes:
             (partial / CLASSES).write_text("".join(f"{each}\n" for each in classes), encoding="utf-8")

@@ -105,7 +105,7 @@ class Wrapped(Dataset):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return checked(value, called).float().div_(127.5).sub_(1.0)
         if self.floats is None:
-            raise InputError(f"{called} is of {value.dtype}: say the range of its values, such as floats=(0, 1)")
+            raise InputError(f"the values of {called} are {value.dtype}: say their range, such as floats=(0, 1)")
         low, high = self.floats
         least, most = value.min().item(), value.max().item()
         if not low - SLACK * (high - low) <= least <= most <= high + SLACK * (high - low):

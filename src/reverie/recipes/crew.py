@@ -90,7 +90,10 @@ def _call(meeting: Meeting, recipe: Recipe, folder: Path, others: list[BaseProce
     for rank in range(1, meeting.world):
         while not meeting.told(f"ready {rank}"):
             if others and not others[rank - 1].is_alive() and meeting.failure() is None:
-                raise Lost(f"process {rank} of {meeting.world} ended before training began")
+                raise Lost(
+                    f"process {rank} of {meeting.world} ended before training began. Each runs the script that started them up to its "
+                    'if __name__ == "__main__": put what trains under that line, or choose train.processes 1'
+                )
             time.sleep(0.01)
 
 

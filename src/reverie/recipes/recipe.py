@@ -19,15 +19,16 @@ class DataConfig:
 
     Attributes:
         name: a bundled set (mnist5k, emoji, digits8, scenes), one that `reverie prefetch` brought, or a folder or zip file of pictures,
-            whose sub-folders are classes; shards of tar files (WebDataset); tables of Parquet or Arrow (of Hugging Face's datasets).
+            whose sub-folders are classes; shards of tar files (WebDataset); tables of Parquet or Arrow (of Hugging Face's datasets);
+            hf://OWNER/NAME of their hub, once `reverie prefetch` has brought it.
         size: height and width of the pictures in pixels, or the side of squares; inferred without.
         channels: 1 (grey) or 3 (RGB); inferred without.
         fit: how a picture becomes one of that size.
         flip: mirror half of the pictures; not for digits or letters.
         labels: learn to draw by class, if the data has classes.
         codes: folder of the codes of a space, as `reverie data encode` makes them; the run's own without.
-        captions: learn to draw by what the pictures are called, in place of classes: names of emoji; in a folder NAME.txt beside a
-            picture, or metadata.jsonl.
+        captions: learn to draw by what the pictures are called, in place of classes: names of emoji; NAME.txt or NAME.json beside a
+            picture; metadata.jsonl or .csv; a column of a table.
         templates: ways to say a caption, of which training takes one each time: {} stands for it, {category} for what that column says.
         caption_length: the most tokens of a caption, one a byte; those of the longest without, at most 256.
         classes: their names, inferred.

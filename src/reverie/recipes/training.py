@@ -58,7 +58,7 @@ def train(
     Under a launcher every process calls this; the first one decides, and the others train what it tells them.
 
     Args:
-        recipe: what to train; without one, a diffusion model that suits the data, as ``reverie train --data X`` trains it.
+        recipe: what to train; without one, a diffusion model that suits the data, as ``reverie train --data X`` trains it, in one process.
         out: folder of the run, ``runs/NAME`` by default.
         fresh: start anew; a run that is there is renamed, not removed.
         budget: seconds of training, with what the task prepares before it, which decide the number of images of a new run; one that is
@@ -93,7 +93,10 @@ def _chosen(recipe: Recipe | None, data: Source | None, images: int | None) -> R
         chosen = replace(chosen, data=replace(chosen.data, name=str(given)))
     if images is not None:
         chosen = replace(chosen, train=replace(chosen.train, images=images))
-    return suiting(chosen) if recipe is None else chosen
+    if recipe is not None:
+        return chosen
+    alone = suiting(chosen)  # a script that nothing guards from being run again cannot start another process
+    return replace(alone, train=replace(alone.train, processes=1))
 
 
 def _train(
