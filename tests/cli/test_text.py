@@ -75,26 +75,32 @@ def test_a_run_is_drawn_from_by_text(run, tmp_path, capsys):
 
 def test_the_best_of_several_is_kept_and_said_in_the_picture(run, tmp_path, monkeypatch):
     class Red:
-        """Likes a picture the more the redder it is."""
+        """Likes a picture the more the redder it is, or the less."""
 
         name, data, seen = "red", "", "nothing"
+
+        def __init__(self, sign):
+            self.sign = sign
 
         def pictures(self, images):
             return images.mean((2, 3))[:, :1]
 
         def texts(self, texts):
-            return torch.ones(len(texts), 1)
+            return torch.full((len(texts), 1), self.sign)
 
-    monkeypatch.setattr(measuring, "scorer", lambda score, device: Red())
-    plain, best, again = (tmp_path / f"{name}.png" for name in ("plain", "best", "again"))
+    monkeypatch.setattr(measuring, "scorer", lambda score, device: Red(1.0))
+    plain, best, again, worst = (tmp_path / f"{name}.png" for name in ("plain", "best", "again", "worst"))
     said = ["sample", str(run), "--text", "a red patch", "--n", "1", "--seed", "3"]
     assert main([*said, "--out", str(plain)]) == 0
     assert main([*said, "--rerank", str(run), "--candidates", "1", "--out", str(best)]) == 0
     assert np.array_equal(drawn(best), drawn(plain))
     assert main([*said, "--rerank", str(run), "--candidates", "6", "--out", str(best)]) == 0
-    assert drawn(best)[..., 0].mean() > drawn(plain)[..., 0].mean()
     assert main(["sample", "--like", str(best), "--out", str(again)]) == 0
     assert np.array_equal(drawn(again), drawn(best))
+    monkeypatch.setattr(measuring, "scorer", lambda score, device: Red(-1.0))
+    assert main([*said, "--rerank", str(run), "--candidates", "6", "--out", str(worst)]) == 0
+    most, usual, least = (drawn(path)[..., 0].mean() for path in (best, plain, worst))
+    assert most >= usual >= least and most > least + 1
 
 
 @pytest.mark.parametrize(

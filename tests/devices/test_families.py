@@ -11,7 +11,9 @@ from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.task import Moment
 from reverie.data import ImageSet
-from reverie.families.token_config import MaskedSample, MaskGITConfig, ScaledSample, VAEConfig, VARConfig
+from reverie.families.config import ChoiceConfig
+from reverie.families.token_config import MaskedSample, MaskGITConfig, PartiConfig, ScaledSample, VAEConfig, VARConfig
+from reverie.nets.config import TextConfig
 from reverie.spaces import SpaceConfig
 
 from .emulated import DEVICE, NAME
@@ -20,7 +22,17 @@ from .models import CLASSES, pictures, shaken
 X = pictures(4)
 LABELS = torch.arange(4)
 NAMES = [str(i) for i in range(CLASSES)]
-DATA = ImageSet("some", "train", ((X + 1) * 127.5).byte(), torch.arange(4), labels=LABELS, classes=NAMES)
+SAID = ["a red heart", "dog", "the sun", "sea"]
+DATA = ImageSet(
+    "some",
+    "train",
+    ((X + 1) * 127.5).byte(),
+    torch.arange(4),
+    labels=LABELS,
+    classes=NAMES,
+    columns={"name": SAID},
+    text="name",
+)
 COND = rv.Cond(label=LABELS)
 SPACE = SpaceConfig(patch=2, dims=4, width=8, codes=8)
 
@@ -34,21 +46,26 @@ def family(name: str) -> tuple[Any, Any]:
             MaskGITConfig(**net, space=SpaceConfig(**{**vars(SPACE), "name": "vq"})),
             MaskedSample(scale=2.0, steps=3),
         ),
+        "parti": (
+            PartiConfig(**net, space=SpaceConfig(**{**vars(SPACE), "name": "vq"}), text=TextConfig(**net), dropout=0.0),
+            ChoiceConfig(scale=2.0),
+        ),
         "var": (
             VARConfig(**net, space=SpaceConfig(**{**vars(SPACE), "name": "multiscale-vq"})),
             ScaledSample(scale=2.0),
         ),
     }[name]
-    model = config.build(DATA.spec, 0)
+    data = DATA.with_captions() if name == "parti" else DATA
+    model = config.build(data.spec, 0)
     if sample is not None:
-        model.space.codebook.codes.normal_()
+        (model.net.space if name == "parti" else model.space).codebook.codes.normal_()
         model = model.drawing(sample)
     for module in config.modules(model).values():
         shaken(module).train().requires_grad_(True)
-    return model, config.task(model, DATA, DATA, sample or config.Sample(), 0)
+    return model, config.task(model, data, data, sample or config.Sample(), 0)
 
 
-@pytest.mark.parametrize("name", ["vae", "maskgit", "var"])
+@pytest.mark.parametrize("name", ["vae", "maskgit", "parti", "var"])
 def test_it_learns_and_draws_the_same(name):
     torch.manual_seed(0)
     here = family(name)
@@ -56,13 +73,15 @@ def test_it_learns_and_draws_the_same(name):
     found = []
     for (model, task), device in ((here, "cpu"), (there, DEVICE)):
         player, *_ = task.players
-        task.players[player].module.to(device)
-        batch = Batch(X, COND).to(device)
-        losses = task.loss(player, batch, Draws(0, 0, 4), Moment(0, 0, 1))
+        for each in task.players.values():
+            each.module.to(device)
+        batch = DATA.with_captions().batch(range(4)) if name == "parti" else Batch(X, COND)
+        losses = task.loss(player, batch.to(device), Draws(0, 0, 4), Moment(0, 0, 1))
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
-        slopes = {key: p.grad for key, p in task.players[player].module.named_parameters() if p.grad is not None}
+        learning = {f"{of}.{key}": p for of, each in task.players.items() for key, p in each.module.named_parameters()}
+        slopes = {key: p.grad for key, p in learning.items() if p.grad is not None}
         model.to(device)
-        drawn = rv.sample(model, cond=COND, seed=1)
+        drawn = rv.sample(model, text=SAID, seed=1) if name == "parti" else rv.sample(model, cond=COND, seed=1)
         found.append(({**losses, **slopes, "drawn": drawn}, task.validate()))
     (a, measured), (b, again) = found
     assert a.keys() == b.keys() and len(a) > 5

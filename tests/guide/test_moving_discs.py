@@ -60,3 +60,7 @@ def test_the_named_disc_goes_where_its_word_is_sent(trained, to):
 
 def test_at_scale_zero_nothing_moves(trained):
     torch.testing.assert_close(sent(trained, 0, TO[0], 0.0), draw(trained), rtol=0, atol=1e-4)
+    x, cond = torch.randn(2, 3, 16, 16), discs.text(FIRST[:2], SECOND[:2])
+    still, moved = (guide.attention(trained, guide.position(0, TO[0]), scale)(x, 0.7, cond).out for scale in (0.0, 9.0))
+    plain = trained(x, 0.7, cond).out
+    assert torch.equal(still, plain) and not torch.equal(moved, plain)

@@ -85,8 +85,12 @@ def test_a_model_is_drawn_from_with_a_choice():
     from reverie.spaces.config import SpaceConfig
 
     space = SpaceConfig(name="vq", patch=4, dims=4, codes=8, width=8)
-    config = PartiConfig(width=16, depth=1, heads=2, text=TextConfig(width=8, depth=1, heads=2), space=space)
+    config = PartiConfig(
+        width=16, depth=1, heads=2, text=TextConfig(width=8, depth=1, heads=2), space=space, dropout=0.0
+    )
     model = config.build(DataSpec((3, 8, 8), {"text": Text(8)}, (), "made"), 0)
+    model.net.space.codebook.codes.normal_()
+    model.net.codebook.copy_(model.net.space.codebook.codes)
     plain = rv.sample(model, text=["red", "blue"], seed=3)
     assert torch.equal(rv.measure.reranked(model, ["red", "blue"], Eye(), of=1, seed=3), plain)
     eight = rv.measure.reranked(model, ["red", "blue"], Eye(), of=8, seed=3)

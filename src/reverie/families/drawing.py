@@ -136,7 +136,7 @@ def columns(model: Generator, real: Dataset | None) -> Preview | None:
     if isinstance(model, Listening) and model.texts is not None:
         said = captions.of(real)
         assert said is not None
-        rows = torch.tensor([row for row in range(len(real)) if said.say(row)][:COLUMNS])
+        rows = torch.tensor([row for row in range(len(real)) if said.say(row)][:COLUMNS], dtype=torch.int64)
         names, cond = [said.say(row) for row in rows.tolist()], model.heard(real.batch(rows.repeat(ROWS)))
     elif "label" in model.conditions:
         labels = real.batch(range(len(real))).label
