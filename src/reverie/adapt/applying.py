@@ -89,9 +89,9 @@ def apply(denoise: M, *adapters: Given | tuple[Given, float], anyway: bool = Fal
         own = adapter if isinstance(adapter, Adapter) else _own(base.net, adapter)
         check_fits(own, base.net)
         ours.append((own, scale))
-    other = _with(base, ours)
+    other: Any = _with(base, ours)
     if theirs:
-        assert isinstance(other, Pretrained)
+        assert isinstance(base, Pretrained)
         other.net, other.conditioner = copy.deepcopy(other.net), copy.deepcopy(other.conditioner)
         for adapter, scale in theirs:
             bridge.merge(other, adapter.path, scale)

@@ -51,7 +51,8 @@ def styled(model: Model, adapter: Adapter, style: float = 2.0, content: float = 
     ):  # B(∅) + w·(B(c) − B(∅)) with w = 1 − λ_B/λ_A is the worse one
         return auto(mine, cfg(model, 1.0 - content / style), 1.0 + style)
     other: Any = copy.copy(mine)
-    other.net, other.how = StyledNet(mine.net, model.net, style, content), replace(model.how, scale=1.0)
+    other.net = StyledNet(mine.net, model.net, style, content)
+    other.how = replace(other.how, scale=1.0)
     return other
 
 

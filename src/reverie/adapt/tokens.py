@@ -207,7 +207,7 @@ def hearing(model: M, net: nn.Module, rows: Mapping[str, Tensor]) -> M:
     if text is not None and rows:
         text = _spoken(learner(text), _plain(model), rows)
         if isinstance(text, xti.PerLayer):
-            told = other.conditions["text"]
+            told: Any = other.conditions["text"]
             other.conditions["text"] = replace(told, dim=len(text.each) * told.dim)
     elif rows:
         other.conditions["label"] = Label(_count(model) + len(rows))

@@ -91,8 +91,8 @@ class Texts:
         Raises:
             InputError: for encoders that learn no words.
         """
-        table = self._learner().embed["byte"].weight
-        return table[spelling.spelled([word], MOST)[0, 1:].to(table.device)].detach().clone()  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        table: Tensor = self._learner().embed["byte"].weight  # pyright: ignore[reportAssignmentType]
+        return table[spelling.spelled([word], MOST)[0, 1:].to(table.device)].detach().clone()
 
     def spoken(self, rows: Mapping[str, Tensor]) -> Self:
         """The encoder that also knows these words, each by its rows (k, width) (textual inversion); it shares the rest.
