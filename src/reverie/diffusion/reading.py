@@ -6,6 +6,7 @@ encoders that were trained so (Rombach et al. 2022, Ramesh et al. 2022); here it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from reverie.diffusion.first_stage import learned
 from reverie.learn.config import TrainConfig
 from reverie.measure.config import TowersConfig
 from reverie.measure.towers import Pairing
-from reverie.nets.config import BYTES, EncoderConfig, TextConfig
+from reverie.nets.config import BYTES, TextConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ READING = "reading"
 """In a run's folder, that of this training."""
 FILE = "reading.safetensors"
 """Where a run keeps what its text encoder had learned before."""
-PICTURES = EncoderConfig(width=16)
+PICTURES = replace(TowersConfig().encoder, width=16)
 """Who looks at the pictures meanwhile; only what is read is kept."""
 
 
