@@ -23,6 +23,7 @@ from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
 from reverie.diffusion.augment import CHANGES, TOLD, drawn
+from reverie.diffusion.texts import along
 
 Weight = Callable[[Tensor], Tensor]
 """λ (B,) -> the weight of the squared error, (B,)."""
@@ -83,7 +84,7 @@ class Denoising(Task):
             self.denoise.conditions = {**denoise.conditions, CHANGES: Vector(TOLD)}
         self.players = {"denoiser": Player(denoise.net)}
         if isinstance(own := getattr(denoise.conditioner.text, "own", None), nn.Module):
-            self.players["text"] = Player(own, along="denoiser")
+            self.players["text"] = along(own, "denoiser")
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         cond = self.condition(batch, rng)
@@ -135,22 +136,33 @@ class Denoising(Task):
         return {"logsnr": 2.0 * self.denoise.schedule.lam(self.times(rng.even("time")))}
 
     def validate(self) -> dict[str, float | list[float]]:
-        """Loss on held-out images: ``loss``, and ``bins`` of it, of equal weight under the density of t, centred on ``logsnr``."""
+        """Loss on held-out images: ``loss``, and ``bins`` of it, of equal weight under the density of t, centred on ``logsnr``.
+
+        Of a model of texts also ``exchanged``, the loss where each image is told the text of another: it is higher where the model listens.
+        """
         if self.held_out is None:
             return {}
-        device, n = self.denoise.device, len(self.held_out)
+        n = len(self.held_out)
         u = (order.indices(0, 0, n, n).double() + 0.5) / n
-        parts: list[Tensor] = []
-        for i in track(range(0, n, 256), "validating", -(-n // 256), "batches"):
-            part = slice(i, min(i + 256, n))
-            rng = Draws(0, part.start, part.stop - part.start)
-            some = self.held_out.index(part).to(device)
-            parts.append(self.batch_errors(some, self.times(u[part]), rng, some.cond))
-        errors = torch.cat(parts).cpu().double()
+        errors = self._errors(self.held_out, u)
+        exchanged = {}
+        if "text" in self.players and self.held_out.cond is not None:
+            told = self.held_out.cond.index((torch.arange(n) + n // 2) % n)
+            exchanged = {"exchanged": float(self._errors(replace(self.held_out, cond=told), u).mean())}
         bins = [float(errors[(u * self.BINS).long() == b].mean()) for b in range(self.BINS)]
         centres = self.times((torch.arange(self.BINS, dtype=torch.float64) + 0.5) / self.BINS)
         logsnr: list[float] = (2.0 * self.denoise.schedule.lam(centres)).tolist()
-        return {"loss": float(errors.mean()), "logsnr": logsnr, "bins": bins}
+        return {"loss": float(errors.mean()), **exchanged, "logsnr": logsnr, "bins": bins}
+
+    def _errors(self, data: Batch, u: Tensor) -> Tensor:
+        """Of each image at the time of u (N,), float64 on the host."""
+        parts: list[Tensor] = []
+        for i in track(range(0, len(data), 256), "validating", -(-len(data) // 256), "batches"):
+            part = slice(i, min(i + 256, len(data)))
+            rng = Draws(0, part.start, part.stop - part.start)
+            some = data.index(part).to(self.denoise.device)
+            parts.append(self.batch_errors(some, self.times(u[part]), rng, some.cond))
+        return torch.cat(parts).cpu().double()
 
     def preview(self) -> Preview | None:
         return None if self.show is None else self.show(self.shown)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from reverie.core import spelling
@@ -21,6 +21,7 @@ from reverie.core.batch import Dataset, DataSpec
 from reverie.core.condition import Cond, Entry, Text
 from reverie.core.errors import InputError
 from reverie.core.files import inside
+from reverie.core.task import Optim, Player
 from reverie.core.text import warn_of_cut
 from reverie.data import captions
 from reverie.data.captions import FEATURES, MOST, Captioned
@@ -29,6 +30,8 @@ from reverie.diffusion.foreign_text import ForeignText
 from reverie.nets.config import BYTES, CONFIGS, NetConfig, TextConfig
 from reverie.nets.text import TextEncoder
 
+RATE = 3e-4
+"""At which our own encoder learns with a network."""
 Read = tuple[Tensor, Tensor, Tensor]
 """Of each text the features (B, L, D), which of them are of the text (B, L), and one vector (B, D)."""
 
@@ -165,6 +168,12 @@ def _with_null(entry: Entry, away: Entry) -> Entry:
     n = len(entry.value)
     mask = None if away.mask is None else away.mask.expand(n, -1)
     return entry._replace(null=away.value.expand(n, *away.value.shape[1:]), null_mask=mask)
+
+
+def along(own: nn.Module, player: str) -> Player:
+    """A text encoder that learns in the turn of the network that listens to it, slowly: at the rate of a convolutional network, or by Muon,
+    a small transformer soon says the same of every text."""
+    return Player(own, along=player, optim=Optim(optimizer="adamw", lr=RATE))
 
 
 def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Texts | None:

@@ -16,7 +16,7 @@ from reverie.core.generator import Generator
 from reverie.core.noise import Seeds, Tape, listed, sample_seeds
 from reverie.core.task import Moment, Player, Preview, Task
 from reverie.data import captions
-from reverie.diffusion.texts import Texts
+from reverie.diffusion.texts import Texts, along
 
 ROWS, COLUMNS = 3, 8
 """Rows of samples that training shows, and of how many without classes."""
@@ -59,7 +59,7 @@ class Listening(Generator):
     def players(self, net: torch.nn.Module) -> dict[str, Player]:
         """The network, and beside it the text encoder that learns with it."""
         own = None if self.texts is None else self.texts.own
-        return {"net": Player(net)} if own is None else {"net": Player(net), "text": Player(own, along="net")}
+        return {"net": Player(net)} if own is None else {"net": Player(net), "text": along(own, "net")}
 
     def modules_beside(self) -> dict[str, torch.nn.Module]:
         """The text encoder that learned with the network, if there is one."""
