@@ -13,12 +13,13 @@ from reverie.core.condition import Cond, Entry, Text, Tokens, Vector
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.spelling import spelled
-from reverie.core.task import Moment
+from reverie.core.task import Moment, Optim
 from reverie.data.captions import Captions
 from reverie.diffusion import building
 from reverie.diffusion.config import DenoisingConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.texts import Texts
+from reverie.learn import optim
 from reverie.nets.config import DiTConfig, JiTConfig, MMDiTConfig, NetConfig, TextConfig, UNetConfig, UViTConfig
 from reverie.nets.text import TextEncoder
 from reverie.recipes import serialisation
@@ -167,13 +168,14 @@ def test_a_network_learns_two_captions_and_draws_by_nothing_else():
     its vector shut neither draws apart from nothing said."""
     config = DenoisingConfig(net=NETS["dit"], text=SMALL)
     denoise = building.denoiser(config, DataSpec((3, 8, 8), {"text": Text(24)}), 0, None)
-    task = Denoising(denoise, building.times(config, denoise.schedule), drop=0.1)
+    x = torch.tensor([-1.0, 1.0]).repeat(8)[:, None, None, None].expand(16, 3, 8, 8)
+    said = Captions([("night",), ("snow",)], 24).entry(["night", "snow"] * 8)
+    held_out = Batch(x[:9].contiguous(), Cond(text=said).index(slice(0, 9)))  # of nine, each is told another's
+    task = Denoising(denoise, building.times(config, denoise.schedule), drop=0.1, held_out=held_out)
     assert set(task.players) == {"denoiser", "text"}
     weights = [p for player in task.players.values() for p in player.module.parameters()]
     before = {id(p): p.detach().clone() for p in weights}
     adam = torch.optim.Adam(weights, lr=3e-3)
-    said = Captions([("night",), ("snow",)], 24).entry(["night", "snow"] * 8)
-    x = torch.tensor([-1.0, 1.0]).repeat(8)[:, None, None, None].expand(16, 3, 8, 8)
     for step in range(120):
         adam.zero_grad()
         loss = task.loss("denoiser", Batch(x, Cond(text=said)), Draws(0, 16 * step, 16, 0), Moment(step, 0, 1))
@@ -184,11 +186,24 @@ def test_a_network_learns_two_captions_and_draws_by_nothing_else():
     means = drawn.mean((1, 2, 3))
     assert (means[::2] < -0.5).all() and (means[1::2] > 0.5).all()
     assert apart(out(denoise, denoise.conditioner(text=["night", "snow"])), out(denoise, None)) > 0.05
-    with torch.no_grad():  # the control
-        for block in denoise.net.blocks:  # pyright: ignore
+    with torch.no_grad():
+        measured = task.validate()
+        assert measured["exchanged"] > 1.5 * measured["loss"]  # pyright: ignore[reportOperatorIssue]
+        for block in denoise.net.blocks:  # pyright: ignore  # the control
             block.cross.out.weight.zero_()
         denoise.net.conditioning.vector[2].weight.zero_()  # pyright: ignore
+        assert task.validate()["exchanged"] == pytest.approx(task.validate()["loss"], rel=1e-5)
     torch.testing.assert_close(out(denoise, denoise.conditioner(text=["night", "snow"])), out(denoise, None))
+
+
+def test_beside_a_network_that_muon_steps_the_encoder_is_stepped_slowly_by_adam():
+    recipe = serialisation.load(serialisation.find("emoji-text"))
+    denoise = building.denoiser(
+        DenoisingConfig(net=NETS["unet"], text=SMALL), DataSpec((3, 8, 8), {"text": Text(24)}), 0, None
+    )
+    task = Denoising(denoise, building.times(DenoisingConfig(), denoise.schedule))
+    network, text = (optim.settings(recipe.train, task.players[name].optim or Optim()) for name in ("denoiser", "text"))
+    assert (network.optimizer, text.optimizer) == ("muon", "adamw") and text.lr < 0.1 * network.lr
 
 
 def test_two_encoders_stand_one_after_the_other():
