@@ -74,12 +74,12 @@ def main() -> None:
     lines = edges(discs.pictures(N, torch.Generator().manual_seed(5))[0])
     sketcher = taught(base)
     print(f"free: {agreement(rows[0], lines):.2f} of the lines")
-    for beta in (0.5, 1.0, 1.6):
+    for beta in (0.125, 0.25, 0.5, 1.0):
         led = draw(sketcher(lines, beta))
         print(
             f"along lines, beta {beta}: {agreement(led, lines):.2f}; of another's {agreement(led, lines.roll(1, 0)):.2f}"
         )
-        rows += [2.0 * lines.expand(-1, 3, -1, -1) - 1.0, led] if beta == 1.0 else []
+        rows += [2.0 * lines.expand(-1, 3, -1, -1) - 1.0, led] if beta == 0.25 else []
     grid.save(grid.tile(torch.cat([row[:12] for row in rows]), 12), PICTURE)
 
 

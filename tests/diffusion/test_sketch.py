@@ -122,9 +122,9 @@ def test_discs_are_drawn_along_the_lines(taught: Sketcher):
         a, b = (v.flatten(1) - v.flatten(1).mean(1, keepdim=True) for v in (drawn, with_lines))
         return torch.cosine_similarity(a, b, dim=1).mean().item()
 
-    led, free = agrees(taught(lines, 1.0), lines), agrees(taught.base, lines)
+    led, free = agrees(taught(lines), lines), agrees(taught.base, lines)
     assert led > free + 0.2
-    assert agrees(taught(lines.roll(1, 0), 1.0), lines) < led - 0.2  # the control: along the lines of another
+    assert agrees(taught(lines.roll(1, 0)), lines) < led - 0.2  # the control: along the lines of another
 
 
 def test_a_run_of_it_makes_both_and_learns_the_predictor_alone():
