@@ -18,6 +18,7 @@ from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.ema import power
 from reverie.learn.loop import train
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 diffusers = pytest.importorskip("diffusers")
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import learners  # noqa: E402
