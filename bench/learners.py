@@ -85,6 +85,7 @@ def learn(learner: Learner, seconds: float, clock: Callable[[], float], began: f
         torch.manual_seed(seed)
         (side,) = sides(learner.task, config, learner.decay, runtime).values()
         assert side.turn is not None and side.ema is not None
+        learner.net.train()
         while (used := _agreed((clock() - began) / seconds, runtime)) < 1.0:
             start, count = runtime.shard(images, config.batch)
             side.begin(optim.factor(config, int(used * config.images)))
@@ -116,7 +117,7 @@ def _agreed(used: float, runtime: Runtime) -> float:
 
 
 def named(data: str) -> Recipe:
-    """Our recipe for a data set or folder, with nothing written or drawn on the way."""
+    """Our recipe for a data set or folder."""
     recipe = serialisation.load(serialisation.find(NAMED.get(data, "cifar10")))
     return replace(recipe, data=replace(recipe.data, name=data))
 

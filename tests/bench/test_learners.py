@@ -18,6 +18,7 @@ from reverie.learn.checkpoint import Checkpoints
 from reverie.learn.ema import power
 from reverie.learn.loop import train
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 diffusers = pytest.importorskip("diffusers")
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import learners  # noqa: E402
@@ -47,6 +48,7 @@ class Regressing(Task):
         self.players = {"map": Player(nn.Linear(8, 4))}
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        assert self.players["map"].module.training
         said = self.players["map"].module(batch.x.flatten(1)[:, :8])
         return {"mse": (said - rng.normal("noise", (4,))).square().mean(1)}
 
@@ -60,6 +62,7 @@ def test_the_loop_is_that_of_train(tmp_path: Path):
         images=40, batch=8, lr=0.01, warmup=0, decay="linear", clip=0.1, ema_profiles=(), save_every=40
     )
     mine, other = Regressing(), Regressing()
+    mine.players["map"].module.eval()
     assert learn(learner(mine, config), 5.0, Ticking(), 0.0, 0) == 40
     train(other, Loader(load("digits8"), 0), config, tmp_path, seed=0)
     kept = Checkpoints(tmp_path / "checkpoints").newest_whole()
