@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.schedules import VP
 from reverie.diffusion.control import control
@@ -85,6 +86,15 @@ def both() -> tuple[NetDenoiser, NetDenoiser]:
 def test_every_guide_draws_the_same(both, name):
     drawn = [rv.sample(GUIDES[name](d), cond=rv.Cond(label=[1, 2]), solver="heun", steps=2) for d in both]
     same(*drawn, 1e-3)
+
+
+def test_a_picture_and_an_instruction():
+    torch.manual_seed(0)
+    config = rv.nets.UNetConfig(width=8, multipliers=(1, 2), blocks=1, heads=2, attention=(2,), context=5, length=6)
+    net = rv.nets.build(config, channels=CHANNELS, size=SIZE, image=CHANNELS)
+    here = NetDenoiser(shaken(net), VP(), "v", shape=(CHANNELS, SIZE, SIZE))
+    told = Cond(text=condition(here)["text"])  # pyright: ignore[reportOptionalSubscript]
+    same(*(rv.edit.instruct(d, X, told, steps=2) for d in (copy.deepcopy(here).to(DEVICE), here)))
 
 
 def test_composed_conditions_and_regions(both):

@@ -25,13 +25,14 @@ from reverie.core.spelling import spelled
 from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
 from reverie.data import ImageSet, TensorSet
-from reverie.diffusion import palette
+from reverie.diffusion import instructing, palette
 from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.classifying import Classifying
-from reverie.diffusion.conditioned import PaletteConfig
+from reverie.diffusion.conditioned import InstructConfig, PaletteConfig
 from reverie.diffusion.control import Control, Controlling
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import edges
+from reverie.diffusion.instructing import Instructing
 from reverie.diffusion.online import Online
 from reverie.diffusion.palette import Palette
 from reverie.diffusion.reflow import Reflow
@@ -123,6 +124,13 @@ def restoring(op: str) -> Palette:
     model = palette.build(config, rv.data.TensorSet(X).spec, 0)
     trained(shaken(model.net))
     return Palette(model, Uniform(), palette.damage(op, 2), True, held_out=Batch(X))
+
+
+def instructed() -> Instructing:
+    net = rv.nets.UNetConfig(width=8, multipliers=(1, 2), blocks=1, heads=2, attention=(2,))
+    model = instructing.build(InstructConfig(net=net), DataSpec((CHANNELS, SIZE, 2 * SIZE), {"text": Text(6)}), 0)
+    trained(shaken(model.net))
+    return Instructing(model, Uniform(), held_out=Batch(X, condition(model, len(X))))
 
 
 def steering(name: str) -> Controlling:
@@ -234,6 +242,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "online": online,
     "aligned": aligned,
     **{op: lambda op=op: restoring(op) for op in ("inpaint", "uncrop", "colourise", "jpeg", "superres")},
+    "instruct": instructed,
     **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "prior")},
     "reflow": straightened,
     **{method: lambda method=method: personalising(method) for method in METHODS},

@@ -11,6 +11,7 @@ from reverie.nets.attention import Attention
 from reverie.nets.network import Network
 
 F64 = torch.float64
+UNET = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2, context=8, length=3)
 TEXTS = 3.0 * torch.randn(3, 3, 8, dtype=F64, generator=torch.Generator().manual_seed(5))
 
 
@@ -20,8 +21,12 @@ def text(i: int) -> Cond:
 
 def random_unet(seed: int = 0) -> NetDenoiser:
     """A U-Net that reads three tokens, in double precision, with random weights."""
-    config = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2, context=8, length=3)
-    return _random(config, seed)
+    return _random(UNET, seed)
+
+
+def random_editor(seed: int = 0) -> NetDenoiser:
+    """The same U-Net, shown a picture too."""
+    return _random(UNET, seed, image=1)
 
 
 def random_mmdit(seed: int = 0) -> NetDenoiser:
@@ -29,9 +34,9 @@ def random_mmdit(seed: int = 0) -> NetDenoiser:
     return _random(MMDiTConfig(patch=2, width=16, depth=2, heads=2, context=8, length=3, pos_embed_max_size=4), seed)
 
 
-def _random(config, seed: int) -> NetDenoiser:
+def _random(config, seed: int, image: int = 0) -> NetDenoiser:
     torch.manual_seed(seed)
-    net = build(config, channels=1, size=8)
+    net = build(config, channels=1, size=8, image=image)
     for parameter in net.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=1.1 * parameter[0].numel() ** -0.5)

@@ -55,7 +55,8 @@ def test_a_tuned_model_moves_pictures_the_way_the_texts_lie():
             (("left", "right"), 0, 0.0),
         )
     )
-    assert turned(given, there) > turned(given, nothing) + 0.1 > turned(given, back) + 0.2
+    for other in (nothing, back):
+        assert turned(given, there) > turned(given, other) + 0.1
     assert (kept - given).abs().mean() < (there - given).abs().mean() - 0.02
 
 

@@ -22,6 +22,7 @@ from reverie.edit import (
     dragon,
     edit,
     imagic,
+    instruct,
     inversion,
     masactrl,
     masked,
@@ -48,7 +49,21 @@ from reverie.solve import DDIM, DDPM, grids, sample
 
 from ..margin import apart
 from .closed_form import As, rms
-from .made import A_BLUE, A_RED, F64, A, images, layout, painter, prompt, random_mmdit, random_unet, text, word
+from .made import (
+    A_BLUE,
+    A_RED,
+    F64,
+    A,
+    images,
+    layout,
+    painter,
+    prompt,
+    random_editor,
+    random_mmdit,
+    random_unet,
+    text,
+    word,
+)
 
 ENDS = grids.logsnr(start=-6.0, end=9.0)
 NETS = {"unet": random_unet, "mmdit": random_mmdit}
@@ -427,6 +442,10 @@ def test_what_cannot_be_edited_says_why():
         plug_and_play(denoise, code, text(1), features=["up.9"])
     with pytest.raises(InputError, match=r"unknown method 'p2q'.*Did you mean 'p2p'"):
         edit(denoise, images(), text(0), text(1), "p2q")
+    with pytest.raises(InputError, match="reverie train instruct"):
+        edit(denoise, images(), None, text(1), "instruct")
+    with pytest.raises(InputError, match="say what to do"):
+        edit(random_editor(), images())  # what was trained to edit needs no method
     with pytest.raises(InputError, match="it is by ode, the edit by edict"):
         edit(denoise, code, None, text(1), "edict")
     with pytest.raises(InputError, match="the picture itself"):
@@ -467,6 +486,7 @@ EDITORS: dict[str, Callable[[Denoiser], Tensor]] = {
     "imagic": lambda d: imagic(
         d, images(), text(1), optimise=3, tune=3, solver=DDIM(), steps=3, grid=Levels(start=-6.0), scale=2.0
     ),
+    "instruct": lambda d: instruct(d, images(), text(1), scale=3.0, solver=DDIM(), steps=3, grid=Levels(start=-6.0)),
     "masactrl": lambda d: masactrl(d, _of("ode")(d), text(1), scale=2.0),
     "masked": lambda d: masked(d, images(), torch.eye(8), text(1), d.schedule.t_of_lam(-1.0), steps=4, grid=Levels()),
     "p2p": lambda d: prompt_to_prompt(d, _of("negative_prompt")(d), text(1), scale=2.0),
@@ -483,11 +503,12 @@ EDITORS: dict[str, Callable[[Denoiser], Tensor]] = {
 @pytest.mark.parametrize("editor", EDITORS)
 def test_a_model_re_expressed_is_edited_the_same(editor):
     """ε, v, x0 and flow, on two paths besides its own: the model is the same function, and so is the edit."""
-    base = random_unet()
+    made = random_editor if editor == "instruct" else random_unet
+    base = made()
     expected = EDITORS[editor](base)
     for kind, path in (("eps", VP()), ("x0", Flow()), ("flow", Flow()), ("v", Cosine())):
         found = EDITORS[editor](As(base.under(path), kind))
         assert apart(found, expected) < 1e-6, (kind, path)
     assert apart(expected, images()) > 1e-3
-    other = EDITORS[editor](As(random_unet(1), "eps"))
+    other = EDITORS[editor](As(made(1), "eps"))
     assert apart(other, expected) > 1e-3

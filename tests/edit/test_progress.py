@@ -6,7 +6,7 @@ import torch
 from reverie.core.progress import Progress
 from reverie.edit import METHODS, edit, inversion, invert
 
-from .made import images, random_unet, text
+from .made import images, random_editor, random_unet, text
 
 STEPS = 3
 TURNS = {"dds": 4 * STEPS}
@@ -24,7 +24,8 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
 def test_an_edit_counts_its_moves(method: str, bars: list[Progress]):
     mask = torch.zeros(8, 8)
     mask[4:] = 1.0
-    edit(random_unet(), images(), text(0), text(1), method, mask=mask, steps=STEPS)
+    denoise = random_editor() if method == "instruct" else random_unet()
+    edit(denoise, images(), text(0), text(1), method, mask=mask, steps=STEPS)
     last = bars[-1]
     assert last.label == "editing" and last.done == last.total > 0
     assert method not in TURNS or last.total == TURNS[method]

@@ -145,7 +145,8 @@ def _drawn(rng: np.random.Generator) -> Scene:
     for kind, low in zip(chosen, (0.2, 0.68), strict=True):
         along, across = rng.uniform(low, low + 0.12), rng.uniform(0.35, 0.65)
         at = (along, across) if upright else (across, along)
-        things.append(Thing(*kinds[kind], at, rng.uniform(0.13, 0.18)))
+        colour, shape = kinds[kind]
+        things.append(Thing(colour, shape, at, rng.uniform(0.13, 0.18)))
     ends = np.clip(rng.uniform(0.3, 0.9, (2, 1)) + rng.uniform(-0.1, 0.1, (2, 3)), 0.0, 1.0)
     ground = tuple(tuple(map(float, end)) for end in ends)
     return Scene((things[0], things[1]), RELATIONS[upright], ground, rng.uniform(0.0, 2.0 * np.pi))  # pyright: ignore[reportArgumentType]

@@ -78,11 +78,10 @@ class Instructing(Denoising):
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:
         """What is told, a part of it dropped."""
         assert batch.cond is not None
-        u, d = rng.uniform("drop").to(batch.x.device), self.drop
-        kept = {
-            "image": (u < d) | (u >= 3 * d),
-            "text": u >= 2 * d,
-        }  # [0, d) no text, [d, 2d) neither, [2d, 3d) no picture
+        u, d = rng.uniform("drop"), self.drop
+        # in [0, d) the instruction is missing, in [d, 2d) both are, in [2d, 3d) the picture
+        kept = {"image": (u < d) | (u >= 3 * d), "text": u >= 2 * d}
+        kept = {name: keep.to(batch.x.device) for name, keep in kept.items()}
         each = {name: batch.cond[name] for name in batch.cond}
         return Cond(**{n: e._replace(present=e.present & kept.get(n, kept["text"])) for n, e in each.items()})
 

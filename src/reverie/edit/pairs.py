@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reverie.core.denoiser import Denoiser
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.files import appearing_folder
 from reverie.core.noise import Tape, sample_seeds
@@ -38,7 +38,7 @@ class Instruction:
 
 @torch.no_grad()
 def pair(
-    denoise: Denoiser, instruction: Instruction, seeds: Sequence[int], *, steps: int = 20, scale: float = 7.5
+    denoise: NetDenoiser, instruction: Instruction, seeds: Sequence[int], *, steps: int = 20, scale: float = 7.5
 ) -> tuple[Tensor, Tensor]:
     """Pictures before and after, (n, C, H, W) each, one a seed.
 
@@ -66,7 +66,7 @@ def pair(
 
 
 def pairs(
-    denoise: Denoiser,
+    denoise: NetDenoiser,
     instructions: Sequence[Instruction],
     folder: str | Path,
     each: int = 4,
