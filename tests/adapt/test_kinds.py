@@ -146,6 +146,20 @@ def test_each_layer_is_told_its_own_row(name, tmp_path):
         assert apart(guided(images(2, seed=5), 0.6, told(applied, "<mine>")).out, expected) < 1e-4
 
 
+def test_what_training_moves_the_next_call_says_of_texts_too():
+    base = of_texts()
+    adapter = begin(METHODS["xti"](token="<mine>", like="heart"), base, 0).adapter
+    beside = unmerged(base, adapter)
+    first = beside.conditioner("a <mine>")
+    before = {name: first[name].value.detach() for name in first}
+    moved(adapter)
+    after = beside.conditioner("a <mine>")
+    applied = rv.adapt.apply(base, adapter).conditioner("a <mine>")
+    for name in ("text", "vector"):
+        assert apart(after[name].value, before[name]) > 1e-3
+        assert torch.equal(after[name].value, applied[name].value)
+
+
 def heard(model_, cond, where: dict[str, int]) -> list[Tensor]:
     """What each layer that listens makes of the condition."""
     found: dict[str, Tensor] = {}

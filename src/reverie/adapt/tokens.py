@@ -208,7 +208,7 @@ def hearing(model: M, net: nn.Module, rows: Mapping[str, Tensor]) -> M:
         text = _spoken(learner(text), _plain(model), rows)
         if isinstance(text, xti.PerLayer):
             told: Any = other.conditions["text"]
-            other.conditions["text"] = replace(told, dim=len(text.each) * told.dim)
+            other.conditions["text"] = replace(told, dim=text.parts * told.dim)
     elif rows:
         other.conditions["label"] = Label(_count(model) + len(rows))
         classes = [*(classes or map(str, range(_count(model)))), *rows]
@@ -217,14 +217,11 @@ def hearing(model: M, net: nn.Module, rows: Mapping[str, Tensor]) -> M:
 
 
 def _spoken(text: WordLearner, plain: int, rows: Mapping[str, Tensor]) -> TextEncoder:
-    """The encoder told further words; n of it where the rows of one differ by layer."""
+    """The encoder told further words, in each layer its own where the rows of one differ."""
     wide = {word: row for word, row in rows.items() if row.ndim > plain}
     if not wide:
         return text.spoken(rows)
-    parts = len(next(iter(wide.values())))
-    each = [text.spoken({word: row[i] if word in wide else row for word, row in rows.items()}) for i in range(parts)]
-    means = {word: row[0] + (row - row[0]).mean(0) for word, row in wide.items()}  # of equal rows that row to the bit
-    return xti.PerLayer(each, text.spoken({**rows, **means}))
+    return xti.PerLayer(text, rows, list(wide), len(next(iter(wide.values()))))
 
 
 def _count(model: Model) -> int:

@@ -86,7 +86,8 @@ class Personalising(Task):
             "adapter": Player(model.adapter, average=False),
             "base": Player(self.beside.net, optim=None, average=False, train=False, saved="none"),
         }
-        self.of_class = None if model.drawn is None else of_class(model.base, config)
+        with torch.no_grad():
+            self.of_class = None if model.drawn is None else of_class(self.beside, config)
 
     def told(self) -> Cond | None:
         """What the model is told of the pictures, from the rows as they are now."""
@@ -131,7 +132,7 @@ def own(model: Model, times: TimeSampler | None = None, loss_kind: str | None = 
 
 
 def of_class(base: Model, config: AdaptConfig) -> Cond | None:
-    """What the base is told of the class of the pictures.
+    """What a model is told of the class of the pictures.
 
     Raises:
         InputError: when they have none and the model is told one.

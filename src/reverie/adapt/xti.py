@@ -10,7 +10,7 @@ the base to the bit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -112,18 +112,31 @@ def beside(net: Any, tables: Sequence[str], parts: int) -> tuple[dict[str, str],
 
 
 class PerLayer:
-    """A text encoder whose learned words differ by layer: n encoders, their features side by side.
+    """A text encoder whose learned words differ by layer: what it makes of a text in each, side by side.
 
     Args:
-        each: the encoders.
-        mean: one whose words are the means of theirs: it gives the vector of a text, which belongs to no layer.
+        text: an encoder that learns words.
+        rows: of each word, as they are at each call: training moves them.
+        wide: the words whose rows differ by layer.
+        parts: how many layers there are.
     """
 
-    def __init__(self, each: Sequence[TextEncoder], mean: TextEncoder) -> None:
-        self.each, self.mean = list(each), mean
+    def __init__(self, text: Any, rows: Mapping[str, Tensor], wide: Collection[str], parts: int) -> None:
+        self.text, self.rows, self.wide, self.parts = text, rows, wide, parts
+
+    def layer(self, part: int) -> TextEncoder:
+        """The encoder of a layer."""
+        return self.text.spoken({word: row[part] if word in self.wide else row for word, row in self.rows.items()})
+
+    @property
+    def mean(self) -> TextEncoder:
+        """One whose words are the means over the layers, of equal rows that row to the bit."""
+        means = {word: self.rows[word][0] + (self.rows[word] - self.rows[word][0]).mean(0) for word in self.wide}
+        return self.text.spoken({**self.rows, **means})
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
-        told = [encode(texts, negative)["text"] for encode in self.each]
+        """The vector of a text belongs to no layer: it is that of :attr:`mean`."""
+        told = [self.layer(part)(texts, negative)["text"] for part in range(self.parts)]
         nulls = [entry.null for entry in told if entry.null is not None]
         text = told[0]._replace(value=torch.cat([entry.value for entry in told], -1))
         text = text._replace(null=torch.cat(nulls, -1)) if nulls else text
@@ -133,6 +146,5 @@ class PerLayer:
         return self.mean.words(text)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        for encoder in (*self.each, self.mean):
-            encoder.to(device, dtype)
+        self.text.to(device, dtype)
         return self
