@@ -89,7 +89,7 @@ class AdaptConfig(TaskConfig):
         from reverie.adapt.training import draw_class
         from reverie.core import files
         from reverie.core.files import inside
-        from reverie.diffusion.building import prepare_teacher
+        from reverie.diffusion.taught import prepare_teacher
 
         prepare_teacher(self.run, replace(given, spec=self.of(given.spec)))
         path = inside(given.folder, DRAWN)
@@ -100,10 +100,10 @@ class AdaptConfig(TaskConfig):
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Adapting:
         from reverie.adapt.training import begin, of_class
         from reverie.core import files
-        from reverie.diffusion import building
+        from reverie.diffusion import taught
 
         own = self.of(spec)
-        base = self.denoising.open(building.begin(self.denoising.build(own, seed, folder), folder), own)
+        base = self.denoising.open(taught.begin(self.denoising.build(own, seed, folder), folder), own)
         if self.preserve:
             of_class(base, self)
         drawn = files.read_tensors(folder / DRAWN)["images"] if self.preserve and folder is not None else None
