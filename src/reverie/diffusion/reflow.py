@@ -246,16 +246,16 @@ def kept_pairs(config: ReflowConfig, folder: Path, spec: DataSpec) -> tuple[Data
         RunError: when a file is missing or damaged.
     """
     whole = read(folder / FOLDER, _count(config), spec.classes)
-
-    said, text = folder / FOLDER / CAPTIONS, spec.conditions.get("text")
-    texts = json.loads(said.read_text("utf-8")) if said.is_file() and isinstance(text, Text) else None
+    said, text, texts, length = folder / FOLDER / CAPTIONS, spec.conditions.get("text"), None, 0
+    if isinstance(text, Text) and said.is_file():
+        texts, length = json.loads(said.read_text("utf-8")), text.length
 
     def some(rows: slice) -> Dataset:
         labels = None if whole.labels is None else whole.labels[rows]
         part = replace(whole, x=whole.x[rows], labels=labels, extra={"noise": whole.extra["noise"][rows]})
         if texts is None:
             return part
-        found = captions.Captions([(text,) for text in texts[rows]], text.length)  # pyright: ignore[reportOptionalMemberAccess]
+        found = captions.Captions([(text,) for text in texts[rows]], length)
         return called(config.denoising.text, found, part, folder)
 
     return some(slice(config.pairs)), some(slice(config.pairs, None))
