@@ -2,14 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from reverie import data
 from reverie.cli import main
-from reverie.recipes import Run
+from reverie.core import image_files
+from reverie.core.condition import Tokens
+from reverie.core.errors import InputError
+from reverie.recipes import Run, asking, sources
+
+from ..margin import apart
 
 TOWERS = (
     "--data.channels 1 --encoder.width 8 --encoder.multipliers 1 2 --encoder.attention 2 --encoder.heads 2 --width 16 --depth 1 --heads 2 "
@@ -75,9 +83,45 @@ def test_what_the_towers_see_tells_other_models_what_to_draw(reverie, words):
     y = looks.texts(["3", "7"])
     assert rv.load("runs/words-rdm").sample(cond=rv.Cond(query=y)).shape == (2, 1, 28, 28)
     pair = unclip.Pair(rv.load("runs/words-unclip-prior"), rv.load("runs/words-unclip"))
-    pictures, z = pair.draw(y, steps=2, prior_steps=2)
+    assert pair.prior.conditions["text"] == Tokens(16, looks.length)
+    with pytest.raises(InputError, match="give read="):
+        pair.draw(y, steps=2, prior_steps=2)
+    pictures, z = pair.draw(y, looks.read(["3", "7"]), steps=2, prior_steps=2)
     assert pictures.shape == (2, 1, 28, 28) and z.shape == (2, 8)
     assert reverie("sample runs/words-rdm --n 2").code == 0 and reverie("sample runs/words-unclip --n 2").code == 0
+
+    def drawn(run, words):
+        said = reverie(f"sample runs/{run} --n 2 --scale 2 --seed 3 --out {run}.png {words}")
+        assert said.code == 0, said.err
+        return np.array(image_files.open_image(f"{run}.png"))
+
+    run, seen = Run("runs/words-rdm"), "--query words/7.png"
+    rdm = run.generator(replace(run.recipe.usual, scale=2.0))
+    rv.save(rdm.sample(cond=rv.Cond(query=looks.texts(["3", "3"])), seed=3), "expected.png", columns=2)
+    assert np.array_equal(drawn("words-rdm", "--text 3"), np.array(image_files.open_image("expected.png")))
+    (
+        drawn("words-rdm", seen),
+        drawn("words-unclip", seen),
+        drawn("words-unclip", "--text 3 --prior runs/words-unclip-prior"),
+    )
+    picture = sources.picture(Path("words/7.png"), run.recipe)[0]
+    query = asking.asked(run.recipe.task, rdm, (), picture, 2, rv.load)["query"].value
+    assert torch.allclose(query, looks.pictures(picture[None]).expand(2, -1), atol=1e-6)
+    assert apart(query, looks.texts(["3", "3"])) > 0.01
+    decoder = Run("runs/words-unclip")
+    told = asking.asked(decoder.recipe.task, decoder.generator(), ["3"], None, 2, rv.load, "runs/words-unclip-prior")[
+        "vector"
+    ].value
+    assert torch.allclose(told.square().mean(1), torch.ones(2), atol=1e-5) and apart(told[:1], told[1:]) > 0.01
+    for words, message in (
+        ("words-unclip --text 3", "give --prior RUN"),
+        ("words-rdm --text 3 --prior runs/words-unclip-prior", "--prior is unclip's"),
+        ("words-rdm --text 3 --negative 4", "leave it out"),
+        ("words-rdm --text 3 --query x.png", "give one of them"),
+        ("words-unclip --prior runs/words-unclip-prior", "give --text"),
+    ):
+        said = reverie(f"sample runs/{words}")
+        assert said.code == 2 and message in said.err, said.err
 
     said = reverie(
         "train unclip-prior --data words --data.size 28 --data.no-captions --embed runs/words-towers --name none"

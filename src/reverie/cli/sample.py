@@ -14,7 +14,7 @@ import tyro
 from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
 from reverie.cli.placing import Placing
-from reverie.cli.steering import enlarged, hinted, shortlist, steered
+from reverie.cli.steering import enlarged, hinted, shortlist, steered, vectors
 from reverie.core.bounds import STEPS, Bound
 from reverie.core.errors import InputError, nearest
 from reverie.core.image_files import WRITTEN
@@ -49,6 +49,8 @@ class Arguments(Placing):
         rerank: keep of several candidates for each picture the one that shows its text or class best, by a picture-text model: a run of the
             task towers, or a folder of transformers with a CLIP.
         candidates: with rerank, how many; 16 without.
+        query: in place of text, for a run of rdm or unclip: a picture whose neighbours, or whose like, are drawn.
+        prior: with text, for a run of unclip: the run of unclip-prior that draws the vector of a picture for it.
         n: how many pictures; without it 16, or the next multiple of the number of labels or texts.
         out: a picture file, which gets all in a grid, or a folder, which gets a file each; samples.png without, with like NAME-again.png
             beside it.
@@ -82,6 +84,8 @@ class Arguments(Placing):
     negative: str | None = None
     rerank: Path | None = None
     candidates: Annotated[int, Bound(ge=1, le=10_000)] | None = None
+    query: Path | None = None
+    prior: Path | None = None
     n: Annotated[int, Bound(ge=1, le=10**6)] | None = None
     out: Path | None = None
     steps: Annotated[int, STEPS] | None = None
@@ -139,8 +143,12 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
         raise InputError("--negative says what to lead away from: say with --text what to draw")
     if given.text and given.label is not None:
         raise InputError("--text and --label both say what to draw: give one of them")
-    labels = None if given.text else labels
-    told = len(labels or given.text)
+    if given.query is not None and (given.text or given.label is not None):
+        raise InputError("--query, --text and --label each say what to draw: give one of them")
+    if given.prior is not None and not given.text:
+        raise InputError("--prior draws the vector of a picture for a text: give --text")
+    labels = None if given.text or given.query is not None else labels
+    told = len(labels or given.text) or int(given.query is not None)
     n = math.ceil(16 / max(1, told)) * max(1, told) if given.n is None else given.n
     if given.canvas is not None and given.image is not None:
         raise InputError("--image starts from a picture of the model's size: leave --canvas out")
@@ -165,7 +173,10 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
     steers = bool(given.guide) or given.image is not None or given.canvas is not None
     if steers and not isinstance(generator, Sampler):
         raise InputError(f"--guide, --image and --canvas are for diffusion models: this is a run of {recipe.task.name}")
-    cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
+    if given.query is not None or given.prior is not None or (given.text and getattr(recipe.task, "embed", None)):
+        cond = vectors(given, recipe, generator, n)
+    else:
+        cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
     seeds, bar = sample_seeds(given.seed, n), "sampling" if writes else None
     known = (recipe if recipe.data.classes else teaching.recipe).data.classes if labels else ()  # pyright: ignore
     names = [known[i] for i in labels or []] or given.text  # pyright: ignore[reportOptionalSubscript]

@@ -68,6 +68,26 @@ def shortlist(given: "Arguments", told: bool) -> int | None:
     return CANDIDATES if given.candidates is None else given.candidates
 
 
+def vectors(given: "Arguments", recipe: "Recipe", generator: "Generator", n: int) -> "Cond":
+    """What ``--text`` or ``--query`` ask of a model that is told vectors.
+
+    Raises:
+        InputError: for another model, or a picture of another size.
+    """
+    from reverie.recipes.asking import asked
+    from reverie.recipes.sources import picture
+
+    if given.negative is not None:
+        raise InputError("--negative is for models that read texts themselves: this one is told vectors, leave it out")
+    seen = None if given.query is None else picture(given.query, recipe)[0]
+    prior = None if given.prior is None else str(given.prior)
+
+    def load(run: str) -> Any:
+        return given.open(Path(run)).open()
+
+    return asked(recipe.task, generator, given.text, seen, n, load, prior, given.seed)
+
+
 def numbered(word: str) -> tuple[str, float | None]:
     """``NAME:NUMBER`` apart, or ``NAME`` without one."""
     name, _, number = word.rpartition(":")

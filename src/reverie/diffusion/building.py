@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from reverie import guide, nets, spaces
-from reverie.core import files
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Image
 from reverie.core.conditioner import Conditioner
@@ -46,8 +45,6 @@ HELD_OUT = 512
 """Held-out samples that training validates on."""
 FITTED = 20_000
 """Training samples that a prior is fitted to."""
-TEACHER = "teacher.safetensors"
-"""In a run's folder, the weights that it began with."""
 
 
 def prepare_space(config: SpaceConfig, given: Given) -> None:
@@ -142,42 +139,6 @@ def coded(data: Dataset, folder: Path, codes: Path, device: torch.device | str =
     if not len(data):
         return data
     return encoded(data, spaces.load(folder / FILE).to(device), codes, device)  # pyright: ignore[reportArgumentType]
-
-
-def prepare_teacher(teacher: str, given: Given) -> None:
-    """Leave the model of another run in the run's folder: its space and its averaged weights.
-
-    Raises:
-        InputError: when there is no such run, or its model is of other data.
-    """
-    path = inside(given.folder, TEACHER)
-    if path.exists():
-        return
-    model: NetDenoiser = given.load(teacher)
-    if getattr(model, "told", None) is not None:
-        raise InputError(f"{teacher} is told texts: what learns from a model is told classes, or nothing")
-    data = (model.space.data_shape(model.shape), {**model.conditions})
-    if data != (given.spec.shape, {**given.spec.conditions}):
-        raise InputError(
-            f"{teacher} is a model of other data: of {data}, not {given.spec.shape, {**given.spec.conditions}}"
-        )
-    if isinstance(model.space, Latent):
-        spaces.save(model.space, inside(given.folder, FILE))
-    files.write_tensors(path, model.net.state_dict(), {"what": "teacher", "kind": model.kind.name})
-
-
-def begin(model: NetDenoiser, folder: Path | None) -> NetDenoiser:
-    """The model with the weights that :func:`prepare_teacher` left in a run's folder; without one, as it is.
-
-    Raises:
-        RunError: when the file is missing or damaged.
-    """
-    if folder is not None:
-        try:
-            model.net.load_state_dict(files.read_tensors(folder / TEACHER))
-        except RuntimeError as error:
-            raise RunError(f"{folder / TEACHER} holds another network than the recipe describes: {error}") from error
-    return model
 
 
 def schedule_of(config: OnPath) -> Schedule:

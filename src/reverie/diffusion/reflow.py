@@ -6,16 +6,19 @@ method follows it in few steps, at best in one (section 2.2, algorithm 1). In z 
 straight one (its t is 1 − τ).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from reverie.core import files
-from reverie.core.batch import Batch, DataSpec
-from reverie.core.condition import Cond
+from reverie.core.batch import Batch, Dataset, DataSpec
+from reverie.core.condition import Cond, Text
+from reverie.core.conditioner import conditioner_of
 from reverie.core.denoiser import Denoiser, NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
@@ -25,9 +28,10 @@ from reverie.core.predictions import Kind
 from reverie.core.progress import Progress
 from reverie.core.schedules import HostPoint, Schedule
 from reverie.core.task import Given, Preview
-from reverie.data import TensorSet, order
+from reverie.data import TensorSet, captions, order
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.teacher import ReflowConfig
+from reverie.diffusion.texts import called
 from reverie.learn.runtime import Runtime
 from reverie.solve import DDIM, Solver, iterate, sample
 from reverie.solve.plan import plain
@@ -40,6 +44,8 @@ COLUMNS = 8
 """Pairs that training shows."""
 FOLDER = "pairs"
 """Where a run keeps them."""
+CAPTIONS = "captions.json"
+"""What is said of each, beside them."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,16 @@ class Reflow(Denoising):
     def batch_errors(self, batch: Batch, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         return self.weighted(batch.x, batch.extra["noise"], t, cond)
 
+    def told(self, batch: Batch) -> Cond | None:
+        """What a solver tells the model of a batch."""
+        return batch.cond if self.denoise.told is None or batch.cond is None else self.denoise.told(batch.cond)
+
     def validate(self) -> dict[str, float | list[float]]:
         """As of denoising, on held-out pairs; and the ``straightness`` of the flow from their noise."""
         if self.held_out is None:
             return {}
         some = self.held_out.to(self.denoise.device)
-        return {**super().validate(), "straightness": straightness(self.denoise, some.extra["noise"], some.cond)}
+        return {**super().validate(), "straightness": straightness(self.denoise, some.extra["noise"], self.told(some))}
 
     def preview(self) -> Preview | None:
         """Held-out samples of the teacher, and below each what one step of Euler's method makes of its noise."""
@@ -90,7 +100,7 @@ class Reflow(Denoising):
             return None
         some = self.held_out.index(slice(COLUMNS)).to(self.denoise.device)
         x0 = self.denoise.space.decode(some.x)
-        return Preview(torch.cat([x0, one_step(self.denoise, some.extra["noise"], some.cond)]).cpu(), len(x0))
+        return Preview(torch.cat([x0, one_step(self.denoise, some.extra["noise"], self.told(some))]).cpu(), len(x0))
 
 
 def even_walk(schedule: Schedule, steps: int) -> tuple[HostPoint, ...]:
@@ -135,6 +145,7 @@ def pairs(
     n: int,
     folder: Path,
     labels: Tensor | None = None,
+    texts: Sequence[str] | None = None,
     *,
     seed: int = 0,
     solver: Solver | str = "dpmpp3",
@@ -149,6 +160,7 @@ def pairs(
         n: how many.
         folder: where they are kept.
         labels: the class of each, (n,), for a model of classes.
+        texts: the caption of each, for a model of captions.
         seed: of the noise.
         solver, steps: as of :func:`reverie.sample`.
 
@@ -159,10 +171,11 @@ def pairs(
     with Progress("making pairs", n, "pairs") as bar:
         for rows in _parts(n):
             some = None if labels is None else labels[rows.start : rows.stop]
+            said = None if texts is None else texts[rows.start : rows.stop]
             path = inside(folder, _file(rows))
             about = {"what": "pairs", "count": len(rows), "seed": seed, "solver": str(solver), "steps": steps}
             if not path.exists():
-                files.write_tensors(path, _part(denoise, rows, some, seed, solver, steps), about)
+                files.write_tensors(path, _part(denoise, rows, some, said, seed, solver, steps), about)
             elif (there := files.read_about(path)) != about:
                 raise InputError(
                     f"{path} holds other pairs, {there} and not {about}: remove them, or take another folder"
@@ -192,17 +205,25 @@ def _file(rows: range) -> str:
 
 
 def _part(
-    denoise: Denoiser, rows: range, labels: Tensor | None, seed: int, solver: Solver | str, steps: int
+    denoise: Denoiser,
+    rows: range,
+    labels: Tensor | None,
+    texts: Sequence[str] | None,
+    seed: int,
+    solver: Solver | str,
+    steps: int,
 ) -> dict[str, Tensor]:
     addresses = sample_seeds([(seed, i) for i in rows], len(rows))
-    cond = None if labels is None else Cond(label=labels)
+    told: dict[str, Any] = {} if labels is None else {"label": labels}
+    told |= {} if texts is None else {"text": list(texts)}
+    cond = None if not told else conditioner_of(denoise)(**told) if texts is not None else Cond(**told)
     *_, last = iterate(denoise, len(rows), cond, solver, steps, seed=addresses)
     pair = {"x": last.x.cpu(), "noise": Tape(addresses).draw("init", 0, denoise.shape)}
     return pair if labels is None else {**pair, "labels": labels}
 
 
 def prepare_pairs(config: ReflowConfig, given: Given) -> None:
-    """Make the teacher's pairs in the run's folder, with the labels of the data in a shuffled order."""
+    """Make the teacher's pairs in the run's folder, with the labels or captions of the data in a shuffled order."""
     teacher = config.teaching(given.spec, given.seed, given.folder)
     teacher.net.eval().requires_grad_(False)
     teacher.to(Runtime.choose(given.device).device)
@@ -210,20 +231,32 @@ def prepare_pairs(config: ReflowConfig, given: Given) -> None:
     if "label" in teacher.conditions:
         known: Tensor = given.data.labels  # pyright: ignore[reportAttributeAccessIssue]
         labels = known[order.indices(given.seed, 0, n, len(known))]
-    pairs(teacher, n, inside(given.folder, FOLDER), labels, seed=given.seed, steps=config.steps)
+    texts = None
+    if teacher.told is not None and (found := captions.of(given.data)) is not None:
+        said = [text for several in found.texts for text in several]
+        texts = [said[i] for i in order.indices(given.seed, 0, n, len(said)).tolist()]
+        files.write(inside(given.folder, FOLDER, CAPTIONS), json.dumps(texts))
+    pairs(teacher, n, inside(given.folder, FOLDER), labels, texts, seed=given.seed, steps=config.steps)
 
 
-def kept_pairs(config: ReflowConfig, folder: Path, spec: DataSpec) -> tuple[TensorSet, TensorSet]:
+def kept_pairs(config: ReflowConfig, folder: Path, spec: DataSpec) -> tuple[Dataset, Dataset]:
     """What :func:`prepare_pairs` left: to learn from, and to validate on.
 
     Raises:
         RunError: when a file is missing or damaged.
     """
     whole = read(folder / FOLDER, _count(config), spec.classes)
+    said, text, texts, length = folder / FOLDER / CAPTIONS, spec.conditions.get("text"), None, 0
+    if isinstance(text, Text) and said.is_file():
+        texts, length = json.loads(said.read_text("utf-8")), text.length
 
-    def some(rows: slice) -> TensorSet:
+    def some(rows: slice) -> Dataset:
         labels = None if whole.labels is None else whole.labels[rows]
-        return replace(whole, x=whole.x[rows], labels=labels, extra={"noise": whole.extra["noise"][rows]})
+        part = replace(whole, x=whole.x[rows], labels=labels, extra={"noise": whole.extra["noise"][rows]})
+        if texts is None:
+            return part
+        found = captions.Captions([(text,) for text in texts[rows]], length)
+        return called(config.denoising.text, found, part, folder)
 
     return some(slice(config.pairs)), some(slice(config.pairs, None))
 

@@ -36,6 +36,8 @@ class FromRun(TaskConfig):
     Sample: ClassVar[type] = SampleConfig
     by: ClassVar[str] = "teacher"
     """The setting that names the folder of the other run."""
+    reads: ClassVar[bool] = False
+    """Whether the other model may be one that is told texts."""
 
     model: Annotated[DenoisingConfig | None, Suppress] = None
 
@@ -76,13 +78,13 @@ class FromRun(TaskConfig):
         self.denoising.check(spec, sample)
 
     def prepare(self, given: Given) -> None:
-        from reverie.diffusion.building import prepare_teacher
+        from reverie.diffusion.taught import prepare_teacher
 
-        prepare_teacher(self.source, given)
+        prepare_teacher(self.source, given, self.reads)
 
     def teaching(self, spec: DataSpec, seed: int, folder: Path | None) -> NetDenoiser:
         """The model with the teacher's weights; before :meth:`prepare`, with fresh ones."""
-        from reverie.diffusion.building import begin
+        from reverie.diffusion.taught import begin
 
         return begin(self.denoising.build(spec, seed, folder), folder)
 
@@ -127,6 +129,7 @@ class ReflowConfig(FromTeacher):
     """
 
     name: ClassVar[str] = "reflow"
+    reads: ClassVar[bool] = True
 
     pairs: Annotated[int, Bound(ge=1, le=10_000_000)] = 20_000
     steps: Annotated[int, STEPS] = 50

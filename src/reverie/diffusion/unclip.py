@@ -1,10 +1,10 @@
 """unCLIP: a text becomes the vector of a picture, and the vector a picture.
 
 Ramesh et al., "Hierarchical text-conditional image generation with CLIP latents", 2022 (arXiv:2204.06125). With the unit vectors z of
-pictures and y of texts of a picture-text model: a *prior* draws z given y (section 2.2: a diffusion that predicts z itself, guided; of two
-draws the one with the larger z·y), a *decoder* draws a picture given z (section 2.1: an ordinary denoiser with the condition z). What it
-is not told it makes up, so that one z has many pictures (section 3.1); on the sphere between two z are pictures between
-(section 3.2); and the difference of two texts turns z (section 3.3).
+pictures and y of texts of a picture-text model: a *prior* draws z given y and the text's tokens (section 2.2: a diffusion that predicts z
+itself, guided; of two draws the one with the larger z·y), a *decoder* draws a picture given z (section 2.1: an ordinary denoiser with the
+condition z). What it is not told it makes up, so that one z has many pictures (section 3.1); on the sphere between two z are pictures
+between (section 3.2); and the difference of two texts turns z (section 3.3).
 
 Vectors are diffused and told as √D·z, whose numbers have mean square 1.
 """
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie.core.batch import Around, Batch, Dataset, DataSpec
-from reverie.core.condition import Cond, Vector
+from reverie.core.condition import Cond, ConditionSpec, Entry, Tokens, Vector
 from reverie.core.denoiser import Denoiser
 from reverie.core.errors import InputError
 from reverie.solve import invert, sample, slerp
@@ -36,18 +36,21 @@ def told(z: Tensor) -> Tensor:
 class Pair(NamedTuple):
     """What an unCLIP model has for a text.
 
-    * ``prior``: draws vectors √D·z (D,), with the condition "vector" √D·y; guided or not.
+    * ``prior``: draws vectors √D·z (D,), with the condition "vector" √D·y, and the tokens as "text"; guided or not.
     * ``decoder``: draws pictures, with the condition "vector" √D·z; guided or not.
     """
 
     prior: Denoiser
     decoder: Denoiser
 
-    def draw(self, y: Tensor, *, seed: int = 0, prior_steps: int = 50, **how: Any) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, y: Tensor, read: Entry | None = None, *, seed: int = 0, prior_steps: int = 50, **how: Any
+    ) -> tuple[Tensor, Tensor]:
         """A picture of each text.
 
         Args:
             y: vectors (B, D) of texts.
+            read: their tokens, (B, L, width), for a prior that is told these: ``looks.read(texts)``.
             seed: of both; their noise is independent.
             prior_steps: of the prior, which is cheap.
             how: for the pictures, as of :func:`reverie.sample`.
@@ -64,23 +67,35 @@ class Pair(NamedTuple):
                 f"the decoder is to be told a vector of the shape that the prior draws, {tuple(self.prior.shape)}: it takes "
                 f"{', '.join(f'{name} ({spec})' for name, spec in self.decoder.conditions.items()) or 'nothing'}"
             )
-        z = best(self.prior, y, seed=seed, steps=prior_steps)
+        z = best(self.prior, y, read, seed=seed, steps=prior_steps)
         return sample(self.decoder, len(z), Cond(vector=told(z)), seed=seed, **how), z
 
 
 @torch.no_grad()
-def best(prior: Denoiser, y: Tensor, *, of: int = BEST, seed: int = 0, **how: Any) -> Tensor:
+def best(prior: Denoiser, y: Tensor, read: Entry | None = None, *, of: int = BEST, seed: int = 0, **how: Any) -> Tensor:
     """Unit vectors z (B, D) for texts, of ``of`` draws each the one with the largest z·y.
 
     Args:
         prior: draws √D·z given √D·y.
         y: (B, D), of texts.
+        read: the tokens of these texts, for a prior that is told them.
         of: draws for each.
         seed: of all of them; a draw is the same whatever others there are.
         how: as of :func:`reverie.sample`.
+
+    Raises:
+        InputError: for a prior that is told tokens without these.
     """
+    if (read is None) != ("text" not in prior.conditions):
+        raise InputError(
+            "this prior is told the tokens of a text beside its vector: give read=, looks.read(texts)"
+            if read is None
+            else "this prior is told the vector of a text alone: leave read= out"
+        )
+    rows = torch.arange(len(y)).repeat_interleave(of)
+    cond = Cond(vector=told(y), **({} if read is None else {"text": read})).to(y.device).index(rows.to(y.device))
     seeds = [(seed ^ 0x5EED, of * i + j) for i in range(len(y)) for j in range(of)]
-    drawn = sample(prior, len(seeds), Cond(vector=told(y).repeat_interleave(of, 0)), seed=seeds, **how)
+    drawn = sample(prior, len(seeds), cond, seed=seeds, **how)
     z = F.normalize(drawn, dim=1).unflatten(0, (len(y), of))
     chosen = torch.einsum("bod,bd->bo", z, y.to(z)).argmax(1)
     return z[torch.arange(len(y)), chosen]
@@ -133,20 +148,25 @@ class Looked(Around):
     Args:
         data: pictures, for a decoder; or vectors of pictures, for a prior.
         vectors: (N, D), √D·z of the pictures or √D·y of their texts.
+        read: the tokens of the texts, told as the condition "text".
     """
 
-    def __init__(self, data: Dataset, vectors: Tensor) -> None:
+    def __init__(self, data: Dataset, vectors: Tensor, read: Entry | None = None) -> None:
         if len(data) != len(vectors):
             raise InputError(f"each sample is told its vector: got {len(data)} samples and {len(vectors)} vectors")
         super().__init__(data)
-        self.vectors = vectors
+        self.vectors, self.read = vectors, read
 
     @property
     def spec(self) -> DataSpec:
         spec = self.data.spec
-        return DataSpec(spec.shape, {"vector": Vector(self.vectors.shape[1])}, (), spec.name, spec.range)
+        told: dict[str, ConditionSpec] = {"vector": Vector(self.vectors.shape[1])}
+        if self.read is not None:
+            told["text"] = Tokens(self.read.value.shape[2], self.read.value.shape[1])
+        return DataSpec(spec.shape, told, (), spec.name, spec.range)
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         rows = torch.as_tensor(positions, dtype=torch.int64)
         batch = self.data.batch(rows)
-        return Batch(batch.x, Cond(vector=self.vectors[rows]), batch.extra)
+        text = {} if self.read is None else {"text": self.read.map(lambda v: v[rows])}
+        return Batch(batch.x, Cond(vector=self.vectors[rows], **text), batch.extra)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from reverie import nets
 from reverie.core import files
 from reverie.core.batch import Dataset, DataSpec
+from reverie.core.condition import Cond, Entry
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.files import inside
@@ -66,16 +69,20 @@ def decoded(
 def prior(config: PriorConfig, seed: int, folder: Path | None) -> NetDenoiser:
     """The prior, freshly initialised, for vectors as its folder has them."""
     path = None if folder is None else folder / PAIRS.format("train")
-    dim = UNKNOWN if path is None or not path.is_file() else files.read_tensors(path)["pictures"].shape[1]
+    found = {} if path is None or not path.is_file() else files.read_tensors(path)
+    dim = found["pictures"].shape[1] if found else UNKNOWN
+    context = found["tokens"].shape[2] if found else UNKNOWN
+    length = files.read_about(path)["length"] if path is not None and found else UNKNOWN
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = CausalPrior(dim, width=config.width, depth=config.depth, heads=config.heads)
+        sizes = {"width": config.width, "depth": config.depth, "heads": config.heads}
+        net = CausalPrior(dim, context=context, length=length, **sizes)
     return NetDenoiser(net, schedule_of(config), "x0", shape=(dim,), time=config.time)
 
 
 @torch.no_grad()
 def prepare_texts(embed: str, given: Given) -> None:
-    """Leave the vectors of pictures and of their captions in the run's folder, each caption in its plain way.
+    """Leave the vectors of pictures, and of their captions vectors and tokens, in the run's folder, each caption in its plain way.
 
     Raises:
         InputError: for data without captions, or a model that reads no texts.
@@ -98,16 +105,21 @@ def prepare_texts(embed: str, given: Given) -> None:
             "texts": [model.texts([text for _, text in part]).cpu() for part in parts],
         }
         vectors = {name: torch.cat(found) if found else torch.zeros(0, UNKNOWN) for name, found in tensors.items()}
-        files.write_tensors(
-            inside(given.folder, PAIRS.format(split)), vectors, {"what": "pairs", "name": data.name, "by": model.name}
-        )
+        if said:
+            read = reduce(
+                Cond.cat, (Cond(text=model.read([text for _, text in part]).map(Tensor.cpu)) for part in parts)
+            )
+            vectors |= {"tokens": read["text"].value, "real": read["text"].mask}
+        about = {"what": "pairs", "name": data.name, "by": model.name, "length": model.length}
+        files.write_tensors(inside(given.folder, PAIRS.format(split)), vectors, about)
 
 
 def pairs(folder: Path, split: str) -> Looked:
-    """Vectors of pictures, told those of their captions."""
+    """Vectors of pictures, told those of their captions and the captions' tokens."""
     found = files.read_tensors(folder / PAIRS.format(split))
     pictures, texts = (told(F.normalize(found[name].float(), dim=1)) for name in ("pictures", "texts"))
-    return Looked(TensorSet(pictures, name=split), texts)
+    read = Entry.of(found["tokens"], found["real"]) if "tokens" in found else None
+    return Looked(TensorSet(pictures, name=split), texts, read)
 
 
 def task(config: Embedding, model: NetDenoiser, data: Looked, held_out: Dataset) -> Denoising:

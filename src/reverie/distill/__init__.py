@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from reverie.distill.guided import Guided, at_scale
     from reverie.distill.imm import IMM
     from reverie.distill.ladd import LADD
+    from reverie.distill.lcm import LatentConsistency, lcm_lora, leaping
     from reverie.distill.meanflow import MeanFlow
     from reverie.distill.moments import Moments
     from reverie.distill.progressive import Progressive
@@ -37,12 +38,15 @@ _HOME = {
     "Drifting": "drifting",
     "Guided": "guided",
     "MeanFlow": "meanflow",
+    "LatentConsistency": "lcm",
     "Moments": "moments",
     "Progressive": "progressive",
     "Shortcut": "shortcut",
     "Student": "student",
     "at_scale": "guided",
     "hearing": "student",
+    "lcm_lora": "lcm",
+    "leaping": "lcm",
 }
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "Distilling",
     "Drifting",
     "Guided",
+    "LatentConsistency",
     "MeanFlow",
     "Moments",
     "Progressive",
@@ -66,6 +71,8 @@ __all__ = [
     "Student",
     "at_scale",
     "hearing",
+    "lcm_lora",
+    "leaping",
 ]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from reverie.core.batch import DataSpec
+    from reverie.core.batch import Dataset, DataSpec
     from reverie.core.generator import Generator
     from reverie.distill.student import Student
 
@@ -56,6 +56,7 @@ class DistillConfig(FromTeacher):
     """
 
     Sample: ClassVar[type] = LeapConfig
+    reads: ClassVar[bool] = True
     second_time: ClassVar[bool] = False
     """Whether the network is told where a leap ends."""
     fixed: ClassVar[bool] = False
@@ -89,6 +90,13 @@ class DistillConfig(FromTeacher):
         from reverie.distill.student import build
 
         return build(self, spec, seed, folder)
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """With what is said of them in words."""
+        from reverie.diffusion.texts import captioned
+
+        text = self.denoising.text
+        return captioned(text, data, data, folder), captioned(text, held_out, held_out, folder, plain=True)
 
     def modules(self, model: Student) -> dict[str, nn.Module]:
         return {"student": model.denoise.net}

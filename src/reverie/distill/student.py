@@ -22,6 +22,7 @@ from reverie.core.flow_map import UNTIL, NetFlowMap
 from reverie.core.task import Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
+from reverie.diffusion.taught import begin_reader
 from reverie.nets.network import deaf
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Student(NetFlowMap):
         teacher = self.teaching()
         if isinstance(teacher, NetDenoiser):
             teacher.net.eval().requires_grad_(False)
+            if (reader := getattr(teacher.conditioner.text, "own", None)) is not None:
+                reader.eval().requires_grad_(False)
             teacher.to(self.device)
         return teacher
 
@@ -74,8 +77,12 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
     """The student: the teacher's network and weights, or fresh ones, and a second time where the method asks for one."""
     fresh = config.scratch or folder is None
     own = config.denoising.build(spec, seed, folder) if fresh else config.teaching(spec, seed, folder)
+    if fresh and folder is not None:
+        begin_reader(own, folder)
     if fresh and folder is not None and own.prior is not None:
         own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
+    if (reader := getattr(own.conditioner.text, "own", None)) is not None:
+        reader.eval().requires_grad_(False)  # what a text means to the teacher it means to the student
     denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
     scale, below = (1.0, None) if config.scale is None else (config.scale, config.drawn and config.drawn.guide_below)
     return Student(denoise, lambda: config.teaching(spec, seed, folder), scale, below=below)
@@ -122,6 +129,8 @@ class Distilling(Task):
         self.model = model
         self.held_out = None if held_out is None else unseen(held_out)
         self.players: dict[str, Player] = {"student": Player(model.denoise.net)}
+        if (reader := getattr(model.denoise.conditioner.text, "own", None)) is not None:
+            self.players["reader"] = Player(reader, optim=None, average=False, train=False, saved="none")
 
     def pair(self, batch: Batch, rng: Draws) -> tuple[Tensor, Tensor]:
         """x0 and ε, both (B, …) in the diffused space."""
@@ -142,5 +151,8 @@ class Distilling(Task):
         label = self.model.conditions.get("label")
         count = min(COLUMNS, label.classes) if label is not None else COLUMNS  # pyright: ignore[reportAttributeAccessIssue]
         cond = None if label is None else Cond(label=torch.arange(count))
+        if self.model.denoise.told is not None and self.held_out.cond is not None:
+            cond = self.model.denoise.told(self.held_out.cond.index(slice(count)).to(self.model.device))
+            count = len(cond)
         rows = [Leaps(self.model, steps).sample(count, cond).cpu() for steps in (1, 2, 4)]
         return Preview(torch.cat([self.held_out.x[:count], *rows]), count)

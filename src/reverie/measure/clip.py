@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reverie.core.condition import Entry
 from reverie.core.errors import InputError, RunError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -92,20 +93,28 @@ class CLIP:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (N, D) of texts; of a longer one as many tokens as CLIP takes, with a warning."""
+        return F.normalize(self.model.text_projection(self._read(texts)[0].pooler_output), dim=1)
+
+    def read(self, texts: Sequence[str]) -> Entry:
+        """The features of the tokens of texts, (N, L, width), with which of them are real; else as :meth:`texts`."""
+        out, mask = self._read(texts)
+        return Entry.of(out.last_hidden_state, mask.bool())
+
+    def _read(self, texts: Sequence[str]) -> tuple[Any, Tensor]:
+        """What the text model gives, and which tokens are real (N, L)."""
         rows = self.tokenizer(list(texts), padding=True, return_tensors="pt")
         ids, mask = rows.input_ids, rows.attention_mask
         if ids.shape[1] > self.length:
             warnings.warn(
                 f"a text of {ids.shape[1]} tokens is longer than CLIP reads: the first {self.length} are kept",
-                stacklevel=2,
+                stacklevel=3,
             )
             rows = self.tokenizer(
                 list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt"
             )
             ids, mask = rows.input_ids, rows.attention_mask
-        device = self.model.device
-        pooled = self.model.text_model(input_ids=ids.to(device), attention_mask=mask.to(device)).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=1)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        return self.model.text_model(input_ids=ids, attention_mask=mask), mask
 
     def logits(self, pictures: Tensor, texts: Tensor) -> Tensor:
         """(N, M) of unit vectors (N, D) and (M, D), as CLIP scales them."""

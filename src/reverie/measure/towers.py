@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from reverie import nets
 from reverie.core import spelling
 from reverie.core.batch import Batch, Dataset, DataSpec
-from reverie.core.condition import Text
+from reverie.core.condition import Entry, Text
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Player, Task
@@ -124,15 +124,23 @@ class Towers(nn.Module):
         Raises:
             InputError: for an empty text.
         """
+        return self.written(self._spelled(texts))
+
+    def read(self, texts: Sequence[str]) -> Entry:
+        """The features of the tokens of texts, (N, L, width), with which of them are real; else as :meth:`texts`."""
+        features, mask = self.text(self._spelled(texts))
+        return Entry.of(features, mask)
+
+    def _spelled(self, texts: Sequence[str]) -> Tensor:
         if empty := [i for i, text in enumerate(texts) if not text.strip()]:
             raise InputError(f"text {empty[0]} is empty, it says nothing of a picture: give it words")
         if long := [text for text in texts if spelling.count(text) > self.length]:
             warnings.warn(
                 f"{len(long)} of {len(texts)} texts are longer than {self.name} reads: of {max(map(spelling.count, long))} tokens the "
                 f"first {self.length} are kept",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.written(spelling.spelled(texts, self.length).to(self.bias.device))
+        return spelling.spelled(texts, self.length).to(self.bias.device)
 
     def written(self, tokens: Tensor) -> Tensor:
         """Unit vectors (N, dim) of spelled texts (N, L)."""

@@ -108,6 +108,11 @@ class Leaps(Generator):
         how = (self.steps, self.grid, self.renoise)
         return leaps(self.flow_map, n, cond, *how, seed=seed, batch_size=batch_size, on_step=on_step)
 
+    @property
+    def conditioner(self) -> Any:
+        """That of the network that leaps; None where there is no network."""
+        return getattr(getattr(self.flow_map, "denoise", None), "conditioner", None)
+
     def __repr__(self) -> str:
         return f"Leaps({self.flow_map!r}, {self.steps} steps, {self.grid!r}, renoise={self.renoise})"
 
