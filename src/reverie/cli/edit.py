@@ -78,11 +78,12 @@ def main(arguments: list[str]) -> None:
         condition(words, flag, denoise, run.recipe)
         for words, flag in ((given.source, "--from"), (given.target, "--to"))
     )
-    size = denoise.space.data_shape(denoise.shape)[1:]
-    images = Inversion.load(given.picture) if kept else picture(given.picture, run.recipe, size).to(denoise.device)  # pyright: ignore[reportArgumentType]
+    _, *size = denoise.space.data_shape(denoise.shape)
+    size = (size[0], size[1])
+    images = Inversion.load(given.picture) if kept else picture(given.picture, run.recipe, size).to(denoise.device)
     mask = None
     if given.mask is not None:
-        mask = known(given.mask, None if kept else given.picture, run.recipe, "edited").to(denoise.device)
+        mask = known(given.mask, None if kept else given.picture, run.recipe, "edited", size).to(denoise.device)
     before = images.images.to(denoise.device) if isinstance(images, Inversion) else images
     if given.drag:
         edited, cost = dragged(given, denoise, images, source, mask)

@@ -129,23 +129,26 @@ def hint(path: Path, recipe: Recipe, channels: int) -> Tensor:
     return 0.5 * (picture(path, recipe, channels=channels) + 1.0)
 
 
-def known(path: Path, of: Path | None, recipe: Recipe, what: str = "known") -> Tensor:
+def known(
+    path: Path, of: Path | None, recipe: Recipe, what: str = "known", size: tuple[int, int] | None = None
+) -> Tensor:
     """The mask of a picture as it is seen, brought to the model's size as the picture is: (1, 1, H, W), 1 where it is white.
 
     Args:
         what: white says of a pixel, in words.
+        size: height and width, where the model's are not those of its data.
 
     Raises:
         InputError: when it cannot be read, is not of the size of the picture ``of``, or leaves nothing known or nothing unknown.
     """
     assert recipe.data.size is not None
     white = image_files.read_mask(path)
-    if of is not None and white.shape != (size := image_files.open_image(of).size[::-1]):
+    if of is not None and white.shape != (seen := image_files.open_image(of).size[::-1]):
         raise InputError(
-            f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {size[1]}x{size[0]} as it is seen: "
+            f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {seen[1]}x{seen[0]} as it is seen: "
             f"draw one of its size, white where it is {what}"
         )
-    size = pixels.sides(recipe.data.size)
+    size = pixels.sides(size or recipe.data.size)
     fitted = pixels.fit_to(Image.fromarray(white * np.uint8(255)), size, recipe.data.fit)
     mask = torch.from_numpy(np.array(fitted) > 127)
     if mask.all() or not mask.any():
