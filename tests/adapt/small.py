@@ -21,7 +21,7 @@ DIT = DiTConfig(patch=2, width=16, depth=2, heads=2)
 def model(config=DIT, classes: int | None = 3, seed: int = 0) -> NetDenoiser:
     torch.manual_seed(seed)
     net = build(config, channels=1, size=8, classes=classes)
-    spread(net, seed)
+    spread(net)
     return NetDenoiser(net.eval().requires_grad_(False), Flow(), "flow", shape=(1, 8, 8))
 
 
@@ -38,7 +38,8 @@ def of_texts(config=UNET, seed: int = 0) -> NetDenoiser:
     """A model of texts, read by their bytes."""
     spec = DataSpec((1, 8, 8), {"text": Text(40)})
     denoise = DenoisingConfig(net=config, text=TextConfig(width=16, depth=1, heads=2)).build(spec, seed)
-    spread(denoise.net, seed)
+    torch.manual_seed(seed)
+    spread(denoise.net)
     denoise.net.eval().requires_grad_(False)
     denoise.conditioner.text.own.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     return denoise
@@ -50,14 +51,14 @@ def of_tokens(kind: type[OnTokens], seed: int = 0) -> TokenModel:
     spec = DataSpec((1, 8, 8), {"label": Label(3)}, ("0", "1", "2"))
     config = kind(space=space, width=16, depth=2, heads=2)
     model = config.build(spec, seed)
-    spread(model.net, seed)
+    torch.manual_seed(seed)
+    spread(model.net)
     model.net.eval().requires_grad_(False)
     return model
 
 
-def spread(net: torch.nn.Module, seed: int) -> None:
+def spread(net: torch.nn.Module) -> None:
     """Numbers in every matrix, also where a fresh network has zeros."""
-    torch.manual_seed(seed)
     for parameter in net.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=1.1 * parameter[0].numel() ** -0.5)

@@ -192,7 +192,7 @@ def test_rows_of_layers_find_what_one_row_cannot():
             loss.backward()
             adam.step()
     assert left["xti", 0] == left["textual", 0]
-    assert left["xti", 99] < 0.2 * left["xti", 0] and left["xti", 99] < 0.4 * left["textual", 99], left
+    assert left["xti", 99] < 0.2 * left["xti", 0] and left["xti", 99] < 0.7 * left["textual", 99], left
 
 
 def test_what_layers_cannot_be_told_is_said():
