@@ -126,7 +126,7 @@ def test_several_stack_in_any_order_scale_and_join():
     both = rv.adapt.apply(denoise, (a, 0.8), b)
     assert both.conditioner.classes[-2:] == ["<a>", "<b>"]
     swapped, in_turn = rv.adapt.apply(denoise, b, (a, 0.8)), rv.adapt.apply(rv.adapt.apply(denoise, (a, 0.8)), b)
-    assert apart(out(swapped, cond), out(both, cond)) < 1e-6 and torch.equal(out(in_turn, cond), out(both, cond))
+    assert apart(out(swapped, cond), out(both, cond)) < 1e-5 and torch.equal(out(in_turn, cond), out(both, cond))
     assert apart(out(both, cond), out(rv.adapt.apply(denoise, a, b), cond)) > 1e-3
     assert apart(out(both, both.conditioner("<a>")), out(both, both.conditioner("<b>"))) > 1e-3
     one = rv.adapt.joined((a, 0.8), (b, 1.0))

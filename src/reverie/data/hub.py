@@ -45,7 +45,7 @@ def bring(name: str) -> Path:
         raise InputError(f"{name} is streamed by datasets, which is not installed: pip install reverie[hub]") from None
     owner, *rest = _parts(name)
     try:
-        found = datasets.load_dataset("/".join([owner, *rest[:1]]), *rest[1:], streaming=True)
+        found: Any = datasets.load_dataset("/".join([owner, *rest[:1]]), next(iter(rest[1:]), None), streaming=True)
         splits = {split: undecoded(part) for split, part in found.items() if split in (*TRAINING, *APART)}
         packing.pack(splits or {"": undecoded(next(iter(found.values())))}, place, name=name)
     except (OSError, ValueError, RuntimeError) as error:

@@ -109,6 +109,7 @@ def prepare_texts(embed: str, given: Given) -> None:
             read = reduce(
                 Cond.cat, (Cond(text=model.read([text for _, text in part]).map(Tensor.cpu)) for part in parts)
             )
+            assert read["text"].mask is not None
             vectors |= {"tokens": read["text"].value, "real": read["text"].mask}
         about = {"what": "pairs", "name": data.name, "by": model.name, "length": model.length}
         files.write_tensors(inside(given.folder, PAIRS.format(split)), vectors, about)

@@ -115,5 +115,5 @@ def pairs(
             raise InputError(
                 "no pair was kept: the model does not draw what the instructions ask for, or keep is too strict"
             )
-        (new / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (new / METADATA[0]).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reverie.learn import shards
 
-Decay = Callable[[int, int], float]
+Decay = Callable[[float, float], float]
 """(images before the step, images after it) -> the share of the old average that stays."""
 
 

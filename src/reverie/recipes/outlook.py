@@ -178,13 +178,15 @@ def stages_within(recipe: Recipe, given: Given, budget: float) -> Recipe:
     allow, and no more than it has; as it is when there is nothing to train, or its training has begun."""
     task, folder, images = vars(recipe.task), given.folder, {}
     space, text = task.get("space"), task.get("text")
-    trained = isinstance(space, SpaceConfig) and space.name in SPACES and space.name != PatchPCA.name
-    if trained and not _begun(folder / FILE, folder / SPACE):
+    space = space if isinstance(space, SpaceConfig) and space.name in SPACES and space.name != PatchPCA.name else None
+    if space is not None and not _begun(folder / FILE, folder / SPACE):
         config = TrainConfig(images=space.images, batch=space.batch, device=given.device)
         cost = pace(tokenizer(space, given), Loader(given.data, given.seed), replace(recipe, train=config))
         images["space"] = _affordable(config, cost, SHARES["space"] * budget)
-    reads = isinstance(text, TextConfig) and not _begun(folder / reading.FILE, folder / reading.READING)
-    if reads and (first := reading.lesson(text, given)) is not None:
+    text = (
+        text if isinstance(text, TextConfig) and not _begun(folder / reading.FILE, folder / reading.READING) else None
+    )
+    if text is not None and (first := reading.lesson(text, given)) is not None:
         cost = pace(first.task, first.loader, replace(recipe, train=first.config))
         images["text"] = _affordable(first.config, cost, SHARES["text"] * budget)
     return _with_stages(recipe, images)
