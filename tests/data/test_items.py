@@ -237,7 +237,7 @@ def test_a_data_set_of_the_hub_is_streamed_file_by_file(tmp_path, monkeypatch):
         data.load("hf://someone/foxes")
     hub.bring("hf://someone/foxes")
     hub.bring("hf://someone/foxes")
-    assert asked == [(("someone/foxes",), True)] and hub.folder("hf://datasets/a/b") == hub.folder("hf://a/b")
+    assert asked == [(("someone/foxes", None), True)] and hub.folder("hf://datasets/a/b") == hub.folder("hf://a/b")
     train, test = (data.load("hf://someone/foxes", split) for split in ("train", "test"))
     assert (len(train), len(test), train.name, train.classes) == (8, 4, "foxes", ["even", "odd"])
     assert train.texts == [f"picture {i}" for i in range(8)] and train.labels.tolist() == [i % 2 for i in range(8)]
