@@ -47,7 +47,8 @@ def test_a_model_of_classes_is_scored_by_their_names(reverie, digits, words):
     said = reverie("evaluate digits --score runs/words-towers --n 60 --seeds 0 1 --steps 1")
     assert said.code == 0, said.err
     rows = [line.split("  ")[0] for line in said.out.splitlines()]
-    assert rows[1:5] == ["samples", "real pictures of these captions", "samples, captions shuffled", "chance"]
+    real, looked_up = "real pictures of these captions", "pictures of nearest captions"
+    assert rows[1:6] == ["samples", real, looked_up, "samples, captions shuffled", "chance"]
     assert "caption nearest of 10" in said.out and "10.0\N{NO-BREAK SPACE}%  " in said.out
     assert "towers-words has seen the training split of words" in said.out and "flatters" not in said.out
     (kept,) = json.loads((digits / "captions.json").read_text())

@@ -33,7 +33,7 @@ FILE = "captions.json"
 ROWS = {
     "samples": "samples",
     "real": "real pictures of these captions",
-    "lookup": "training pictures of the nearest captions",
+    "lookup": "pictures of nearest captions",
     "shuffled": "samples, captions shuffled",
     "chance": "chance",
 }
