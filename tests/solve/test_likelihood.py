@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 from reverie import guide, inverse, nets
-from reverie.core.condition import Cond, Label
+from reverie.core.condition import Cond, Image, Label
 from reverie.core.denoiser import Denoiser, NetDenoiser, Wrapper
 from reverie.core.errors import InputError
 from reverie.core.estimate import Estimate
@@ -270,6 +270,32 @@ def _text() -> Denoiser:
     return guide.attention(NetDenoiser(net, Flow(), "flow", shape=(1, 4, 4)), position(0, (0.5, 0.5)))
 
 
+class Shown(Pixels):
+    """The same, which is also shown a picture and draws more of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = {**self.conditions, "image": Image(self.shape[0])}
+
+    def __call__(self, x, t, cond=None):
+        label = None if cond is None else Cond(label=cond["label"])
+        found = super().__call__(x, t, label)
+        if cond is None:
+            return found
+        picture = cond["image"].value.to(x) * cond["image"].present.to(x)[:, None, None, None]
+        return found.replace(found.out + 0.2 * torch.tanh(x) * picture)
+
+
+def _regions() -> Denoiser:
+    config = UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(1,), heads=1, groups=4, context=4, length=4)
+    net = nets.build(config, channels=1, size=2).double().requires_grad_(False)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(3))
+    left = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    denoise = NetDenoiser(net.eval(), Flow(), "flow", shape=(1, 2, 2))
+    return guide.regional(denoise, [(left, Cond(text=torch.ones(1, 2, 4, dtype=F64)))])
+
+
 LABEL = Cond(label=1)
 SMOOTH: dict[str, tuple[Callable[[], Denoiser], Cond | None]] = {
     "CFG": (lambda: guide.cfg(Pixels(), 2.0), LABEL),
@@ -283,6 +309,8 @@ SMOOTH: dict[str, tuple[Callable[[], Denoiser], Cond | None]] = {
     "Checkpointed": (lambda: Checkpointed(Pixels()), LABEL),
     "Rescaled": (lambda: guide.rescaled(Pixels(), 2.0, amount=0.0), LABEL),
     "APG": (lambda: guide.apg(Pixels(), 2.0, parallel=1.0), LABEL),
+    "Instructed": (lambda: guide.instruct(Shown(), 2.0, 1.5), Cond(label=1, image=torch.ones(1, 1, 2, 2))),
+    "Regional": (_regions, Cond(text=-torch.ones(1, 2, 4, dtype=F64))),
 }
 ROUGH: dict[str, tuple[Callable[[], Denoiser], Cond | None]] = {
     "Threshold": (lambda: guide.threshold(Pixels()), LABEL),

@@ -54,7 +54,7 @@ class AdaptConfig(TaskConfig):
     run: Annotated[str, Suppress] = ""
     model: Annotated[DenoisingConfig | MaskGITConfig | VARConfig | None, Suppress] = None
     classes: Annotated[tuple[str, ...], Suppress] = ()
-    length: Annotated[int, Suppress] = 0
+    length: Annotated[int, Bound(ge=0, le=65_536), Suppress] = 0
     token: str | None = None
     like: str | None = None
     prompt: str = "a photo of {}"
