@@ -95,7 +95,8 @@ class Progressive(Distilling):
     def after_step(self, progress: Moment) -> None:
         nets = [flow_map.denoise.net for flow_map in (self.average, self.model, self.previous)]
         begun = [0, *self.ends][self.now] / self.ends[-1]
-        kept = WIDTH(max(self.seen - begun, 0.0), progress.fraction - begun)
+        before, after = (max(fraction - begun, 0.0) for fraction in (self.seen, progress.fraction))
+        kept = WIDTH(before, after) if after else 0.0
         averages, weights = ([p.detach() for p in net.parameters()] for net in nets[:2])
         torch._foreach_lerp_(averages, weights, 1.0 - kept)  # pyright: ignore[reportPrivateImportUsage]
         if self.round(progress) != self.now:
