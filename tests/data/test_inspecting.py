@@ -117,6 +117,6 @@ def test_nothing_that_can_be_read(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(io.BytesIO().getvalue())
     for work in (inspect, lambda path: pack(path, tmp_path / "out")):
-        with pytest.raises(InputError, match="none of the (1 )?pictures"):
+        with pytest.raises(InputError, match=r"none of the (1 )?pictures"):
             work(tmp_path / "set")
     assert not (tmp_path / "out").exists()
