@@ -68,7 +68,7 @@ def check_base(denoise: Denoiser, base: str | None, what: str) -> None:
 
 
 def check_hint(hint: Tensor, wanted: tuple[int, ...], what: str) -> None:
-    """Raise an :class:`InputError` unless a hint is a map (n, *wanted) in [0, 1]."""
+    """Raise an :class:`InputError` unless a hint is a map ``(n, *wanted)`` in [0, 1]."""
     if hint.ndim != 4 or tuple(hint.shape[1:]) != wanted:
         raise InputError(
             f"{what} is (n, {', '.join(map(str, wanted))}): got {tuple(hint.shape)}; nothing is resized here"
