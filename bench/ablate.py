@@ -2,7 +2,7 @@
 
     python bench/ablate.py run                       # every row, two seeds, a minute of processor time each; goes on where it stopped
     python bench/ablate.py run "no prior" AdamW      # these rows
-    python bench/ablate.py table                     # as results/ablate.md, which docs/guide/learning_speed.md includes
+    python bench/ablate.py table                     # as results/ablate.md, for docs/guide/learning_speed.md
 
 Rows train by the loop of learners.py, on one thread, with schedules that end with the time, and draw at guidance scale 2.
 """

@@ -6,7 +6,7 @@
     python bench/train.py run emoji --seconds 300 --methods ours diffusers --judge runs/emoji-judge
     python bench/train.py cifar cifar10-10k                                  # 10,000 pictures, from reverie prefetch cifar10
     python bench/train.py run ./cifar10-10k --seconds 300 --methods ours diffusers
-    python bench/train.py table        # as results/train.md, which docs/guide/learning_speed.md includes
+    python bench/train.py table        # as results/train.md, for docs/guide/learning_speed.md
     python bench/train.py figure       # docs/_static/learns_fastest.svg
 
 Each length is a training of its own, since schedules end with it. Samples are drawn at the guidance scale that a few of another seed
