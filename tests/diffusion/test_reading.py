@@ -7,11 +7,17 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie import spaces
 from reverie.core import files
+from reverie.core.batch import DataSpec
+from reverie.core.condition import Text
 from reverie.core.errors import RunError
 from reverie.diffusion import building, first_stage, reading
+from reverie.diffusion.conditioned import InstructConfig
+from reverie.families.token_config import MaskGITConfig, PartiConfig, VARConfig
 from reverie.measure.config import TowersConfig
 from reverie.nets.config import TextConfig, UNetConfig
+from reverie.nets.text import TextEncoder
 from reverie.recipes import outlook, serialisation, training
 from reverie.recipes.outlook import Pace
 
@@ -98,3 +104,28 @@ def test_only_what_is_read_is_kept_of_the_two_towers():
     own = building.texts_of(SMALL, spec, 0, True)
     assert own is not None and own.own is not None
     assert own.own.state_dict().keys() == towers.text.state_dict().keys()
+
+
+@pytest.mark.parametrize("task", [MaskGITConfig, VARConfig, PartiConfig, InstructConfig])
+def test_every_model_of_texts_begins_with_what_was_read(tmp_path: Path, task):
+    spec = DataSpec((3, 16, 32) if task is InstructConfig else (3, 16, 16), {"text": Text(24)})
+    config = task(text=SMALL, net=NET) if task is InstructConfig else task(text=SMALL, width=16, depth=1, heads=2)
+    if task is not InstructConfig:
+        spaces.save(building.space_of(config.space, spec, None), tmp_path / "space.safetensors")  # pyright: ignore[reportArgumentType]
+    torch.manual_seed(5)
+    read = TextEncoder(SMALL, 24)
+    fresh = config.modules(config.build(spec, 0, tmp_path))["text"]
+    assert apart(fresh.norm.weight + fresh.embed["byte"].weight, read.norm.weight + read.embed["byte"].weight) > 0.01  # pyright: ignore
+    files.write_tensors(tmp_path / reading.FILE, read.state_dict(), {"what": "text encoder"})
+    found = config.modules(config.build(spec, 0, tmp_path))["text"]
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_a_run_that_starts_from_another_does_not_learn_to_read_again(tmp_path: Path, monkeypatch):
+    run, _ = rv.recipes.train(recipe(SMALL), tmp_path / "first")
+    monkeypatch.setattr(first_stage, "train", lambda *_, **__: pytest.fail("it learned to read"))
+    begins = replace(recipe(SMALL), init=str(run.folder))
+    rv.recipes.train(begins, tmp_path / "second")
+    other = replace(begins, task=replace(begins.task, text=replace(SMALL, depth=2)))
+    with pytest.raises(pytest.fail.Exception):  # the control: another encoder is taught
+        rv.recipes.train(other, tmp_path / "third")

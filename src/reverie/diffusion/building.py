@@ -26,7 +26,6 @@ from reverie.diffusion import first_stage
 from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.denoising import Denoising
-from reverie.diffusion.reading import read_before
 from reverie.diffusion.showing import shown
 from reverie.diffusion.texts import reading, texts_of
 from reverie.diffusion.vlb import VLB, Hybrid
@@ -182,11 +181,9 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     shape, schedule = space.code_shape(spec.shape), schedule_of(config)
-    own, texts = config.net, texts_of(config.text, spec, seed, hasattr(config.net, "vector"))
+    own, texts = config.net, texts_of(config.text, spec, seed, hasattr(config.net, "vector"), folder)
     if texts is not None:
         own = reading(own, texts)
-        if texts.own is not None and folder is not None:
-            read_before(texts.own, folder)
     elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
     net = _net(seed, own, shape, classes=classes, image=_seen(config, spec, shape))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
+from reverie.core.task import Given
 from reverie.diffusion.config import OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.teacher import FromRun
 from reverie.nets.config import CONFIGS, NetConfig, TextConfig
@@ -120,6 +121,12 @@ class InstructConfig(OnPath):
             raise InputError("instruct is trained by the squared error alone: leave out net.learn_sigma")
         self.build(spec, 0)
 
+    def prepare(self, given: Given) -> None:
+        from reverie.diffusion.reading import prepare_reading
+
+        super().prepare(given)
+        prepare_reading(self.text, given)
+
     def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         """Pictures after, told the pictures before and the instructions."""
         from reverie.diffusion.instructing import Sides
@@ -131,10 +138,12 @@ class InstructConfig(OnPath):
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> NetDenoiser:
         from reverie.diffusion.instructing import build
 
-        return build(self, spec, seed)
+        return build(self, spec, seed, folder)
 
     def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
-        own = getattr(model.conditioner.text, "own", None)
+        from reverie.diffusion.texts import reader_of
+
+        own = reader_of(model)
         return {"denoiser": model.net} if own is None else {"denoiser": model.net, "text": own}
 
     def task(

@@ -180,7 +180,9 @@ class DenoisingConfig(OnPath):
         return denoiser(self, spec, seed, folder)
 
     def modules(self, model: NetDenoiser) -> dict[str, nn.Module]:
-        own = getattr(model.conditioner.text, "own", None)
+        from reverie.diffusion.texts import reader_of
+
+        own = reader_of(model)
         return {"denoiser": model.net} if own is None else {"denoiser": model.net, "text": own}
 
     def task(self, model: NetDenoiser, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Denoising:

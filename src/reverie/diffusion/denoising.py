@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie.core.batch import Batch
 from reverie.core.condition import Cond, Vector
@@ -23,7 +23,7 @@ from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
 from reverie.diffusion.augment import CHANGES, TOLD, drawn
-from reverie.diffusion.texts import along
+from reverie.diffusion.texts import along, reader_of
 
 Weight = Callable[[Tensor], Tensor]
 """λ (B,) -> the weight of the squared error, (B,)."""
@@ -83,7 +83,7 @@ class Denoising(Task):
             self.denoise = copy.copy(denoise)
             self.denoise.conditions = {**denoise.conditions, CHANGES: Vector(TOLD)}
         self.players = {"denoiser": Player(denoise.net)}
-        if isinstance(own := getattr(denoise.conditioner.text, "own", None), nn.Module):
+        if (own := reader_of(denoise)) is not None:
             self.players["text"] = along(own, "denoiser")
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ them, zero, to a model that is trained.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class Instructing(Denoising):
         return Cond(**{n: e._replace(present=e.present & kept.get(n, kept["text"])) for n, e in each.items()})
 
 
-def build(config: InstructConfig, spec: DataSpec, seed: int) -> NetDenoiser:
+def build(config: InstructConfig, spec: DataSpec, seed: int, folder: Path | None) -> NetDenoiser:
     """The model, its network freshly initialised.
 
     Raises:
@@ -94,7 +95,7 @@ def build(config: InstructConfig, spec: DataSpec, seed: int) -> NetDenoiser:
     """
     if config.space.name != "pixels":
         raise InputError("instruct is shown pixels and draws pixels: leave --space out")
-    shape, texts = _half(spec), texts_of(config.text, spec, seed, hasattr(config.net, "vector"))
+    shape, texts = _half(spec), texts_of(config.text, spec, seed, hasattr(config.net, "vector"), folder)
     assert texts is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

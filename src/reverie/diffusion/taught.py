@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
 from reverie.core.task import Given
+from reverie.diffusion.texts import reader_of
 from reverie.spaces.config import FILE
 from reverie.spaces.latent import Latent
 
@@ -46,7 +48,7 @@ def prepare_teacher(teacher: str, given: Given, texts: bool = False) -> None:
         )
     data = (model.space.data_shape(model.shape), {**model.conditions})
     if reads:
-        own = model.conditioner.text.own  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        own: Any = reader_of(model)
         text = given.spec.conditions["text"] if own is None else Text(own.length)
         data = (data[0], {**{k: v for k, v in data[1].items() if k not in ("text", "vector")}, "text": text})
     if data != (given.spec.shape, {**given.spec.conditions}):
@@ -55,7 +57,7 @@ def prepare_teacher(teacher: str, given: Given, texts: bool = False) -> None:
         )
     if isinstance(model.space, Latent):
         spaces.save(model.space, inside(given.folder, FILE))
-    if (reader := _reader(model)) is not None:
+    if (reader := reader_of(model)) is not None:
         files.write_tensors(inside(given.folder, READER), reader.state_dict(), {"what": "text encoder"})
     files.write_tensors(path, model.net.state_dict(), {"what": "teacher", "kind": model.kind.name})
 
@@ -78,13 +80,8 @@ def begin_reader(model: NetDenoiser, folder: Path) -> None:
     Raises:
         RunError: when the file is missing or damaged.
     """
-    if (reader := _reader(model)) is not None:
+    if (reader := reader_of(model)) is not None:
         _fill(reader, folder / READER)
-
-
-def _reader(model: NetDenoiser) -> nn.Module | None:
-    """The text encoder that is trained with a model."""
-    return getattr(model.conditioner.text, "own", None)
 
 
 def _fill(module: nn.Module, path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from reverie.core import spelling
 from reverie.core.batch import Dataset, DataSpec
 from reverie.core.condition import Cond, Entry, Text
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.files import inside
 from reverie.core.task import Optim, Player
@@ -27,6 +28,7 @@ from reverie.data import captions
 from reverie.data.captions import FEATURES, MOST, Captioned
 from reverie.data.codes import WHERE
 from reverie.diffusion.foreign_text import ForeignText
+from reverie.diffusion.reading import read_before
 from reverie.nets.config import BYTES, CONFIGS, NetConfig, TextConfig
 from reverie.nets.text import TextEncoder
 
@@ -170,17 +172,24 @@ def _with_null(entry: Entry, away: Entry) -> Entry:
     return entry._replace(null=away.value.expand(n, *away.value.shape[1:]), null_mask=mask)
 
 
+def reader_of(model: NetDenoiser) -> nn.Module | None:
+    """The text encoder that is trained with a model, if there is one."""
+    own = getattr(model.conditioner.text, "own", None)
+    return own if isinstance(own, nn.Module) else None
+
+
 def along(own: nn.Module, player: str) -> Player:
     """A text encoder that learns in the turn of the network that listens to it, slowly: at the rate of a convolutional network, or by Muon,
     a small transformer soon says the same of every text."""
     return Player(own, along=player, optim=Optim(optimizer="adamw", lr=RATE))
 
 
-def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Texts | None:
-    """The text encoders for data with captions, our own freshly initialised; None for other data.
+def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool, folder: Path | None = None) -> Texts | None:
+    """The text encoders for data with captions, our own freshly initialised, or as it has learned to read before; None for other data.
 
     Args:
         pooled: whether the network takes one vector of a text beside its tokens.
+        folder: of the run.
 
     Raises:
         InputError: when a folder holds no text encoder, or none is named.
@@ -196,6 +205,8 @@ def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool) -> Tex
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
             own = TextEncoder(config, text.length)
+        if folder is not None:
+            read_before(own, folder)
     return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES], pooled)
 
 

@@ -23,6 +23,7 @@ from reverie.core.task import Player, Preview, Task
 from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
 from reverie.diffusion.taught import begin_reader
+from reverie.diffusion.texts import reader_of
 from reverie.nets.network import deaf
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Student(NetFlowMap):
         teacher = self.teaching()
         if isinstance(teacher, NetDenoiser):
             teacher.net.eval().requires_grad_(False)
-            if (reader := getattr(teacher.conditioner.text, "own", None)) is not None:
+            if (reader := reader_of(teacher)) is not None:
                 reader.eval().requires_grad_(False)
             teacher.to(self.device)
         return teacher
@@ -81,7 +82,7 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
         begin_reader(own, folder)
     if fresh and folder is not None and own.prior is not None:
         own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
-    if (reader := getattr(own.conditioner.text, "own", None)) is not None:
+    if (reader := reader_of(own)) is not None:
         reader.eval().requires_grad_(False)  # what a text means to the teacher it means to the student
     denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
     scale, below = (1.0, None) if config.scale is None else (config.scale, config.drawn and config.drawn.guide_below)
@@ -129,7 +130,7 @@ class Distilling(Task):
         self.model = model
         self.held_out = None if held_out is None else unseen(held_out)
         self.players: dict[str, Player] = {"student": Player(model.denoise.net)}
-        if (reader := getattr(model.denoise.conditioner.text, "own", None)) is not None:
+        if (reader := reader_of(model.denoise)) is not None:
             self.players["reader"] = Player(reader, optim=None, average=False, train=False, saved="none")
 
     def pair(self, batch: Batch, rng: Draws) -> tuple[Tensor, Tensor]:

@@ -205,7 +205,8 @@ def build(config: MaskGITConfig, spec: DataSpec, seed: int, folder: Path | None)
     Raises:
         InputError: when the space has no tokens, or sizes do not fit.
     """
-    space, texts = tokenizer(config.space, spec, folder, VQ), texts_of(config.text, spec, seed, pooled=False)
+    space = tokenizer(config.space, spec, folder, VQ)
+    texts = texts_of(config.text, spec, seed, pooled=False, folder=folder)
     classes, context = classes_of(spec), 0 if texts is None else texts.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

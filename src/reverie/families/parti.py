@@ -36,7 +36,7 @@ def build(config: PartiConfig, spec: DataSpec, seed: int, folder: Path | None) -
     Raises:
         InputError: for data without captions, a space without tokens, or sizes that do not fit.
     """
-    texts = texts_of(config.text, spec, seed, pooled=False)
+    texts = texts_of(config.text, spec, seed, pooled=False, folder=folder)
     if texts is None:
         raise InputError(
             "parti draws what a text says, and the data says nothing: use pictures with captions and --data.captions; to draw by class, "

@@ -152,8 +152,10 @@ class OnTokens(DropsLabels):
 
     def prepare(self, given: Given) -> None:
         from reverie.diffusion.building import prepare_space
+        from reverie.diffusion.reading import prepare_reading
 
         prepare_space(self.space, given)
+        prepare_reading(self.text, given)
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         """The pictures, with what is said of them in words."""

@@ -160,7 +160,7 @@ def build(config: VARConfig, spec: DataSpec, seed: int, folder: Path | None) -> 
         InputError: when the space is not one of several scales, or sizes do not fit.
     """
     space = tokenizer(config.space, spec, folder, MultiScaleVQ)
-    texts = texts_of(config.text, spec, seed, pooled=False)
+    texts = texts_of(config.text, spec, seed, pooled=False, folder=folder)
     sizes = [h * w for h, w in space.scales(*space.code_shape(spec.shape)[1:])]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from reverie.core.errors import InputError
 from reverie.core.files import appearing
 from reverie.core.text import shown
 from reverie.data import ImageSet
+from reverie.diffusion.reading import FILE as READ
 from reverie.learn.config import TrainConfig
 from reverie.learn.runtime import launched
 from reverie.nets.prior import Prior
@@ -55,13 +56,16 @@ def training(images: ImageSet, recipe: Recipe) -> TrainConfig:
 
 
 def prepare(recipe: Recipe, folder: Path) -> None:
-    """Leave in a new run's folder the space that the weights it starts from were trained in."""
-    if recipe.init is None or _foreign(recipe.init) or not (there := Path(recipe.init) / FILE).is_file():
+    """Leave in a new run's folder what was made before the weights that it starts from: their space, and what their texts were read by."""
+    if recipe.init is None or _foreign(recipe.init):
         return
-    same = getattr(Run(recipe.init).recipe.task, "space", None) == getattr(recipe.task, "space", None)
-    if same and not (folder / FILE).exists():
-        with appearing(folder / FILE) as partial:
-            shutil.copyfile(there, partial)
+    for key, file in (("space", FILE), ("text", READ)):
+        there = Path(recipe.init) / file
+        if not there.is_file() or (folder / file).exists():
+            continue
+        if getattr(Run(recipe.init).recipe.task, key, None) == getattr(recipe.task, key, None):
+            with appearing(folder / file) as partial:
+                shutil.copyfile(there, partial)
 
 
 def begin(recipe: Recipe, model: Any) -> None:
