@@ -128,7 +128,7 @@ def restoring(op: str) -> Palette:
 
 def instructed() -> Instructing:
     net = rv.nets.UNetConfig(width=8, multipliers=(1, 2), blocks=1, heads=2, attention=(2,))
-    model = instructing.build(InstructConfig(net=net), DataSpec((CHANNELS, SIZE, 2 * SIZE), {"text": Text(6)}), 0)
+    model = InstructConfig(net=net).build(DataSpec((CHANNELS, SIZE, 2 * SIZE), {"text": Text(6)}), 0)
     trained(shaken(model.net))
     return Instructing(model, Uniform(), held_out=Batch(X, condition(model, len(X))))
 

@@ -55,7 +55,7 @@ def test_sides_are_what_is_drawn_and_what_is_shown(folder):
 
 
 def test_a_part_of_what_is_told_is_dropped_each_as_often():
-    model = instructing.build(CONFIG, SPEC, 0)
+    model = CONFIG.build(SPEC, 0)
     n, drop = 6000, 0.2
     batch = Batch(torch.zeros(n, 3, 8, 8), Cond(image=torch.zeros(n, 3, 8, 8), text=torch.ones(n, 4, dtype=torch.long)))
     told = Instructing(model, Uniform(), drop=drop).condition(batch, Draws(0, 0, n))
@@ -67,7 +67,7 @@ def test_a_part_of_what_is_told_is_dropped_each_as_often():
 
 
 def test_the_network_hears_the_picture_and_the_words():
-    model = instructing.build(CONFIG, SPEC, 0)
+    model = CONFIG.build(SPEC, 0)
     with torch.no_grad():
         for p in model.net.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
