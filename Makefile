@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	rm -rf docs/api/generated
-	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -W --keep-going -q -j auto -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 clean:

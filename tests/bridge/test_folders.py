@@ -171,7 +171,8 @@ def test_what_a_network_is_told(name):
     """The steps of a translated scheduler are the timesteps of diffusers, for any count, spacing, offset and σ."""
     import diffusers
 
-    settings = itertools.product((1000, 250, 300), (5, 16), ("linspace", "leading", "trailing"), (0, 1), (False, True))
+    every = itertools.product((1000, 250, 300), (5, 16), ("linspace", "leading", "trailing"), (0, 1), (False, True))
+    settings = itertools.islice(every, 0, None, 5)  # a step without a common divisor: all pairs of values
     compared = 0
     for count, steps, spacing, offset, karras in settings:
         options = {"num_train_timesteps": count, "timestep_spacing": spacing, "steps_offset": offset}
@@ -189,7 +190,7 @@ def test_what_a_network_is_told(name):
         told = torch.tensor([1000.0 * (point.t if mine.time == "t" else mine.time(point)) for point in points])
         assert torch.allclose(told, theirs.timesteps.float(), atol=0.01), options
         compared += 1
-    assert compared > 12
+    assert compared > 6
 
 
 @pytest.mark.parametrize(

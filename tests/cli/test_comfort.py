@@ -39,13 +39,13 @@ def test_help_says_what_this_recipe_has_and_where_it_has_nothing(reverie):
 
 def test_a_published_size_is_a_network(reverie, tmp_path):
     said = reverie(
-        "train --data mnist5k --net dit-s/2 --net.depth 1 --train.images 32 --train.batch 32 --train.warmup 0",
+        "train --data mnist5k --net dit-s/4 --net.depth 1 --train.images 32 --train.batch 32 --train.warmup 0",
         "--train.sample-every 1000 --sample.steps 1 --train.validate-every 1000 --out small",
     )
     assert said.code == 0, said.err
     net = yaml.safe_load((tmp_path / "small" / "recipe.yaml").read_text())["task"]["net"]
-    published = PRESETS["dit-s/2"].config
-    assert (net["name"], net["patch"], net["width"], net["heads"]) == ("dit", 2, published.width, published.heads)  # pyright: ignore
+    published = PRESETS["dit-s/4"].config
+    assert (net["name"], net["patch"], net["width"], net["heads"]) == ("dit", 4, published.width, published.heads)  # pyright: ignore
     assert net["depth"] == 1 and net["learn_sigma"] is False
     wrong = reverie("train --net dit-s/3")
     assert wrong.code == 2 and "Did you mean 'dit'?" in wrong.err

@@ -11,7 +11,7 @@ import pytest
 from reverie.recipes import training
 
 SHORT = {
-    "train": "--train.images 64",
+    "train": "--train.images 64 --train.validate-every 1000 --train.sample-every 1000 --sample.steps 1",
     "evaluate": "--n 40 --seeds 0",
     "read": "--labels 40 --seeds 1 --pictures 60 --logsnr 2",
 }

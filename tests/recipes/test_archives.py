@@ -19,7 +19,7 @@ from reverie.families import autoregressive, coding
 from reverie.recipes import archives
 from reverie.recipes.runs import Run
 
-TINY = "--data digits8 --train.images 1920 --train.batch 64 --train.lr 0.01 --train.warmup 320"
+TINY = "--data digits8 --train.images 1920 --train.batch 64 --train.lr 0.01 --train.warmup 320 --train.processes 1"
 TASKS = {
     "pixelcnn": "--width 12 --depth 3",
     "tile": "--head mixture --patch 2 --width 32 --depth 2 --heads 2",
@@ -37,7 +37,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of which little is asked."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    words = "train pixelcnn --data digits8 --width 4 --depth 2 --train.images 64 --train.batch 32"
+    words = "train pixelcnn --data digits8 --width 4 --depth 2 --train.images 64 --train.batch 32 --train.processes 1"
     assert main(f"{words} --out {folder}".split()) == 0
     return folder
 
@@ -210,7 +210,7 @@ def test_pictures_that_would_not_come_back(one: Path, pictures: Path, tmp_path: 
 
 
 def test_levels_that_do_not_fit_the_pictures(pictures: Path, tmp_path: Path, one: Path):
-    words = "train pixelcnn --data digits8 --width 4 --depth 2 --train.images 64 --train.batch 32 --levels"
+    words = "train pixelcnn --data digits8 --width 4 --depth 2 --train.images 64 --train.batch 32 --train.processes 1 --levels"
     assert main(f"{words} 4 --out {tmp_path / 'four'}".split()) == 0
     with pytest.raises(InputError, match="has levels between the 4 of the model"):
         archives.compress(Run(tmp_path / "four"), pictures, tmp_path / "a.rvz")
@@ -228,7 +228,10 @@ def test_levels_that_do_not_fit_the_pictures(pictures: Path, tmp_path: Path, one
 def test_runs_that_do_not_compress(tmp_path: Path, pictures: Path, one: Path):
     words = "--data digits8 --train.images 64 --train.batch 32 --out"
     assert (
-        main(f"train tile --patch 2 --codes 8 --width 16 --depth 1 --heads 2 {words} {tmp_path / 'tile'}".split()) == 0
+        main(
+            f"train tile --train.processes 1 --patch 2 --codes 8 --width 16 --depth 1 --heads 2 {words} {tmp_path / 'tile'}".split()
+        )
+        == 0
     )
     with pytest.raises(InputError, match="--head mixture"):
         archives.compress(Run(tmp_path / "tile"), pictures, tmp_path / "a.rvz")
