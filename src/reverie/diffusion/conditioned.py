@@ -164,26 +164,55 @@ class InstructConfig(OnPath):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlNetConfig(FromRun):
+class HintedConfig(FromRun):
+    """What learns beside the diffusion model of another run, which stays as it is, and leads it by a hint.
+
+    Attributes:
+        base: folder of the run of the model.
+    """
+
+    by: ClassVar[str] = "base"
+
+    base: str = ""
+
+    def drawing(self, own: Any, taught: Any) -> Any:
+        return taught if own == self.Sample() else own
+
+    def describe(self, model: Any, spec: DataSpec) -> dict[str, str]:
+        """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""
+        return {**super().describe(model, spec), "base": str(model.net.base)}
+
+    def open(self, model: Any, spec: DataSpec) -> Any:
+        self.denoising.open(model.base, spec)
+        model.base.net.eval().requires_grad_(False)
+        return model
+
+    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
+        from reverie.core.denoiser import Denoiser
+
+        if not isinstance(opened, Denoiser):
+            raise InputError(f"a run of {self.name} draws by a hint: `reverie sample RUN --hint FILE`")
+        return self.denoising.generator(opened, sample)
+
+    def next(self, run: str, data: str) -> str:
+        return f"reverie sample {quote(run)} --help"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlNetConfig(HintedConfig):
     """Teach the diffusion model of another run, which stays as it is, to draw by a hint (Zhang et al. 2023, ControlNet).
 
     Attributes:
-        base: folder of the run of the model (dit, unet, uvit).
         hint: made of each picture: the strength of its edges, or the shapes that are brighter than the picture's middle.
         light: train an adapter in its place, a few convolutions of the hint alone (Mou et al. 2023, T2I-Adapter; unet).
         drop: share of the pictures whose label is dropped.
     """
 
     name: ClassVar[str] = "controlnet"
-    by: ClassVar[str] = "base"
 
-    base: str = ""
     hint: Literal["edges", "shapes"] = "edges"
     light: bool = False
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.5
-
-    def drawing(self, own: Any, taught: Any) -> Any:
-        return taught if own == self.Sample() else own
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Control:
         from reverie.diffusion.control import build
@@ -199,47 +228,25 @@ class ControlNetConfig(FromRun):
         return task(self, model, data, held_out, sample, seed)
 
     def describe(self, model: Control, spec: DataSpec) -> dict[str, str]:
-        """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""
-        return {**super().describe(model, spec), "hint": self.hint, "base": str(model.net.base)}
-
-    def open(self, model: Control, spec: DataSpec) -> Control:
-        self.denoising.open(model.base, spec)
-        model.base.net.eval().requires_grad_(False)
-        return model
-
-    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
-        from reverie.core.denoiser import Denoiser
-
-        if not isinstance(opened, Denoiser):
-            raise InputError("a run of controlnet draws by a hint: `reverie sample RUN --hint FILE`")
-        return self.denoising.generator(opened, sample)
-
-    def next(self, run: str, data: str) -> str:
-        return f"reverie sample {quote(run)} --help"
+        return {**super().describe(model, spec), "hint": self.hint}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SketchConfig(FromRun):
+class SketchConfig(HintedConfig):
     """Teach a small predictor the edges of a picture from the features of another run's diffusion model, which leads that model along the
     lines of a sketch (Voynov et al. 2023).
 
     Attributes:
-        base: folder of the run of the model.
         sites: the blocks whose features are looked at, as reverie.taps.sites names them; all without.
         width: of the predictor.
         drop: share of the pictures whose label or caption is dropped.
     """
 
     name: ClassVar[str] = "sketch"
-    by: ClassVar[str] = "base"
 
-    base: str = ""
     sites: tuple[str, ...] = ()
     width: Annotated[int, Bound(ge=1, le=65_536)] = 64
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
-
-    def drawing(self, own: Any, taught: Any) -> Any:
-        return taught if own == self.Sample() else own
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Sketcher:
         from reverie.diffusion.sketch import build
@@ -253,22 +260,3 @@ class SketchConfig(FromRun):
         from reverie.diffusion.sketch import task
 
         return task(self, model, data, held_out)
-
-    def describe(self, model: Sketcher, spec: DataSpec) -> dict[str, str]:
-        """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""
-        return {**super().describe(model, spec), "base": model.net.base}
-
-    def open(self, model: Sketcher, spec: DataSpec) -> Sketcher:
-        self.denoising.open(model.base, spec)
-        model.base.net.eval().requires_grad_(False)
-        return model
-
-    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
-        from reverie.core.denoiser import Denoiser
-
-        if not isinstance(opened, Denoiser):
-            raise InputError("a run of sketch draws along lines: `reverie sample RUN --hint FILE`")
-        return self.denoising.generator(opened, sample)
-
-    def next(self, run: str, data: str) -> str:
-        return f"reverie sample {quote(run)} --help"
