@@ -31,8 +31,9 @@ def main(name: str, *folders: str) -> None:
     held_out = sources.load(runs[0].recipe, "test")
     assert held_out.labels is not None
     labels = held_out.labels.unique().repeat_interleave(PER_CLASS)
-    real = [torch.nonzero(held_out.labels == label)[i % PER_CLASS, 0] for i, label in enumerate(labels)]
-    rows = {"held out": held_out.batch(torch.stack(real)).x}
+    of_class = [(held_out.labels == label).nonzero()[:, 0] for label in labels]
+    real = torch.stack([found[i % PER_CLASS % len(found)] for i, found in enumerate(of_class)])
+    rows = {"held out": held_out.batch(real).x}
     for run in runs:
         drawn = run.generator().sample(len(labels), rv.Cond(label=labels), seed=list(range(len(labels))))
         rows[run.folder.name.split("-", 1)[-1]] = drawn

@@ -10,52 +10,52 @@ from pathlib import Path
 import torch
 
 import reverie as rv
+from panel import Panel
 from reverie.learn import grid
-from reverie.measure.extract import EfficientNetLite0
-from reverie.measure.kernel import kernel_distance
 from reverie.measure.pictures import from_bytes
 from reverie.recipes import sources
-from reverie.recipes.measuring import measure
 
 PICTURE = Path(__file__).parents[1] / "docs" / "_static" / "latent.png"
-
-
-def as_bytes(x: torch.Tensor) -> torch.Tensor:
-    """Pictures as they would be read from files of 8 bits."""
-    return from_bytes(grid.to_bytes(x))
+AT_ONCE = 50
 
 
 @torch.no_grad()
 def main(latent: str, pixel: str, samples: str = "500") -> None:
-    runs = [rv.recipes.Run(folder) for folder in (latent, pixel)]
-    train, held_out = (sources.load(runs[0].recipe, split) for split in ("train", "test"))  # pyright: ignore
-    assert held_out.labels is not None
-    space, x = rv.load(latent).space, held_out.batch(range(len(held_out))).x
-    restored = as_bytes(space.decode(space.encode(x)))
+    n, runs = int(samples), {"latent": rv.recipes.Run(latent), "pixels": rv.recipes.Run(pixel)}
+    train, held_out = (sources.load(runs["latent"].recipe, split) for split in ("train", "test"))
+    panel = Panel(runs["latent"].recipe.data.name)
+    space, labels = rv.load(latent).space, panel.labels(n)
+    assert labels is not None and held_out.labels is not None
+
+    x = held_out.batch(range(len(held_out))).x
+    restored = from_bytes(grid.to_bytes(space.decode(space.encode(x))))
     error = (x - restored).square().flatten(1).mean(1)
     print(
-        f"held out: {10 * torch.log10(4 / error.mean()):.1f} dB of all, {(10 * torch.log10(4 / error)).mean():.1f} dB the mean of each"
-    )
-    some = train.batch(torch.linspace(0, len(train) - 1, min(int(samples), len(train))).long()).x
-    looks = EfficientNetLite0()
-    there = looks(x)
-    for name, pictures in (("training", some), ("restored", as_bytes(space.decode(space.encode(some))))):
-        print(f"{name}: kernel distance {kernel_distance(looks(pictures), there):.4f}")
-    codes = space.encode(x)
-    print(
-        f"codes: mean {codes.mean():.3f}, standard deviation {codes.std():.3f}, of each {codes.std((0, 2, 3)).tolist()}"
+        f"held out, restored: {10 * torch.log10(4 / error.mean()):.1f} dB; the mean of each {(10 * torch.log10(4 / error)).mean():.1f} dB"
     )
 
-    classes = held_out.labels.unique()
-    first = torch.stack([(held_out.labels == label).nonzero()[0, 0] for label in classes])
-    rows = [x[first], restored[first]]
-    for run in runs:
-        evaluation = measure(run, n=int(samples), seeds=(0,))
+    some = train.batch(torch.linspace(0, len(train) - 1, n).long()).x
+    shown = {"training pictures": some, "training pictures, restored": space.decode(space.encode(some))}
+    for name, run in runs.items():
+        parts = [
+            run.generator().sample(len(part), rv.Cond(label=labels[part]), seed=part.tolist())
+            for part in torch.arange(n).split(AT_ONCE)
+        ]
+        shown[f"samples, {name}"] = torch.cat(parts)
+    shown["noise"] = torch.rand(some.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    print("| | Fréchet ratio | kernel distance | precision | recall |\n|---|---:|---:|---:|---:|")
+    for name, pictures in shown.items():
+        found = panel.figures(pictures, None)[list(panel.views)[-1]]
         print(
-            run.folder, {f"{f.measure} {f.of}": round(f.value, 4) for f in evaluation.figures}, evaluation.memorisation
+            f"| {name} | {found['ratio']:.1f} | {found['kernel']:.2f} | {found['precision']:.0%} | {found['recall']:.0%} |",
+            flush=True,
         )
-        rows += [run.generator().sample(cond=rv.Cond(label=classes), seed=seed) for seed in range(2)]
-    grid.save(grid.tile(torch.cat([row.clamp(-1.0, 1.0) for row in rows]), len(classes)), PICTURE)
+
+    first = [int((labels == label).nonzero()[0]) for label in labels.unique()]
+    second = [int((labels == label).nonzero()[-1]) for label in labels.unique()]
+    real = torch.stack([(held_out.labels == label).nonzero()[0, 0] for label in labels.unique()])
+    rows = [x[real], restored[real], *(shown[f"samples, {name}"][each] for name in runs for each in (first, second))]
+    grid.save(grid.tile(torch.cat([row.clamp(-1.0, 1.0) for row in rows]), len(first)), PICTURE)
 
 
 if __name__ == "__main__":
