@@ -40,7 +40,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 
-def setup(app: Any) -> dict[str, bool]:
+def setup(app: Any) -> None:
     app.connect("builder-inited", commands.write)
 
     def write(block: bool) -> Any:
@@ -51,4 +51,3 @@ def setup(app: Any) -> dict[str, bool]:
         return visit, None
 
     app.add_html_math_renderer("mathml", write(False), write(True))
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,7 +13,10 @@ from reverie.core.errors import InputError
 from reverie.recipes import comparing
 from reverie.recipes.runs import Run
 
-TINY = "--net unet --net.patch 4 --net.width 8 --net.multipliers 1 --net.blocks 1 --net.groups 4 --net.heads 1 --train.batch 64 --train.processes 1"
+TINY = (
+    "--net unet --net.patch 4 --net.width 8 --net.multipliers 1 --net.blocks 1 --net.groups 4 --net.heads 1 "
+    "--train.batch 64 --train.processes 1"
+)
 FEW = "--n 60 --seeds 0"
 
 

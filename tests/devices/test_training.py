@@ -25,7 +25,7 @@ from reverie.core.spelling import spelled
 from reverie.core.task import Moment, Optim
 from reverie.core.times import LogitNormal, LogSNR, Uniform
 from reverie.data import ImageSet, TensorSet
-from reverie.diffusion import instructing, palette
+from reverie.diffusion import palette
 from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.conditioned import InstructConfig, PaletteConfig

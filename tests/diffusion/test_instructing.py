@@ -15,7 +15,6 @@ from reverie.core.condition import Cond, Text
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.times import Uniform
-from reverie.diffusion import instructing
 from reverie.diffusion.conditioned import InstructConfig
 from reverie.diffusion.instructing import Instructing, Sides
 from reverie.nets.config import TextConfig, UNetConfig
