@@ -14,7 +14,7 @@ from reverie.data import ImageSet, load
 from reverie.guide import cfg
 from reverie.learn.grid import to_bytes
 from reverie.measure.evaluation import _proportional, _subset, blur, evaluate
-from reverie.measure.figures import FID_EXTRACTOR, Evaluation, Figure
+from reverie.measure.figures import FID_EXTRACTOR, Evaluation, Figure, percent
 from reverie.measure.judge import Judge
 from reverie.measure.pictures import cut, from_bytes, sheet
 from reverie.solve import DPMpp, Euler, Sampler, grids
@@ -118,6 +118,10 @@ def test_every_figure_says_how_it_was_taken(copier):
         )
     assert evaluation.subjects == ["samples", "training", "blurred", "noise"]
     assert len({figure.each for figure in evaluation.figures if figure.measure == "kernel"}) == 4
+
+
+def test_a_share_that_rounds_to_nothing_has_no_sign():
+    assert [percent(share) for share in (-0.0004, -0.003, 0.983)] == ["0.0\xa0%", "−0.3\xa0%", "98.3\xa0%"]
 
 
 def test_a_figure_is_called_fid_only_in_inception():

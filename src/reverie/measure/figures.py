@@ -29,8 +29,8 @@ FID_COUNT = 50_000
 
 
 def percent(value: float) -> str:
-    """``98.3 %``, not to be broken."""
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    """``98.3 %``, not to be broken; what rounds to nothing has no sign."""
+    return f"{100 * value:z.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 @dataclass(frozen=True, kw_only=True)
