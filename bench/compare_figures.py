@@ -1,6 +1,6 @@
 """The pictures of docs/guide/compare.md: two pictures of each class by each of the models that ``reverie compare`` has trained.
 
-python bench/compare_figures.py compare.png runs/mnist5k-*
+python bench/compare_figures.py compare_ten.png runs/mnist5k-*
 python bench/compare_figures.py compare_emoji.png runs/emoji-*
 """
 

@@ -200,7 +200,8 @@ class HintedConfig(FromRun):
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNetConfig(HintedConfig):
-    """Teach the diffusion model of another run, which stays as it is, to draw by a hint (Zhang et al. 2023, ControlNet).
+    """Teach the diffusion model of another run, which stays as it is, to draw by a hint (Zhang et al. 2023, ControlNet). Its network
+    is a dit, a unet or a uvit.
 
     Attributes:
         hint: made of each picture: the strength of its edges, or the shapes that are brighter than the picture's middle.
