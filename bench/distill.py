@@ -1,4 +1,5 @@
-"""One step beside many: the teacher at few and many steps, and each method's student at 1, 2, 4 and 8; the table of docs/distill/index.md.
+"""One step beside many: the teacher at few and many steps, in 4 and 5 on grids that were calibrated for it too, and each method's student
+at 1, 2, 4 and 8; the table of docs/distill/index.md.
 
 python bench/distill.py TEACHER OUT [--methods dmd2 progressive] [--budget 3m] [--processes 1] [--n 1000] [--seeds 1]
 
@@ -28,10 +29,12 @@ from reverie.measure.pictures import from_bytes
 from reverie.recipes import measuring, outlook, sources, tasks
 from reverie.recipes.runs import Run
 from reverie.recipes.training import train
+from reverie.solve.calibrate import TRAJECTORIES, calibrate
 from reverie.solve.maps import MADE
 
 RESULTS = Path(__file__).parent / "results" / "distill.json"
 TEACHER = (1, 2, 4, 8, 12, 20)
+CALIBRATED = (4, 5)
 COLUMNS = ("accuracy", "frechet", "precision", "recall")
 
 
@@ -78,6 +81,17 @@ class Bench:
             self.measure(
                 "teacher", steps, self.teacher.generator(replace(self.teacher.recipe.usual, steps=steps)), facts
             )
+
+    def of_calibrated(self) -> None:
+        """The teacher by the default solver, on a grid that was fitted to it and kept in its run."""
+        images = self.teacher.checkpoint.state["images"]
+        for steps in CALIBRATED:
+            sample = replace(self.teacher.recipe.usual, solver="auto", grid=None, steps=steps)
+            path = self.teacher.path(f"calibrated-{steps}-{sample.scale:g}.json")
+            if not path.exists():
+                labels = rv.Cond(label=torch.arange(TRAJECTORIES) % len(self.judge.classes))
+                calibrate(self.teacher.guided(sample.scale), steps, cond=labels).save(path)
+            self.measure("teacher, calibrated", steps, self.teacher.generator(sample), {"images": images})
 
     def of_student(self, spelt: str, budget: str, out: Path) -> None:
         told, _, own = spelt.partition("@")
@@ -134,6 +148,7 @@ def main() -> None:
     for spelt in given.methods:
         bench.of_student(spelt, given.budget, given.out)
     bench.of_teacher()
+    bench.of_calibrated()
     print(table(bench.rows))
 
 
