@@ -39,7 +39,7 @@ from reverie.diffusion.reflow import Reflow
 from reverie.diffusion.vlb import VLB, Hybrid, OnChain
 from reverie.distill import ADD, DMD2, LADD, Drifting, Guided, Moments, Progressive, Student, hearing
 from reverie.distill.add import Inside
-from reverie.distill.matching import Critic, attending, classes_of, shapes
+from reverie.distill.matching import Critic, blocks, classes_of, shapes
 from reverie.families.autoregressive import NextToken
 from reverie.families.config import (
     AutoregressiveConfig,
@@ -160,7 +160,7 @@ def distilling(make: Callable[[Student], Any]) -> Any:
 
 
 def fooling(student: Student) -> ADD:
-    sites = attending(student.teacher)  # pyright: ignore[reportArgumentType]
+    sites = blocks(student.teacher)  # pyright: ignore[reportArgumentType]
     critic = Critic(shapes(student.teacher, sites), classes_of(student.teacher))  # pyright: ignore[reportArgumentType]
     return ADD(student, 2, looks=Inside(student.teacher, sites), critic=critic, r1=0.1)  # pyright: ignore[reportArgumentType]
 

@@ -1,14 +1,17 @@
 """LADD: the critic looks at the features of the teacher itself, at all levels of noise (Sauer et al., "Fast high-resolution image synthesis
 with latent adversarial diffusion distillation", SIGGRAPH Asia 2024).
 
-Samples and data are noised to one random level and shown to the frozen teacher; heads on its features after each attention block are the
-critic, with a hinge loss, and there is no other loss. The level has ``ln(σ/α) ~ N(1, 1)``, on the straight path their logit-normal times.
+Samples and data are noised to one random level and shown to the frozen teacher; heads on its features after each block are the critic,
+with a hinge loss, and there is no other loss. The level has ``ln(σ/α) ~ N(1, 1)``, on the straight path their logit-normal times, for
+latents of 128x128. As much noise hides all of a small picture, so the mean goes with the root of the size, ``1 + ½·ln(HW/128²)`` (Esser et
+al. 2024, eq. 23): at theirs the critic of digits of 28x28 never learned to see a pattern of two pixels that the student drew on all of them.
 At first the student starts from the less noisy half of its grid only, later mostly from pure noise. The paper's data is drawn by the
 teacher; here it is the run's own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,10 +22,12 @@ from reverie.core.draws import Draws
 from reverie.core.task import Moment
 from reverie.core.times import LogNormalSigma
 from reverie.distill.adversarial import Adversarial
-from reverie.distill.matching import Critic, attending, classes_of, shapes
+from reverie.distill.matching import Critic, blocks, classes_of, shapes
 from reverie.distill.student import Student
 from reverie.nets import taps
 
+SIZE = 128**2
+"""Places of the latents for which the paper chose the levels."""
 WARM = 500
 """Steps of training before the student starts from pure noise."""
 PURE = 0.7
@@ -35,7 +40,7 @@ class LADD(Adversarial):
     Args:
         model: the student.
         steps, grid: that it is made for.
-        sites: of the teacher's features; after each block with attention without.
+        sites: of the teacher's features; after each block without.
         critic_lr: learning rate of the critic; the recipe's without.
         r1: weight of the penalty on the heads' slope at features of data.
         held_out: data to show beside samples.
@@ -52,15 +57,14 @@ class LADD(Adversarial):
         r1: float = 0.0,
         held_out: Dataset | None = None,
     ) -> None:
-        sites = attending(model.teacher) if sites is None else sites  # pyright: ignore[reportArgumentType]
+        sites = blocks(model.teacher) if sites is None else sites  # pyright: ignore[reportArgumentType]
         critic = Critic(shapes(model.teacher, sites), classes_of(model.teacher))  # pyright: ignore[reportArgumentType]
         super().__init__(
             model, steps, grid, looks=self.inside, critic=critic, critic_lr=critic_lr, r1=r1, held_out=held_out
         )
-        self.levels, self.recorded = (
-            LogNormalSigma(model.schedule, 1.0, 1.0),
-            taps.record(model.teacher, sites, stop=True),
-        )
+        mean = 1.0 + 0.5 * math.log(math.prod(model.shape[1:]) / SIZE)
+        self.levels = LogNormalSigma(model.schedule, mean, 1.0)
+        self.recorded = taps.record(model.teacher, sites, stop=True)
 
     def starts(self, rng: Draws, progress: Moment) -> Tensor:
         u, n = rng.even("start"), len(self.points)

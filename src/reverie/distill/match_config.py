@@ -145,10 +145,10 @@ class MatchingConfig(DistillConfig):
             return self.method(model, held_out, sample)
 
     def sites(self, model: Student) -> list[str]:
-        """Where inside of the teacher features are read: after each block with attention."""
-        from reverie.distill.matching import attending
+        """Where inside of the teacher features are read: after each block."""
+        from reverie.distill.matching import blocks
 
-        return attending(model.teacher)  # pyright: ignore[reportArgumentType]
+        return blocks(model.teacher)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)

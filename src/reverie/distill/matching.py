@@ -121,19 +121,13 @@ def classes_of(model: Denoiser) -> int:
 
 def bottleneck(model: NetDenoiser) -> str:
     """The site in the middle of a network."""
-    blocks = _blocks(model)
-    middle = [site for site in blocks if site.startswith("middle")]
-    return middle[-1] if middle else blocks[len(blocks) // 2]
+    sites = blocks(model)
+    middle = [site for site in sites if site.startswith("middle")]
+    return middle[-1] if middle else sites[len(sites) // 2]
 
 
-def attending(model: NetDenoiser) -> list[str]:
-    """The sites of the blocks with attention; of all blocks in a network without."""
-    blocks = _blocks(model)
-    found = [b for b in blocks if any(s != b and s.startswith(f"{b}.") and "attention" in s for s in taps.sites(model))]
-    return found or blocks
-
-
-def _blocks(model: NetDenoiser) -> list[str]:
+def blocks(model: NetDenoiser) -> list[str]:
+    """The sites after the blocks of a network. Of a U-Net few have attention, and none of these where the picture is fine."""
     known = taps.sites(model)
     return [site for site in known if f"{site}.in" in known]
 
