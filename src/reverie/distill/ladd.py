@@ -4,7 +4,7 @@ with latent adversarial diffusion distillation", SIGGRAPH Asia 2024).
 Samples and data are noised to one random level and shown to the frozen teacher; heads on its features after each block are the critic,
 with a hinge loss, and there is no other loss. The level has ``ln(σ/α) ~ N(1, 1)``, on the straight path their logit-normal times, for
 latents of 128x128. As much noise hides all of a small picture, so the mean goes with the root of the size, ``1 + ½·ln(HW/128²)`` (Esser et
-al. 2024, eq. 23): at theirs the critic of digits of 28x28 never learned to see a pattern of two pixels that the student drew on all of them.
+al. 2024, eq. 23): at theirs the critic of digits of 28x28 never saw a pattern of two pixels that the student drew on all.
 At first the student starts from the less noisy half of its grid only, later mostly from pure noise. The paper's data is drawn by the
 teacher; here it is the run's own.
 """
