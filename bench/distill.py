@@ -52,10 +52,8 @@ class Bench:
     @torch.no_grad()
     def measure(self, name: str, steps: int, generator: Any, facts: dict[str, Any]) -> None:
         """A row of the table, unless it is there."""
-        key, about = (
-            f"{name}, {steps}",
-            {**facts, "n": self.n, "seeds": self.seeds, "teacher": self.teacher.recipe.name},
-        )
+        key = f"{name}, {steps}" if self.seeds == 1 else f"{name}, {steps}, {self.seeds} seeds"
+        about = {**facts, "n": self.n, "seeds": self.seeds, "teacher": self.teacher.recipe.name}
         if key in self.rows and self.rows[key]["about"] == about:
             return
         labels = torch.arange(self.n) % len(self.judge.classes)
@@ -119,14 +117,15 @@ class Bench:
 def table(rows: dict[str, Any]) -> str:
     """As markdown."""
     lines = [
-        "| model | steps | accuracy | Fréchet | precision | recall | images | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | steps | seeds | accuracy | Fréchet | precision | recall | images | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows.values():
         fractions = {key: f"{100 * row[key]:.1f} %" for key in ("accuracy", "precision", "recall")}
+        about = row["about"]
         lines.append(
-            f"| {row['method']} | {row['steps']} | {fractions['accuracy']} | {row['frechet']:.2f} | {fractions['precision']} | "
-            f"{fractions['recall']} | {row['about']['images']:,} | {row['about'].get('seconds', '')} |"
+            f"| {row['method']} | {row['steps']} | {about['seeds']} | {fractions['accuracy']} | {row['frechet']:.2f} | "
+            f"{fractions['precision']} | {fractions['recall']} | {about['images']:,} | {about.get('seconds', '')} |"
         )
     return "\n".join(lines)
 

@@ -59,6 +59,8 @@ class DistillConfig(FromTeacher):
     reads: ClassVar[bool] = True
     second_time: ClassVar[bool] = False
     """Whether the network is told where a leap ends."""
+    slow_time: ClassVar[bool] = False
+    """Whether the loss differentiates the network in time, so that it must not read the time by fast sinusoids."""
     fixed: ClassVar[bool] = False
     """Whether the student is made for the steps of its recipe only."""
 

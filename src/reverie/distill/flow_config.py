@@ -90,6 +90,7 @@ class SCMConfig(FlowMapConfig):
     """
 
     name: ClassVar[str] = "scm"
+    slow_time: ClassVar[bool] = True
     second_time: ClassVar[bool] = False
     guides_data: ClassVar[bool] = False
 
@@ -121,6 +122,7 @@ class MeanFlowConfig(FlowMapConfig):
     """
 
     name: ClassVar[str] = "meanflow"
+    slow_time: ClassVar[bool] = True
 
     times_mean: float = 0.0
     times_std: Positive = 2.0

@@ -24,11 +24,14 @@ from reverie.core.tensors import combine, onto
 from reverie.diffusion.building import unseen
 from reverie.diffusion.taught import begin_reader
 from reverie.diffusion.texts import reader_of
+from reverie.nets.embeddings import TimeEmbedding
 from reverie.nets.network import deaf
 
 if TYPE_CHECKING:
     from reverie.distill.config import DistillConfig
 
+SLOW = 10.0
+"""What multiplies the time before its sinusoids where a loss differentiates in time, as that of a second time."""
 COLUMNS = 10
 """Samples of each number of steps that training shows."""
 
@@ -82,6 +85,10 @@ def build(config: DistillConfig, spec: DataSpec, seed: int, folder: Path | None)
         begin_reader(own, folder)
     if fresh and folder is not None and own.prior is not None:
         own.prior.load_state_dict(config.teaching(spec, seed, folder).prior.state_dict())
+    if config.slow_time:
+        for module in own.net.modules():
+            if isinstance(module, TimeEmbedding):
+                module.slow(SLOW, fit=not fresh)
     if (reader := reader_of(own)) is not None:
         reader.eval().requires_grad_(False)  # what a text means to the teacher it means to the student
     denoise = hearing(own, UNTIL, seed=seed) if config.second_time else own
