@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reverie.core.batch import Dataset, DataSpec
     from reverie.core.generator import Generator
     from reverie.distill.student import Student
+    from reverie.learn.config import TrainConfig
 
 LEAPS = (1, 2, 4, 8)
 """Steps that a report shows side by side, and that are always measured."""
@@ -64,6 +65,10 @@ class DistillConfig(FromTeacher):
     fixed: ClassVar[bool] = False
     """Whether the student is made for the steps of its recipe only."""
 
+    slower: ClassVar[float | None] = None
+    """How many times slower than AdamW was for the teacher the student moves, by AdamW, where what it is held to moves with it: the scores of
+    its own samples, a critic, its own derivative. Without, it is trained as the teacher was."""
+
     scale: Annotated[float, Bound(ge=0)] | None = None
     scratch: bool = False
     drawn: Annotated[SampleConfig | None, Suppress] = None
@@ -84,6 +89,12 @@ class DistillConfig(FromTeacher):
             )
         scale = self.scale if self.scale is not None else sample.scale if able else 1.0
         return replace(known, scale=scale, drawn=replace(sample, scale=scale))
+
+    def training(self, taught: TrainConfig) -> TrainConfig:
+        if self.slower is None:
+            return taught
+        rate = taught.adam_lr if taught.optimizer == "muon" else taught.lr
+        return replace(taught, optimizer="adamw", lr=rate / self.slower)
 
     def check(self, spec: DataSpec, sample: LeapConfig) -> None:
         self.build(spec, 0)

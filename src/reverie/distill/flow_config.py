@@ -90,6 +90,7 @@ class SCMConfig(FlowMapConfig):
     """
 
     name: ClassVar[str] = "scm"
+    slower: ClassVar[float | None] = 3
     slow_time: ClassVar[bool] = True
     second_time: ClassVar[bool] = False
     guides_data: ClassVar[bool] = False

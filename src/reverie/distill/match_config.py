@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from reverie.distill.moments import Moments
     from reverie.distill.progressive import Progressive
     from reverie.distill.student import Student
-    from reverie.learn.config import TrainConfig
     from reverie.solve import Sampler
 
 Weight = Annotated[float, Bound(ge=0)]
@@ -132,6 +131,7 @@ class MatchingConfig(DistillConfig):
     """What those share that make the student's samples look like the teacher's: it is made for its own number of steps."""
 
     fixed: ClassVar[bool] = True
+    slower: ClassVar[float | None] = 10
 
     @abstractmethod
     def method(self, model: Student, held_out: Dataset, sample: LeapConfig) -> Matching:
@@ -185,7 +185,7 @@ class DMD2Config(MatchingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig(MatchingConfig):
-    """What ADD and LADD choose. The student moves at a tenth of the teacher's rate, so that the critic can follow.
+    """What ADD and LADD choose.
 
     Attributes:
         critic_lr: learning rate of the critic.
@@ -194,9 +194,6 @@ class CriticConfig(MatchingConfig):
 
     critic_lr: Rate = 1e-3
     r1: Weight = 1e-5
-
-    def training(self, taught: TrainConfig) -> TrainConfig:
-        return replace(taught, lr=0.1 * taught.lr, adam_lr=0.1 * taught.adam_lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +272,7 @@ class DriftingConfig(MatchingConfig):
     """
 
     name: ClassVar[str] = "drifting"
+    slower: ClassVar[float | None] = 3
 
     field: Literal["paper", "sharp"] = "paper"
 
