@@ -66,8 +66,8 @@ class DistillConfig(FromTeacher):
     """Whether the student is made for the steps of its recipe only."""
 
     slower: ClassVar[float | None] = None
-    """How many times slower than AdamW was for the teacher the student moves, by AdamW, where what it is held to moves with it: the scores of
-    its own samples, a critic, its own derivative. Without, it is trained as the teacher was."""
+    """How many times slower than AdamW was for the teacher the student moves, by AdamW, where what it is held to moves with it: the scores
+    of its own samples, a critic, its own derivative. Without, it is trained as the teacher was."""
 
     scale: Annotated[float, Bound(ge=0)] | None = None
     scratch: bool = False
