@@ -42,10 +42,10 @@ BEFORE = "velocity only"
 METHODS: dict[str, tuple[type[Mapping], settings.FlowMapConfig]] = {
     BEFORE: (Shortcut, settings.ShortcutConfig(bootstrapped=0.0)),
     "consistency (cd)": (CD, settings.ConsistencyConfig(scales=8)),
-    "scm": (SCM, settings.SCMConfig(times_mean=0.0)),
+    "scm": (SCM, settings.SCMConfig()),
     "meanflow": (MeanFlow, settings.MeanFlowConfig(power=0.0)),
     "shortcut": (Shortcut, settings.ShortcutConfig(bootstrapped=0.5, decay=0.95)),
-    "imm": (IMM, settings.IMMConfig(halvings=8, group=16)),
+    "imm": (IMM, settings.IMMConfig(halvings=11, group=16)),
     "tvm": (TVM, settings.TVMConfig(gap_mean=0.0)),
 }
 
