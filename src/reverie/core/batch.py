@@ -90,7 +90,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
-        """The samples at ``positions`` (0 … len − 1), on the CPU."""
+        """The samples at ``positions`` (0 … len − 1), on the CPU, in memory that is not the data set's."""
 
     def raw(self, positions: Tensor | Sequence[int]) -> Batch:
         """The same as they are stored, where that is smaller: what goes between processes and to a device, for :meth:`finish`."""

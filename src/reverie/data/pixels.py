@@ -59,10 +59,13 @@ def to_array(image: Image.Image, size: Size, channels: int, fit: Fit) -> np.ndar
 
 
 def write(image: Image.Image, fit: Fit, out: np.ndarray) -> None:
-    """A Pillow picture of any mode into uint8 (channels, height, width), plane by plane."""
-    fitted = fit_to(image_files.flatten(image, _mode(len(out))), out.shape[1:], fit)
-    for plane, band in zip(out, fitted.split(), strict=True):
-        plane[:] = np.asarray(band)
+    """A Pillow picture of any mode into uint8 (channels, height, width)."""
+    mode = _mode(len(out))
+    fitted = fit_to(image_files.flatten(image, mode), out.shape[1:], fit)
+    for plane, band in zip(
+        out, mode, strict=True
+    ):  # "R", "G" and "B" are raw modes: cheaper than all three and a transposition
+        plane[:] = np.frombuffer(fitted.tobytes("raw", band), np.uint8).reshape(plane.shape)
 
 
 def fit_to(
