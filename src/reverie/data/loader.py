@@ -58,7 +58,8 @@ class Loader:
     def stream(self, pieces: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> Iterator[Batch]:
         """The batches of the given (start, count) in their order, on a device; workers read ahead of what is taken.
 
-        Pictures travel as bytes. Where there are workers, copies to an accelerator come from pinned memory and do not wait.
+        Pictures travel as bytes, in memory that workers use again. Where there are workers, copies to CUDA come from pinned memory and
+        do not wait.
 
         Raises:
             RunError: when a worker was killed.
