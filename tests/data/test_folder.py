@@ -99,6 +99,13 @@ def test_exif_orientation_is_respected(tmp_path):
     assert tuple(shown[0, 0]) == WHITE and tuple(shown[15, 0]) == RED
 
 
+def test_a_picture_of_the_right_size_is_its_pixels():
+    noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    assert np.array_equal(pixels.to_array(Image.fromarray(noise), (5, 7), 3, "crop"), np.moveaxis(noise, 2, 0))
+    grey = noise[..., 0].copy()
+    assert np.array_equal(pixels.to_array(Image.fromarray(grey), (5, 7), 1, "crop"), grey[None])
+
+
 def test_fit_policies():
     wide = Image.new("RGB", (40, 20), WHITE)
     wide.paste(RED, (0, 0, 10, 20))  # the quarter that a centre crop removes

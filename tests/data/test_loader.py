@@ -115,8 +115,9 @@ def test_tensors_that_do_not_fit_are_refused():
 
 def test_mirrors_keep_what_belongs_together():
     x, mask, vector = torch.randn(5, 3, 4, 6), torch.randn(5, 4, 6), torch.randn(5, 7)
-    both = Mirrored(TensorSet(x, extra={"mask": mask, "vector": vector}))
+    both = Mirrored(TensorSet(x.clone(), extra={"mask": mask, "vector": vector}))
     batch = both.batch([1, 6])
+    assert torch.equal(both.batch(range(5)).x, x)  # mirroring left the data as they are
     assert len(both) == 10 and torch.equal(batch.x[0], x[1]) and torch.equal(batch.x[1], x[1].flip(-1))
     assert torch.equal(batch.extra["mask"][1], mask[1].flip(-1)) and torch.equal(batch.extra["vector"][1], vector[1])
 

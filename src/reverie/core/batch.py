@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +41,19 @@ class Batch:
         cond = None if self.cond is None else self.cond.index(rows)
         return Batch(self.x[rows], cond, {name: value[rows] for name, value in self.extra.items()})
 
+    def map(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with another tensor in place of each."""
+        cond = None if self.cond is None else self.cond.map(f)
+        return replace(self, x=f(self.x), cond=cond, extra={name: f(value) for name, value in self.extra.items()})
+
     def to(self, device: torch.device | str) -> Batch:
         """The same on another device; copies of pinned memory to an accelerator do not wait."""
-        cond = None if self.cond is None else self.cond.to(device)
         ahead = not str(device).startswith("cpu")
-        extra = {name: value.to(device, non_blocking=ahead) for name, value in self.extra.items()}
-        return replace(self, x=self.x.to(device, non_blocking=ahead), cond=cond, extra=extra)
+        return self.map(lambda value: value.to(device, non_blocking=ahead))
 
     def pin_memory(self) -> Batch:
         """The same in memory that an accelerator copies from by itself."""
-        cond = None if self.cond is None else self.cond.pin_memory()
-        extra = {name: value.pin_memory() for name, value in self.extra.items()}
-        return replace(self, x=self.x.pin_memory(), cond=cond, extra=extra)
+        return self.map(lambda value: value.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
-        """The samples at ``positions`` (0 … len − 1), on the CPU."""
+        """The samples at ``positions`` (0 … len − 1), on the CPU, in memory that is not the data set's."""
 
     def raw(self, positions: Tensor | Sequence[int]) -> Batch:
         """The same as they are stored, where that is smaller: what goes between processes and to a device, for :meth:`finish`."""

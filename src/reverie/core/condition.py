@@ -1,6 +1,6 @@
 """What a denoiser is conditioned on: an immutable set of named entries, each with a value, a padding mask and a presence a sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -237,7 +237,7 @@ class Cond:
 
     def index(self, idx: Any) -> "Cond":
         """The conditions of the chosen samples; ``idx`` is a slice, a list or an integer or bool tensor."""
-        return self._map(lambda entry: entry.map(lambda v: v[idx]))
+        return self.map(lambda value: value[idx])
 
     def expand(self, n: int) -> "Cond":
         """One condition for ``n`` samples, or ``n`` as they are.
@@ -266,11 +266,11 @@ class Cond:
     def to(self, device: torch.device | str) -> "Cond":
         """The same on another device; copies of pinned memory to an accelerator do not wait."""
         ahead = not str(device).startswith("cpu")
-        return self._map(lambda entry: entry.map(lambda v: v.to(device, non_blocking=ahead)))
+        return self.map(lambda value: value.to(device, non_blocking=ahead))
 
-    def pin_memory(self) -> "Cond":
-        """The same in memory that an accelerator copies from by itself."""
-        return self._map(lambda entry: entry.map(torch.Tensor.pin_memory))
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Cond":
+        """The same with another tensor in place of each."""
+        return self._map(lambda entry: entry.map(f))
 
     def check(self, conditions: Conditions) -> None:
         """Check against what a denoiser takes.

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset as Items
 
 from reverie.core.batch import Batch, Dataset
 from reverie.core.errors import InputError, RunError
-from reverie.data import order
+from reverie.data import crossing, order
 
 
 class Loader:
@@ -58,7 +58,8 @@ class Loader:
     def stream(self, pieces: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> Iterator[Batch]:
         """The batches of the given (start, count) in their order, on a device; workers read ahead of what is taken.
 
-        Pictures travel as bytes. Where there are workers, copies to an accelerator come from pinned memory and do not wait.
+        Pictures travel as bytes, in memory that workers use again. Where there are workers, copies to CUDA come from pinned memory and
+        do not wait.
 
         Raises:
             RunError: when a worker was killed.
@@ -68,17 +69,21 @@ class Loader:
         if not self.workers:
             yield from (self.data.finish(self.raw(*piece).to(device)) for piece in pieces)
             return
-        batches = DataLoader(
+        messages = DataLoader(
             _Pieces(self),
             batch_size=None,
             sampler=_Once(pieces),
             num_workers=self.workers,
             prefetch_factor=self.ahead,
-            pin_memory=device.type != "cpu",
             worker_init_fn=_leave_interrupts,
         )
+        reader = crossing.Receiver()
         try:
-            yield from (self.data.finish(batch.to(device)) for batch in batches)
+            for message in messages:
+                batch = reader.open(message)
+                if device.type != "cpu":
+                    batch = (batch.pin_memory() if device.type == "cuda" else batch.map(reader.own)).to(device)
+                yield self.data.finish(batch).map(reader.own)
         except OSError as error:  # of a worker: its traceback, the error last
             raise type(error)(str(error).strip().splitlines()[-1]) from error
         except RuntimeError as error:
@@ -89,14 +94,14 @@ class Loader:
             ) from error
 
 
-class _Pieces(Items[Batch]):
+class _Pieces(Items[crossing.Message]):
     """Batches by (start, count), as torch's workers ask for them."""
 
     def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+        self.loader, self.sender = loader, crossing.Sender(loader.ahead + 1)
 
-    def __getitem__(self, piece: tuple[int, int]) -> Batch:
-        return self.loader.raw(*piece)
+    def __getitem__(self, piece: tuple[int, int]) -> crossing.Message:
+        return self.sender.send(lambda: self.loader.raw(*piece))
 
 
 class _Once:

@@ -53,8 +53,19 @@ def read(path: Path, size: Size, channels: int, fit: Fit) -> np.ndarray:
 
 def to_array(image: Image.Image, size: Size, channels: int, fit: Fit) -> np.ndarray:
     """A Pillow picture of any mode to uint8 (channels, height, width)."""
-    array = np.asarray(fit_to(image_files.flatten(image, _mode(channels)), sides(size), fit))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+    array = np.empty((channels, *sides(size)), np.uint8)
+    write(image, fit, array)
+    return array
+
+
+def write(image: Image.Image, fit: Fit, out: np.ndarray) -> None:
+    """A Pillow picture of any mode into uint8 (channels, height, width)."""
+    mode = _mode(len(out))
+    fitted = fit_to(image_files.flatten(image, mode), out.shape[1:], fit)
+    for plane, band in zip(
+        out, mode, strict=True
+    ):  # "R", "G" and "B" are raw modes: cheaper than all three and a transposition
+        plane[:] = np.frombuffer(fitted.tobytes("raw", band), np.uint8).reshape(plane.shape)
 
 
 def fit_to(

@@ -108,6 +108,8 @@ class Mirrored(Around):
         rows = torch.as_tensor(positions, dtype=torch.int64)
         batch, turned = self.data.raw(rows % len(self.data)), rows >= len(self.data)
         height, width = batch.x.shape[-2:]
+        for i in turned.nonzero().flatten().tolist():  # where it lies: it may be what another process sees
+            batch.x[i] = batch.x[i].flip(-1)
 
         def mirror(value: Tensor) -> Tensor:
             if value.ndim < 3 or value.shape[-2:] != (height, width):
@@ -119,4 +121,4 @@ class Mirrored(Around):
             pictures = {name: isinstance(told.get(name), Image) for name in cond}
             entries = {name: cond[name].map(mirror) if of else cond[name] for name, of in pictures.items()}
             cond = Cond(**entries)
-        return Batch(mirror(batch.x), cond, {name: mirror(value) for name, value in batch.extra.items()})
+        return Batch(batch.x, cond, {name: mirror(value) for name, value in batch.extra.items()})
