@@ -96,14 +96,17 @@ class Personalising(Task):
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         """Of pictures, told as they say themselves or else as :meth:`told`; and λ of those of the class."""
         cond = self.told() if batch.cond is None else batch.cond
-        parts = self.of(batch.x, cond, rng, progress)
+        return self.of(batch.x, cond, rng, progress) | self.preserved(batch.x.device, rng, progress)
+
+    def preserved(self, device: torch.device, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        """λ of the loss of pictures of the class; nothing where none is wanted."""
         drawn, weight = self.model.drawn, self.config.prior
-        if drawn is not None and weight:
-            rows = torch.arange(rng.start, rng.start + rng.count) % len(drawn)
-            other = Draws(rng.seed, rng.start, rng.count, rng.turn + 1)
-            kept = self.of(drawn[rows].to(batch.x.device), self.of_class, other, progress)
-            parts["prior"] = weight * torch.stack(list(kept.values())).sum(0)
-        return parts
+        if drawn is None or not weight:
+            return {}
+        rows = torch.arange(rng.start, rng.start + rng.count) % len(drawn)
+        other = Draws(rng.seed, rng.start, rng.count, rng.turn + 1)
+        kept = self.of(drawn[rows].to(device), self.of_class, other, progress)
+        return {"prior": weight * torch.stack(list(kept.values())).sum(0)}
 
     def of(self, images: Tensor, cond: Cond | None, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         """The base's own loss of pictures (B, C, H, W) that are told this."""

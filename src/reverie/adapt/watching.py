@@ -1,0 +1,30 @@
+"""What words look at while an adapter is trained: the maps of cross-attention of the model beside it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from reverie.adapt.applying import Adapted
+from reverie.core.call import Now
+from reverie.core.denoiser import NetDenoiser
+from reverie.nets import places, taps
+
+
+def watch(beside: NetDenoiser) -> list[Tensor]:
+    """A list that fills with the probabilities (B, heads, places, tokens) of every cross-attention whenever the model runs, in its order.
+
+    Args:
+        beside: what :func:`reverie.adapt.applying.unmerged` gave; it is watched from now on.
+    """
+    assert isinstance(beside.net, Adapted)
+    maps: list[Tensor] = []
+
+    def see(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
+        if at.cross:
+            maps.append(at.probabilities(q, k))
+        return at.attend(q, k, v)
+
+    sites = [site for site, place in places.of(beside.net.shell).items() if place.attention]
+    edit = taps.AttentionEdit(taps.find(beside.net.shell, sites, attention=True), dict.fromkeys(sites, see))
+    beside.net.shell = edit(beside.net.shell, Now())
+    return maps
