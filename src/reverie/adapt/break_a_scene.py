@@ -127,8 +127,9 @@ class BreakAScene(Personalising):
         x0, noise = self.denoising.pair(batch.x, rng)
         self.maps.clear()
         t = self.denoising.times(rng.even("time"))
-        estimate = self.denoising.estimate(x0, noise, t, self.beside.conditioner(said))
-        union = torch.stack([self.masks[each].amax(0, keepdim=True) for each in things])
+        told = self.beside.conditioner.to(batch.x.device)(said)
+        estimate = self.denoising.estimate(x0, noise, t, told)
+        union = torch.stack([self.masks[each].amax(0, keepdim=True) for each in things]).to(batch.x.device)
         where = adaptive_max_pool2d(union, x0.shape[-2:])  # a cell counts where any of its pixels does
         parts = {"mse": self.denoising.squared(x0, noise, estimate, where)}
         if self.scene.attend:
@@ -138,7 +139,7 @@ class BreakAScene(Personalising):
     def astray(self, things: Sequence[Sequence[int]], said: Sequence[str]) -> Tensor:
         """``Σ_k mean (A_k / max A_k − m_k)²`` over the things that each picture was told, (B,)."""
         seen = coarse(self.maps, self.beside.shape)
-        masks = interpolate(self.masks[None], seen.shape[-2:], mode="area")[0]
+        masks = interpolate(self.masks[None], seen.shape[-2:], mode="area")[0].to(seen)
         off: list[Tensor] = []
         for maps, each, text in zip(seen, things, said, strict=True):
             words = self.beside.conditioner.words(text)
@@ -217,7 +218,7 @@ def scene(
     if picture.ndim != 4 or len(picture) != 1 or not picture.isfinite().all():
         raise InputError(f"a scene is one picture (1, C, H, W) in [−1, 1] and finite: got shape {tuple(picture.shape)}")
     config = SceneConfig(
-        likes=tuple(likes), like=" and ".join(likes) or None, prompt=prompt, first=first, token_rate=token_rate, attend=attend,
+        likes=tuple(likes), prompt=prompt, first=first, token_rate=token_rate, attend=attend,
         preserve=preserve, drawn=drawn,
     )  # fmt: skip
     model = begin(config, denoise, list(masks), masks)

@@ -66,6 +66,11 @@ class AdaptConfig(TaskConfig):
     """Whether nothing but the token is trained."""
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The classes that prior preservation keeps."""
+        return () if self.like is None else (self.like,)
+
+    @property
     def prior(self) -> float:
         """λ of prior preservation."""
         if self.preserve is not None:

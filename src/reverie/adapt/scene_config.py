@@ -55,6 +55,10 @@ class SceneConfig(AdaptConfig):
     attend: Annotated[float, Bound(ge=0)] = 0.01
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.likes
+
+    @property
     def files(self) -> dict[str, Path]:
         """The mask of each token.
 
@@ -71,7 +75,7 @@ class SceneConfig(AdaptConfig):
 
     def resolved(self) -> Self:
         masks = tuple(f"{token}={file}" for token, file in self.files.items())
-        return replace(super().resolved(), masks=masks, like=" and ".join(self.likes) or None)
+        return replace(super().resolved(), masks=masks)
 
     def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
         from reverie.adapt.dreambooth import changes

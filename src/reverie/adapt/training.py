@@ -105,7 +105,8 @@ class Personalising(Task):
             return {}
         rows = torch.arange(rng.start, rng.start + rng.count) % len(drawn)
         other = Draws(rng.seed, rng.start, rng.count, rng.turn + 1)
-        kept = self.of(drawn[rows].to(device), self.of_class, other, progress)
+        told = None if self.of_class is None else self.of_class.index(rows % len(self.of_class))
+        kept = self.of(drawn[rows].to(device), told, other, progress)
         return {"prior": weight * torch.stack(list(kept.values())).sum(0)}
 
     def of(self, images: Tensor, cond: Cond | None, rng: Draws, progress: Moment) -> dict[str, Tensor]:
@@ -135,20 +136,20 @@ def own(model: Model, times: TimeSampler | None = None, loss_kind: str | None = 
 
 
 def of_class(base: Model, config: AdaptConfig) -> Cond | None:
-    """What a model is told of the class of the pictures.
+    """What a model is told of the class of the pictures, or in turn of their classes.
 
     Raises:
         InputError: when they have none and the model is told one.
     """
     if not base.conditions:
         return None
-    if config.like is None:
+    if not config.kinds:
         raise InputError(
             "prior preservation draws pictures of the class: name it, --like 3 or --like dog, or --preserve 0"
         )
     if base.conditioner.text is not None:
-        return base.conditioner(config.prompt.replace("{}", config.like))
-    return Cond(label=tokens.class_number(base, config.like))
+        return base.conditioner([config.prompt.replace("{}", like) for like in config.kinds])
+    return Cond(label=[tokens.class_number(base, like) for like in config.kinds])
 
 
 def draw(model: Model, seed: int | list[int], cond: Cond | None, progress: str = "") -> Tensor:
@@ -163,8 +164,9 @@ def draw_class(base: Model, config: AdaptConfig, seed: int) -> Tensor:
     """``config.drawn`` pictures of the class, by the base itself, (N, C, H, W) in [−1, 1]."""
     cond, drawn = of_class(base, config), []
     for start in range(0, config.drawn, PART):
-        seeds = [seed + i for i in range(start, min(start + PART, config.drawn))]
-        drawn.append(draw(base, seeds, cond, "drawing the class"))
+        rows = range(start, min(start + PART, config.drawn))
+        told = None if cond is None else cond.index([i % len(cond) for i in rows])
+        drawn.append(draw(base, [seed + i for i in rows], told, "drawing the class"))
     return torch.cat(drawn)
 
 
