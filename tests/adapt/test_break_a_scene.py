@@ -12,13 +12,14 @@ from reverie.adapt.break_a_scene import BreakAScene, begin, coarse
 from reverie.adapt.scene_config import SceneConfig
 from reverie.cli import main
 from reverie.core.batch import Batch
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
 
 from ..margin import apart
 from . import told_discs
-from .small import DIT, UNET, images, model, of_texts
+from .small import UNET, images, model, of_texts
 
 NOW = Moment(0, 0, 8)
 LEFT = torch.zeros(8, 8)
@@ -33,7 +34,7 @@ def task(drawn: Tensor | None = None, **how) -> BreakAScene:
 
 
 def test_any_number_of_things_is_told_in_any_order():
-    work, n = task(), 4000
+    work, n = task(), 2000
     things = work.chosen(Draws(0, 0, n))
     share = {said: sum(work.say(each) == said for each in things) / n for said in map(work.say, things)}
     assert set(share) == {"a <a>", "a <b>", "a <a> and <b>", "a <b> and <a>"}
@@ -103,7 +104,7 @@ def test_pictures_of_the_class_are_preserved_if_wanted():
     batch, rng = Batch(images(1).expand(2, -1, -1, -1)), Draws(0, 0, 2)
     plain, kept = (task(images(3, seed=9), preserve=w).loss("adapter", batch, rng, NOW) for w in (0.0, 2.0))
     assert set(kept) - set(plain) == {"prior"} and torch.equal(kept["mse"], plain["mse"])
-    assert float(kept["prior"].mean()) > 0.0
+    assert float(kept["prior"].detach().mean()) > 0.0
     adapter = rv.adapt.scene(
         of_texts(), images(1), MASKS, likes=["red", "blue"], prompt="a {}", preserve=1.0, drawn=2, steps=2, batch=2
     )
@@ -127,7 +128,7 @@ def test_what_cannot_be_is_said():
     with pytest.raises(InputError, match="where the things are named"):
         rv.adapt.scene(base, x, MASKS, prompt="a photo")
     with pytest.raises(InputError, match="cross-attention to a text"):
-        rv.adapt.scene(of_texts(DIT), x, MASKS, prompt="a {}", steps=1, batch=1)
+        coarse([], (1, 8, 8))
 
 
 def test_a_picture_and_masks_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -140,7 +141,7 @@ def test_a_picture_and_masks_from_the_command_line(tmp_path, monkeypatch, capsys
     quick = "--train.images 16 --train.batch 8 --sample.steps 2 --train.sample-every 16 --train.validate-every 16"
     assert main(f"train --data patches --data.captions {net} {quick} --out told".split()) == 0
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (16, 16, 3), np.uint8)).save("x.png")
-    for name, mask in (("a", LEFT), ("b", RIGHT), ("c", LEFT[:, :4])):
+    for name, mask in (("a", LEFT), ("b", RIGHT), ("c", LEFT[:4])):
         Image.fromarray(np.kron(mask.numpy().astype(np.uint8) * 255, np.ones((2, 2), np.uint8))).save(f"{name}.png")
     few = "--train.images 8 --train.batch 4 --train.save-every 4 --train.keep 9 --prompt {}"
     words = f"adapt told x.png --method scene --likes red blue {few} --out s --masks <a>=a.png"
@@ -163,10 +164,56 @@ def test_a_picture_and_masks_from_the_command_line(tmp_path, monkeypatch, capsys
     assert main(["adapt", "told", "x.png", "--method", "scene", "--out", "none"]) == 2
 
 
-COLOURS = {"<a>": 0, "<b>": 2}
-
-
 def scene_of_discs() -> tuple[Tensor, dict[str, Tensor]]:
-    """A red disc at the top left and a blue one at the bottom right, (1, 3, 16, 16), and their masks."""
-    (one, a), (two, b) = told_discs.disc((1, 0, 0), (4.5, 4.5)), told_discs.disc((0, 0, 1), (10.5, 10.5))
+    """A green disc at the top left and a blue one at the bottom right, (1, 3, 16, 16), and their masks."""
+    (one, a), (two, b) = told_discs.disc((0, 1, 0), (4.5, 4.5)), told_discs.disc((0, 0, 1), (10.5, 10.5))
     return torch.maximum(one, two)[None], {"<a>": a, "<b>": b}
+
+
+def learned(masks: dict[str, Tensor], **how) -> NetDenoiser:
+    base, (picture, _) = told_discs.model(), scene_of_discs()
+    how = {"attend": 3.0, "token_rate": 5e-2, "rate": 1e-3, "preserve": 1.0, "drawn": 16, "steps": 80, "batch": 8} | how
+    adapter = rv.adapt.scene(base, picture, masks, likes=["green", "blue"], prompt="{} ground", **how)
+    return rv.adapt.apply(base, adapter)
+
+
+def overlap(denoise: NetDenoiser, name: str) -> float:
+    """Of where a handle looks most, in the noisy picture, and where its thing is: intersection over union, on its 8x8 places."""
+    (picture, masks), said = scene_of_discs(), "<a> and <b> ground"
+    watched, seen = attention(denoise, lambda seen: torch.zeros(1)), []
+    for t in (0.3, 0.5, 0.7):
+        point = denoise.schedule.point(t)
+        noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            at = denoise.point(t, picture)
+            maps = watched.look_at(point.alpha * picture + point.sigma * noise, at, denoise.conditioner(said))[1].maps  # pyright: ignore[reportAttributeAccessIssue]
+        seen.append(torch.stack(list(maps.values())).mean(0)[0])
+    a = torch.stack(seen).mean(0)[list(denoise.conditioner.words(said)[name])].sum(0)
+    there = interpolate(masks[name][None, None].float(), a.shape, mode="area")[0, 0] > 0.5
+    looks = a > 0.5 * a.max()
+    return float((looks & there).sum() / (looks | there).sum())
+
+
+def drawn(denoise: NetDenoiser, said: str) -> tuple[float, float]:
+    """The shares of pictures that show something green, and something blue."""
+    x = rv.sample(denoise, 16, denoise.conditioner(said), "euler", steps=20, seed=0, progress="")
+    return tuple(((x > 0.0).sum((2, 3)) > 10).double().mean(0)[1:].tolist())
+
+
+def test_handles_look_at_their_things_and_one_alone_omits_the_other():
+    masks = scene_of_discs()[1]
+    denoise = learned(masks)
+    assert all(overlap(denoise, name) >= 0.5 for name in masks)
+    one, other, both = (drawn(denoise, f"{said} ground") for said in ("<a>", "<b>", "<b> and <a>"))
+    assert one[0] > 0.9 and one[1] < 0.2 and other[0] < 0.2 and other[1] > 0.9 and min(both) > 0.9, (one, other, both)
+    untrained = learned(masks, steps=1, rate=0.0, token_rate=0.0)
+    assert all(overlap(untrained, name) < 0.3 for name in masks)
+
+
+@pytest.mark.slow
+def test_without_the_maps_handles_look_elsewhere_and_with_the_masks_exchanged_they_are_the_other():
+    masks = scene_of_discs()[1]
+    blind = learned(masks, attend=0.0)
+    assert all(overlap(blind, name) < 0.4 for name in masks)
+    exchanged = learned({"<a>": masks["<b>"], "<b>": masks["<a>"]})
+    assert all(overlap(exchanged, name) < 0.2 for name in masks)

@@ -8,6 +8,7 @@ import reverie as rv
 from reverie.adapt.adapter import Adapter, fingerprint
 from reverie.adapt.training import Adapting
 from reverie.core.batch import Batch, DataSpec
+from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
@@ -27,7 +28,7 @@ MASK[4:, 3:] = True
 FEW = {"iterations": 3, "batch": 2, "rate": 0.05, "steps": 3}
 
 
-def of_holes(op: str = "inpaint", **how) -> rv.NetDenoiser:
+def of_holes(op: str = "inpaint", **how) -> NetDenoiser:
     torch.manual_seed(0)
     denoise = palette.build(PaletteConfig(op=op, net=DIT, **how), DataSpec((1, 8, 8)), 0)
     spread(denoise.net)

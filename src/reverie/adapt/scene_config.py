@@ -86,6 +86,8 @@ class SceneConfig(AdaptConfig):
         return replace(super().training(), decay="constant")
 
     def prepare(self, given: Given) -> None:
+        import torch
+
         from reverie.core import files
         from reverie.core.files import inside
         from reverie.data import pixels
@@ -98,7 +100,7 @@ class SceneConfig(AdaptConfig):
             size = (given.spec.shape[-2], given.spec.shape[-1])
             of = Path(self.picture)
             seen = {t: pixels.read_mask(file, of, "its thing", size, self.fit) for t, file in self.files.items()}
-            files.write_tensors(path, seen, {"what": "masks"})
+            files.write_tensors(path, {t: torch.from_numpy(mask) for t, mask in seen.items()}, {"what": "masks"})
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Pictured:
         from reverie.adapt.break_a_scene import begin
