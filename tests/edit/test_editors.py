@@ -287,7 +287,7 @@ def test_a_step_of_pix2pix_zero_brings_the_maps_nearer():
     towards, away = (nearer(denoise, point, start, start, both, rate) for rate in (1e-4, -1e-4))
     assert distance(towards) < distance(start) < distance(away)
     own = inversion.drawn(denoise, 1, text(0), 4)  # whose states decoding comes by again
-    assert apart(pix2pix_zero(denoise, own, text(0), rate=5.0), own.images) < 1e-6
+    assert apart(pix2pix_zero(denoise, own, text(0), rate=5.0), own.images) < 1e-3
     assert (
         apart(pix2pix_zero(denoise, own, text(1), rate=5.0), own.images) > 1e-3
     )  # control: another direction than none
