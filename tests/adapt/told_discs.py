@@ -19,7 +19,7 @@ class Words:
     """A text encoder of four words, and of those it is taught; others are not heard."""
 
     def __init__(self) -> None:
-        self.rows = dict(zip(NAMES, discs.WORDS, strict=True))
+        self.rows: dict[str, Tensor] = dict(zip(NAMES, discs.WORDS, strict=True))
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
         said = [[self.rows[word] for word in text.split() if word in self.rows] for text in texts]

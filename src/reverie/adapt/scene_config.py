@@ -114,7 +114,7 @@ class SceneConfig(AdaptConfig):
         from reverie.adapt.break_a_scene import BreakAScene
         from reverie.diffusion.building import times
 
-        density = times(self.base, model.base.schedule)  # pyright: ignore[reportArgumentType]
+        density = times(self.base, model.base.schedule)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         return BreakAScene(model, self, density, self.base.loss_kind)  # pyright: ignore[reportAttributeAccessIssue]
 
     def next(self, run: str, data: str) -> str:

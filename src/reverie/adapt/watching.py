@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from reverie.adapt.applying import Adapted
+from reverie.adapt.tokens import Model
 from reverie.core.call import Now
-from reverie.core.denoiser import NetDenoiser
 from reverie.nets import places, taps
 
 
-def watch(beside: NetDenoiser) -> list[Tensor]:
+def watch(beside: Model) -> list[Tensor]:
     """A list that fills with the probabilities (B, heads, places, tokens) of every cross-attention whenever the model runs, in its order.
 
     Args:

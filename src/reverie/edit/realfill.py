@@ -42,7 +42,7 @@ class Filling(Task):
     def __init__(self, model: Adapting, cond: Cond | None) -> None:
         beside = unmerged(model.base, model.adapter)
         denoising = own(beside)
-        assert isinstance(denoising, Denoising)
+        assert isinstance(denoising, Denoising) and isinstance(model.base, NetDenoiser)
         self.denoising, self.cond, self.shown = denoising, cond, fills(model.base)
         self.players = {
             "adapter": Player(model.adapter, average=False),
