@@ -1,5 +1,6 @@
 """Break-A-Scene: what is told, where errors count, where handles look, in two phases; and things of a picture that come apart."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 import reverie as rv
 from reverie.adapt.adapter import fingerprint
@@ -76,6 +78,13 @@ def test_a_handle_is_astray_by_where_it_looks_and_its_thing_is_not():
     work.maps[:] = [seen.flip(2)[..., :1]]
     with pytest.raises(InputError, match="is longer than the model reads"):
         work.astray([[0]], ["a photo without it"])
+
+
+def test_a_copy_of_the_task_watches_for_itself():
+    work = task()
+    other, batch = copy.deepcopy(work), Batch(images(2))
+    one, two = (each.loss("tokens", batch, Draws(0, 0, 2), NOW) for each in (work, other))
+    assert torch.equal(one["attention"], two["attention"]) and len(work.maps) == len(other.maps) > 0
 
 
 def test_the_finest_maps_of_at_most_sixteen_a_side_are_compared():

@@ -84,6 +84,6 @@ def test_instructions_are_followed(trained):
 def test_more_of_the_scale_of_the_picture_is_nearer_to_the_picture(trained):
     x = digits("test")[:60]
     off = [rms(edited(trained, x, "keep", image_scale=scale), x) for scale in (0.0, 0.5, 1.0)]
-    assert off[2] < 0.8 * off[1] < 0.64 * off[0], off
+    assert off[1] < 0.6 * off[0] and off[2] < 0.95 * off[1], off
     other = rms(edited(trained, x, "keep"), x.roll(1, 0))
     assert other > 1.5 * off[2]  # control: another picture
