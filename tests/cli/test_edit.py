@@ -49,6 +49,21 @@ def test_every_method_edits_inside_the_mask_alone(reverie, digits, pictures, met
     assert refused.code == 2 and "does not say how it was drawn" in refused.err
 
 
+def test_a_hole_is_filled_by_references(reverie, digits, pictures):
+    (pictures / "others").mkdir()
+    for i, image in enumerate(data.load("mnist5k", "test").images[4:6, 0].numpy()):
+        Image.fromarray(image).save(pictures / "others" / f"{i}.png")
+    said = reverie("edit digits x.png --from 3 --mask m.png --references others --steps 2 --out f.png")
+    assert said.code == 0 and "filled by 2 references" in said.out, said.err
+    before, after, inside = read(pictures / "x.png"), read(pictures / "f.png"), read(pictures / "m.png") > 0
+    assert np.array_equal(before[~inside], after[~inside]) and (before != after)[inside].any()
+    with Image.open(pictures / "f.png") as one:
+        assert json.loads(one.text["reverie"])["settings"]["method"] == "realfill"
+    for words, expected in (("", "give one, --mask"), ("--mask m.png", "no data set or folder")):
+        said = reverie(f"edit digits x.png --references {'nowhere' if words else 'others'} {words}")
+        assert said.code == 2 and expected in said.err
+
+
 def test_a_picture_is_inverted_once_and_edited_often(reverie, digits, pictures):
     said = reverie("invert digits x.png --from 3 --steps 8 --out c.safetensors")
     assert said.code == 0 and "comes back to within 0.0" in said.out

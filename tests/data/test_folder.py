@@ -283,8 +283,17 @@ def test_missing_empty_and_wrong_folders_say_so(tmp_path):
     (tmp_path / "photos" / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"none of the 1 pictures .* the first: a\.png: it is damaged"):
         data.load(tmp_path / "photos")
+    (tmp_path / "notes.txt").write_text("")
     with pytest.raises(InputError, match="is a file"):
-        data.load(tmp_path / "photos" / "a.png")
+        data.load(tmp_path / "notes.txt")
+
+
+def test_a_picture_is_a_data_set_of_one(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (8, 8), (80 * i, 0, 200)).save(tmp_path / f"{i}.png")
+    one, every = data.load(tmp_path / "1.png", "all"), data.load(tmp_path, "all")
+    assert len(one) == 1 and len(data.load(tmp_path / "1.png", "train")) == 1
+    assert torch.equal(one.images[0], every.images[1]) and not torch.equal(one.images[0], every.images[2])
 
 
 def test_a_class_is_not_held_out_whole(tmp_path):

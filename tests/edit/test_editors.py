@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ from .made import (
 )
 
 ENDS = grids.logsnr(start=-6.0, end=9.0)
+drag_module = import_module("reverie.edit.drag")
 NETS = {"unet": random_unet, "mmdit": random_mmdit}
 
 
@@ -187,6 +189,8 @@ def test_prompt_to_prompt_keeps_the_layout_and_changes_the_colour():
     thing = edited.movedim(1, -1)[where].mean(0)
     assert thing[2] > 0.5 > 0.0 > thing[0]
     again = sample(denoise, 4, blue, steps=10, grid=ENDS, seed=2)
+    ground = (~where)[:, None].expand_as(source)
+    assert rms(edited[ground], source[ground]) < 0.5 * rms(again[ground], source[ground])
     shut = prompt_to_prompt(denoise, code, blue, cross=-math.inf)
     assert kept(again) < 0.4 and kept(shut) < 0.6
     assert kept(reconstruct(denoise, code)) > 0.95  # which is of the old colour
@@ -282,6 +286,11 @@ def test_a_step_of_pix2pix_zero_brings_the_maps_nearer():
     start = code.trajectory[1]
     towards, away = (nearer(denoise, point, start, start, both, rate) for rate in (1e-4, -1e-4))
     assert distance(towards) < distance(start) < distance(away)
+    own = inversion.drawn(denoise, 1, text(0), 4)  # whose states decoding comes by again
+    assert apart(pix2pix_zero(denoise, own, text(0), rate=5.0), own.images) < 1e-3
+    assert (
+        apart(pix2pix_zero(denoise, own, text(1), rate=5.0), own.images) > 1e-3
+    )  # control: another direction than none
     delta = text_direction(Cond(text=torch.cat([text(0)["text"].value] * 2)), text(1))
     assert torch.allclose(moved(text(0), delta)["text"].value, text(1)["text"].value)
     with torch.no_grad(), pytest.raises(InputError, match="gradients"):
@@ -373,19 +382,36 @@ def test_drag_moves_the_handle_and_a_rate_of_zero_nothing(rate):
         drag(denoise, code, [(3.5, 1.5)], [(3.5, 5.5)])
 
 
-def test_what_is_dragged_goes_the_way_of_its_target():
-    """One handle, targets on both sides of it: the middle of the red goes to that side."""
+WAYS = {
+    "": lambda here, goal: way_of(here, goal),
+    "control: back": lambda here, goal: (-way_of(here, goal)[0], way_of(here, goal)[1]),
+    "control: across": lambda here, goal: (way_of(here, goal)[0].flip(1), way_of(here, goal)[1]),
+}
+way_of = drag_module._way
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_dragged_goes_the_way_of_its_target(way, monkeypatch):
+    """One handle in the middle, targets on its four sides: it ends on that side, and the red, which lies left, goes along."""
+    monkeypatch.setattr(drag_module, "_way", WAYS[way])
     denoise, red = painter(), prompt(A, A_RED)
     source = sample(denoise, 1, red, steps=8, grid=ENDS, seed=1)
     code = inversion.ode(denoise, source, red, 8, DDIM(), grid=ENDS)
-
-    def middle(images: Tensor) -> float:
-        weight = (images[0, 0] - images[0, 0].amin()).sum(0)
-        return float((weight * torch.arange(8)).sum() / weight.sum())
-
     how = {"site": "blocks.0", "rate": 0.3, "iterations": 25, "skip": 3, "search": 2}
-    right, left = (middle(drag(denoise, code, [(3.5, 3.5)], [(3.5, x)], **how).images) for x in (6.5, 0.5))
-    assert right - left > 0.1
+
+    def middle(images: Tensor) -> Tensor:
+        weight = images[0, 0] - images[0, 0].amin()
+        line = torch.arange(8, dtype=F64)
+        return torch.stack([(weight.sum(1) * line).sum(), (weight.sum(0) * line).sum()]) / weight.sum()
+
+    def ends(target: tuple[float, float]) -> tuple[tuple[float, float], Tensor]:
+        done = drag(denoise, code, [(3.5, 3.5)], [target], **how)
+        return done.handles[0], middle(done.images)
+
+    down, up, right, left = map(ends, ((6.5, 3.5), (0.5, 3.5), (3.5, 6.5), (3.5, 0.5)))
+    handles = down[0][0] - up[0][0] > 1.0 and right[0][1] - left[0][1] > 1.0
+    red = float((right[1] - left[1])[1]) > 0.1
+    assert (handles and red) == (way == "")
 
 
 def test_the_energy_of_dragon_knows_where_an_object_is_to_be_and_of_which_size():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reverie.adapt.adapter import Adapter, fingerprint, joined
     from reverie.adapt.applying import Outside, apply, load
+    from reverie.adapt.break_a_scene import scene
     from reverie.adapt.change import Change
     from reverie.adapt.config import METHODS
     from reverie.adapt.custom import compressed, constrained, merged
@@ -44,6 +45,7 @@ _HOME = {
     "load": "applying",
     "merged": "custom",
     "mixed": "mixing",
+    "scene": "break_a_scene",
     "styled": "styledrop",
     "write": "formats",
 }
@@ -68,6 +70,7 @@ __all__ = [
     "load",
     "merged",
     "mixed",
+    "scene",
     "styled",
     "write",
 ]

@@ -66,6 +66,11 @@ class AdaptConfig(TaskConfig):
     """Whether nothing but the token is trained."""
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The classes that prior preservation keeps."""
+        return () if self.like is None else (self.like,)
+
+    @property
     def prior(self) -> float:
         """λ of prior preservation."""
         if self.preserve is not None:
@@ -129,15 +134,21 @@ class AdaptConfig(TaskConfig):
             files.write_tensors(path, {"images": images}, {"what": "pictures of the class"})
 
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Adapting:
+        from reverie.adapt.training import begin
+
+        base, drawn = self.prepared(spec, seed, folder)
+        return begin(self, base, seed, drawn)
+
+    def prepared(self, spec: DataSpec, seed: int, folder: Path | None) -> tuple[Model, Tensor | None]:
+        """The base that :meth:`prepare` kept, and the pictures of the class that it drew, if they are wanted and there yet."""
         from reverie.adapt.keeping import kept
-        from reverie.adapt.training import begin, of_class
+        from reverie.adapt.training import of_class
         from reverie.core import files
 
         base = kept(self.base, self.of(spec), seed, folder)
         if self.prior:
             of_class(base, self)
-        drawn = files.read_tensors(folder / DRAWN)["images"] if self.prior and folder is not None else None
-        return begin(self, base, seed, drawn)
+        return base, files.read_tensors(folder / DRAWN)["images"] if self.prior and folder is not None else None
 
     def modules(self, model: Adapting) -> Mapping[str, nn.Module]:
         return {"adapter": model.adapter}

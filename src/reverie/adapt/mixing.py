@@ -16,15 +16,14 @@ from torch import Tensor
 
 from reverie.adapt import tokens
 from reverie.adapt.adapter import Adapter, fingerprint
-from reverie.adapt.applying import Adapted, unmerged
+from reverie.adapt.applying import unmerged
 from reverie.adapt.training import Adapting, own, settled, trained
+from reverie.adapt.watching import watch
 from reverie.core.batch import Batch
-from reverie.core.call import Now
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Player, Task
-from reverie.nets import places, taps
 
 SHARE = 0.6
 """Of the steps that show both (the paper's probability)."""
@@ -43,22 +42,13 @@ class CutMixUnmix(Task):
 
     def __init__(self, model: Adapting, one: str, two: str, share: float = SHARE, unmix: float = 1.0) -> None:
         beside = unmerged(model.base, model.adapter)
-        assert isinstance(beside.net, Adapted)
         self.beside, self.own, self.names = beside, own(beside), model.adapter.tokens
         self.one, self.two, self.share, self.unmix = one, two, share, unmix
-        self.maps: list[Tensor] = []
-        sites = [site for site, place in places.of(beside.net.shell).items() if place.attention]
-        edit = taps.AttentionEdit(taps.find(beside.net.shell, sites, attention=True), dict.fromkeys(sites, self._see))
-        beside.net.shell = edit(beside.net.shell, Now())
+        self.maps = watch(beside)
         self.players = {
             "adapter": Player(model.adapter, average=False),
             "base": Player(beside.net, optim=None, average=False, train=False, saved="none"),
         }
-
-    def _see(self, q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
-        if at.cross:
-            self.maps.append(at.probabilities(q, k))
-        return at.attend(q, k, v)
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         mixed, turned = rng.uniform("mix") < self.share, rng.even("side") < 0.5

@@ -96,14 +96,18 @@ class Personalising(Task):
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         """Of pictures, told as they say themselves or else as :meth:`told`; and λ of those of the class."""
         cond = self.told() if batch.cond is None else batch.cond
-        parts = self.of(batch.x, cond, rng, progress)
+        return self.of(batch.x, cond, rng, progress) | self.preserved(batch.x.device, rng, progress)
+
+    def preserved(self, device: torch.device, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        """λ of the loss of pictures of the class; nothing where none is wanted."""
         drawn, weight = self.model.drawn, self.config.prior
-        if drawn is not None and weight:
-            rows = torch.arange(rng.start, rng.start + rng.count) % len(drawn)
-            other = Draws(rng.seed, rng.start, rng.count, rng.turn + 1)
-            kept = self.of(drawn[rows].to(batch.x.device), self.of_class, other, progress)
-            parts["prior"] = weight * torch.stack(list(kept.values())).sum(0)
-        return parts
+        if drawn is None or not weight:
+            return {}
+        rows = torch.arange(rng.start, rng.start + rng.count) % len(drawn)
+        other = Draws(rng.seed, rng.start, rng.count, rng.turn + 1)
+        told = None if self.of_class is None else self.of_class.index(rows % len(self.of_class))
+        kept = self.of(drawn[rows].to(device), told, other, progress)
+        return {"prior": weight * torch.stack(list(kept.values())).sum(0)}
 
     def of(self, images: Tensor, cond: Cond | None, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         """The base's own loss of pictures (B, C, H, W) that are told this."""
@@ -132,20 +136,20 @@ def own(model: Model, times: TimeSampler | None = None, loss_kind: str | None = 
 
 
 def of_class(base: Model, config: AdaptConfig) -> Cond | None:
-    """What a model is told of the class of the pictures.
+    """What a model is told of the class of the pictures, or in turn of their classes.
 
     Raises:
         InputError: when they have none and the model is told one.
     """
     if not base.conditions:
         return None
-    if config.like is None:
+    if not config.kinds:
         raise InputError(
             "prior preservation draws pictures of the class: name it, --like 3 or --like dog, or --preserve 0"
         )
     if base.conditioner.text is not None:
-        return base.conditioner(config.prompt.replace("{}", config.like))
-    return Cond(label=tokens.class_number(base, config.like))
+        return base.conditioner([config.prompt.replace("{}", like) for like in config.kinds])
+    return Cond(label=[tokens.class_number(base, like) for like in config.kinds])
 
 
 def draw(model: Model, seed: int | list[int], cond: Cond | None, progress: str = "") -> Tensor:
@@ -160,8 +164,9 @@ def draw_class(base: Model, config: AdaptConfig, seed: int) -> Tensor:
     """``config.drawn`` pictures of the class, by the base itself, (N, C, H, W) in [−1, 1]."""
     cond, drawn = of_class(base, config), []
     for start in range(0, config.drawn, PART):
-        seeds = [seed + i for i in range(start, min(start + PART, config.drawn))]
-        drawn.append(draw(base, seeds, cond, "drawing the class"))
+        rows = range(start, min(start + PART, config.drawn))
+        told = None if cond is None else cond.index([i % len(cond) for i in rows])
+        drawn.append(draw(base, [seed + i for i in rows], told, "drawing the class"))
     return torch.cat(drawn)
 
 

@@ -8,13 +8,16 @@ from typing import Annotated
 
 import tyro
 
-from reverie.adapt.config import METHODS
+from reverie.adapt.config import METHODS as PLAIN
+from reverie.adapt.scene_config import SceneConfig
 from reverie.cli.train import take
 from reverie.core.errors import InputError, unknown
 from reverie.core.text import shown
 from reverie.recipes.recipe import DataConfig, Recipe
 
 DEFAULT = "lora"
+METHODS = {**PLAIN, SceneConfig.name: SceneConfig}
+"""The settings of methods by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +25,12 @@ class Arguments:
     """Teach a diffusion model, or one of tokens, a few pictures by a small adapter; the model itself stays. The result is a run: the same
     command resumes it, and its adapter.safetensors is what reverie sample RUN --adapter takes.
 
-    --method NAME chooses how: lora without, or dreambooth, textual, xti, custom or svdiff. Its own settings are flags, and so is any key of
-    a recipe.
+    --method NAME chooses how: lora without, or dreambooth, textual, xti, custom or svdiff; or scene, several things of one picture. Its own
+    settings are flags, and so is any key of a recipe.
 
     Attributes:
         run: folder of the run of the base, a diffusion model, maskgit or var; it comes first.
-        pictures: folder of the pictures, three to five or more.
+        pictures: folder of the pictures, three to five or more; or one picture.
         out: folder of the new run, runs/NAME-METHOD by default.
         fresh: start anew; the old run is renamed, not removed.
         budget: train for a time, such as 60s or 5m, in place of a number of images.
@@ -47,8 +50,8 @@ def main(arguments: list[str]) -> int:
     from reverie.recipes.outlook import seconds
     from reverie.recipes.training import train
 
-    if not Path(given.pictures).expanduser().is_dir():
-        raise InputError(f"PICTURES is a folder of pictures to learn: there is none at {shown(given.pictures)}")
+    if not Path(given.pictures).expanduser().exists():
+        raise InputError(f"PICTURES is a folder of pictures to learn, or one: there is none at {shown(given.pictures)}")
     budget = None if given.budget is None else seconds(given.budget)
     run, seen = train(given.recipe, given.out, given.fresh, budget)
     total, folder = run.recipe.train.images, str(run.folder)
@@ -108,7 +111,10 @@ def of(run: str, pictures: str, config: type) -> Recipe:
     data = base.recipe.data
     length = (data.caption_length or 0) if data.captions else 0
     own = config(run=str(base.folder), model=model, classes=data.classes or (), length=length)
+    if isinstance(own, SceneConfig):
+        own = replace(own, picture=str(Path(pictures).expanduser().absolute()), fit=data.fit)
     images = DataConfig(name=pictures, size=data.size, channels=data.channels, fit=data.fit, labels=False)
-    name = f"{Path(pictures).expanduser().absolute().name}-{own.name}"
+    where = Path(pictures).expanduser().absolute()
+    name = f"{where.stem if where.is_file() else where.name}-{own.name}"
     train = replace(own.training(), device=base.recipe.train.device)
     return replace(Recipe(task=own), name=name, data=images, train=train)

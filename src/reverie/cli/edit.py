@@ -13,13 +13,14 @@ from reverie.cli.sample import write
 from reverie.core.bounds import STEPS
 from reverie.core.errors import InputError
 from reverie.core.image_files import WRITTEN
-from reverie.core.text import shown
+from reverie.core.text import counted, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reverie.core.condition import Cond
     from reverie.core.denoiser import NetDenoiser
+    from reverie.data import ImageSet
     from reverie.edit import Alignment, Inversion
 
 
@@ -37,6 +38,7 @@ class Arguments(Placing):
         method: edict without, that of the inversion, or instruct for a run of that; cycle, dds, edit_friendly, fixed_point, imagic,
             masactrl, masked, negative_prompt, null_text, ode, p2p, pix2pix_zero, plug_and_play or sdedit.
         mask: a picture of the same size, white where the picture may change; elsewhere every pixel stays.
+        references: in place of a method, a folder of pictures of the same scene, by which what is white in the mask is filled.
         drag: in place of a method, y,x:y,x moves what is at the first place to the second, in pixels of the model.
         steps: of the solver.
         scale: of guidance towards the target; that of the recipe without.
@@ -51,6 +53,7 @@ class Arguments(Placing):
     target: Annotated[str | None, tyro.conf.arg(name="to")] = None
     method: str | None = None
     mask: Path | None = None
+    references: str | None = None
     drag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     steps: Annotated[int, STEPS] = 50
     scale: float | None = None
@@ -70,7 +73,7 @@ def main(arguments: list[str]) -> None:
     from reverie.edit.methods import chosen
     from reverie.learn import grid
     from reverie.recipes.drawn import chunks
-    from reverie.recipes.sources import known, picture
+    from reverie.recipes.sources import known, other, picture
 
     run = given.open(given.run)
     denoise, kept = run.denoiser(), given.picture.suffix == ".safetensors"
@@ -87,6 +90,8 @@ def main(arguments: list[str]) -> None:
     before = images.images.to(denoise.device) if isinstance(images, Inversion) else images
     if given.drag:
         edited, cost = dragged(given, denoise, images, source, mask)
+    elif given.references is not None:
+        edited, cost = filled(given, denoise, before, source or target, mask, other(run.recipe, given.references))
     else:
         how = {"steps": given.steps, "scale": given.scale, "start": given.start, "seed": given.seed}
         done = edit(
@@ -97,7 +102,8 @@ def main(arguments: list[str]) -> None:
             f"{done.evaluations:.0f} evaluations and {done.backwards:.0f} backward passes a picture",
         )
     code = images if isinstance(images, Inversion) else None
-    method = "drag" if given.drag else given.method or chosen(denoise, code)
+    named = "drag" if given.drag else "realfill" if given.references is not None else given.method
+    method = named or chosen(denoise, code)
     settings = {"from": given.source, "to": given.target, "method": method}
     settings |= {name: getattr(given, name) for name in ("steps", "scale", "start")}
     text = chunks(run, flags(given), settings, given.seed, verb="edit")
@@ -134,6 +140,26 @@ def dragged(
     ends = ", ".join(f"({y:g}, {x:g})" for y, x in done.handles)
     edited = done.images if mask is None else paste(done.images, code.images.to(done.images), mask)
     return edited, f"the handles ended at {ends} after {done.iterations} iterations"
+
+
+def filled(
+    given: Arguments,
+    denoise: "NetDenoiser",
+    images: "Tensor",
+    cond: "Cond | None",
+    mask: "Tensor | None",
+    references: "ImageSet",
+) -> "tuple[Tensor, str]":
+    """The picture with what the references show in its hole."""
+    from reverie.edit import realfill
+
+    if mask is None:
+        raise InputError(
+            "references say what is behind a mask: give one, --mask, white where the picture is to be filled"
+        )
+    seen = references.batch(range(len(references))).x
+    edited = realfill(denoise, images, mask, seen, cond, steps=given.steps, seed=given.seed)
+    return edited, f"filled by {counted(len(seen), 'reference')}"
 
 
 def places(words: str) -> tuple[tuple[float, float], tuple[float, float]]:

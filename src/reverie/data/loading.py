@@ -33,7 +33,7 @@ def load(
 
     Args:
         name_or_path: a name from `reverie.data.names()`; a folder of pictures or a zip file of one, where sub-folders are
-            classes; a tar file or a folder of them (a WebDataset, where ``.cls`` members are classes); a Parquet or Arrow
+            classes; one picture; a tar file or a folder of them (a WebDataset, where ``.cls`` members are classes); a Parquet or Arrow
             file or a folder of them (of Hugging Face's datasets); ``hf://OWNER/NAME`` of their hub, once it is fetched.
             A folder in the current directory that has the name of a bundled set is reached as ``./name``.
         split: ``train``, ``test`` (held out) or ``all``. Bundled sets store their split; others may, by folders that are called
@@ -87,7 +87,9 @@ def existing(given: str | Path) -> Path:
             raise InputError(f"{spelt} is not here yet: `reverie prefetch {quote(spelt)}` streams it into the cache")
         return place
     path = Path(given).expanduser()
-    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in stored.ENDINGS):
+    if not path.is_dir() and not (
+        path.is_file() and (stored.is_picture(path.name) or path.suffix.lower() in stored.ENDINGS)
+    ):
         raise _missing(str(given), path)
     return path
 

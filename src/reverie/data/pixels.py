@@ -8,6 +8,7 @@ from PIL import Image
 
 from reverie.core import image_files
 from reverie.core.errors import InputError
+from reverie.core.text import shown
 
 Fit = Literal["crop", "pad", "stretch"]
 Size = int | tuple[int, int]
@@ -95,6 +96,32 @@ def fit_to(
     left, top = (wide - inner_wide) // 2, (high - inner_high) // 2
     border = ((top, high - inner_high - top), (left, wide - inner_wide - left), (0, 0))[: array.ndim]
     return Image.fromarray(np.pad(array, border, mode="edge"))
+
+
+def read_mask(path: Path, of: Path | None, what: str, size: Size, fit: Fit) -> np.ndarray:
+    """The mask of a picture as it is seen, brought to a size as the picture is: bool (height, width), true where it is white.
+
+    Args:
+        of: the picture, without one its size is not compared.
+        what: white says of a pixel, in words.
+
+    Raises:
+        InputError: when it cannot be read, is not of the size of the picture, or is of one value there.
+    """
+    white = image_files.read_mask(path)
+    if of is not None and white.shape != (seen := image_files.open_image(of).size[::-1]):
+        raise InputError(
+            f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {seen[1]}x{seen[0]} as it is seen: "
+            f"draw one of its size, white where it is {what}"
+        )
+    height, width = sides(size)
+    mask = np.array(fit_to(Image.fromarray(white * np.uint8(255)), (height, width), fit)) > 127
+    if mask.all() or not mask.any():
+        raise InputError(
+            f"of the mask {shown(path)} {'nothing black' if mask.all() else 'nothing white'} is left in the "
+            f"{width}x{height} pixels of the model: draw it larger, and where the picture is not cut off"
+        )
+    return mask
 
 
 def enlarges(image: tuple[int, int], size: tuple[int, int], fit: Fit) -> bool:

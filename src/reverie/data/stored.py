@@ -24,12 +24,14 @@ def title(path: Path) -> str:
 
 
 def find(path: Path) -> Records:
-    """The encoded pictures of a folder or file; a folder holds pictures, or archives, or tables.
+    """The encoded pictures of a folder or file; a folder holds pictures, or archives, or tables; a file may be one picture.
 
     Raises:
         InputError: when there are none.
     """
     root = path.absolute()
+    if path.is_file() and is_picture(path.name):
+        return Files(root.parent, [root.name])
     if path.is_file():
         return (Members if path.suffix.lower() in archives.ENDINGS else Rows)(root, [root.name])
     if path.resolve() == path.resolve().parent:

@@ -21,6 +21,7 @@ from reverie.edit.pairs import Instruction, pairs
 from reverie.edit.pix2pix_zero import moved, pix2pix_zero, text_direction
 from reverie.edit.plug_and_play import plug_and_play
 from reverie.edit.prompt_to_prompt import LocalBlend, prompt_to_prompt
+from reverie.edit.realfill import realfill
 from reverie.edit.replay import reconstruct, replay
 from reverie.edit.sdedit import sdedit
 from reverie.edit.words import Alignment, Word, align, aligned, tokens_of, words
@@ -53,6 +54,7 @@ __all__ = [
     "pix2pix_zero",
     "plug_and_play",
     "prompt_to_prompt",
+    "realfill",
     "reconstruct",
     "replay",
     "restyle",

@@ -107,12 +107,11 @@ def drag(
         seen, moved = look(x)
         if done:
             here = _track(seen.detach(), here, wanted, search)
-        way = goal - here
-        far = way.norm(dim=1, keepdim=True)
+        way, far = _way(here, goal)
         if done == iterations or bool((far < stop).all()):
             break
         patch = here[:, None] + _square(radius).to(here)
-        ahead = patch + (way / far.clamp(min=1e-6))[:, None]
+        ahead = patch + way[:, None]
         active = (far >= stop).to(seen)[:, :, None]
         loss = (active * (_read(seen, ahead) - _read(seen, patch).detach())).abs().sum()
         if outside is not None:
@@ -135,6 +134,12 @@ def _site(denoise: Denoiser) -> str:
 def _cells(places: Sequence[Place], features: Tensor) -> Tensor:
     """Pixels as cells of features of half the size, (K, 2)."""
     return (torch.tensor(places).to(features) + 0.5) / 2.0 - 0.5
+
+
+def _way(here: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """The direction of each target from its handle, of one cell, (K, 2), and how far it is, (K, 1)."""
+    far = (goal - here).norm(dim=1, keepdim=True)
+    return (goal - here) / far.clamp(min=1e-6), far
 
 
 def _square(radius: int) -> Tensor:

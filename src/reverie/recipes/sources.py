@@ -4,9 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from reverie import data
@@ -142,18 +140,5 @@ def known(
         InputError: when it cannot be read, is not of the size of the picture ``of``, or leaves nothing known or nothing unknown.
     """
     assert recipe.data.size is not None
-    white = image_files.read_mask(path)
-    if of is not None and white.shape != (seen := image_files.open_image(of).size[::-1]):
-        raise InputError(
-            f"the mask {shown(path)} is {white.shape[1]}x{white.shape[0]}, {shown(of)} is {seen[1]}x{seen[0]} as it is seen: "
-            f"draw one of its size, white where it is {what}"
-        )
-    size = pixels.sides(size or recipe.data.size)
-    fitted = pixels.fit_to(Image.fromarray(white * np.uint8(255)), size, recipe.data.fit)
-    mask = torch.from_numpy(np.array(fitted) > 127)
-    if mask.all() or not mask.any():
-        raise InputError(
-            f"of the mask {shown(path)} {'nothing black' if mask.all() else 'nothing white'} is left in the "
-            f"{size[1]}x{size[0]} pixels of the model: draw it larger, and where the picture is not cut off"
-        )
-    return mask[None, None].float()
+    mask = pixels.read_mask(path, of, what, size or recipe.data.size, recipe.data.fit)
+    return torch.from_numpy(mask)[None, None].float()

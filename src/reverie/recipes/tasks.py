@@ -43,6 +43,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "xti": "reverie.adapt.config:XTIConfig",
     "custom": "reverie.adapt.config:CustomConfig",
     "svdiff": "reverie.adapt.config:SVDiffConfig",
+    "scene": "reverie.adapt.scene_config:SceneConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "rdm": "reverie.diffusion.rdm_config:RDMConfig",
