@@ -43,6 +43,8 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "xti": "reverie.adapt.config:XTIConfig",
     "custom": "reverie.adapt.config:CustomConfig",
     "svdiff": "reverie.adapt.config:SVDiffConfig",
+    "encoded": "reverie.adapt.encoder_config:EncodedConfig",
+    "e4t": "reverie.adapt.encoder_config:E4TConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "rdm": "reverie.diffusion.rdm_config:RDMConfig",
