@@ -20,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from reverie.adapt import tokens
 from reverie.adapt.adapter import Adapter, fingerprint
 from reverie.adapt.applying import Adapted, unmerged
+from reverie.adapt.encoder_config import EncodedConfig, HyperDreamBoothConfig
+from reverie.adapt.hyperdreambooth import relaxed
 from reverie.adapt.looking import Predicted, Predictor
 from reverie.adapt.pictures import Together
 from reverie.core.batch import Around, Batch, Dataset
@@ -30,8 +32,10 @@ from reverie.core.errors import InputError
 from reverie.core.task import Moment, Player, Task
 
 if TYPE_CHECKING:
-    from reverie.adapt.encoder_config import EncodedConfig, FromPicturesConfig
+    from reverie.adapt.encoder_config import FromPicturesConfig
 
+RELAXED = 4
+"""The rank of tuning from a prediction of HyperDreamBooth."""
 TOKEN = "<subject>"
 """Of the adapters of an encoder, before they are given another."""
 
@@ -117,7 +121,11 @@ def predicted(config: EncodedConfig, encoder: Any, data: Dataset, held_out: Data
     if not isinstance(encoder, AdapterEncoder):
         raise InputError(f"--encoder is a run of an encoder, such as reverie train e4t: {config.encoder} is none")
     both = Together(data, held_out) if len(held_out) else data
-    return encoder(both.batch(range(len(both))).x, config.token or "<mine>")
+    adapter = encoder(both.batch(range(len(both))).x, config.token or "<mine>")
+    light = adapter.method == HyperDreamBoothConfig.name
+    if config.rank is not None and not (light and config.tune):
+        raise InputError("--rank is that of training on from a prediction of hyperdreambooth: leave it out")
+    return relaxed(adapter, encoder.base.net, config.rank or RELAXED) if light and config.tune else adapter
 
 
 class Each(nn.Module):

@@ -147,14 +147,14 @@ class E4TConfig(FromPicturesConfig):
     al. 2023).
 
     Attributes:
-        step: how far the word lies from the domain's, in units of that.
+        step: how far the word may lie from the domain's, in units of that.
         norm: weight of the square of the distance.
         layers: which have offsets, a regular expression on their paths; those of attention and those that listen to the condition without.
     """
 
     name: ClassVar[str] = "e4t"
 
-    step: Annotated[float, Bound(ge=0)] = 0.1
+    step: Annotated[float, Bound(ge=0)] = 7.0
     norm: Annotated[float, Bound(ge=0)] = 0.01
     layers: str = LISTENING
 
@@ -170,18 +170,55 @@ class E4TConfig(FromPicturesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HyperDreamBoothConfig(FromPicturesConfig):
+    """A hypernetwork that predicts small changes of many layers (Ruiz et al. 2024, HyperDreamBooth).
+
+    Attributes:
+        rank: of the changes.
+        outer: numbers of a column of them that are left after projection.
+        inner: of a row.
+        layers: which are changed, a regular expression on their paths; those of attention and those that listen to the condition without.
+        depth: blocks of the transformer that predicts.
+        heads: of its attention, a divisor of the width.
+        rounds: how often it corrects its prediction.
+    """
+
+    name: ClassVar[str] = "hyperdreambooth"
+
+    rank: Annotated[int, Bound(ge=1, le=1_000)] = 1
+    outer: Annotated[int, Bound(ge=1, le=65_536)] = 100
+    inner: Annotated[int, Bound(ge=1, le=65_536)] = 50
+    layers: str = LISTENING
+    depth: Annotated[int, Bound(ge=1, le=1_000)] = 2
+    heads: Annotated[int, Bound(ge=1, le=65_536)] = 4
+    rounds: Annotated[int, Bound(ge=1, le=1_000)] = 4
+
+    def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
+        from reverie.adapt.hyperdreambooth import changes
+
+        return changes(net, self.layers, self.rank, self.outer, self.inner, seed)
+
+    def predictor(self, base: NetDenoiser, adapter: Adapter) -> Predictor:
+        from reverie.adapt.hyperdreambooth import HyperDreamBooth
+
+        return HyperDreamBooth(base, adapter, self.net, self.width, self.depth, self.heads, self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodedConfig(AdaptConfig):
     """What the encoder of another run predicts of the pictures, and a few steps of training from there.
 
     Attributes:
         encoder: folder of its run, trained on the same base.
         tune: train from there; else what is predicted is what is written.
+        rank: of what is trained on from a prediction of hyperdreambooth, 4 without.
     """
 
     name: ClassVar[str] = "encoded"
 
     encoder: str = ""
     tune: bool = True
+    rank: Annotated[int, Bound(ge=1, le=65_536)] | None = None
     token: str | None = "<mine>"
 
     def training(self) -> TrainConfig:

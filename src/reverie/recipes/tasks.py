@@ -45,6 +45,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "svdiff": "reverie.adapt.config:SVDiffConfig",
     "encoded": "reverie.adapt.encoder_config:EncodedConfig",
     "e4t": "reverie.adapt.encoder_config:E4TConfig",
+    "hyperdreambooth": "reverie.adapt.encoder_config:HyperDreamBoothConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "rdm": "reverie.diffusion.rdm_config:RDMConfig",
