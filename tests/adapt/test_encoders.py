@@ -1,6 +1,5 @@
 """Encoders: what is predicted is an adapter, of the very pictures; the base stays, and training goes on from it."""
 
-import copy
 from functools import partial
 
 import pytest
@@ -11,18 +10,17 @@ import reverie as rv
 from reverie.adapt import LowRank
 from reverie.adapt.adapter import fingerprint
 from reverie.adapt.encoder import TOKEN, AdapterEncoder, Encoding, Subjects, build, parted
-from reverie.adapt.encoder_config import E4TConfig, FromPicturesConfig, HyperDreamBoothConfig
+from reverie.adapt.encoder_config import E4TConfig, HyperDreamBoothConfig
 from reverie.adapt.training import own
 from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
 from reverie.data import TensorSet
-from reverie.nets.config import EncoderConfig
 
 from ..margin import apart
 from .small import DIT, UNET, images, model, of_texts, says
-from .subjects import LOOK, Painted, base, colour_of, colours, painted, trained
+from .subjects import LOOK, Painted, base, colour_of, trained
 
 NOW = Moment(0, 0, 8)
 METHODS = {
@@ -62,11 +60,13 @@ def test_a_fresh_encoder_predicts_the_base_to_the_bit_and_another_one_what_it_se
     hashed = fingerprint(fresh.base.net)
     before = says(fresh.base, told(fresh.base, "heart" if kind == "texts" else "1"))
     assert torch.equal(drawn_by(fresh, images(3)), before)
-    made = encoder(method, kind, 0.3)
+    made = encoder(method, kind, 0.1)
     seen = drawn_by(made, images(3))
     assert apart(seen, before) > 1e-3
-    assert apart(drawn_by(made, images(3).flip(0)), seen) < 1e-5  # their order makes no difference
-    assert apart(drawn_by(made, images(3, seed=8)), seen) > 1e-4  # other pictures do
+    others = apart(drawn_by(made, images(3, seed=8)), seen)
+    assert (
+        others > 1e-4 and apart(drawn_by(made, images(3).flip(0)), seen) < 0.02 * others
+    )  # their order makes no difference
     assert fingerprint(made.base.net) == hashed
 
 
@@ -74,7 +74,7 @@ def test_a_fresh_encoder_predicts_the_base_to_the_bit_and_another_one_what_it_se
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_subjects_is_each_of_them_alone(method, kind):
     """The loss of a batch, each under its own adapter, is that of each with its adapter applied; with those exchanged it is not."""
-    made = encoder(method, kind, 0.3)
+    made = encoder(method, kind, 0.1)
     shown, x = images(6, seed=6).reshape(3, 2, 1, 8, 8), images(3, seed=7)
     with torch.no_grad():
         whole = Encoding(made, own).of(x, made.net(shown), Draws(3, 0, 3), NOW)["mse"]
@@ -85,8 +85,8 @@ def test_a_batch_of_subjects_is_each_of_them_alone(method, kind):
         with torch.no_grad():
             return task.loss(next(iter(task.players)), Batch(x[i : i + 1], told(applied)), Draws(3, i, 1), NOW)["mse"]
 
-    assert apart(whole, torch.cat([alone(i, i) for i in range(3)])) < 1e-4
-    assert apart(whole, torch.cat([alone(i, (i + 1) % 3) for i in range(3)])) > 1e-3
+    exchanged = apart(whole, torch.cat([alone(i, (i + 1) % 3) for i in range(3)]))
+    assert exchanged > 1e-5 and apart(whole, torch.cat([alone(i, i) for i in range(3)])) < 0.05 * exchanged
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -147,7 +147,7 @@ def test_offsets_are_the_weight_times_a_row_and_a_column_and_shared_by_all_subje
     assert apart(one.rows["<mine>"], other.rows["<mine>"]) > 1e-3
 
 
-@pytest.mark.parametrize("norm", [10.0, 0.0], ids=["held", "control: free"])
+@pytest.mark.parametrize("norm", [200.0, 0.0], ids=["held", "control: free"])
 def test_the_penalty_holds_the_word_near_the_domain(norm):
     """Against a loss that pulls it away, which the control follows."""
     made = build(E4TConfig(like="1", net=LOOK, width=16, norm=norm), model(DIT), 0)
@@ -224,3 +224,54 @@ def test_what_does_not_fit_is_said():
         build(METHODS["e4t"](prompt="a cat"), of_texts(), 0)
     with pytest.raises(InputError, match="no layer matches"):
         build(METHODS["e4t"](layers="attenshun"), model(DIT), 0)
+
+
+def learned(method: str) -> tuple[AdapterEncoder, AdapterEncoder]:
+    """An encoder that has seen 256 colours, and the same untrained."""
+    config = METHODS[method](like="0", width=64, **({"norm": 0.01} if method == "e4t" else {"outer": 100, "inner": 50}))
+    made, fresh = build(config, base(), 0), build(config, base(), 0)
+    seen = Subjects(Painted(256, 1), range(256), 4)
+    order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))
+    steps, rate = {"e4t": (300, 1e-2), "hyperdreambooth": (200, 1e-3)}[method]
+    trained(Encoding(made, own), lambda rows: seen.batch(order[rows % len(seen)]), steps, rate)
+    return made, fresh
+
+
+def off(made: AdapterEncoder, shown: Tensor, colour: Tensor) -> float:
+    """How far the colour of what is drawn lies from a subject's."""
+    applied = rv.adapt.apply(made.base, rv.adapt.encode(made, shown))
+    drawn = rv.sample(applied, 8, applied.conditioner("<mine>"), steps=10, seed=0, progress="")
+    return float((colour_of(drawn) - colour).norm(dim=1).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trained_encoder_knows_subjects_that_it_has_not_seen(method):
+    """Of new colours: what is drawn after their own pictures is nearer than after another subject's, or by an untrained encoder; and tuning
+    from what is predicted is ahead of tuning from the untrained one that has four times the steps."""
+    made, fresh = learned(method)
+    new = Painted(12, 99)
+    held = Subjects(new, range(12), 4).batch(range(96))
+    measured, control = (Encoding(each, own, held).validate() for each in (made, fresh))
+    assert measured["loss"] < 0.97 * control["loss"] and measured["loss"] < 0.92 * measured["exchanged"], measured  # pyright: ignore
+    assert control["loss"] == control["exchanged"]
+    shown = new.x.unflatten(0, (12, 8))[:, :4]
+    by_own, by_other, by_fresh = (
+        sum(off(each, shown[(i + shift) % 12], new.colours[i]) for i in range(12)) / 12
+        for each, shift in ((made, 0), (made, 1), (fresh, 0))
+    )
+    assert by_own < 0.93 * by_other and by_own < 0.93 * by_fresh, (by_own, by_other, by_fresh)
+
+    def left(each: AdapterEncoder, i: int, steps: int) -> float:
+        """The error of unseen pictures of a subject after so many steps on four."""
+        start = rv.adapt.encode(each, shown[i])
+        start = rv.adapt.relaxed(start, each.base.net, 4) if method == "hyperdreambooth" else start
+        tuned = rv.adapt.apply(each.base, rv.adapt.fit(each.base, shown[i], start=start, steps=steps, rate=3e-3))
+        x = new.x[8 * i + 4 : 8 * i + 8].repeat(32, 1, 1, 1)
+        with torch.no_grad():
+            task = own(tuned)
+            cond = tuned.conditioner("<mine>").expand(128)
+            return float(task.loss("denoiser", Batch(x, cond), Draws(7, 0, 128), NOW)["mse"].mean())
+
+    few, many = (sum(left(each, i, steps) for i in range(4)) / 4 for each, steps in ((made, 5), (fresh, 20)))
+    assert few < many, (few, many)
