@@ -172,7 +172,7 @@ class Encoding(Task):
         self.beside = unmerged(model.base, model.net.adapter)
         self.players = {
             "encoder": Player(model.net),
-            "base": Player(model.base.net, optim=None, average=False, train=False, saved="none"),
+            "base": Player(self.beside.net, optim=None, average=False, train=False, saved="none"),
         }
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
@@ -194,7 +194,8 @@ class Encoding(Task):
             return None
         if self.model.base.conditioner.text is None:
             return self.beside.conditioner(label=TOKEN).expand(count).to(self.model.base.device)
-        rows = said.numbers.get(f"rows.{TOKEN}", self.model.net.adapter.rows[TOKEN].expand(count, -1, -1))
+        name = f"rows.{TOKEN}"
+        rows = said.numbers[name] if name in said.numbers else [self.model.net.adapter.rows[TOKEN]] * count
         each = {f"<subject-{i}>": row for i, row in enumerate(rows)}
         other = copy.copy(self.beside.conditioner)
         other.text = tokens.learner(self.model.base.conditioner.text).spoken(each)  # pyright: ignore[reportArgumentType]
