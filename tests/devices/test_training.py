@@ -8,7 +8,11 @@ import pytest
 import torch
 
 import reverie as rv
+from reverie.adapt import encoder
 from reverie.adapt.config import METHODS
+from reverie.adapt.e4t import E4T
+from reverie.adapt.encoder import Encoding
+from reverie.adapt.encoder_config import E4TConfig, FromPicturesConfig, HyperDreamBoothConfig
 from reverie.adapt.training import Personalising, begin, own
 from reverie.align import diffae, ldae
 from reverie.align.auxiliary import WithAuxiliary
@@ -152,6 +156,14 @@ def personalising(method: str, **settings: Any) -> Personalising:
     return Personalising(begin(config, denoise, 0, X), config, own)
 
 
+def encoding(config: type[FromPicturesConfig], **settings: Any) -> Encoding:
+    look = rv.nets.EncoderConfig(width=8, multipliers=(1, 2), attention=(2,), heads=2)
+    model = encoder.build(config(like="1", net=look, width=16, **settings), MODELS["unet"](), 0)
+    last = model.net.offset if isinstance(model.net, E4T) else model.net.leave
+    trained(shaken(last))  # pyright: ignore[reportArgumentType]
+    return Encoding(model, own)
+
+
 def distilling(make: Callable[[Student], Any]) -> Any:
     torch.manual_seed(0)
     denoise, teacher = MODELS["dit"](), MODELS["dit"]()
@@ -246,6 +258,8 @@ TASKS: dict[str, Callable[[], Any]] = {
     **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "prior")},
     "reflow": straightened,
     **{method: lambda method=method: personalising(method) for method in METHODS},
+    "e4t": lambda: encoding(E4TConfig),
+    "hyperdreambooth": lambda: encoding(HyperDreamBoothConfig, depth=1, heads=2, outer=8, inner=8),
     "dora": lambda: personalising("lora", dora=True),
     "progressive": lambda: distilling(
         lambda student: Progressive(Student(hearing(student.denoise, "until"), student.teaching))
@@ -283,7 +297,7 @@ def step(task: Any, device: Any, cond: rv.Cond | None, images: torch.Tensor, opt
     for name in task.turns(NOW):
         player = task.players[name]
         stepped = optim.build(player.module, settings)
-        batch = Batch(images, cond, {"noise": images.flip(0)}).to(device)
+        batch = Batch(images, cond, {"noise": images.flip(0), "shown": images.flip(0)[:, None]}).to(device)
         losses = task.loss(name, batch, Draws(0, 0, len(images)), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
         found |= {f"{name} {key}": v.detach() for key, v in losses.items()}

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from reverie.adapt.config import METHODS
     from reverie.adapt.custom import compressed, constrained, merged
     from reverie.adapt.dreambooth import Dense
+    from reverie.adapt.e4t import Offsets
+    from reverie.adapt.encoder import AdapterEncoder, encode
     from reverie.adapt.formats import write
+    from reverie.adapt.hyperdreambooth import Light, relaxed
     from reverie.adapt.lora import DoRA, LowRank
     from reverie.adapt.mixing import mixed
     from reverie.adapt.styledrop import again, styled
@@ -28,10 +31,13 @@ if TYPE_CHECKING:
 _HOME = {
     "METHODS": "config",
     "Adapter": "adapter",
+    "AdapterEncoder": "encoder",
     "Change": "change",
     "Dense": "dreambooth",
     "DoRA": "lora",
+    "Light": "hyperdreambooth",
     "LowRank": "lora",
+    "Offsets": "e4t",
     "Outside": "applying",
     "Personalising": "training",
     "Spectral": "svdiff",
@@ -39,12 +45,14 @@ _HOME = {
     "apply": "applying",
     "compressed": "custom",
     "constrained": "custom",
+    "encode": "encoder",
     "fingerprint": "adapter",
     "fit": "training",
     "joined": "adapter",
     "load": "applying",
     "merged": "custom",
     "mixed": "mixing",
+    "relaxed": "hyperdreambooth",
     "scene": "break_a_scene",
     "styled": "styledrop",
     "write": "formats",
@@ -53,10 +61,13 @@ _HOME = {
 __all__ = [
     "METHODS",
     "Adapter",
+    "AdapterEncoder",
     "Change",
     "Dense",
     "DoRA",
+    "Light",
     "LowRank",
+    "Offsets",
     "Outside",
     "Personalising",
     "Spectral",
@@ -64,12 +75,14 @@ __all__ = [
     "apply",
     "compressed",
     "constrained",
+    "encode",
     "fingerprint",
     "fit",
     "joined",
     "load",
     "merged",
     "mixed",
+    "relaxed",
     "scene",
     "styled",
     "write",

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from reverie.adapt.change import Change
 from reverie.adapt.dreambooth import Dense
+from reverie.adapt.e4t import Offsets
+from reverie.adapt.hyperdreambooth import Light
 from reverie.adapt.lora import DoRA, LowRank, factored
 from reverie.adapt.svdiff import Spectral
 from reverie.core.errors import InputError, nearest
 from reverie.core.files import about, opened, write_tensors
 
-KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (LowRank, DoRA, Spectral, Dense)}
+KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (LowRank, DoRA, Spectral, Dense, Offsets, Light)}
 """The kinds of changes by their names in files."""
 FORMAT = 1
 TOKEN = re.compile(r"<[\w-]+>")
@@ -137,6 +139,10 @@ def _blank(name: str, layer: dict[str, Any], tensors: Mapping[str, Tensor]) -> C
     own = {k.rpartition(".")[2]: v for k, v in tensors.items() if k.startswith(f"changed.{name.replace('.', '/')}.")}
     if issubclass(KINDS[kind], LowRank):
         return KINDS[kind].blank((len(own["up"]), *own["down"].shape[1:]), layer)
+    if KINDS[kind] is Light:
+        return Light.blank((len(own["up"]), own["down"].shape[1]), layer)
+    if KINDS[kind] is Offsets:
+        return Offsets.blank((len(own["row"]), len(own["column"])), layer)
     value = own["shift"] if kind == Spectral.kind else own["values"]
     shape = (len(value), len(value)) if kind == Spectral.kind else tuple(value.shape)
     return KINDS[kind].blank(shape, layer)

@@ -113,7 +113,7 @@ def _with(denoise: M, uses: Sequence[tuple[Adapter, float]]) -> M:
     rows = gathered(denoise, [adapter for adapter, _ in uses])
     likes = [adapter.likes.get(token) for adapter, _ in uses for token in adapter.tokens]
     with torch.no_grad():
-        changed = _put(denoise.net, effective(denoise.net, uses))
+        changed = _put(denoise.net, effective(denoise.net, [(each.to(denoise.device), scale) for each, scale in uses]))
         names, shell = tokens.room(denoise, changed, rows, likes)
         shell = (
             _put(shell, tokens.grown(dict(changed.named_parameters()), names, list(rows.values()))) if names else shell
@@ -154,7 +154,7 @@ def effective(net: nn.Module, uses: Sequence[tuple[Adapter, float]]) -> dict[str
     for adapter, scale in uses:
         for name, change in adapter.changes.items():
             weight = net.get_parameter(name)
-            found[name] = found.get(name, weight) + scale * change.to(weight.device).delta(weight)
+            found[name] = found.get(name, weight) + scale * change.delta(weight)
     return found
 
 

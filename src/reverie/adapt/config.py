@@ -33,6 +33,16 @@ DRAWN = "class.safetensors"
 """In a run's folder, the base's pictures of the class."""
 
 
+def knowing(spec: DataSpec, classes: tuple[str, ...], length: int) -> DataSpec:
+    """What a model of these classes, or of texts of so many tokens, knows of its data, from what pictures are."""
+    from reverie.core.condition import Label, Text
+
+    conditions: Conditions = {"label": Label(len(classes))} if classes else {}
+    if length:
+        conditions = {**conditions, "text": Text(length)}
+    return replace(spec, conditions=conditions, classes=classes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig(TaskConfig):
     """What all methods of personalisation choose. The run keeps a copy of the base, so either folder may move.
@@ -114,12 +124,7 @@ class AdaptConfig(TaskConfig):
 
     def of(self, spec: DataSpec) -> DataSpec:
         """What the base knows of its data, from what its pictures are."""
-        from reverie.core.condition import Label, Text
-
-        conditions: Conditions = {"label": Label(len(self.classes))} if self.classes else {}
-        if self.length:
-            conditions = {**conditions, "text": Text(self.length)}
-        return replace(spec, conditions=conditions, classes=self.classes)
+        return knowing(spec, self.classes, self.length)
 
     def prepare(self, given: Given) -> None:
         from reverie.adapt.keeping import keep

@@ -9,6 +9,7 @@ beside it.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from reverie.adapt import tokens
 from reverie.adapt.adapter import Adapter, fingerprint
-from reverie.adapt.applying import apply, unmerged
+from reverie.adapt.applying import apply, check_base, unmerged
 from reverie.adapt.config import METHODS
 from reverie.adapt.tokens import Model
 from reverie.core.batch import Batch
@@ -51,12 +52,18 @@ class Adapting(NamedTuple):
     drawn: Tensor | None
 
 
-def begin(config: AdaptConfig, base: Model, seed: int, drawn: Tensor | None = None) -> Adapting:
-    """A fresh adapter: with it the model is the base, to the bit.
+def begin(
+    config: AdaptConfig, base: Model, seed: int, drawn: Tensor | None = None, start: Adapter | None = None
+) -> Adapting:
+    """A fresh adapter: with it the model is the base, to the bit. Or a copy of one to go on from.
 
     Raises:
-        InputError: when the settings do not fit the model.
+        InputError: when the settings, or the adapter, do not fit the model.
     """
+    if start is not None:
+        base.net.eval().requires_grad_(False)
+        check_base(start, fingerprint(base.net))
+        return Adapting(base, copy.deepcopy(start).requires_grad_(True), drawn)
     if config.token is None:
         tokens.told(base, None, config.prompt, config.like)
     rows = {} if config.token is None else {config.token: config.row(base)}
@@ -180,6 +187,7 @@ def fit(
     batch: int | None = None,
     seed: int = 0,
     cond: Cond | None = None,
+    start: Adapter | None = None,
     **settings: object,
 ) -> Adapter:
     """An adapter of a model, trained on a few pictures; the model stays as it is.
@@ -193,16 +201,20 @@ def fit(
         batch: pictures a step, likewise.
         seed: of all randomness.
         cond: what each picture is told, where they differ; without, all are told the token, or the class that they are like.
+        start: an adapter to go on from, such as an encoder predicts; what is trained is what it has, under its own token, and of the method
+            count the rate, the class and the prompt.
         settings: of the method, the fields of its settings: ``token="<mine>"``, ``like``, ``rank`` ….
 
     Raises:
         InputError: for an unknown method or setting, or settings that do not fit the model.
     """
     config = settled(method, settings)
+    if start is not None:
+        config = replace(config, token=next(iter(start.tokens), None))
     if images.ndim != 4 or not len(images) or not images.isfinite().all():
         raise InputError(f"pictures are (N, C, H, W) in [−1, 1] and finite: got shape {tuple(images.shape)}")
     drawn = draw_class(denoise, config, seed) if config.prior else None
-    model = begin(config, denoise, seed, drawn)
+    model = begin(config, denoise, seed, drawn, start)
 
     def feed(start: int, count: int) -> Batch:
         rows = torch.arange(start, start + count) % len(images)

@@ -9,11 +9,12 @@ from typing import Annotated
 import tyro
 
 from reverie.adapt.config import METHODS as PLAIN
+from reverie.adapt.encoder_config import EncodedConfig
 from reverie.adapt.scene_config import SceneConfig
 from reverie.cli.train import take
 from reverie.core.errors import InputError, unknown
 from reverie.core.text import shown
-from reverie.recipes.recipe import DataConfig, Recipe
+from reverie.recipes.recipe import DataConfig, Recipe, described
 
 DEFAULT = "lora"
 METHODS = {**PLAIN, SceneConfig.name: SceneConfig}
@@ -26,7 +27,8 @@ class Arguments:
     command resumes it, and its adapter.safetensors is what reverie sample RUN --adapter takes.
 
     --method NAME chooses how: lora without, or dreambooth, textual, xti, custom or svdiff; or scene, several things of one picture. Its own
-    settings are flags, and so is any key of a recipe.
+    settings are flags, and so is any key of a recipe. With --encoder RUN training begins at what the encoder of a run (reverie train e4t)
+    predicts of the pictures, and is a few steps; with --no-tune beside it that is the result.
 
     Attributes:
         run: folder of the run of the base, a diffusion model, maskgit or var; it comes first.
@@ -53,6 +55,16 @@ def main(arguments: list[str]) -> int:
     if not Path(given.pictures).expanduser().exists():
         raise InputError(f"PICTURES is a folder of pictures to learn, or one: there is none at {shown(given.pictures)}")
     budget = None if given.budget is None else seconds(given.budget)
+    task = given.recipe.task
+    if isinstance(task, EncodedConfig) and not task.tune:
+        if given.fresh or budget:
+            raise InputError("--no-tune trains nothing: leave --fresh and --budget out")
+        from reverie.recipes.adapting import encoded
+
+        adapter, path = encoded(given.recipe, given.out)
+        print(shown(f"{path}: {adapter}, {path.stat().st_size / 1e3:,.1f} kB"))
+        print(shown(f"next: {task.next(str(path.parent), given.pictures)}"))
+        return 0
     run, seen = train(given.recipe, given.out, given.fresh, budget)
     total, folder = run.recipe.train.images, str(run.folder)
     if seen < total:
@@ -71,10 +83,13 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> Arguments:
     """The run and the pictures first, then the method, then the flags that it has."""
     method, arguments = take("--method", arguments)
+    encoded = any(word.split("=")[0] == "--encoder" for word in arguments)
+    if encoded and method is not None:
+        raise InputError("what an encoder predicts is trained as it is: give --encoder or --method")
     method = method or DEFAULT
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    config = METHODS[method]
+    config = EncodedConfig if encoded else METHODS[method]
     named = len(arguments) > 1 and not any(word.startswith("-") for word in arguments[:2])
     if not named and not {"-h", "--help"} & set(arguments):
         raise InputError(
@@ -109,8 +124,8 @@ def of(run: str, pictures: str, config: type) -> Recipe:
             f"an adapter belongs to a diffusion model, or one of tokens (maskgit, var): {run} is a run of the task {task.name}"
         )
     data = base.recipe.data
-    length = (data.caption_length or 0) if data.captions else 0
-    own = config(run=str(base.folder), model=model, classes=data.classes or (), length=length)
+    classes, length = described(data)
+    own = config(run=str(base.folder), model=model, classes=classes, length=length)
     if isinstance(own, SceneConfig):
         own = replace(own, picture=str(Path(pictures).expanduser().absolute()), fit=data.fit)
     images = DataConfig(name=pictures, size=data.size, channels=data.channels, fit=data.fit, labels=False)

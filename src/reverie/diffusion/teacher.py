@@ -54,6 +54,10 @@ class FromRun(TaskConfig):
             )
         return replace(self, model=model)
 
+    def told(self, classes: tuple[str, ...], length: int) -> Self:
+        """The settings with the classes that the other model is told, or the most tokens of its texts: where its data may be others."""
+        return self
+
     def drawing(self, own: Any, taught: Any) -> Any:
         """How it is drawn from, of what it was told itself and how the other model is drawn from."""
         return own

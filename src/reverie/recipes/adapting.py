@@ -6,12 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from reverie import adapt
+from reverie.adapt.adapter import fingerprint
+from reverie.adapt.applying import FILE, check_base
+from reverie.adapt.encoder import predicted
+from reverie.adapt.encoder_config import EncodedConfig
 from reverie.adapt.tokens import Model
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.families.token_model import TokenModel
+from reverie.recipes import sources
 from reverie.recipes.recipe import Recipe
-from reverie.recipes.runs import Run
+from reverie.recipes.runs import Run, load
 
 
 def strength(given: str) -> tuple[Path, float]:
@@ -54,6 +59,23 @@ def _loaded(path: Path) -> "adapt.Adapter | adapt.Outside":
             f"{path} is a run of the task {Run(path).recipe.task.name}: --adapter takes one of reverie adapt"
         )
     return opened
+
+
+def encoded(recipe: Recipe, out: Path | None) -> tuple["adapt.Adapter", Path]:
+    """What an encoder predicts of the pictures of a recipe, in a file of its own: the adapter, and the file.
+
+    Raises:
+        InputError: when the folder is a run, or the encoder is none or belongs to another base.
+    """
+    task = recipe.task
+    assert isinstance(task, EncodedConfig)
+    folder = Path("runs") / recipe.name if out is None else out
+    if (folder / "recipe.yaml").exists():
+        raise InputError(f"{folder} is a run, trained on pictures: choose another --out for what is predicted")
+    adapter = predicted(task, load(task.encoder), sources.load(recipe), sources.load(recipe, "test"))
+    base = load(task.run)
+    check_base(adapter, fingerprint(base.net))
+    return adapter, adapter.save(folder / FILE)
 
 
 def knowing(recipe: Recipe, model: Model) -> Recipe:

@@ -77,3 +77,8 @@ class Recipe:
     def usual(self) -> Any:
         """``sample``, as far as the task can do it."""
         return self.task.usual(self.sample)
+
+
+def described(data: DataConfig) -> tuple[tuple[str, ...], int]:
+    """What the model of a resolved recipe is told of its data: the names of classes, and the most tokens of a text, 0 without."""
+    return data.classes or (), (data.caption_length or 0) if data.captions else 0

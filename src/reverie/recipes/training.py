@@ -34,7 +34,7 @@ from reverie.recipes import serialisation, sources, starting
 from reverie.recipes.crew import Crew, hear, ready
 from reverie.recipes.extending import extend, may_change
 from reverie.recipes.outlook import as_begun, fitted, outlook, pace, stages_within, within
-from reverie.recipes.recipe import DataConfig, Recipe
+from reverie.recipes.recipe import DataConfig, Recipe, described
 from reverie.recipes.runs import Run, load
 from reverie.recipes.suited import suiting
 
@@ -229,12 +229,18 @@ def _taught(recipe: Recipe) -> Recipe:
     if not task.source:
         raise InputError(f"the task {task.name} begins with a trained model: give --{task.by} RUN")
     teacher = Run(task.source).recipe
-    data = teacher.data if recipe.data == DataConfig() else recipe.data
+    own = recipe.data
+    data = (
+        teacher.data
+        if own == DataConfig()
+        else replace(own, size=own.size or teacher.data.size, channels=own.channels or teacher.data.channels)
+    )
+    told = task.of(teacher.task, teacher.sample).told(*described(teacher.data))
     return replace(
         recipe,
         name=recipe.name or f"{teacher.name}-{task.name}",
         data=data,
-        task=task.of(teacher.task, teacher.sample),
+        task=told,
         sample=task.drawing(recipe.sample, teacher.usual),
     )
 
