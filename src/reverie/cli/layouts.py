@@ -26,6 +26,10 @@ def mapped(given: "Arguments", recipe: "Recipe") -> "Tensor | None":
     from reverie.data.maps import painted
 
     classes, size = recipe.data.map_classes, recipe.data.size
+    if recipe.task.maps == "boxes":
+        if given.map or given.canvas is not None:
+            raise InputError("this model reads boxes, --box, in pictures of its size: leave --map and --canvas out")
+        return None
     if not given.map and not given.box:
         if classes is not None and not recipe.task.unlabelled:
             raise InputError(
@@ -52,6 +56,21 @@ def beside(cond: "Cond | None", maps: "Tensor") -> "Cond":
     from reverie.core.condition import Cond
 
     return Cond(**{name: cond[name] for name in cond or ()}, image=maps)  # pyright: ignore[reportOptionalSubscript]
+
+
+def told_boxes(given: "Arguments", opened: Any, recipe: "Recipe") -> Any:
+    """A model that was taught to read boxes by ``--box``; as it is without any.
+
+    Raises:
+        InputError: for a box that does not fit.
+    """
+    from reverie.data import boxed
+
+    if not given.box:
+        return opened
+    if opened.net.classes is None:
+        return opened([boxed.phrase(word) for word in given.box])
+    return opened([boxed.place(word, recipe.data.map_classes or ()) for word in given.box])
 
 
 def told_in_regions(given: "Arguments", opened: Any, recipe: "Recipe") -> "Denoiser":

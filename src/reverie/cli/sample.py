@@ -13,7 +13,7 @@ import tyro
 
 from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
-from reverie.cli.layouts import beside, mapped, told_in_regions
+from reverie.cli.layouts import beside, mapped, told_boxes, told_in_regions
 from reverie.cli.placing import Placing
 from reverie.cli.steering import enlarged, hinted, shortlist, steered, vectors
 from reverie.core.bounds import STEPS, Bound
@@ -52,7 +52,7 @@ class Arguments(Placing):
         candidates: with rerank, how many; 16 without.
         map: what is to lie where, for a model of maps (data.maps): a file as those that it learned from, or several, dealt out in turn.
         box: in place of map, where something is to be: CLASS:TOP,LEFT,BOTTOM,RIGHT in shares of the picture's height and width, such as
-            heart:0.1,0.1,0.6,0.6; as often as wanted.
+            heart:0.1,0.1,0.6,0.6; as often as wanted. A run of gligen that reads texts takes any words before the colon.
         region: with text, which the whole is told, another text in a part of the picture, as often as wanted: "a red heart=left.png" (a
             mask, white there) or "a dog=0,0.5,1,1" (top, left, bottom and right in shares of height and width).
         query: in place of text, for a run of rdm or unclip: a picture whose neighbours, or whose like, are drawn.
@@ -180,6 +180,7 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
     opened = run.open() if changed is None else changed
+    opened = told_boxes(given, opened, recipe) if recipe.task.maps == "boxes" else opened
     opened = told_in_regions(given, opened, recipe) if given.region else opened
     generator = hinted(given, opened, run, config) if given.hint else recipe.task.generator(opened, config)
     steers = bool(given.guide) or given.image is not None or given.canvas is not None

@@ -132,11 +132,20 @@ def place(word: str, classes: Sequence[str]) -> Place:
     Raises:
         InputError: for another form, a class that there is not, or a box that is empty or not inside the picture.
     """
-    name, _, numbers = word.rpartition(":")
-    box = corners(numbers, f"--box {word}", "CLASS:TOP,LEFT,BOTTOM,RIGHT, such as heart:0.1,0.1,0.6,0.6")
+    name, *box = phrase(word)
     if name not in classes:
         raise unknown("class", name, classes)
-    return classes.index(name), *box
+    return classes.index(name), box[0], box[1], box[2], box[3]
+
+
+def phrase(word: str) -> tuple[str, float, float, float, float]:
+    """The box that ``WORDS:TOP,LEFT,BOTTOM,RIGHT`` says, and its words.
+
+    Raises:
+        InputError: for another form, or a box that is empty or not inside the picture.
+    """
+    name, _, numbers = word.rpartition(":")
+    return name, *corners(numbers, f"--box {word}", "CLASS:TOP,LEFT,BOTTOM,RIGHT, such as heart:0.1,0.1,0.6,0.6")
 
 
 def corners(numbers: str, what: str, form: str) -> tuple[float, float, float, float]:

@@ -26,6 +26,8 @@ Box = tuple[int, int, int, int, int]
 """(class, top, left, bottom, right) in pixels, the last two outside of it."""
 Place = tuple[int, float, float, float, float]
 """(class, top, left, bottom, right) of a box, in shares of the picture's height and width."""
+BOXES = "boxes"
+"""What belongs to a sample and is no condition: its boxes, (M, 5)."""
 NONE = 255
 """The value of a pixel of no class."""
 
