@@ -29,6 +29,42 @@ OFTEN = [
 ]
 
 
+@pytest.fixture
+def hearing(monkeypatch) -> None:
+    """Runs whose weights are random, so that texts matter where training was short."""
+    opened = Run.open
+
+    def stirred(self: Run):
+        model, generator = opened(self), torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.net.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return model
+
+    monkeypatch.setattr(Run, "open", stirred)
+
+
+def test_texts_are_told_in_regions(run, tmp_path, hearing):
+    """One of the whole picture is the plain text, to the bit; a half is another picture, by a mask as by a box, and the file says it."""
+    red, blue, words = "a red patch number 3", "a blue patch number 5", ["--n", "1", "--scale", "2"]
+
+    def pictured(name: str, text: str, *regions: str) -> np.ndarray:
+        given = [word for region in regions for word in ("--region", region)]
+        assert main(["sample", str(run), "--text", text, *given, *words, "--out", str(tmp_path / f"{name}.png")]) == 0
+        return drawn(tmp_path / f"{name}.png")
+
+    plain, other = pictured("red", red), pictured("blue", blue)
+    assert np.array_equal(pictured("whole", blue, f"{red}=0,0,1,1"), plain) and not np.array_equal(plain, other)
+    half = pictured("half", blue, f"{red}=0,0,1,0.5")
+    assert not np.array_equal(half, plain) and not np.array_equal(half, other)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4] = 255
+    Image.fromarray(mask).save(tmp_path / "left.png")
+    assert np.array_equal(pictured("mask", blue, f"{red}={tmp_path / 'left.png'}"), half)
+    assert main(["sample", "--like", str(tmp_path / "half.png"), "--out", str(tmp_path / "again.png")]) == 0
+    assert np.array_equal(drawn(tmp_path / "again.png"), half)
+
+
 class Means:
     """Features that need no weights."""
 
@@ -111,6 +147,11 @@ def test_the_best_of_several_is_kept_and_said_in_the_picture(run, tmp_path, monk
         (["--negative", "grey"], "say with --text what to draw"),
         (["--text", " "], "is empty"),
         (["--scale", "3"], "give --label or --text"),
+        (["--region", "a dog=0,0,1,0.5"], "say with --text what the whole is"),
+        (["--text", "red", "--region", "a dog"], "--region is TEXT=MASK or TEXT=TOP,LEFT,BOTTOM,RIGHT"),
+        (["--text", "red", "--region", "a dog=0,0,1,2"], "is empty or not inside the picture"),
+        (["--text", "red", "--region", "a dog=there.png"], "there.png"),
+        (["--text", "red", "--region", "a dog=0,0,1,1", "--hint", "x.png"], "leave --hint and --canvas out"),
     ],
 )
 def test_what_does_not_go_together_is_said(run, words, message, capsys):

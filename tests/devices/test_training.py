@@ -20,7 +20,7 @@ from reverie.align.dispersive import Dispersive
 from reverie.align.repa import REPA
 from reverie.align.sra import SRA
 from reverie.core.batch import Batch, DataSpec
-from reverie.core.condition import Text
+from reverie.core.condition import Text, Tokens
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.paths import Table
@@ -35,6 +35,7 @@ from reverie.diffusion.classifying import Classifying
 from reverie.diffusion.conditioned import InstructConfig, PaletteConfig
 from reverie.diffusion.control import Control, Controlling
 from reverie.diffusion.denoising import Denoising
+from reverie.diffusion.gligen import Gligen, Reading, reader
 from reverie.diffusion.hints import edges
 from reverie.diffusion.instructing import Instructing
 from reverie.diffusion.online import Online
@@ -65,6 +66,7 @@ from .models import CHANNELS, CLASSES, MODELS, SIZE, condition, pictures, shaken
 from .test_guiding import classifier
 
 X = pictures(4)
+PLACES = torch.tensor([[1.0, 0.1, 0.2, 0.6, 0.5], [-1.0, -1.0, -1.0, -1.0, -1.0]]).expand(4, 2, 5).contiguous()
 NOW = Moment(0, 0, 100)
 SAID = rv.Cond(text=spelled(["red fox", "bird", "blue ship", "bird"], 12))
 
@@ -142,6 +144,15 @@ def steering(name: str) -> Controlling:
     net = trained(shaken(ControlNet(base.net)))
     held_out = Batch(X, condition(base, len(X)))
     return Controlling(Control(base, net), Uniform(), edges, held_out=held_out)  # pyright: ignore[reportArgumentType]
+
+
+def grounding(name: str) -> Reading:
+    base = MODELS[name]()
+    net = trained(shaken(reader(base, 16, CLASSES, 0)))
+    text = base.conditions.get("text")
+    table = torch.ones(CLASSES, text.dim) if isinstance(text, Tokens) else None
+    held_out = Batch(X, condition(base, len(X)), {"boxes": PLACES})
+    return Reading(Gligen(base, net), Uniform(), table, held_out=held_out)  # pyright: ignore[reportArgumentType]
 
 
 def straightened() -> Reflow:
@@ -256,6 +267,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     **{op: lambda op=op: restoring(op) for op in ("inpaint", "uncrop", "colourise", "jpeg", "superres")},
     "instruct": instructed,
     **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "prior")},
+    **{f"gligen of {name}": lambda name=name: grounding(name) for name in ("unet-text", "dit", "uvit")},
     "reflow": straightened,
     **{method: lambda method=method: personalising(method) for method in METHODS},
     "e4t": lambda: encoding(E4TConfig),
@@ -297,7 +309,8 @@ def step(task: Any, device: Any, cond: rv.Cond | None, images: torch.Tensor, opt
     for name in task.turns(NOW):
         player = task.players[name]
         stepped = optim.build(player.module, settings)
-        batch = Batch(images, cond, {"noise": images.flip(0), "shown": images.flip(0)[:, None]}).to(device)
+        extra = {"noise": images.flip(0), "shown": images.flip(0)[:, None], "boxes": PLACES}
+        batch = Batch(images, cond, extra).to(device)
         losses = task.loss(name, batch, Draws(0, 0, len(images)), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
         found |= {f"{name} {key}": v.detach() for key, v in losses.items()}
@@ -352,6 +365,7 @@ def test_every_task_takes_the_same_step(name):
         "inpaint",
         "jpeg",
         "controlnet of unet",
+        "gligen of dit",
         "classifier",
         "conv-vae",
     ],
@@ -362,7 +376,7 @@ def test_no_loss_and_no_gradient_waits(name):
     cond = condition(task.denoise, 4) if hasattr(task, "denoise") else rv.Cond(label=[0, 1, 2, 3])
     for player in task.players.values():
         player.module.to(DEVICE)
-    batch = Batch(X, cond).to(DEVICE)
+    batch = Batch(X, cond, {"boxes": PLACES}).to(DEVICE)
     with waiting() as device:
         losses = task.loss(next(iter(task.players)), batch, Draws(0, 0, 4), NOW)
         sum(v.mean() for v in losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]

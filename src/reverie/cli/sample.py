@@ -13,6 +13,7 @@ import tyro
 
 from reverie.cli.arguments import parse
 from reverie.cli.evaluate import drawn_with
+from reverie.cli.layouts import beside, mapped, told_boxes, told_in_regions
 from reverie.cli.placing import Placing
 from reverie.cli.steering import enlarged, hinted, shortlist, steered, vectors
 from reverie.core.bounds import STEPS, Bound
@@ -49,6 +50,11 @@ class Arguments(Placing):
         rerank: keep of several candidates for each picture the one that shows its text or class best, by a picture-text model: a run of the
             task towers, or a folder of transformers with a CLIP.
         candidates: with rerank, how many; 16 without.
+        map: what is to lie where, for a model of maps (data.maps): a file as those that it learned from, or several, dealt out in turn.
+        box: in place of map, where something is to be: CLASS:TOP,LEFT,BOTTOM,RIGHT in shares of the picture's height and width, such as
+            heart:0.1,0.1,0.6,0.6; as often as wanted. A run of gligen that reads texts takes any words before the colon.
+        region: with text, which the whole is told, another text in a part of the picture, as often as wanted: "a red heart=left.png" (a
+            mask, white there) or "a dog=0,0.5,1,1" (top, left, bottom and right in shares of height and width).
         query: in place of text, for a run of rdm or unclip: a picture whose neighbours, or whose like, are drawn.
         prior: with text, for a run of unclip: the run of unclip-prior that draws the vector of a picture for it.
         n: how many pictures; without it 16, or the next multiple of the number of labels or texts.
@@ -84,6 +90,9 @@ class Arguments(Placing):
     negative: str | None = None
     rerank: Path | None = None
     candidates: Annotated[int, Bound(ge=1, le=10_000)] | None = None
+    map: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE …")] = ()
+    box: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    region: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     query: Path | None = None
     prior: Path | None = None
     n: Annotated[int, Bound(ge=1, le=10**6)] | None = None
@@ -148,27 +157,31 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
     if given.prior is not None and not given.text:
         raise InputError("--prior draws the vector of a picture for a text: give --text")
     labels = None if given.text or given.query is not None else labels
-    told = len(labels or given.text) or int(given.query is not None)
-    n = math.ceil(16 / max(1, told)) * max(1, told) if given.n is None else given.n
+    told, layouts = len(labels or given.text) or int(given.query is not None), mapped(given, recipe)
+    each = max(1, told) * (1 if layouts is None else len(layouts))
+    n = math.ceil(16 / each) * each if given.n is None else given.n
     if given.canvas is not None and given.image is not None:
         raise InputError("--image starts from a picture of the model's size: leave --canvas out")
     choosing = shortlist(given, bool(told))
     values = math.prod(run.spec.shape[:-2]) * math.prod(given.canvas or run.spec.shape[-2:])
     afford(4 * n * (choosing or 1) * values, f"--n {n}", "draw fewer at a time, each time with another --seed")
-    if not told and given.scale is not None and given.scale != 1.0:
+    bound = told > 0 or layouts is not None
+    if not bound and given.scale is not None and given.scale != 1.0:
         raise InputError("--scale guides towards a label or a text: give --label or --text, or leave --scale out")
-    if labelled(given.guide) and not told:
+    if labelled(given.guide) and not bound:
         raise InputError("--guide cfg, apg and classifier guide towards a label or a text: give --label or --text")
     if scaled(given.guide) and given.scale is not None:
         raise InputError(
             "--guide cfg, apg, auto and classifier have a scale of their own, in place of --scale: leave that out"
         )
     asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
-    if (not told or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
+    if (not bound or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe
     config = drawn_with(replace(recipe, sample=was.sample), asked)
     opened = run.open() if changed is None else changed
+    opened = told_boxes(given, opened, recipe) if recipe.task.maps == "boxes" else opened
+    opened = told_in_regions(given, opened, recipe) if given.region else opened
     generator = hinted(given, opened, run, config) if given.hint else recipe.task.generator(opened, config)
     steers = bool(given.guide) or given.image is not None or given.canvas is not None
     if steers and not isinstance(generator, Sampler):
@@ -177,6 +190,8 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
         cond = vectors(given, recipe, generator, n)
     else:
         cond = said(generator, given.text, given.negative, n) if given.text else condition(labels, n)
+    if layouts is not None:
+        cond = beside(cond, layouts[[i // max(1, told) % len(layouts) for i in range(n)]])
     seeds, bar = sample_seeds(given.seed, n), "sampling" if writes else None
     known = (recipe if recipe.data.classes else teaching.recipe).data.classes if labels else ()  # pyright: ignore
     names = [known[i] for i in labels or []] or given.text  # pyright: ignore[reportOptionalSubscript]
@@ -223,11 +238,13 @@ def flags(given: Arguments) -> list[str]:
         value = getattr(given, field.name)
         if field.name in ("run", "like", "out", "anyway") or (value == field.default and field.name != "seed"):
             continue
-        several = value if field.name in ("guide", "hint", "then", "adapter") else (value,)
+        several = value if field.name in ("guide", "hint", "then", "adapter", "box", "region") else (value,)
         for each in several:
             each = absolute(each) if field.name == "adapter" else each
-            each = each.absolute() if isinstance(each, Path) else each
-            parts = each if isinstance(each, tuple) else (each,)
+            parts = [
+                part.absolute() if isinstance(part, Path) else part
+                for part in (each if isinstance(each, tuple) else (each,))
+            ]
             words += [f"--{field.name}={parts[0]}", *map(str, parts[1:])]
     return words
 

@@ -140,6 +140,15 @@ def flatten(image: "Image.Image", mode: str, ground: str = "white") -> "Image.Im
     return opaque.convert(mode)
 
 
+def seen_size(image: "Image.Image") -> tuple[int, int]:
+    """(width, height) of an opened picture as it is seen: turned as EXIF says."""
+    try:
+        turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except Exception:  # the pixels are fine
+        turned = False
+    return (image.height, image.width) if turned else image.size
+
+
 def texts(path: Path) -> dict[str, str]:
     """What a picture's file says in words beside its pixels, by keys (the text chunks of a PNG).
 

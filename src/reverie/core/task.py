@@ -166,6 +166,8 @@ class TaskConfig(ABC):
 
     name: ClassVar[str]
     Sample: ClassVar[type] = NoSample
+    maps: ClassVar[Literal["maps", "boxes"] | None] = None
+    """Whether it learns from the maps of pictures, the condition "image", or from boxes as such."""
 
     def check(self, spec: DataSpec, sample: Any) -> None:
         """Raise an :class:`~reverie.core.errors.InputError` unless this can be trained on such data and drawn from by the settings

@@ -233,7 +233,7 @@ def read(
                 found[path] = said
                 used.add(beside)
                 break
-    return ([found.get(path, "") for path in paths], used) if found else (None, set())
+    return [found.get(path, "") for path in paths] if found else None, used
 
 
 def given(row: Mapping[str, Any]) -> str | None:
@@ -271,6 +271,8 @@ def _metadata(file: str, text: str, root: Path) -> Iterator[tuple[str, str]]:
             row = json.loads(line)
         except ValueError as error:
             raise InputError(f"line {number} of {root / file} is not JSON: {error}") from error
+        if isinstance(row, dict) and "file_name" in row and {"boxes", "objects"} & {*row} and not {*KEYS} & {*row}:
+            continue  # where things are, and not what they are called
         said = given(row) if isinstance(row, dict) else None
         if not isinstance(row, dict) or "file_name" not in row or said is None:
             raise InputError(

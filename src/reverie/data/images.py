@@ -15,8 +15,11 @@ from torch import Tensor
 from reverie.core import describe
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Conditions, Entry, Label, Text
+from reverie.core.condition import Image as Shown
+from reverie.core.errors import InputError
 from reverie.data.captions import Captions
 from reverie.data.demand import OnDemand
+from reverie.data.maps import Layout
 from reverie.data.records import Skipped
 
 SHOWN = 12
@@ -43,6 +46,8 @@ class ImageSet(Dataset):
     """The column that describes the pictures in words."""
     captions: Captions | None = None
     """What its batches say of the pictures in words; see :meth:`with_captions`."""
+    layout: Layout | None = None
+    """What its batches say of what lies where; see :meth:`with_layout`."""
     skipped: list[Skipped] = field(default_factory=list)
     """Files of the folder that were left out (of all splits together)."""
     source: str | None = None
@@ -70,11 +75,13 @@ class ImageSet(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """Pictures (C, H, W) in [−1, 1], with a label if there are classes and a text if there are captions."""
+        """Pictures (C, H, W) in [−1, 1], with a label if there are classes, a text if there are captions and a map if there is a layout."""
         count = 0 if self.labels is None else len(self.classes) or int(self.labels.max()) + 1
         conditions: Conditions = {"label": Label(count)} if count else {}
         if self.captions is not None:
             conditions = {**conditions, "text": Text(self.captions.length)}
+        if self.layout is not None:
+            conditions = {**conditions, "image": Shown(self.layout.channels)}
         return DataSpec(self.shape, conditions, tuple(self.classes), self.name)
 
     def without_labels(self) -> "ImageSet":
@@ -90,6 +97,16 @@ class ImageSet(Dataset):
         captions = Captions.of(self.columns, self.text, templates, length, self.name)
         notes = [*self.notes, *captions.notes]
         return replace(self, labels=None, classes=[], captions=captions, notes=notes)
+
+    def with_layout(self, layout: Layout) -> "ImageSet":
+        """The same pictures, each told its map beside what else it is told, see :func:`reverie.data.layouts.read`.
+
+        Raises:
+            InputError: for a layout of another number of pictures.
+        """
+        if len(layout) != len(self):
+            raise InputError(f"there is a map of each of {len(self)} pictures: got {len(layout)}")
+        return replace(self, layout=layout)
 
     @property
     def channels(self) -> int:
@@ -117,6 +134,8 @@ class ImageSet(Dataset):
         said = hashlib.sha256(json.dumps([self.shape, self.source, self.classes, {**self.columns}]).encode())
         if self.labels is not None:
             said.update(self.labels.numpy().tobytes())
+        if self.layout is not None:
+            said.update(self.layout.fingerprint.encode())
         if self.source is None:
             for rows in self.rows.split(4096):
                 said.update(self.store[rows].numpy().tobytes())
@@ -133,8 +152,8 @@ class ImageSet(Dataset):
         return self.store[self.rows]
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
-        """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels and plain captions if
-        there are any."""
+        """The pictures at ``positions`` (0 … len − 1) as float32 (B, C, H, W) in [−1, 1], with their labels, plain captions and maps
+        if there are any."""
         return self.finish(self.raw(positions))
 
     def raw(self, positions: Tensor | Sequence[int]) -> Batch:
@@ -143,6 +162,8 @@ class ImageSet(Dataset):
         told = {} if self.labels is None else {"label": Entry.of(self.labels[chosen])}
         if self.captions is not None:
             told["text"] = self.captions.entry([self.captions.say(row) for row in chosen.tolist()])
+        if self.layout is not None:
+            told["image"] = Entry.of(self.layout.maps(chosen))
         return Batch(self.store[self.rows[chosen]], Cond(**told) if told else None)
 
     def finish(self, raw: Batch) -> Batch:

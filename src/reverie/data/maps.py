@@ -7,7 +7,10 @@ Hu et al. 2023, "Self-guided diffusion models", section 3.2, whose own annotatio
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -21,6 +24,12 @@ from reverie.core.errors import InputError
 
 Box = tuple[int, int, int, int, int]
 """(class, top, left, bottom, right) in pixels, the last two outside of it."""
+Place = tuple[int, float, float, float, float]
+"""(class, top, left, bottom, right) of a box, in shares of the picture's height and width."""
+BOXES = "boxes"
+"""What belongs to a sample and is no condition: its boxes, (M, 5)."""
+NONE = 255
+"""The value of a pixel of no class."""
 
 
 def boxes(layouts: Sequence[Sequence[Box]], classes: int, size: tuple[int, int]) -> Tensor:
@@ -58,6 +67,109 @@ def semantic(labels: Tensor, classes: int) -> Tensor:
             f"{labels.min().item()} to {labels.max().item()}"
         )
     return F.one_hot(labels.long() + 1, classes + 1)[..., 1:].permute(0, 3, 1, 2).float()
+
+
+def painted(places: Sequence[Sequence[Place]], classes: int, size: tuple[int, int]) -> Tensor:
+    """Boxes in shares as maps (N, classes, H, W), each of a pixel at least, see :func:`boxes`."""
+
+    def side(low: float, high: float, n: int) -> tuple[int, int]:
+        first = min(round(low * n), n - 1)
+        return first, max(first + 1, round(high * n))
+
+    layouts: list[list[Box]] = []
+    for several in places:
+        own: list[Box] = []
+        for kind, top, left, bottom, right in several:
+            (y, below), (x, beyond) = side(top, bottom, size[0]), side(left, right, size[1])
+            own.append((kind, y, x, below, beyond))
+        layouts.append(own)
+    return boxes(layouts, classes, size)
+
+
+class Layout(ABC):
+    """What lies where in each of the pictures of a data set.
+
+    Args:
+        classes: their names; none for maps of colours.
+    """
+
+    classes: tuple[str, ...]
+
+    @property
+    def channels(self) -> int:
+        """Of a map: one a class, or red, green and blue."""
+        return len(self.classes) or 3
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def maps(self, rows: Tensor) -> Tensor:
+        """The maps of pictures, (B, channels, H, W): 1 where the class is and 0 elsewhere, or colours in [−1, 1]."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all maps in their order."""
+
+    def seen(self, rows: Tensor) -> Tensor:
+        """The maps to look at, (B, 3, H, W) in [−1, 1], a colour a class on black."""
+        told, n = self.maps(rows), len(self.classes)
+        hues = torch.tensor([colorsys.hsv_to_rgb(i / n, 0.8, 1.0) for i in range(n)])
+        return 2.0 * torch.einsum("bkhw,kc->bchw", told, hues).clamp(max=1.0) - 1.0 if n else told
+
+
+class Painted(Layout):
+    """Maps of pixels.
+
+    Args:
+        values: uint8, class numbers (M, H, W), :data:`NONE` where there is none, or colours (M, 3, H, W).
+        rows: of each picture its map.
+        classes: as of :class:`Layout`.
+    """
+
+    def __init__(self, values: Tensor, rows: Sequence[int], classes: tuple[str, ...]) -> None:
+        self.values, self.rows, self.classes = values, torch.tensor(rows, dtype=torch.int64), classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def maps(self, rows: Tensor) -> Tensor:
+        values = self.values[self.rows[rows]]
+        if not self.classes:
+            return values.float().div(127.5).sub(1.0)
+        labels = values.long()
+        return semantic(labels.masked_fill(labels == NONE, -1), len(self.classes))
+
+    @property
+    def fingerprint(self) -> str:
+        said = hashlib.sha256(json.dumps(["maps", *self.classes]).encode())
+        for rows in self.rows.split(4096):
+            said.update(self.values[rows].numpy().tobytes())
+        return said.hexdigest()
+
+
+class Boxed(Layout):
+    """Boxes.
+
+    Args:
+        places: of each picture its boxes.
+        classes: as of :class:`Layout`.
+        size: (H, W) of the pictures.
+    """
+
+    def __init__(self, places: Sequence[Sequence[Place]], classes: tuple[str, ...], size: tuple[int, int]) -> None:
+        self.places, self.classes, self.size = places, classes, size
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def maps(self, rows: Tensor) -> Tensor:
+        return painted([self.places[row] for row in rows.tolist()], len(self.classes), self.size)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(["boxes", self.classes, self.places]).encode()).hexdigest()
 
 
 class Mapped(Dataset):

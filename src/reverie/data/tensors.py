@@ -12,6 +12,7 @@ from torch import Tensor
 from reverie.core.batch import Around, Batch, Dataset, DataSpec
 from reverie.core.condition import Cond, Image, Label
 from reverie.core.errors import InputError
+from reverie.data.maps import BOXES
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,4 +122,9 @@ class Mirrored(Around):
             pictures = {name: isinstance(told.get(name), Image) for name in cond}
             entries = {name: cond[name].map(mirror) if of else cond[name] for name, of in pictures.items()}
             cond = Cond(**entries)
-        return Batch(batch.x, cond, {name: mirror(value) for name, value in batch.extra.items()})
+        extra = {name: mirror(value) for name, value in batch.extra.items() if name != BOXES}
+        if (boxes := batch.extra.get(BOXES)) is not None:
+            kind, top, left, bottom, right = boxes.unbind(-1)
+            other = torch.stack([kind, top, 1.0 - right, bottom, 1.0 - left], -1)
+            extra[BOXES] = torch.where(turned[:, None, None], other, boxes)
+        return Batch(batch.x, cond, extra)

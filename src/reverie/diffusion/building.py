@@ -216,6 +216,8 @@ def _seen(config: DenoisingConfig, spec: DataSpec, shape: tuple[int, ...]) -> in
         raise InputError(
             "a map is told in the place of a prior's estimate, and beside pixels: leave prior and space out"
         )
+    if config.augment:
+        raise InputError("augment changes pictures and not the maps that they are told: leave augment out")
     return told.channels
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reverie.core.batch import Dataset, DataSpec
     from reverie.core.denoiser import NetDenoiser
     from reverie.diffusion.control import Control, Controlling
+    from reverie.diffusion.gligen import Gligen, Reading
     from reverie.diffusion.instructing import Instructing
     from reverie.diffusion.palette import Palette
     from reverie.diffusion.sketch import Sketcher, Sketching
@@ -172,8 +173,16 @@ class HintedConfig(FromRun):
     """
 
     by: ClassVar[str] = "base"
+    reads: ClassVar[bool] = True
 
     base: str = ""
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """The pictures, with their captions where the model is told these."""
+        from reverie.diffusion.texts import captioned
+
+        text = self.denoising.text
+        return captioned(text, data, data, folder), captioned(text, held_out, held_out, folder, plain=True)
 
     def drawing(self, own: Any, taught: Any) -> Any:
         return taught if own == self.Sample() else own
@@ -261,3 +270,59 @@ class SketchConfig(HintedConfig):
         from reverie.diffusion.sketch import task
 
         return task(self, model, data, held_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GligenConfig(HintedConfig):
+    """Teach the diffusion model of another run, which stays as it is, to read boxes (Li et al. 2023, GLIGEN): data.maps is a table of them.
+    What a box is to hold is said in words to a model that reads texts, by its class to others.
+
+    Attributes:
+        width: of the token of a box.
+        drop: share of the pictures whose label or caption is dropped.
+    """
+
+    name: ClassVar[str] = "gligen"
+    maps: ClassVar[Literal["maps", "boxes"] | None] = "boxes"
+
+    width: Annotated[int, Bound(ge=1, le=65_536)] = 128
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
+
+    def check(self, spec: DataSpec, sample: SampleConfig) -> None:
+        if not spec.conditions.get("image"):
+            raise InputError("gligen learns from boxes: name a table of them, --data.maps boxes.json")
+        super().check(_unmapped(spec), sample)
+
+    def prepare(self, given: Given) -> None:
+        super().prepare(replace(given, spec=_unmapped(given.spec)))
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        """Pictures beside their boxes."""
+        from reverie.diffusion.gligen import Placed
+
+        return super().examples(Placed(data), Placed(held_out), folder, codes)  # pyright: ignore[reportArgumentType]
+
+    def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Gligen:
+        from reverie.diffusion.gligen import build
+
+        return build(self, _unmapped(spec), spec.conditions["image"].channels, seed, folder)  # pyright: ignore
+
+    def modules(self, model: Gligen) -> dict[str, nn.Module]:
+        return {"gligen": model.net}
+
+    def task(self, model: Gligen, data: Dataset, held_out: Dataset, sample: SampleConfig, seed: int) -> Reading:
+        from reverie.diffusion.gligen import task
+
+        return task(self, model, data, held_out, sample, seed)
+
+    def generator(self, opened: Any, sample: SampleConfig) -> Sampler:
+        from reverie.core.denoiser import Denoiser
+
+        if not isinstance(opened, Denoiser):
+            raise InputError("a run of gligen draws by boxes: `reverie sample RUN --box heart:0.1,0.1,0.6,0.6`")
+        return super().generator(opened, sample)
+
+
+def _unmapped(spec: DataSpec) -> DataSpec:
+    """What is said of data without its maps."""
+    return replace(spec, conditions={name: each for name, each in spec.conditions.items() if name != "image"})

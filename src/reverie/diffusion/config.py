@@ -138,6 +138,7 @@ class DenoisingConfig(OnPath):
 
     name: ClassVar[str] = "denoising"
     Sample: ClassVar[type] = SampleConfig
+    maps: ClassVar[Literal["maps", "boxes"] | None] = "maps"
 
     net: NetConfig = field(default_factory=CONFIGS[DEFAULT])
     kind: Literal["flow", "v", "x0", "eps", "straight", "edm"] = "flow"

@@ -25,6 +25,7 @@ from reverie.diffusion.config import SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import HINTS
 from reverie.diffusion.showing import COLUMNS, drawn
+from reverie.diffusion.texts import reader_of
 from reverie.nets import taps
 from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, Hinted, Steering, fingerprint
@@ -141,7 +142,9 @@ def build(config: ControlNetConfig, spec: DataSpec, seed: int, folder: Path | No
         torch.manual_seed(seed)
         kind = Adapter if config.light else ControlNet
         net = kind(base.net, size=(spec.shape[1], spec.shape[2]))
-    base.net.requires_grad_(False)
+    for module in (base.net, reader_of(base)):
+        if module is not None:
+            module.requires_grad_(False)
     return Control(base, net)
 
 
@@ -157,7 +160,12 @@ def task(
         return sampler(config.denoising, control(model.base, model.net, hints[:n]), sample)
 
     def show(denoise: NetDenoiser) -> Preview:
-        made = drawn(draws, len(hints), None if examples.cond is None else examples.cond.to(denoise.device), seed).cpu()
+        told = examples.cond
+        if told is not None:
+            told = told.to(denoise.device)
+            told = told if denoise.told is None else denoise.told(told)
+        with torch.no_grad():
+            made = drawn(draws, len(hints), told, seed).cpu()
         maps = (2.0 * hints - 1.0).expand_as(examples.x)
         return Preview(torch.cat([part[: len(made)] for part in (examples.x, maps, made)]), len(made))
 

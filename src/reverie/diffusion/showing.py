@@ -58,14 +58,14 @@ def shown(
     elif labels is None:
         columns = min(COLUMNS, room)
         rows = torch.arange(min(columns, len(data)))
-        if "image" in data.spec.conditions:
-            told = data.batch(rows.repeat(ROWS)).cond
     else:
         present = labels.unique()[: min(MOST, room)]
         columns = len(present)
         names = [data.spec.classes[label] if data.spec.classes else str(label) for label in present.tolist()]
         rows = torch.stack([(labels == label).nonzero()[0, 0] for label in present])
         told = Cond(label=present.repeat(ROWS))
+    if "image" in data.spec.conditions:
+        told = data.batch(rows.repeat(ROWS)).cond
     count = columns * max(1, min(ROWS, room // columns - 1))
     with torch.no_grad():
         real = space.decode(data.batch(rows).x)

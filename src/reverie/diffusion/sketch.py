@@ -31,6 +31,7 @@ from reverie.diffusion.conditioned import SketchConfig
 from reverie.diffusion.control import check_base, check_hint
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import edges
+from reverie.diffusion.texts import reader_of
 from reverie.guide.attention import as_grid, conditional
 from reverie.guide.energy import Gradient
 from reverie.guide.gradient import add_score, fit, trace
@@ -191,7 +192,9 @@ def build(config: SketchConfig, spec: DataSpec, seed: int, folder: Path | None) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = EdgePredictor(base, config.sites, config.width)
-    base.net.requires_grad_(False)
+    for module in (base.net, reader_of(base)):
+        if module is not None:
+            module.requires_grad_(False)
     return Sketcher(base, net)
 
 

@@ -69,7 +69,7 @@ def evaluate(
         train: what it was trained on.
         held_out: what it is compared with.
         extractor: the features of Fréchet and kernel distance, precision and recall.
-        told: what the n samples of each seed are told, such as captions of held-out pictures, in place of classes.
+        told: what the n samples of each seed are told, such as captions or maps of held-out pictures, in place of classes.
         judge: says which class a sample shows; the extractor, if that is a judge. No accuracy without labels or judge.
         statistics: of the features of a data set, to which a Fréchet distance is taken besides, as papers do.
         n: samples per seed.
@@ -90,9 +90,11 @@ def evaluate(
         raise InputError("measuring takes at least one seed")
     if statistics is not None:
         _check(statistics, extractor, n)
-    labels = (
-        _proportional(held_out.labels, n) if held_out.labels is not None and "label" in generator.conditions else None
-    )
+    labels = None
+    if told is not None and "label" in told:
+        labels = told["label"].value
+    elif held_out.labels is not None and "label" in generator.conditions:
+        labels = _proportional(held_out.labels, n)
     judge = _judge(judge, extractor, held_out) if labels is not None else None
     device = next((p.device for module in generator.modules().values() for p in module.parameters()), "cpu")
     for looks in (extractor, judge):

@@ -77,7 +77,8 @@ def measure(
     recipe = run.recipe
     pictures, closest, figures = (run.path(name) for name in ("samples/evaluation.png", CLOSEST, EVALUATION))
     train, held_out = (sources.load(recipe, split) for split in ("train", "test"))
-    afford(4 * n * math.prod(train.shape), f"n {n}", "choose fewer, and more seeds")
+    channels = train.channels + (0 if train.layout is None else train.layout.channels)
+    afford(4 * n * channels * math.prod(train.shape[1:]), f"n {n}", "choose fewer, and more seeds")
     if not len(held_out):
         raise InputError(f"{train.name} holds out no pictures to compare samples with: add pictures")
     looks = extractor(recipe.data.name, train, judge) if features is None else named(features)

@@ -31,7 +31,10 @@ class DataConfig:
             picture; metadata.jsonl or .csv; a column of a table.
         templates: ways to say a caption, of which training takes one each time: {} stands for it, {category} for what that column says.
         caption_length: the most tokens of a caption, one a byte; those of the longest without, at most 256.
+        maps: learn to draw by what lies where: a folder with a map of each picture, of its name and size (grey: a pixel is the number of
+            its class, 255 none; colours: shown as they are), or a table of boxes (boxes.json, metadata.jsonl).
         classes: their names, inferred.
+        map_classes: the names of the classes of maps, inferred; none for maps of colours.
         contents: how many pictures there were when the run began, and a hash of them; a run goes on with the same ones only.
     """
 
@@ -45,7 +48,9 @@ class DataConfig:
     captions: bool = False
     templates: tuple[str, ...] = ("{}",)
     caption_length: Annotated[int, Bound(ge=2, le=65_536)] | None = None
+    maps: str | None = None
     classes: Annotated[tuple[str, ...] | None, Suppress] = None
+    map_classes: Annotated[tuple[str, ...] | None, Suppress] = None
     contents: Annotated[str | None, Suppress] = None
 
 

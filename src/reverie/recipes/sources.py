@@ -11,23 +11,28 @@ from reverie import data
 from reverie.core import image_files
 from reverie.core.batch import DataSpec
 from reverie.core.condition import Conditions, Label, Text
+from reverie.core.condition import Image as Shown
 from reverie.core.errors import InputError
 from reverie.core.text import shown
-from reverie.data import ImageSet, pixels
+from reverie.data import ImageSet, layouts, pixels
 from reverie.data.hub import SCHEME
-from reverie.data.loading import Split
+from reverie.data.loading import Split, existing
 from reverie.data.stored import title
 from reverie.recipes.recipe import DataConfig, Recipe
 
 
 def load(recipe: Recipe, split: Split = "train") -> ImageSet:
-    """The data of a recipe, without labels if it wants none, with captions if it wants them.
+    """The data of a recipe, without labels if it wants none, with captions and maps if it wants them.
 
     Raises:
-        InputError: when there is none, or there are no captions in it.
+        InputError: when there is none, there are no captions in it, or a picture has no map.
     """
     config = recipe.data
     images = data.load(config.name, split, size=config.size, channels=config.channels, fit=config.fit)
+    if config.maps is not None:
+        pictures = Path(config.name) if config.name in data.names() else existing(config.name)
+        paths = images.columns.get("path")
+        images = images.with_layout(layouts.read(Path(config.maps), pictures, paths, images.size, config.fit))
     if config.captions and (len(images) or split == "train"):
         return images.with_captions(config.templates, config.caption_length)
     return images if config.labels and not config.captions else images.without_labels()
@@ -49,6 +54,8 @@ def resolve(recipe: Recipe, images: ImageSet, held_out: ImageSet) -> Recipe:
         channels=images.channels,
         classes=None if images.labels is None else tuple(images.classes),
         caption_length=recipe.data.caption_length if images.captions is None else images.captions.length,
+        maps=None if recipe.data.maps is None else str(Path(recipe.data.maps).expanduser().absolute()),
+        map_classes=None if images.layout is None else images.layout.classes,
         contents=f"{len(images) + len(held_out):,} pictures {contents[:32]}",
         codes=None if recipe.data.codes is None else str(Path(recipe.data.codes).expanduser().absolute()),
     )
@@ -70,6 +77,8 @@ def spec(config: DataConfig) -> DataSpec:
     conditions: Conditions = {"label": Label(len(classes))} if classes else {}
     if config.captions and config.caption_length is not None:
         conditions = {**conditions, "text": Text(config.caption_length)}
+    if config.map_classes is not None:
+        conditions = {**conditions, "image": Shown(len(config.map_classes) or 3)}
     return DataSpec((config.channels, *pixels.sides(config.size)), conditions, classes, title(Path(config.name)))
 
 

@@ -48,7 +48,8 @@ def suited(images: ImageSet, recipe: Recipe) -> Recipe:
     """``recipe``, whose data and device are chosen, with the task, training and sampling that suit its pictures."""
     captioned = recipe.data.captions
     labelled = recipe.data.labels and images.labels is not None and not captioned
-    guided = labelled or captioned
+    mapped = recipe.data.maps is not None
+    guided = labelled or captioned or mapped
     classes = max(1, len(images.classes)) if labelled else 1
     total = min(MOST, max(LEAST, EPOCHS * len(images)))
     if recipe.train.images != TrainConfig().images:
@@ -62,7 +63,7 @@ def suited(images: ImageSet, recipe: Recipe) -> Recipe:
         task=DenoisingConfig(
             net=for_pictures(*images.shape),
             times_mean=0.2 if images.channels == 3 else 0.0,
-            prior=AXES if len(images) >= ENOUGH * classes else None,
+            prior=AXES if len(images) >= ENOUGH * classes and not mapped else None,
         ),
         train=TrainConfig(
             images=total,

@@ -20,6 +20,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "classifier": "reverie.diffusion.config:ClassifierConfig",
     "controlnet": "reverie.diffusion.conditioned:ControlNetConfig",
     "sketch": "reverie.diffusion.conditioned:SketchConfig",
+    "gligen": "reverie.diffusion.conditioned:GligenConfig",
     "palette": "reverie.diffusion.conditioned:PaletteConfig",
     "instruct": "reverie.diffusion.conditioned:InstructConfig",
     "reflow": "reverie.diffusion.teacher:ReflowConfig",

@@ -117,6 +117,8 @@ def _train(
     recipe = _taught(recipe)
     recipe = replace(recipe, task=recipe.task.resolved())
     Runtime.choose(recipe.train.device)
+    if recipe.data.maps is not None and not recipe.task.maps:
+        raise InputError(f"the task {recipe.task.name} learns from no maps: leave data.maps out")
     data = sources.load(recipe)
     for note in data.notes:
         print(note, file=sys.stderr)

@@ -119,6 +119,9 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
     heads = drawn.heads(run.recipe.data.classes or ())
     labels = [f"class {head}" if drawn.classes else f"“{head}”" for head in heads] or ["unconditional"] * columns
     samples = [tile(image, f"sample, {labels[i % columns]}") for i, image in enumerate(drawn.samples)]
+    maps = (
+        [] if drawn.maps is None else [tile(image, "the map below which samples are told it") for image in drawn.maps]
+    )
     sweep = []
     if drawn.sweep is not None:
         for row, name in enumerate(drawn.scales):
@@ -138,6 +141,7 @@ def _galleries(run: Run, drawn: Pictures) -> dict[str, Any]:
         "long_heads": max(map(len, heads), default=0) > 3,
         "columns": columns,
         "samples": samples,
+        "maps": maps,
         "preview": None if samples else _preview(run),
         "how_drawn": ", ".join(
             f"{f.name} {value}" for f in fields(drawn_with) if (value := getattr(drawn_with, f.name)) is not None

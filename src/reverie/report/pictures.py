@@ -33,7 +33,7 @@ MOMENTS = 8
 FILMS = 2
 MEASURED = 32
 """Pictures of either split whose likelihood is measured."""
-VERSION = 6
+VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Pictures:
     Attributes:
         samples: :data:`ROWS` rows; a class or a caption a column if there are any; none of a model that draws nothing.
         classes: index of each column's class; empty without classes.
-        texts: what each column is told in words; empty for a model that reads none.
+        texts: what each column is told in words, or its class beside a map; empty for a model that is told neither.
+        maps: what lies where, as each column is told; None for a model that is told no maps.
         sweep: a row of one sample a column for each of ``scales``; None for a model with no setting to show.
         sweep_title, sweep_text: what the sweep shows.
         scales: the names of its settings.
@@ -59,6 +60,7 @@ class Pictures:
     samples: UInt8[Tensor, "n c h w"]
     classes: tuple[int, ...]
     texts: tuple[str, ...]
+    maps: UInt8[Tensor, "j 3 h w"] | None
     sweep: UInt8[Tensor, "m c h w"] | None
     sweep_title: str
     sweep_text: str
@@ -73,7 +75,7 @@ class Pictures:
     @property
     def columns(self) -> int:
         """Of samples and of the sweep."""
-        return len(self.classes) or len(self.texts) or COLUMNS
+        return len(self.classes) or len(self.texts) or (COLUMNS if self.maps is None else len(self.maps))
 
     def heads(self, classes: Sequence[str]) -> list[str]:
         """What stands above the columns: names of classes, or texts."""
@@ -89,7 +91,7 @@ def pictures(run: Run) -> Pictures:
     drawn = _draw(run)
     if not len(drawn.samples):
         return drawn
-    for name in ("samples", "sweep", "film", "likely"):
+    for name in ("samples", "maps", "sweep", "film", "likely"):
         images = getattr(drawn, name)
         if images is not None:
             grid.save(sheet(images, _columns(drawn, name)), run.path(FOLDER, f"{name}.png"))
@@ -97,7 +99,7 @@ def pictures(run: Run) -> Pictures:
         name: getattr(drawn, name)
         for name in ("classes", "texts", "scales", "sweep_title", "sweep_text", "logsnr", "parameters", "bits", "bound")
     }
-    size = list(drawn.samples.shape[2:])
+    size, facts["mapped"] = list(drawn.samples.shape[2:]), drawn.maps is not None
     write(run.path(FOLDER, "pictures.json"), json.dumps({"key": _key(run), "size": size, **facts}))
     return drawn
 
@@ -126,6 +128,7 @@ def _kept(folder: Path, key: object) -> Pictures | None:
             samples=cut(folder / "samples.png", size),
             classes=tuple(facts["classes"]),
             texts=tuple(facts["texts"]),
+            maps=cut(folder / "maps.png", size) if facts["mapped"] else None,
             sweep=cut(folder / "sweep.png", size) if facts["scales"] else None,
             scales=tuple(facts["scales"]),
             sweep_title=facts["sweep_title"],
@@ -149,11 +152,11 @@ def _draw(run: Run) -> Pictures:
     except InputError:  # what is trained draws nothing by itself
         parameters = run.checkpoint.state.get("parameters", 0)
         nothing = torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
-        return Pictures(nothing, (), (), None, "", "", (), None, (), parameters, None, (), False)
+        return Pictures(nothing, (), (), None, None, "", "", (), None, (), parameters, None, (), False)
     names = recipe.data.classes or ()
-    classes = _spread(len(names), COLUMNS) if "label" in generator.conditions else ()
-    asked, texts = _asked(generator, recipe)
-    columns = len(classes) or len(texts) or COLUMNS
+    asked, texts, maps = _asked(generator, recipe)
+    classes = _spread(len(names), COLUMNS) if "label" in generator.conditions and maps is None else ()
+    columns = len(classes) or len(texts) or (COLUMNS if maps is None else len(maps))
     asked = Cond(label=list(classes)) if classes else asked
     sweep = recipe.task.sweep(recipe.usual) if asked is not None else None
     settings = {} if sweep is None else sweep.settings
@@ -179,6 +182,7 @@ def _draw(run: Run) -> Pictures:
         samples=torch.cat(parts),
         classes=classes,
         texts=texts,
+        maps=maps,
         sweep=torch.cat(swept) if swept else None,
         sweep_title="" if sweep is None else sweep.title,
         sweep_text="" if sweep is None else sweep.text,
@@ -192,17 +196,24 @@ def _draw(run: Run) -> Pictures:
     )
 
 
-def _asked(generator: Generator, recipe: Recipe) -> tuple[Cond | None, tuple[str, ...]]:
-    """What a model that reads texts is told in the columns: captions of held-out pictures, else of training pictures."""
-    if not recipe.data.captions or "text" not in generator.conditions:
-        return None, ()
+def _asked(generator: Generator, recipe: Recipe) -> tuple[Cond | None, tuple[str, ...], Tensor | None]:
+    """What a model that reads texts or is told maps is told in the columns, its words, and the maps to look at: those of held-out pictures,
+    else of training pictures."""
+    told_of = {"text": recipe.data.captions, "image": recipe.data.map_classes is not None}
+    if not any(there and name in generator.conditions for name, there in told_of.items()):
+        return None, (), None
     try:
         images = next(each for each in (sources.load(recipe, "test"), sources.load(recipe)) if len(each))
     except InputError:  # the run came without its data
-        return None, ()
+        return None, (), None
     rows = _spread(len(images), COLUMNS)
-    assert images.captions is not None
-    return told(generator, images, rows), tuple(images.captions.say(row) for row in rows)
+    maps = None if images.layout is None else grid.to_bytes(images.layout.seen(torch.tensor(rows)))
+    said: tuple[str, ...] = ()
+    if images.captions is not None:
+        said = tuple(images.captions.say(row) for row in rows)
+    elif images.labels is not None and "label" in generator.conditions:
+        said = tuple(images.classes[int(images.labels[row])] for row in rows)
+    return told(generator, images, rows), said, maps
 
 
 def _likelihood(generator: Generator, recipe: Recipe) -> tuple[Tensor | None, tuple[tuple[float, ...], ...]]:
