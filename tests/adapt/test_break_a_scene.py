@@ -223,9 +223,7 @@ def test_handles_look_at_their_things_and_one_alone_omits_the_other():
 
 
 @pytest.mark.slow
-def test_without_the_maps_handles_look_elsewhere_and_with_the_masks_exchanged_they_are_the_other():
+def test_without_the_term_of_the_maps_handles_look_elsewhere():
     masks = scene_of_discs()[1]
     blind = learned(masks, attend=0.0)
     assert all(overlap(blind, name) < 0.4 for name in masks)
-    exchanged = learned({"<a>": masks["<b>"], "<b>": masks["<a>"]})
-    assert all(overlap(exchanged, name) < 0.2 for name in masks)
