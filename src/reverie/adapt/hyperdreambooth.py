@@ -23,12 +23,9 @@ from reverie.adapt.lora import LowRank
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.nets.layers import zeroed
-from reverie.nets.uvit import Block
 
 if TYPE_CHECKING:
     from reverie.adapt.adapter import Adapter
-    from reverie.core.denoiser import NetDenoiser
-    from reverie.nets.config import EncoderConfig
 
 
 class Light(Change):
@@ -126,39 +123,29 @@ class HyperDreamBooth(Predictor):
     """A and B of every layer, corrected k times.
 
     Args:
-        base: the model, frozen.
+        look: at the pictures; the transformer is as wide as what it sees.
         adapter: with changes of zero.
-        config, width: as of :class:`~reverie.adapt.looking.Looking`; the transformer is as wide.
         depth: its blocks.
         heads: of its attention.
         rounds: k.
     """
 
-    def __init__(
-        self,
-        base: NetDenoiser,
-        adapter: Adapter,
-        config: EncoderConfig,
-        width: int,
-        depth: int,
-        heads: int,
-        rounds: int,
-    ) -> None:
+    def __init__(self, look: Looking, adapter: Adapter, depth: int, heads: int, rounds: int) -> None:
         super().__init__()
         self.adapter, self.rounds = adapter.requires_grad_(False), rounds
-        self.look = Looking(base, config, width)
+        self.look, width = look, look.width
         most = max(sum(p.numel() for p in change.parameters()) for change in adapter.changes.values())
         self.places = nn.Parameter(0.5 * torch.randn(len(adapter.changes), width))
-        self.enter, self.blocks = nn.Linear(most, width), nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.enter = nn.Linear(most, width)
+        block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
         self.norm, self.leave = nn.LayerNorm(width), zeroed(nn.Linear(width, most))
 
     def forward(self, shown: Tensor) -> Predicted:
         seen = self.look(shown)[:, None]
         said = seen.new_zeros(len(seen), len(self.places), self.enter.in_features)
         for _ in range(self.rounds):
-            x = torch.cat([seen, self.enter(said) + self.places], 1)
-            for block in self.blocks:
-                x = block(x, None)
+            x = self.blocks(torch.cat([seen, self.enter(said) + self.places], 1))
             said = said + self.leave(self.norm(x[:, 1:]))
         numbers: dict[str, Tensor] = {}
         for i, (name, change) in enumerate(self.adapter.changed.items()):

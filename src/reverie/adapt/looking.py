@@ -41,7 +41,7 @@ class Looking(nn.Module):
     def __init__(self, base: NetDenoiser, config: EncoderConfig, width: int) -> None:
         super().__init__()
         channels, *size = base.space.data_shape(base.shape)
-        self.base, self.channels = base, base.shape[0]
+        self.base, self.channels, self.width = base, base.shape[0], width
         known = taps.find(base, taps.sites(base))
         self.sites = [name for name, place in known.items() if f"{name}.in" in known and not place.attention]
         blank = torch.zeros(1, channels, *size, device=base.device, dtype=base.dtype)
