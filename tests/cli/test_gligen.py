@@ -42,8 +42,8 @@ def hearing(monkeypatch) -> None:
     """Readers whose weights are random, so that boxes matter where training was short."""
     opened = Run.open
 
-    def stirred(self: Run):
-        model, generator = opened(self), torch.Generator().manual_seed(0)
+    def stirred(self: Run, *how):
+        model, generator = opened(self, *how), torch.Generator().manual_seed(0)
         if isinstance(model, Gligen):
             with torch.no_grad():
                 for parameter in model.net.parameters():
@@ -104,9 +104,9 @@ def test_hints_are_for_models_that_read_texts_too(folder, reverie, task):
     lines = np.zeros((8, 8), np.uint8)
     lines[3] = 255
     Image.fromarray(lines).save("lines.png")
-    said = reverie("sample hinted --text twins --hint lines.png:9 --n 1 --out led.png")
+    said = reverie("sample hinted --text twins --hint lines.png:9 --steps 6 --n 1 --out led.png")
     assert said.code == 0, said.err
-    assert reverie(f"sample {folder / 'reads'} --text twins --n 1 --out free.png").code == 0
+    assert reverie(f"sample {folder / 'reads'} --text twins --steps 6 --n 1 --out free.png").code == 0
     assert (drawn("led.png") != drawn("free.png")).any()
 
 

@@ -34,8 +34,8 @@ def hearing(monkeypatch) -> None:
     """Runs whose weights are random, so that texts matter where training was short."""
     opened = Run.open
 
-    def stirred(self: Run):
-        model, generator = opened(self), torch.Generator().manual_seed(0)
+    def stirred(self: Run, *how):
+        model, generator = opened(self, *how), torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.net.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
