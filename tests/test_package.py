@@ -20,8 +20,16 @@ HEAVY = ("torch", "numpy", "PIL", "yaml", "rich", "tyro", "sklearn", "scipy", "m
 
 NETS = {config.__name__ for config in NETWORKS} | {name for _, name in NETWORKS.values()}
 HOMES = {f"reverie.nets.{module}" for module, _ in NETWORKS.values()}
-OWN_TASKS = {"align/config.py", "align/diffae.py", "diffusion/config.py", "measure/config.py"}
-"""Files of the tasks of the encoder, which is no denoiser's network: a classifier's, a diffusion auto-encoder's, a picture-text model's."""
+OWN_TASKS = {
+    "adapt/encoder_config.py",
+    "adapt/looking.py",
+    "align/config.py",
+    "align/diffae.py",
+    "diffusion/config.py",
+    "measure/config.py",
+}
+"""Files of the tasks of the encoder, which is no denoiser's network: a classifier's, a diffusion auto-encoder's, a picture-text model's, an
+encoder's of adapters."""
 
 
 def networks_in(source: str) -> set[str]:

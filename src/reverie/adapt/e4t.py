@@ -24,8 +24,6 @@ from reverie.nets.layers import zeroed
 
 if TYPE_CHECKING:
     from reverie.adapt.adapter import Adapter
-    from reverie.core.denoiser import NetDenoiser
-    from reverie.nets.config import EncoderConfig
 
 
 class Offsets(Change):
@@ -58,22 +56,18 @@ class E4T(Predictor):
     """The word of each subject beside the domain's.
 
     Args:
-        base: the model, frozen.
+        look: how pictures are looked at.
         adapter: with the domain's word as the row of its one token, and offsets.
-        config, width: as of :class:`~reverie.adapt.looking.Looking`.
         step: s.
         norm: λ.
     """
 
-    def __init__(
-        self, base: NetDenoiser, adapter: Adapter, config: EncoderConfig, width: int, step: float, norm: float
-    ) -> None:
+    def __init__(self, look: Looking, adapter: Adapter, step: float, norm: float) -> None:
         super().__init__()
-        self.adapter, self.step, self.norm = adapter, step, norm
+        self.adapter, self.look, self.step, self.norm = adapter, look, step, norm
         (self.token,) = adapter.tokens
         adapter.rows.requires_grad_(False)
-        self.look = Looking(base, config, width)
-        self.offset = zeroed(nn.Linear(width, adapter.rows[self.token].numel()))
+        self.offset = zeroed(nn.Linear(look.width, adapter.rows[self.token].numel()))
 
     def forward(self, shown: Tensor) -> Predicted:
         domain, e = self.adapter.rows[self.token], self.offset(self.look(shown))

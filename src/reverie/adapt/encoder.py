@@ -22,7 +22,7 @@ from reverie.adapt.adapter import Adapter, fingerprint
 from reverie.adapt.applying import Adapted, unmerged
 from reverie.adapt.encoder_config import EncodedConfig, HyperDreamBoothConfig
 from reverie.adapt.hyperdreambooth import relaxed
-from reverie.adapt.looking import Predicted, Predictor
+from reverie.adapt.looking import Looking, Predicted, Predictor
 from reverie.adapt.pictures import Together
 from reverie.core.batch import Around, Batch, Dataset
 from reverie.core.condition import Cond, Entry
@@ -109,7 +109,8 @@ def build(config: FromPicturesConfig, base: NetDenoiser, seed: int) -> AdapterEn
     adapter = Adapter(config.name, fingerprint(base.net), config.changes(base.net, seed), rows, likes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AdapterEncoder(base, config.predictor(base, adapter), config.prompt)
+        look = Looking(base, config.net, config.width)
+        return AdapterEncoder(base, config.predictor(look, adapter), config.prompt)
 
 
 def predicted(config: EncodedConfig, encoder: Any, data: Dataset, held_out: Dataset) -> Adapter:

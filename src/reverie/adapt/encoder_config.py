@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from reverie.adapt.adapter import Adapter
     from reverie.adapt.change import Change
     from reverie.adapt.encoder import AdapterEncoder, Encoding
-    from reverie.adapt.looking import Predictor
+    from reverie.adapt.looking import Looking, Predictor
     from reverie.adapt.training import Adapting
     from reverie.core.batch import Dataset, DataSpec
-    from reverie.core.denoiser import NetDenoiser
 
 START = "start.safetensors"
 """In a run's folder, the adapter that an encoder predicted."""
@@ -77,7 +76,7 @@ class FromPicturesConfig(FromRun):
         """
 
     @abstractmethod
-    def predictor(self, base: NetDenoiser, adapter: Adapter) -> Predictor:
+    def predictor(self, look: Looking, adapter: Adapter) -> Predictor:
         """A fresh network that predicts the numbers of such adapters."""
 
     def check(self, spec: DataSpec, sample: Any) -> None:
@@ -163,10 +162,10 @@ class E4TConfig(FromPicturesConfig):
 
         return changes(net, self.layers)
 
-    def predictor(self, base: NetDenoiser, adapter: Adapter) -> Predictor:
+    def predictor(self, look: Looking, adapter: Adapter) -> Predictor:
         from reverie.adapt.e4t import E4T
 
-        return E4T(base, adapter, self.net, self.width, self.step, self.norm)
+        return E4T(look, adapter, self.step, self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +197,10 @@ class HyperDreamBoothConfig(FromPicturesConfig):
 
         return changes(net, self.layers, self.rank, self.outer, self.inner, seed)
 
-    def predictor(self, base: NetDenoiser, adapter: Adapter) -> Predictor:
+    def predictor(self, look: Looking, adapter: Adapter) -> Predictor:
         from reverie.adapt.hyperdreambooth import HyperDreamBooth
 
-        return HyperDreamBooth(base, adapter, self.net, self.width, self.depth, self.heads, self.rounds)
+        return HyperDreamBooth(look, adapter, self.depth, self.heads, self.rounds)
 
 
 @dataclass(frozen=True, kw_only=True)

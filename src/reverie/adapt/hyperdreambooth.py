@@ -22,13 +22,11 @@ from reverie.adapt.looking import Looking, Predicted, Predictor
 from reverie.adapt.lora import LowRank
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.nets.layers import zeroed
-from reverie.nets.uvit import Block
+from reverie.nets.attention import Attention
+from reverie.nets.layers import FeedForward, zeroed
 
 if TYPE_CHECKING:
     from reverie.adapt.adapter import Adapter
-    from reverie.core.denoiser import NetDenoiser
-    from reverie.nets.config import EncoderConfig
 
 
 class Light(Change):
@@ -122,31 +120,33 @@ def relaxed(adapter: Adapter, net: nn.Module, rank: int, seed: int = 0) -> Adapt
     return type(adapter)(adapter.method, adapter.base, found, rows, adapter.likes).requires_grad_(False)
 
 
+class Block(nn.Module):
+    """Attention and a perceptron on tokens (B, N, width), each behind a normalisation."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_mlp, self.mlp = nn.LayerNorm(width), FeedForward(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_attention(x))
+        return x + self.mlp(self.norm_mlp(x))
+
+
 class HyperDreamBooth(Predictor):
     """A and B of every layer, corrected k times.
 
     Args:
-        base: the model, frozen.
+        look: how pictures are looked at; the transformer is as wide.
         adapter: with changes of zero.
-        config, width: as of :class:`~reverie.adapt.looking.Looking`; the transformer is as wide.
-        depth: its blocks.
+        depth: blocks of the transformer.
         heads: of its attention.
         rounds: k.
     """
 
-    def __init__(
-        self,
-        base: NetDenoiser,
-        adapter: Adapter,
-        config: EncoderConfig,
-        width: int,
-        depth: int,
-        heads: int,
-        rounds: int,
-    ) -> None:
+    def __init__(self, look: Looking, adapter: Adapter, depth: int, heads: int, rounds: int) -> None:
         super().__init__()
-        self.adapter, self.rounds = adapter.requires_grad_(False), rounds
-        self.look = Looking(base, config, width)
+        self.adapter, self.rounds, self.look, width = adapter.requires_grad_(False), rounds, look, look.width
         most = max(sum(p.numel() for p in change.parameters()) for change in adapter.changes.values())
         self.places = nn.Parameter(0.5 * torch.randn(len(adapter.changes), width))
         self.enter, self.blocks = nn.Linear(most, width), nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -158,7 +158,7 @@ class HyperDreamBooth(Predictor):
         for _ in range(self.rounds):
             x = torch.cat([seen, self.enter(said) + self.places], 1)
             for block in self.blocks:
-                x = block(x, None)
+                x = block(x)
             said = said + self.leave(self.norm(x[:, 1:]))
         numbers: dict[str, Tensor] = {}
         for i, (name, change) in enumerate(self.adapter.changed.items()):

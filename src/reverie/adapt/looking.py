@@ -41,14 +41,13 @@ class Looking(nn.Module):
     def __init__(self, base: NetDenoiser, config: EncoderConfig, width: int) -> None:
         super().__init__()
         channels, *size = base.space.data_shape(base.shape)
-        self.base, self.channels = base, base.shape[0]
+        self.base, self.width = base, width
         known = taps.find(base, taps.sites(base))
         self.sites = [name for name, place in known.items() if f"{name}.in" in known and not place.attention]
         blank = torch.zeros(1, channels, *size, device=base.device, dtype=base.dtype)
         self.own = Encoder(config, channels=channels, size=(size[0], size[1]), classes=width)
-        self.others = nn.Sequential(
-            nn.LayerNorm(self.features(blank).shape[1]), nn.Linear(self.features(blank).shape[1], width)
-        )
+        features = self.features(blank).shape[1]
+        self.others = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, width))
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
