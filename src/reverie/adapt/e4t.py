@@ -5,9 +5,9 @@ penalty ``λ·‖e‖²`` that keeps it near, where the model still knows what t
 subjects of the domain share offsets of the weights, ``W∘(1 + Δ)``, each Δ made of a vector a row and one a column (section 3.3). A few
 steps of tuning on the very pictures, of word and offsets, do the rest (section 3.4).
 
-Here v lies at ``v_domain + s·|v_domain|·e``, ``|v|`` the root mean square of its numbers, and the norm of e is a mean over them, so that the
-same s and λ serve the words of any text encoder and the classes of any network. CLIP's words, of ``|v| = 0.015``, make of the paper's s the 7
-that is the default.
+Here v lies at ``v_domain + s·|v_domain|·e``, ``|v|`` the root mean square of its numbers, and the norm of e is a mean over them, so that
+the same s and λ serve the words of any text encoder and the classes of any network. CLIP's words, of ``|v| = 0.015``, make of the paper's s
+the 7 that is the default.
 """
 
 from __future__ import annotations
