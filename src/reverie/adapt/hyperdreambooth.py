@@ -137,8 +137,8 @@ class HyperDreamBooth(Predictor):
         most = max(sum(p.numel() for p in change.parameters()) for change in adapter.changes.values())
         self.places = nn.Parameter(0.5 * torch.randn(len(adapter.changes), width))
         self.enter = nn.Linear(most, width)
-        block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
+        how = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(width, heads, 4 * width, **how) for _ in range(depth)))
         self.norm, self.leave = nn.LayerNorm(width), zeroed(nn.Linear(width, most))
 
     def forward(self, shown: Tensor) -> Predicted:
