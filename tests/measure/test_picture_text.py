@@ -280,7 +280,7 @@ class Pictures:
         return Batch(painted([text or WORDS[0] for text in said]), Cond(text=tokens))
 
 
-@pytest.mark.parametrize(("objective", "steps"), [("softmax", 60), ("sigmoid", 400)])
+@pytest.mark.parametrize(("objective", "steps"), [("softmax", 60), ("sigmoid", 800)])
 def test_towers_learn_colours_from_their_names(objective, steps):
     """Twelve captions, each of pictures of one colour: after a few steps all are found, before, one in twelve or so. The bias of −10
     is that of large batches, in which nearly all pairs are wrong; in a small one it takes longer to get over."""

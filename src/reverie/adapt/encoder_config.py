@@ -54,6 +54,7 @@ class FromPicturesConfig(FromRun):
 
     Sample: ClassVar[type] = NoSample
     by: ClassVar[str] = "base"
+    elsewhere: ClassVar[bool] = True
 
     base: str = ""
     classes: Annotated[tuple[str, ...], Suppress] = ()

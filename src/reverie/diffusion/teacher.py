@@ -36,6 +36,8 @@ class FromRun(TaskConfig):
     Sample: ClassVar[type] = SampleConfig
     by: ClassVar[str] = "teacher"
     """The setting that names the folder of the other run."""
+    elsewhere: ClassVar[bool] = False
+    """Whether its data may be others than the other model's; they are read in the size and the channels of those."""
     reads: ClassVar[bool] = False
     """Whether the other model may be one that is told texts."""
 

@@ -231,12 +231,9 @@ def _taught(recipe: Recipe) -> Recipe:
     if not task.source:
         raise InputError(f"the task {task.name} begins with a trained model: give --{task.by} RUN")
     teacher = Run(task.source).recipe
-    own = recipe.data
-    data = (
-        teacher.data
-        if own == DataConfig()
-        else replace(own, size=own.size or teacher.data.size, channels=own.channels or teacher.data.channels)
-    )
+    data = teacher.data if recipe.data == DataConfig() else recipe.data
+    if task.elsewhere:
+        data = replace(data, size=data.size or teacher.data.size, channels=data.channels or teacher.data.channels)
     told = task.of(teacher.task, teacher.sample).told(*described(teacher.data))
     return replace(
         recipe,
