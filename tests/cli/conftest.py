@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
+from reverie import data
 from reverie.cli import main
 
 TINY = [
@@ -60,3 +62,13 @@ def digits(trained: Path, tmp_path: Path) -> Path:
     """A trained run of this test's own, ``digits`` in its folder."""
     shutil.copytree(trained, tmp_path / "digits")
     return tmp_path / "digits"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Four digits, black on white: something that no run has learned."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for i, image in enumerate(data.load("mnist5k", "test").images[:4, 0].numpy()):
+        Image.fromarray(255 - image).save(folder / f"{i}.png")
+    return folder

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from reverie import data
 from reverie.cli import main
 
 QUICK = "--train.images 16 --train.batch 4 --train.warmup 4 --train.lr 0.02 --drawn 2"
@@ -23,15 +22,6 @@ def files(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "probe" not in path.name
     }
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for i, image in enumerate(data.load("mnist5k", "test").images[:4, 0].numpy()):
-        Image.fromarray(255 - image).save(folder / f"{i}.png")
-    return folder
 
 
 def read(path: Path) -> np.ndarray:

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reverie import data
-
 SMALL = "--net.width 8 --net.multipliers 1 2 --net.attention 2 --net.heads 2 --width 16"
 SHORT = "--train.images 64 --train.batch 16 --train.warmup 16 --train.lr 0.01 --train.save-every 32 --train.validate-every 64"
 OWN = {"e4t": "", "hyperdreambooth": "--depth 1 --heads 2 --outer 8 --inner 8"}
@@ -18,15 +16,6 @@ OWN = {"e4t": "", "hyperdreambooth": "--depth 1 --heads 2 --outer 8 --inner 8"}
 def read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image).astype(int)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for i, image in enumerate(data.load("mnist5k", "test").images[:4, 0].numpy()):
-        Image.fromarray(255 - image).save(folder / f"{i}.png")
-    return folder
 
 
 @pytest.mark.parametrize("method", OWN)

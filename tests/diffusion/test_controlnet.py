@@ -23,6 +23,8 @@ from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, fingerprint
 from reverie.nets.prior import Prior
 
+from .shaken import shaken
+
 SIZE = 16
 CONFIGS = {
     "unet": UNetConfig(width=16, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, groups=4),
@@ -32,13 +34,6 @@ CONFIGS = {
     "dit": DiTConfig(patch=4, width=16, depth=3, heads=2),
     "uvit": UViTConfig(patch=4, width=16, depth=5, heads=2),
 }
-
-
-def shaken(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
-    return module
 
 
 def model(name: str = "unet", seed: int = 1) -> NetDenoiser:

@@ -21,6 +21,7 @@ from reverie.nets.controlnet import fingerprint
 from reverie.nets.grounding import Boxes, fourier
 
 from ..guide import discs
+from .shaken import shaken
 
 SIZE, CLASSES = 16, 3
 CONFIGS = {
@@ -32,13 +33,6 @@ CONFIGS = {
 }
 LABELS = rv.Cond(label=[0, 1, 2])
 X = torch.randn(3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
-
-
-def shaken(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
-    return module
 
 
 def model(name: str = "unet", seed: int = 1) -> NetDenoiser:

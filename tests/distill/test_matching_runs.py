@@ -1,5 +1,6 @@
 """Every method that matches steps, distributions or fields as a run: it trains, resumes to the same bits, opens and draws."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 import reverie as rv
 from reverie.core.denoiser import NetDenoiser
 from reverie.core.flow_map import NetFlowMap
+from reverie.core.schedules import Flow
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
+from reverie.distill import LADD, Student
 from reverie.distill import match_config as methods
 from reverie.distill.config import LeapConfig
+from reverie.distill.flow_config import SCMConfig
 from reverie.learn import TrainConfig
 from reverie.nets.config import DiTConfig
 from reverie.recipes.recipe import DataConfig, Recipe
@@ -58,3 +62,24 @@ def test_a_run_resumes_opens_and_draws(name, teacher, tmp_path, monkeypatch):
     before = rv.load(teacher.folder).net.state_dict()
     after = run.checkpoint.tensors("model")
     assert any((after[f"student.{key}"] - value).abs().max() > 1e-4 for key, value in before.items())
+
+
+def test_students_whose_target_moves_with_them_move_slower():
+    taught = TrainConfig(optimizer="muon", lr=0.02, adam_lr=0.003)
+    for config, times in ((methods.DMD2Config(), 10), (methods.DriftingConfig(), 3), (SCMConfig(), 3)):
+        own = config.training(taught)
+        assert own.optimizer == "adamw" and own.lr == 0.003 / times
+        assert config.training(replace(taught, optimizer="adamw")).lr == 0.02 / times
+    assert methods.ProgressiveConfig().training(taught) is taught
+
+
+def levels(side: int) -> float:
+    """The mean of ln(σ/α) at which the critic of LADD looks at pictures."""
+    net = rv.nets.build(DiTConfig(patch=side // 4, width=16, depth=1, heads=2), channels=1, size=side)
+    denoise = NetDenoiser(net, Flow(), shape=(1, side, side))
+    return LADD(Student(denoise, lambda: denoise)).levels.mean
+
+
+def test_the_critic_of_a_small_picture_sees_less_noise():
+    """A picture of a quarter of the side is looked at under a quarter of the noise."""
+    assert levels(128) == 1.0 and levels(32) == pytest.approx(1.0 - math.log(4.0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment, Player, Task
+from reverie.diffusion.beside import Beside
 
 if TYPE_CHECKING:
     from reverie.adapt.encoder_config import FromPicturesConfig
@@ -40,17 +41,16 @@ TOKEN = "<subject>"
 """Of the adapters of an encoder, before they are given another."""
 
 
-class AdapterEncoder:
+class AdapterEncoder(Beside[Predictor]):
     """What a run of an encoder gives: ``encoder(images, "<mine>")`` is an adapter of its base.
 
     Attributes:
-        base: the model that its adapters belong to, as it was.
-        net: what predicts their numbers.
         prompt: how pictures were called in training, of a model of texts; {} where the token stands.
     """
 
     def __init__(self, base: NetDenoiser, net: Predictor, prompt: str) -> None:
-        self.base, self.net, self.prompt = base, net, prompt
+        super().__init__(base, net)
+        self.prompt = prompt
 
     def __repr__(self) -> str:
         return f"AdapterEncoder({self.net.adapter})"
@@ -78,12 +78,6 @@ class AdapterEncoder:
         rows = {names[known]: row.detach() for known, row in mine.rows.items()}
         likes = {names[known]: like for known, like in mine.likes.items()}
         return Adapter(mine.method, mine.base, mine.changes, rows, likes).requires_grad_(False)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same elsewhere."""
-        self.base.to(device, dtype)
-        self.net.to(device=device, dtype=dtype)
-        return self
 
 
 def encode(encoder: AdapterEncoder, images: Tensor, token: str = "<mine>") -> Adapter:

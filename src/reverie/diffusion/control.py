@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +14,18 @@ from torch import Tensor
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.call import Call
 from reverie.core.condition import Cond
-from reverie.core.denoiser import Denoiser, NetDenoiser, Told
+from reverie.core.denoiser import Denoiser, Told
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.task import Player, Preview
+from reverie.core.task import Player
 from reverie.core.tensors import combine
+from reverie.diffusion.beside import Beside, shown
 from reverie.diffusion.building import sampler, times, unseen
 from reverie.diffusion.conditioned import ControlNetConfig
 from reverie.diffusion.config import SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import HINTS
-from reverie.diffusion.showing import COLUMNS, drawn
-from reverie.diffusion.texts import reader_of
+from reverie.diffusion.showing import COLUMNS
 from reverie.nets import taps
 from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, Hinted, Steering, fingerprint
@@ -78,16 +78,8 @@ def check_hint(hint: Tensor, wanted: tuple[int, ...], what: str) -> None:
         raise InputError(f"{what} is a map of numbers 0 to 1: got {float(hint.min()):.3g} to {float(hint.max()):.3g}")
 
 
-class Control:
-    """What a run of the task "controlnet" gives: ``rv.sample(control(hint), 16, cond)``.
-
-    Attributes:
-        base: the model that it was trained on, as it was.
-        net: the ControlNet, or the adapter.
-    """
-
-    def __init__(self, base: NetDenoiser, net: Hinted) -> None:
-        self.base, self.net = base, net
+class Control(Beside[Hinted]):
+    """What a run of the task "controlnet" gives, a ControlNet or an adapter: ``rv.sample(control(hint), 16, cond)``."""
 
     def __call__(
         self,
@@ -98,12 +90,6 @@ class Control:
     ) -> Denoiser:
         """:func:`control` of the base, or of what is ``on`` it: the same model, drawn by another hint already."""
         return control(self.base if on is None else on, self.net, hint, weight, interval)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same elsewhere."""
-        self.base.to(device, dtype)
-        self.net.to(device=device, dtype=dtype)
-        return self
 
 
 class Controlling(Denoising):
@@ -142,9 +128,6 @@ def build(config: ControlNetConfig, spec: DataSpec, seed: int, folder: Path | No
         torch.manual_seed(seed)
         kind = Adapter if config.light else ControlNet
         net = kind(base.net, size=(spec.shape[1], spec.shape[2]))
-    for module in (base.net, reader_of(base)):
-        if module is not None:
-            module.requires_grad_(False)
     return Control(base, net)
 
 
@@ -159,16 +142,6 @@ def task(
     def draws(n: int) -> Sampler:
         return sampler(config.denoising, control(model.base, model.net, hints[:n]), sample)
 
-    def show(denoise: NetDenoiser) -> Preview:
-        told = examples.cond
-        if told is not None:
-            told = told.to(denoise.device)
-            told = told if denoise.told is None else denoise.told(told)
-        with torch.no_grad():
-            made = drawn(draws, len(hints), told, seed).cpu()
-        maps = (2.0 * hints - 1.0).expand_as(examples.x)
-        return Preview(torch.cat([part[: len(made)] for part in (examples.x, maps, made)]), len(made))
-
     own = config.denoising
     return Controlling(
         model,
@@ -177,5 +150,5 @@ def task(
         drop=config.drop,
         loss_kind=own.loss_kind,
         held_out=unseen(held_out),
-        show=show,
+        show=shown(draws, (examples.x, (2.0 * hints - 1.0).expand_as(examples.x)), examples.cond, seed),
     )

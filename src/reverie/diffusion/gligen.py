@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,17 @@ from reverie.core.conditioner import conditioner_of
 from reverie.core.denoiser import Denoiser, NetDenoiser, Told
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.task import Player, Preview
+from reverie.core.task import Player
 from reverie.core.tensors import combine
 from reverie.data import ImageSet
 from reverie.data.maps import BOXES, Boxed
+from reverie.diffusion.beside import Beside, shown
 from reverie.diffusion.building import sampler, times, unseen
 from reverie.diffusion.conditioned import GligenConfig
 from reverie.diffusion.config import SampleConfig
 from reverie.diffusion.control import check_base
 from reverie.diffusion.denoising import Denoising
-from reverie.diffusion.showing import COLUMNS, drawn
-from reverie.diffusion.texts import reader_of
+from reverie.diffusion.showing import COLUMNS
 from reverie.nets import taps
 from reverie.nets.controlnet import fingerprint
 from reverie.nets.grounding import Boxes, Grounded, Grounding
@@ -57,16 +57,8 @@ def grounded(
     return Told(denoise, partial(Call.changed, change=Grounded(net, taps.find(denoise, net.sites), boxes, interval)))
 
 
-class Gligen:
-    """What a run of the task "gligen" gives: ``rv.sample(gligen([("heart", 0.1, 0.1, 0.6, 0.6)]), 16, cond)``.
-
-    Attributes:
-        base: the model that it was trained on, as it was.
-        net: what reads boxes.
-    """
-
-    def __init__(self, base: NetDenoiser, net: Grounding) -> None:
-        self.base, self.net = base, net
+class Gligen(Beside[Grounding]):
+    """What a run of the task "gligen" gives: ``rv.sample(gligen([("heart", 0.1, 0.1, 0.6, 0.6)]), 16, cond)``."""
 
     def __call__(
         self,
@@ -103,12 +95,6 @@ class Gligen:
         number, there = rows[..., 0].long().clamp(min=0), rows[..., 0] >= 0
         what = table[number] if self.net.classes is None and table is not None else self.net.classes(number)  # pyright: ignore
         return Boxes(what, rows[..., 1:], there)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same elsewhere."""
-        self.base.to(device, dtype)
-        self.net.to(device=device, dtype=dtype)
-        return self
 
 
 @torch.no_grad()
@@ -201,11 +187,7 @@ def reader(base: NetDenoiser, width: int, classes: int, seed: int) -> Grounding:
 def build(config: GligenConfig, spec: DataSpec, classes: int, seed: int, folder: Path | None) -> Gligen:
     """The base and a fresh reader of boxes, of so many classes."""
     base = config.teaching(spec, seed, folder)
-    net = reader(base, config.width, classes, seed)
-    for module in (base.net, reader_of(base)):
-        if module is not None:
-            module.requires_grad_(False)
-    return Gligen(base, net)
+    return Gligen(base, reader(base, config.width, classes, seed))
 
 
 def task(
@@ -224,15 +206,6 @@ def task(
         boxes = model.boxes(rows, None if table is None else table.to(rows.device))
         return sampler(config.denoising, grounded(model.base, model.net, boxes), sample)
 
-    def show(denoise: NetDenoiser) -> Preview:
-        told = examples.cond
-        if told is not None:
-            told = told.to(denoise.device)
-            told = told if denoise.told is None else denoise.told(told)
-        with torch.no_grad():
-            made = drawn(draws, len(examples), told, seed).cpu()
-        return Preview(torch.cat([part[: len(made)] for part in (examples.x, made)]), len(made))
-
     own = config.denoising
     return Reading(
         model,
@@ -241,5 +214,5 @@ def task(
         drop=config.drop,
         loss_kind=own.loss_kind,
         held_out=unseen(held_out),
-        show=show,
+        show=shown(draws, (examples.x,), examples.cond, seed),
     )

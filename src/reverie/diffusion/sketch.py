@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,12 @@ from reverie.core.estimate import Estimate
 from reverie.core.schedules import Point
 from reverie.core.task import Player
 from reverie.core.tensors import Scalar, combine, onto
+from reverie.diffusion.beside import Beside
 from reverie.diffusion.building import times, unseen
 from reverie.diffusion.conditioned import SketchConfig
 from reverie.diffusion.control import check_base, check_hint
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import edges
-from reverie.diffusion.texts import reader_of
 from reverie.guide.attention import as_grid, conditional
 from reverie.guide.energy import Gradient
 from reverie.guide.gradient import add_score, fit, trace
@@ -132,16 +132,8 @@ def sketch(
     return Sketched(denoise, net, small, scale, interval)
 
 
-class Sketcher:
-    """What a run of the task "sketch" gives: ``rv.sample(sketcher(lines), 16, cond)``.
-
-    Attributes:
-        base: the model that it was trained on, as it was.
-        net: the edge predictor.
-    """
-
-    def __init__(self, base: NetDenoiser, net: EdgePredictor) -> None:
-        self.base, self.net = base, net
+class Sketcher(Beside[EdgePredictor]):
+    """What a run of the task "sketch" gives: ``rv.sample(sketcher(lines), 16, cond)``."""
 
     def __call__(
         self,
@@ -152,12 +144,6 @@ class Sketcher:
     ) -> Denoiser:
         """:func:`sketch` of the base, or of what is ``on`` it."""
         return sketch(self.base if on is None else on, self.net, lines, scale, interval)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same elsewhere."""
-        self.base.to(device, dtype)
-        self.net.to(device=device, dtype=dtype)
-        return self
 
 
 class Sketching(Denoising):
@@ -192,9 +178,6 @@ def build(config: SketchConfig, spec: DataSpec, seed: int, folder: Path | None) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = EdgePredictor(base, config.sites, config.width)
-    for module in (base.net, reader_of(base)):
-        if module is not None:
-            module.requires_grad_(False)
     return Sketcher(base, net)
 
 

@@ -47,9 +47,10 @@ class Boxes(NamedTuple):
     there: Tensor
 
 
-def cells(height: int, width: int) -> Tensor:
+def cells(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """The corners of the places of a grid, row by row, (height * width, 4)."""
-    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    rows, columns = (torch.arange(side, device=device) / side for side in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([y, x, y + 1 / height, x + 1 / width], -1).flatten(0, 1)
 
 
@@ -146,7 +147,7 @@ class Grounded:
         def add(site: str, layer: nn.Module, value: Tensor) -> Tensor:
             now.fired.add(site)
             v = value.flatten(2).transpose(1, 2) if value.ndim == 4 else value
-            features = fourier(cells(*(value.shape[2:] if value.ndim == 4 else read["size"]))).to(v)
+            features = fourier(cells(*(value.shape[2:] if value.ndim == 4 else read["size"]), device=v.device)).to(v)
             features = F.pad(features, (0, 0, v.shape[1] - len(features), 0))  # what stands before the places has none
             added = read["share"].reshape(-1, 1, 1) * layer(v, features, read["tokens"], read["there"])
             return value + (added.transpose(1, 2).reshape(value.shape) if value.ndim == 4 else added)
