@@ -20,8 +20,10 @@ from torch import Tensor
 
 from learners import by_recipe, learn, named, warm_up
 from panel import Panel
+from reverie.align import SRA, Dispersive, WithAuxiliary
 from reverie.core.files import write
 from reverie.core.memory import keep_freed_memory
+from reverie.core.task import Task
 from reverie.diffusion.denoising import Denoising
 from reverie.learn.ema import Decay
 from reverie.nets import DiTConfig
@@ -35,7 +37,7 @@ class Row:
     """A change: of keys of the recipe, of the task beyond what recipes say, or of the average of the weights."""
 
     keys: dict[str, Any]
-    task: Callable[[Denoising], None] | None = None
+    task: Callable[[Denoising], Task] | None = None
     decay: Decay | None = None
 
 
@@ -47,8 +49,19 @@ def meet(x0: Tensor, noise: Tensor) -> Tensor:
     return noise[torch.from_numpy(chosen)]
 
 
-def coupled(task: Denoising) -> None:
+def coupled(task: Denoising) -> Task:
     task.coupling = meet
+    return task
+
+
+def dispersed(task: Denoising) -> Task:
+    return WithAuxiliary(task, Dispersive("down.0.0"))
+
+
+def self_aligned(task: Denoising) -> Task:
+    """A teacher that forgets in a tenth of the steps, where the paper's ten thousand would be all of the training."""
+    width = task.denoise.net.config.width
+    return WithAuxiliary(task, SRA(task.denoise, "down.1.1", "up.0.0", width, decay=0.99))
 
 
 def forgetful(before: int, after: int) -> float:
@@ -63,7 +76,12 @@ ROWS = {
     "times nearer to data": Row({"task.times_mean": -0.5}),
     "error of x0": Row({"task.loss_kind": "x0"}),
     "error of the noise": Row({"task.loss_kind": "eps"}),
+    "predicts x0": Row({"task.kind": "x0"}),
+    "predicts the noise, DDPM's path": Row({"task.kind": "eps", "task.schedule": "ddpm"}),
+    "predicts v": Row({"task.kind": "v"}),
     "coupling by optimal transport": Row({}, coupled),
+    "dispersive loss": Row({}, dispersed),
+    "self-alignment (SRA)": Row({}, self_aligned),
     "batch 16": Row({"train.batch": 16}),
     "batch 64": Row({"train.batch": 64}),
     "AdamW": Row({"train.optimizer": "adamw", "train.lr": 0.002}),

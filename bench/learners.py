@@ -51,7 +51,7 @@ class Learner:
     """A method on its data.
 
     Attributes:
-        task: with one player.
+        task: whose first player draws; others move along with it or stand still.
         config: of optimizer and schedule; its number of images stands for the whole time.
         decay: of the average of the weights, which draws.
         draw: from the averaged weights, once they are in place.
@@ -67,8 +67,7 @@ class Learner:
 
     @property
     def net(self) -> nn.Module:
-        (player,) = self.task.players.values()
-        return player.module
+        return next(iter(self.task.players.values())).module
 
 
 def learn(learner: Learner, seconds: float, clock: Callable[[], float], began: float, seed: int) -> int:
@@ -83,7 +82,7 @@ def learn(learner: Learner, seconds: float, clock: Callable[[], float], began: f
     images = step = 0
     with torch.random.fork_rng(), runtime.joined():
         torch.manual_seed(seed)
-        (side,) = sides(learner.task, config, learner.decay, runtime).values()
+        side = next(iter(sides(learner.task, config, learner.decay, runtime).values()))
         assert side.turn is not None and side.ema is not None
         learner.net.train()
         while (used := _agreed((clock() - began) / seconds, runtime)) < 1.0:
@@ -96,6 +95,7 @@ def learn(learner: Learner, seconds: float, clock: Callable[[], float], began: f
                 nn.utils.clip_grad_norm_(side.trained, side.clip)
             side.step()
             side.average(images, images + config.batch)
+            learner.task.after_step(now)
             images, step = images + config.batch, step + 1
     learner.net.load_state_dict(side.ema.state_dict())
     learner.net.eval().requires_grad_(False)
@@ -122,19 +122,17 @@ def named(data: str) -> Recipe:
     return replace(recipe, data=replace(recipe.data, name=data))
 
 
-def by_recipe(recipe: Recipe, decay: Decay | None = None, change: Callable[[Any], None] | None = None) -> Learner:
+def by_recipe(recipe: Recipe, decay: Decay | None = None, change: Callable[[Any], Task] | None = None) -> Learner:
     """What a recipe of a diffusion model trains.
 
     Args:
         decay: of the average; the recipe's own by default.
-        change: of the task, for what recipes do not say.
+        change: what becomes of the task, for what recipes do not say.
     """
     data, held_out = sources.load(recipe), sources.load(recipe, "test")
     recipe = sources.resolve(replace(recipe, task=recipe.task.resolved()), data, held_out)
     with tempfile.TemporaryDirectory() as folder:
         made = make(recipe, data, held_out, Path(folder))
-    if change is not None:
-        change(made.task)
 
     def draw(n: int, labels: Tensor | None, scale: float, seed: int) -> Tensor:
         generator = recipe.task.generator(made.model, replace(recipe.usual, scale=scale))  # pyright: ignore[reportAttributeAccessIssue]
@@ -143,7 +141,7 @@ def by_recipe(recipe: Recipe, decay: Decay | None = None, change: Callable[[Any]
 
     recipe.task.open(made.model, data.spec)
     return Learner(
-        made.task,
+        made.task if change is None else change(made.task),
         made.loader,
         recipe.train,
         power(recipe.train.ema_std) if decay is None else decay,
