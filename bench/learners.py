@@ -234,7 +234,7 @@ class DDPM(Task):
     @torch.inference_mode()
     def draw(self, n: int, labels: Tensor | None, scale: float, seed: int, steps: int = 25) -> Tensor:
         """By their DPM-Solver++, which draws better in 25 steps than their DDPM in as many. Its estimate of clean pixels stays in
-        [−1, 1], as in the DDPM of the example: without, what little training has left of the noise at its first time is multiplied by 158."""
+        [−1, 1], as in the DDPM of the example: without, what is left of the noise at its first time is enlarged 158 times."""
         from diffusers import DPMSolverMultistepScheduler
 
         noise = torch.from_numpy(normal_rows([f"diffusers/{seed}/{i}" for i in range(n)], 4 * self._pixels()))
