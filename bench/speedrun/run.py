@@ -39,7 +39,7 @@ from reverie.recipes.training import make, train
 LOGS = Path(__file__).parent / "logs"
 RECIPES = ("demo", "short")
 """The recipes in their order."""
-SCALES, COUNT, LEVEL = (1.0, 1.5, 2.0, 2.5, 3.0), 1000, 0.05
+SCALES, COUNT, LEVEL = (2.0, 2.5, 3.0), 1000, 0.05
 CORES = 2
 
 

@@ -281,9 +281,7 @@ class _Trainer:
         trained = [p for s in moved for p in s.trained]
         turn = side.turn
         assert turn is not None
-        torch.manual_seed(
-            Draws(self.seed, batches[0][0], 1, number).key("layers")
-        )  # of layers that draw by themselves, such as dropout
+        self.runtime.seed(Draws(self.seed, batches[0][0], 1, number).key("layers"))
         sums: dict[str, Tensor] = {}
         values = []
         for i, (start, batch) in enumerate(batches, 1):

@@ -147,6 +147,14 @@ class Runtime:
         dist.all_reduce(told)
         return (told > 0).tolist()
 
+    def seed(self, number: int) -> None:
+        """The generators that layers draw from, such as dropout. ``torch.manual_seed`` asks besides for every kind of accelerator, which
+        takes a millisecond where there is none."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(number)
+        else:
+            torch.manual_seed(number)
+
     def autocast(self) -> AbstractContextManager[object]:
         """Forward passes in bfloat16 if asked for."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
