@@ -10,7 +10,7 @@ import reverie as rv
 from reverie.core.call import Call
 from reverie.core.condition import Cond
 from reverie.core.denoiser import Denoiser
-from reverie.edit import inversion, pix2pix_zero, plug_and_play, reconstruct, sdedit
+from reverie.edit import imagic, inversion, masactrl, pix2pix_zero, plug_and_play, reconstruct, sdedit
 from reverie.edit.branches import EDIT, SOURCE, START, Branched, attentions, changed_attention, late
 from reverie.edit.dragon import Energetic, Regions, dragon
 from reverie.edit.inversion.regularised import autocorrelation, like_noise
@@ -21,6 +21,7 @@ from reverie.solve import DDIM
 from ..adapt.told_discs import disc
 from ..guide import discs
 from ..margin import apart
+from . import blocks
 from .closed_form import rms
 
 FIRST, SECOND = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 2, 0, 2, 0, 1])
@@ -72,6 +73,42 @@ def test_plug_and_play_keeps_more_edges_than_sdedit_where_as_many_edits_succeed(
     level = max(kept(each, images) for each in noised if success(each) >= success(featured) - 0.06)
     assert kept(featured, images) > level + 0.04
     assert success(plain) > 0.85 and kept(plain, images) < level + 0.04  # control: without the features
+
+
+@pytest.fixture(scope="module", params=["stored", pytest.param("anew", marks=pytest.mark.slow)])
+def of_blocks(request, tmp_path_factory) -> Denoiser:
+    file = blocks.FILE
+    if request.param == "anew":
+        file = tmp_path_factory.mktemp("blocks") / blocks.FILE.name
+        blocks.save(blocks.train(), file)
+    assert file.stat().st_size < 300_000
+    return blocks.load(file)
+
+
+def test_masactrl_moves_the_things_and_keeps_their_colours(of_blocks):
+    """Told the other side, squares go there. Of a colour that nothing says, they keep the source's where its keys and values are looked up."""
+    images, side = blocks.pictures(40, torch.Generator().manual_seed(5))
+    images, axis = images[side == 0][:12], torch.arange(blocks.SIZE)
+    code = inversion.ode(of_blocks, images, Cond(label=[0] * 12), 20)
+
+    def place(x: Tensor) -> Tensor:
+        """The mean column of what is bright, (N,)."""
+        light = (x.amax(1) > 0.0).float().sum(1)
+        return (light * axis).sum(1) / light.sum(1)
+
+    def histogram(x: Tensor) -> Tensor:
+        """Of each colour over what is bright, its nine deciles in shares of the range, (N, 3, 9)."""
+        tenths = torch.arange(0.1, 0.95, 0.1)
+        return torch.stack([each[:, each.amax(0) > 0.0].quantile(tenths, 1).T for each in 0.5 * (x + 1.0)])
+
+    def off(x: Tensor) -> float:
+        return float((histogram(x) - histogram(images)).abs().mean())
+
+    edited, plain = (masactrl(of_blocks, code, Cond(label=1), start=start) for start in (START, 100.0))
+    for each in (edited, plain):
+        assert (place(each) - place(images) > 2.5).all()
+    assert off(edited) < 0.1 and off(plain) > 0.2, (off(edited), off(plain))
+    assert off(reconstruct(of_blocks, code)) < 0.02
 
 
 def test_the_regularised_inversion_has_less_autocorrelation_and_comes_back_as_near(denoise):
@@ -177,3 +214,23 @@ def test_the_energy_of_dragon_falls_at_each_step(denoise, strength):
     assert len(lower) > 20
     assert (all(lower) and energy(x, len(code.points) - 1) < first - 0.05) == (strength > 0.0)
     assert any(lower) == (strength > 0.0)
+
+
+def test_imagic_goes_from_the_picture_to_the_target_and_without_learning_nowhere(denoise):
+    """A red disc and a blue one; green is to be in the place of red."""
+    picture, target = scene()[0], discs.text(torch.tensor([1]), torch.tensor([2]))
+
+    def edited(optimise: int, tune: int) -> tuple[Tensor, Tensor]:
+        """Of five η, the probability that there is green and not red, by their light, and the PSNR to the picture."""
+        how = {"rates": (3e-2, 5e-4), "batch": 8, "solver": DDIM(), "steps": 20}
+        x = imagic(denoise, picture, target, (0.0, 0.25, 0.5, 0.75, 1.0), optimise=optimise, tune=tune, **how)
+        light = x.clamp(0.0, 1.0).sum((2, 3))
+        return torch.sigmoid(0.5 * (light[:, 1] - light[:, 0])), -10.0 * (
+            (x - picture).square().mean((1, 2, 3)) / 4.0
+        ).log10()
+
+    green, near = edited(100, 60)
+    assert green.diff().min() > -0.02 and green[0] < 0.1 and green[-1] > 0.9, green
+    assert near[0] > near[-1] + 6.0, near
+    green, near = edited(0, 0)
+    assert green.amin() > 0.9 and near.amax() < near.amin() + 0.1  # control: all are the target
