@@ -86,7 +86,7 @@ def of_blocks(request, tmp_path_factory) -> Denoiser:
 
 
 def test_masactrl_moves_the_things_and_keeps_their_colours(of_blocks):
-    """Told the other side, squares go there. Of a colour that nothing says, they keep the source's where its keys and values are looked up."""
+    """Told the other side, squares go there. No word says their colour: it is the source's where its keys and values are looked up."""
     images, side = blocks.pictures(40, torch.Generator().manual_seed(5))
     images, axis = images[side == 0][:12], torch.arange(blocks.SIZE)
     code = inversion.ode(of_blocks, images, Cond(label=[0] * 12), 20)
@@ -99,7 +99,7 @@ def test_masactrl_moves_the_things_and_keeps_their_colours(of_blocks):
     def histogram(x: Tensor) -> Tensor:
         """Of each colour over what is bright, its nine deciles in shares of the range, (N, 3, 9)."""
         tenths = torch.arange(0.1, 0.95, 0.1)
-        return torch.stack([each[:, each.amax(0) > 0.0].quantile(tenths, 1).T for each in 0.5 * (x + 1.0)])
+        return torch.stack([each[:, each.amax(0) > 0.5].quantile(tenths, 1).T for each in 0.5 * (x + 1.0)])
 
     def off(x: Tensor) -> float:
         return float((histogram(x) - histogram(images)).abs().mean())
