@@ -25,6 +25,10 @@ def scene(*discs: tuple[tuple[float, float, float], tuple[float, float]]) -> Ten
     return torch.stack([told_discs.disc(colour, at)[0] for colour, at in discs]).amax(0)[None]
 
 
+def sheet(images: Tensor, name: str) -> None:
+    grid.save(grid.tile(images.repeat_interleave(6, 2).repeat_interleave(6, 3), N), STATIC / name)
+
+
 def realfill() -> None:
     """The truth, the hole and three references; then fillings of the base, by the references, and by those of another place."""
     base, hole = told_discs.model(), torch.zeros(16, 16, dtype=torch.bool)
@@ -47,11 +51,11 @@ def realfill() -> None:
     for name, filled in rows.items():
         off = (filled - truth)[..., hole].square().mean().sqrt()
         print(f"{name}: {off:.2f} rms from the truth in the hole")
-    grid.save(grid.tile(torch.cat([truth, shown, right, *rows.values()]), N), STATIC / "realfill.png")
+    sheet(torch.cat([truth, shown, right, *rows.values()]), "realfill.png")
 
 
 def break_a_scene() -> None:
-    """The picture and the masks; then pictures told the one handle, the other, both, and both in a scene of red."""
+    """The picture and the masks; then pictures told the one handle, the other, and both."""
     base = told_discs.model()
     (one, a), (two, b) = told_discs.disc((0, 1, 0), (4.5, 4.5)), told_discs.disc((0, 0, 1), (10.5, 10.5))
     how = {"attend": 3.0, "token_rate": 5e-2, "rate": 1e-3, "preserve": 1.0, "drawn": 16, "steps": 100, "batch": 8}
@@ -67,7 +71,7 @@ def break_a_scene() -> None:
         rows.append(drawn)
     masks = [2.0 * mask.float().expand(1, 3, -1, -1) - 1.0 for mask in (a, b)]
     blank = torch.ones(2, 3, 16, 16)
-    grid.save(grid.tile(torch.cat([picture, *masks, blank, *rows]), N), STATIC / "break_a_scene.png")
+    sheet(torch.cat([picture, *masks, blank, *rows]), "break_a_scene.png")
 
 
 if __name__ == "__main__":

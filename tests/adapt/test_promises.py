@@ -84,7 +84,7 @@ def told_hues() -> NetDenoiser:
 
 def test_textual_inversion_draws_a_style_that_was_held_out_and_leaves_the_other_rows():
     denoise = told_hues()
-    table = denoise.net.conditioning.label.table.weight  # pyright: ignore[reportAttributeAccessIssue]
+    table: Tensor = denoise.net.conditioning.label.table.weight  # pyright: ignore
     rows, others = table.clone(), [drawn(denoise, k, 16, 2.0) for k in range(len(KNOWN))]
     pictures = painted(colour(torch.full((5,), 3.0)), torch.tensor([0, 1, 0, 1, 0]), 9)
 
@@ -100,7 +100,7 @@ def test_textual_inversion_draws_a_style_that_was_held_out_and_leaves_the_other_
     assert share(learned(0.0)) < 0.1  # control: the row that it begins as
     assert share(learned(0.1, pictures.roll(1, 1))) < 0.1  # control: pictures of another hue
     assert torch.equal(table, rows)
-    mine = model.net.conditioning.label.table.weight  # pyright: ignore[reportAttributeAccessIssue]
+    mine: Tensor = model.net.conditioning.label.table.weight  # pyright: ignore
     assert all(torch.equal(mine[k], rows[k]) for k in range(len(KNOWN)))
     for k, before in enumerate(others):
         assert (hue(before) == KNOWN[k]).double().mean() > 0.9
