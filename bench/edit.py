@@ -219,7 +219,7 @@ ROWS: dict[str, tuple[str, Method]] = {
     "p2p, blended, negative_prompt": ("negative_prompt", partial(p2p, "negative_prompt", True)),
     "plug_and_play": ("ode", partial(by, rv.edit.plug_and_play, "ode")),
     "masactrl": ("ode", partial(by, rv.edit.masactrl, "ode")),
-    "pix2pix_zero": ("ode", partial(by, rv.edit.pix2pix_zero, "ode")),
+    "pix2pix_zero": ("regularised", partial(by, rv.edit.pix2pix_zero, "regularised")),
     "dds": ("", partial(whole, method="dds")),
     "imagic": ("", partial(whole, method="imagic")),
     "masked, told where": ("", lambda denoise, batch: _masked(denoise, batch)),

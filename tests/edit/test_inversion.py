@@ -14,14 +14,24 @@ from reverie.core.exact import GaussianMixture
 from reverie.core.noise import Tape, sample_seeds
 from reverie.core.schedules import VP, Cosine, Flow
 from reverie.edit import Inversion, reconstruct
-from reverie.edit.inversion import METHODS, cycle, edict, edit_friendly, fixed_point, negative_prompt, null_text, ode
+from reverie.edit.inversion import (
+    METHODS,
+    cycle,
+    edict,
+    edit_friendly,
+    fixed_point,
+    negative_prompt,
+    null_text,
+    ode,
+    regularised,
+)
 from reverie.edit.inversion.noises import drawn
 from reverie.edit.inversion.null_text import null_of
 from reverie.nets import DiTConfig, build
 from reverie.solve import DDIM, grids
 from reverie.solve.stochastic import Stochastic
 
-from .closed_form import As, Soft, pictures, rms, word
+from .closed_form import As, Soft, picture, pictures, rms, word
 
 ENDS = grids.logsnr(start=-8.0, end=9.0)
 PATHS = [VP(), Flow()]
@@ -163,9 +173,17 @@ def test_the_midpoint_rule_is_of_order_two():
         assert low < torch.tensor(off[0] / off[1]).log2() < high, off
 
 
+def given(method: str) -> tuple[Soft, torch.Tensor]:
+    """A model and what it inverts: two vectors, or two pictures where neighbours are compared."""
+    if method != "regularised":
+        return Soft(), pictures(2)
+    noise = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return Soft(shape=(1, 8, 8)), picture(0, (1, 8, 8)) + 0.3 * noise
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_saved_and_loaded_and_decodes_the_same(method, tmp_path):
-    denoise, x = Soft(), pictures(2)
+    denoise, x = given(method)
     code = METHODS[method](denoise, x, word(0), steps=6, scale=2.0)
     code.save(tmp_path / "code.safetensors")
     again = Inversion.load(tmp_path / "code.safetensors")
@@ -190,6 +208,8 @@ def test_an_inversion_refuses_what_it_is_not_of(tmp_path):
         edict(Soft(), pictures(1), mix=0.0)
     with pytest.raises(InputError, match="eta is in"):
         edit_friendly(Soft(), pictures(1), eta=0.0)
+    with pytest.raises(InputError, match="at least 4 rows and columns"):
+        regularised(Soft(), pictures(1))
     with pytest.raises(RunError, match="No such file"):
         Inversion.load(tmp_path / "none.safetensors")
     labelled = ode(mixture.denoiser(VP()), torch.zeros(1, 5), Cond(label=0), steps=2)
@@ -221,7 +241,8 @@ def test_the_null_of_a_class_is_its_embedding():
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow"])
 def test_kinds_give_the_same(kind):
-    x, end = pictures(2), grids.logsnr(start=-6.0, end=9.0)
-    for method in METHODS.values():
-        a, b = (method(d, x, word(0), steps=5, grid=end, scale=2.0) for d in (Soft(), As(Soft(), kind)))
+    end = grids.logsnr(start=-6.0, end=9.0)
+    for method, invert in METHODS.items():
+        denoise, x = given(method)
+        a, b = (invert(d, x, word(0), steps=5, grid=end, scale=2.0) for d in (denoise, As(denoise, kind)))
         assert rms(a.trajectory, b.trajectory) < 1e-9, method

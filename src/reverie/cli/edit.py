@@ -36,7 +36,7 @@ class Arguments(Placing):
         source: what the picture shows: a class by number or name, or a text; none without.
         target: what it is to become; for a run of instruct, what to do with it.
         method: edict without, that of the inversion, or instruct for a run of that; cycle, dds, edit_friendly, fixed_point, imagic,
-            masactrl, masked, negative_prompt, null_text, ode, p2p, pix2pix_zero, plug_and_play or sdedit.
+            masactrl, masked, negative_prompt, null_text, ode, p2p, pix2pix_zero, plug_and_play, regularised or sdedit.
         mask: a picture of the same size, white where the picture may change; elsewhere every pixel stays.
         references: in place of a method, a folder of pictures of the same scene, by which what is white in the mask is filled.
         drag: in place of a method, y,x:y,x moves what is at the first place to the second, in pixels of the model.

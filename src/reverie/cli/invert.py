@@ -28,7 +28,7 @@ class Arguments(Placing):
         run: folder of a run, or of one of its checkpoints.
         picture: the picture.
         source: what it shows: a class by number or name, or a text; none without.
-        method: edict is the usual choice; cycle, edit_friendly, fixed_point, negative_prompt, null_text or ode.
+        method: edict is the usual choice; cycle, edit_friendly, fixed_point, negative_prompt, null_text, ode or regularised.
         steps: of the solver.
         scale: of guidance that edits decode with; that of the recipe without.
         out: the file, NAME.safetensors beside the picture without.

@@ -29,7 +29,7 @@ from reverie.edit.words import Alignment
 INVERTED = {
     "masactrl": "ode",
     "p2p": "negative_prompt",
-    "pix2pix_zero": "ode",
+    "pix2pix_zero": "regularised",
     "plug_and_play": "ode",
     **{name: name for name in inversion.METHODS},
 }

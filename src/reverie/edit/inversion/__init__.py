@@ -9,6 +9,7 @@ from reverie.edit.inversion.negative_prompt import negative_prompt
 from reverie.edit.inversion.null_text import null_text
 from reverie.edit.inversion.ode import ode
 from reverie.edit.inversion.record import Inversion
+from reverie.edit.inversion.regularised import regularised
 
 METHODS = {
     "cycle": cycle,
@@ -18,6 +19,7 @@ METHODS = {
     "negative_prompt": negative_prompt,
     "null_text": null_text,
     "ode": ode,
+    "regularised": regularised,
 }
 """Inversions by name: each is ``(denoise, images, cond, steps, …, scale=) -> Inversion``."""
 
@@ -35,4 +37,5 @@ __all__ = [
     "negative_prompt",
     "null_text",
     "ode",
+    "regularised",
 ]
