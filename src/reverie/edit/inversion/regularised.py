@@ -115,6 +115,6 @@ def autocorrelation(eps: Tensor, shares: Sequence[float]) -> Tensor:
 
 
 def divergence(eps: Tensor) -> Tensor:
-    """L_KL of each picture's numbers from N(0, 1), but for a factor of 2, (n,); of numbers that are all alike it pulls at their mean alone."""
+    """L_KL of each picture's numbers from N(0, 1), but for a factor of 2, (n,); of equal numbers it moves the mean alone."""
     variance, mean = torch.var_mean(eps, (1, 2, 3))
     return variance + mean.square() - 1.0 - variance.clamp(min=1e-12).log()
