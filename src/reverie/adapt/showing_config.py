@@ -1,0 +1,87 @@
+"""The tasks of encoders that show a model of texts subjects, as recipes name them. Cheap to import: flags are made from these classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from reverie.adapt.encoder_config import FromPicturesConfig
+from reverie.core.bounds import Bound
+from reverie.core.task import Given
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.adapt.adapter import Adapter
+    from reverie.adapt.change import Change
+    from reverie.adapt.encoder import AdapterEncoder, Encoding
+    from reverie.adapt.looking import Looking, Predictor
+    from reverie.core.batch import Dataset, DataSpec
+    from reverie.core.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowingConfig(FromPicturesConfig):
+    """What all of these choose: a network that looks at pictures of a subject, and shows them to a model of texts where the word of the
+    subject stands. data.maps says where in each picture the subject is, any class of a map; without, everywhere.
+    """
+
+    maps: ClassVar[Literal["maps", "boxes"] | None] = "maps"
+
+    def changes(self, net: nn.Module, seed: int) -> Mapping[str, Change]:
+        return {}
+
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        super().check(unmapped(spec), sample)
+
+    def prepare(self, given: Given) -> None:
+        super().prepare(replace(given, spec=unmapped(given.spec)))
+
+    def objective(self, model: AdapterEncoder) -> partial[Task]:
+        """What makes of the base the task that trains it."""
+        from reverie.adapt.training import own
+        from reverie.diffusion.building import times
+
+        density = times(self.denoising, model.base.schedule)
+        return partial(own, times=density, loss_kind=self.denoising.loss_kind)
+
+
+def unmapped(spec: DataSpec) -> DataSpec:
+    """What is said of data without its maps."""
+    return replace(spec, conditions={name: each for name, each in spec.conditions.items() if name != "image"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ELITEConfig(ShowingConfig):
+    """An encoder that says a subject in words, and shows its patches where the first of them is looked at (Wei et al. 2023).
+
+    Attributes:
+        words: that a subject is said in while the encoder learns; the first is its token, the others take up the rest of the pictures.
+        first: share of the training in which the words learn alone; then what is seen does.
+        small: weight of the size of the words.
+        light: weight of the size of the values.
+    """
+
+    name: ClassVar[str] = "elite"
+
+    shown: Annotated[int, Bound(ge=1, le=1_000)] = 1
+    words: Annotated[int, Bound(ge=1, le=64)] = 5
+    first: Annotated[float, Bound(ge=0, le=1)] = 0.5
+    small: Annotated[float, Bound(ge=0)] = 0.01
+    light: Annotated[float, Bound(ge=0)] = 1e-4
+
+    def predictor(self, look: Looking, adapter: Adapter) -> Predictor:
+        from reverie.adapt.elite import ELITE
+
+        return ELITE(look, adapter, self.words, self.small, self.light)
+
+    def modules(self, model: AdapterEncoder) -> Mapping[str, nn.Module]:
+        return {"words": model.net.words, "local": model.net.local}  # pyright: ignore[reportReturnType]
+
+    def task(self, model: AdapterEncoder, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Encoding:
+        from reverie.adapt.showing import Eliting
+        from reverie.diffusion.building import unseen
+
+        return Eliting(model, self.objective(model), self.first, unseen(held_out))

@@ -1,0 +1,327 @@
+"""Encoders that show a model of texts subjects: at first nothing, then their own, where their word stands; alone, together, in files."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+import reverie as rv
+from reverie.adapt.adapter import fingerprint
+from reverie.adapt.elite import ELITE, Local, depths
+from reverie.adapt.encoder import AdapterEncoder, Subjects, build
+from reverie.adapt.showing import Eliting, Showing
+from reverie.adapt.showing_config import ELITEConfig
+from reverie.adapt.training import own
+from reverie.core.batch import Batch
+from reverie.core.draws import Draws
+from reverie.core.errors import InputError
+from reverie.core.task import Moment
+from reverie.guide import cfg
+from reverie.nets import taps
+
+from ..margin import apart
+from . import patterns
+from .small import DIT, UNET, images, model, of_texts, says
+from .subjects import LOOK, trained
+
+NOW = Moment(0, 0, 8)
+METHODS = {"elite": partial(ELITEConfig, words=3)}
+BASES = {"unet": of_texts, "dit": lambda: of_texts(DIT)}
+LEFT = torch.zeros(1, 8, 8)
+LEFT[..., :4] = 1.0
+
+
+def encoder(method: str, kind: str = "unet", size: float = 0.0) -> AdapterEncoder:
+    """An encoder of a small model of texts; ``size`` moves its numbers, as training does."""
+    made = build(METHODS[method](net=LOOK, width=16, like="heart", prompt="a {}"), BASES[kind](), 0)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in made.net.parameters():
+            if parameter.requires_grad:
+                parameter += size * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def drawn_by(made: AdapterEncoder, shown: Tensor, text: str = "a <mine>", scale: float = 1.0) -> Tensor:
+    applied = rv.adapt.apply(made.base, (rv.adapt.encode(made, shown), scale))
+    return says(applied, applied.conditioner(text))
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fresh_encoder_shows_nothing_to_the_bit_and_another_one_what_it_sees(method, kind):
+    fresh = encoder(method, kind)
+    hashed, before = fingerprint(fresh.base.net), says(fresh.base, fresh.base.conditioner("a heart"))
+    assert torch.equal(drawn_by(fresh, images(3)), before)
+    made = encoder(method, kind, 0.2)
+    seen = drawn_by(made, images(3))
+    others = apart(drawn_by(made, images(3, seed=8)), seen)
+    assert apart(seen, before) > 1e-3 and others > 1e-4
+    assert apart(drawn_by(made, images(3).flip(0)), seen) < 0.02 * others  # their order makes no difference
+    assert fingerprint(made.base.net) == hashed
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_without_strength_or_without_its_word_nothing_is_shown_to_the_bit(method, kind):
+    """At strength 0 the words alone are told (ELITE's λ = 0), and a text of other words is the base's."""
+    made = encoder(method, kind, 0.2)
+    mine = rv.adapt.encode(made, images(3))
+    blind = rv.adapt.Adapter(mine.method, mine.base, rows=dict(mine.rows))
+    alone, without = rv.adapt.apply(made.base, blind), rv.adapt.apply(made.base, (mine, 0.0))
+    applied = rv.adapt.apply(made.base, mine)
+    words = says(alone, alone.conditioner("a <mine>"))
+    assert torch.equal(says(without, without.conditioner("a <mine>")), words)
+    assert torch.equal(says(applied, applied.conditioner("a tree")), says(made.base, made.base.conditioner("a tree")))
+    assert torch.equal(says(applied), says(made.base))  # told nothing
+    whole, half = (drawn_by(made, images(3), scale=scale) for scale in (1.0, 0.5))
+    assert min(apart(whole, words), apart(half, words), apart(whole, half)) > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_guidance_leads_away_from_a_subject_as_from_a_word(method):
+    """Its two branches, in one batch, are those of a model that is called for each."""
+    made = encoder(method, size=0.2)
+    applied = rv.adapt.apply(made.base, rv.adapt.encode(made, images(3)))
+    x, cond = images(2, seed=5), applied.conditioner("a <mine>").expand(2)
+    with torch.no_grad():
+        guided, told, null = cfg(applied, 3.0)(x, 0.6, cond).out, applied(x, 0.6, cond).out, applied(x, 0.6, None).out
+    assert apart(guided, null + 3.0 * (told - null)) < 0.01 * apart(guided, told)
+    assert torch.equal(null, made.base(x, 0.6, None).out)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_subject_is_told_late_if_wanted(method, tmp_path):
+    made = encoder(method, size=0.2)
+    mine = rv.adapt.encode(made, images(3))
+    path = mine.delayed(0.3).save(tmp_path / "late.safetensors")
+    late, now, off = (rv.adapt.apply(made.base, each) for each in (rv.adapt.load(path), mine.delayed(0.0), (mine, 0.0)))
+    cond, x = late.conditioner("a <mine>"), images(2, seed=5)
+
+    def at(denoise, t: float) -> Tensor:
+        with torch.no_grad():
+            return denoise(x, t, cond).out
+
+    assert torch.equal(at(late, 0.8), at(off, 0.8)) and torch.equal(at(late, 0.6), at(now, 0.6))
+    assert apart(at(now, 0.8), at(off, 0.8)) > 1e-4 and apart(at(now, 0.6), at(off, 0.6)) > 1e-4
+    never = rv.adapt.apply(made.base, mine.delayed(1.0))
+    drawn = [rv.sample(each, 2, cond, steps=3, seed=0, progress="") for each in (never, off, now)]
+    assert torch.equal(drawn[0], drawn[1]) and apart(drawn[2], drawn[1]) > 1e-4
+    for delay in (-0.1, 1.1):
+        with pytest.raises(InputError, match="0 to 1"):
+            mine.delayed(delay)
+    with pytest.raises(InputError, match="shows none"):
+        rv.adapt.Adapter("textual", mine.base, rows=dict(mine.rows)).delayed(0.3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_subjects_stand_side_by_side_in_any_order(method, tmp_path):
+    made = encoder(method, size=0.2)
+    a, b = (rv.adapt.encode(made, images(2, seed=seed), token) for seed, token in ((3, "<a>"), (8, "<b>")))
+    assert a.method == method and a.tokens[0] == "<a>"
+    again = rv.adapt.load(a.save(tmp_path / "a.safetensors"))
+    assert again.tokens == a.tokens
+    both, turned = (rv.adapt.apply(made.base, *each) for each in ((a, b), (b, again)))
+    one, alone = rv.adapt.apply(rv.adapt.apply(made.base, a), b), rv.adapt.apply(made.base, a)
+    said = {
+        name: says(each, each.conditioner("<a> by <b>"))
+        for name, each in (("both", both), ("turned", turned), ("one", one))
+    }
+    assert torch.equal(said["both"], said["one"]) and apart(said["both"], said["turned"]) < 1e-5
+    assert apart(says(both, both.conditioner("<b> by <a>")), said["both"]) > 1e-4
+    assert torch.equal(says(both, both.conditioner("a <a>")), says(alone, alone.conditioner("a <a>")))
+    with pytest.raises(InputError, match="apply them together"):
+        rv.adapt.joined((a, 1.0), (b, 1.0))
+    with pytest.raises(InputError, match="another checkpoint"):
+        rv.adapt.apply(of_texts(seed=5), a)
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_of_subjects_is_each_of_them_alone(method, kind):
+    """The loss of a batch, each picture with the sight of its own subject, is that of each with its adapter applied."""
+    made = encoder(method, kind, 0.2)
+    shown, x = images(6, seed=6).reshape(3, 2, 1, 8, 8), images(3, seed=7)
+    task = Showing(made, own)
+    with torch.no_grad():
+        whole = task.errors(x, task.said(Batch(x, None, {"shown": shown})), Draws(3, 0, 3))
+
+    def alone(i: int, subject: int) -> Tensor:
+        applied = rv.adapt.apply(made.base, rv.adapt.encode(made, shown[subject]))
+        other = own(applied)
+        with torch.no_grad():
+            batch = Batch(x[i : i + 1], applied.conditioner("a <mine>"))
+            return other.loss("denoiser", batch, Draws(3, i, 1), NOW)["mse"]
+
+    exchanged = apart(whole, torch.cat([alone(i, (i + 1) % 3) for i in range(3)]))
+    assert exchanged > 1e-5 and apart(whole, torch.cat([alone(i, i) for i in range(3)])) < 0.05 * exchanged
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_goes_on_from_what_is_shown(method):
+    made = encoder(method, size=0.2)
+    start = rv.adapt.encode(made, images(3))
+    how = {"start": start, "steps": 2, "batch": 2, "prompt": "a {}"}
+    same, more = (rv.adapt.fit(made.base, images(3), rate=rate, **how) for rate in (0.0, 0.01))
+    assert same.method == more.method == method
+    for name, value in start.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value)
+        assert apart(more.state_dict()[name], value) > 1e-5 or not name.startswith("seen.")
+    a, b = rv.adapt.apply(made.base, start), rv.adapt.apply(made.base, same)
+    assert torch.equal(says(a, a.conditioner("a <mine>")), says(b, b.conditioner("a <mine>")))
+
+
+def test_what_cannot_be_shown_is_said():
+    config = ELITEConfig(net=LOOK, width=16, like="1", prompt="a {}")
+    for base in (model(UNET), model(DIT)):
+        with pytest.raises(InputError, match="reverie train e4t"):
+            build(config, base, 0)
+    made = encoder("elite")
+    with pytest.raises(InputError, match=r"got \(2, 1, 8, 8\)"):
+        rv.adapt.encode(made, images(3), masks=LEFT.expand(2, -1, -1, -1))
+    with pytest.raises(InputError, match="leave 'cat' out"):
+        rv.adapt.encode(made, images(3), like="cat")
+
+
+# ELITE
+
+
+def eliting(made: AdapterEncoder) -> Eliting:
+    return Eliting(made, own, 0.5)
+
+
+def batch(n: int = 4) -> Batch:
+    shown = images(2 * n, seed=6).reshape(n, 2, 1, 8, 8)
+    mask = LEFT.expand(n, -1, -1, -1)
+    return Batch(images(n), None, {"shown": shown, "masks": mask[:, None].expand(-1, 2, -1, -1, -1), "mask": mask})
+
+
+def test_the_words_learn_first_and_then_what_is_seen():
+    made = encoder("elite", size=0.2)
+    task, hashed = eliting(made), fingerprint(made.base.net)
+    assert [task.turns(Moment(0, i, 8)) for i in (0, 3, 4, 7)] == [["words"]] * 2 + [["local"]] * 2
+    for player, parts in (("words", {"mse", "words"}), ("local", {"mse", "values"})):
+        found = task.loss(player, batch(), Draws(0, 0, 4), NOW)
+        assert set(found) == parts
+        sum(part.mean() for part in found.values()).backward()
+        stepped = [p for p in task.players[player].module.parameters() if p.requires_grad]
+        assert stepped and all(p.grad is not None and p.grad.isfinite().all() for p in stepped)
+    assert fingerprint(made.base.net) == hashed and all(p.grad is None for p in made.base.net.parameters())
+
+
+def test_all_words_are_told_while_they_learn_and_the_first_alone_is_the_subject():
+    made = encoder("elite", size=0.2)
+    task, rng = eliting(made), Draws(0, 0, 4)
+    said = task.said(batch())
+    texts, names = task.say(2, 3)
+    assert texts[1] == "a <subject-1> <subject-1_1> <subject-1_2>" and names[0][0] == "<subject-0>"
+    with torch.no_grad():
+        one, all_ = (task.errors(batch().x, said, rng, words=words, strength=0.0) for words in (1, 3))
+    assert apart(one, all_) > 1e-3
+    mine = rv.adapt.encode(made, images(3))
+    assert mine.tokens == ["<mine>", "<mine_1>", "<mine_2>"]
+
+
+def test_the_error_counts_where_the_subject_is():
+    made, rng, given = encoder("elite", size=0.2), Draws(0, 0, 4), batch()
+    task = eliting(made)
+    with torch.no_grad():
+        found = task.parts(given, task.said(given), rng, NOW)["mse"]
+        everywhere = task.errors(given.x, task.said(given), rng)
+        halves = [
+            task.errors(given.x, task.said(given), rng, mask=each.expand(4, -1, -1, -1)) for each in (LEFT, 1 - LEFT)
+        ]
+    assert torch.equal(found, halves[0]) and apart(everywhere, (halves[0] + halves[1]) / 2) < 1e-5
+    assert apart(halves[1], halves[0]) > 1e-2
+
+
+def test_only_the_subject_is_seen_of_the_pictures_and_words_see_all():
+    made = encoder("elite", size=0.2)
+    x = images(1)
+    other = torch.where(LEFT > 0, x, -x)  # the ground is another
+    with torch.no_grad():
+        (a, b), (c, d) = ([made.net(each[None], mask) for each in (x, other)] for mask in (LEFT[None, None], None))
+    key = next(iter(a.sight.numbers))
+    assert (
+        torch.equal(a.sight.numbers[key], b.sight.numbers[key])
+        and apart(c.sight.numbers[key], d.sight.numbers[key]) > 1e-3
+    )
+    assert apart(a.numbers["rows.<subject>"], b.numbers["rows.<subject>"]) > 1e-4
+
+
+def test_the_size_of_words_and_of_values_is_held():
+    made = encoder("elite", size=0.2)
+    said = made.net(batch().extra["shown"])
+    words = [value for name, value in said.numbers.items() if name.startswith("rows.")]
+    assert apart(said.parts["words"][0], 0.01 * torch.stack([w[0].abs().mean() for w in words]).mean()) < 1e-5
+    values = [value for name, value in said.sight.numbers.items() if name.endswith("/values")]
+    assert apart(said.parts["values"][0], 1e-4 * torch.stack([v[0].abs().mean() for v in values]).mean()) < 1e-5
+
+
+def test_what_is_added_is_scaled_by_where_the_word_is_looked_at():
+    made = encoder("elite", size=0.2)
+    mine = rv.adapt.encode(made, images(3))
+    applied, blind = (rv.adapt.apply(made.base, (mine, scale)) for scale in (1.0, 0.0))
+    site = sorted(mine.sights["<mine>"].attends)[0]
+    seen: dict[str, tuple[Tensor, ...]] = {}
+
+    def keep(q: Tensor, k: Tensor, v: Tensor, at: taps.AttentionAt) -> Tensor:
+        out = at.attend(q, k, v)
+        seen["given"] = (q, k, v, at.probabilities(q, k), out)
+        return out
+
+    cond = applied.conditioner("a <mine>")
+    where = cond["subjects"].value[0, :, 0]
+    says(taps.attention(blind, {site: keep}), cond)
+    q, _, _, maps, plain = seen["given"]
+    word = maps[..., where > 0].sum(-1)
+    numbers = mine.sights["<mine>"].numbers
+    keys, values = (numbers[f"{site.replace('.', '/')}/{part}"] for part in ("keys", "values"))
+    own_ = (q @ keys.mT * q.shape[-1] ** -0.5).softmax(-1) @ values
+    expected = plain + (word / word.amax(-1, keepdim=True))[..., None] * own_
+    says(taps.attention(applied, {site: keep}), cond)  # acts outside: it sees what was added
+    found = seen["given"][4]
+    assert where.sum() == len("heart") and apart(found, expected) < 1e-5 and apart(plain, expected) > 1e-3
+
+
+def test_words_read_depths_from_the_deepest_on():
+    down = ["down.0.0", "down.1.1", "middle.0", "middle.1", "up.0.0", "up.0.1"]
+    assert depths(down, 3) == [3, 2, 0] and depths(down, 1) == [3]
+    assert depths([f"blocks.{i}" for i in range(9)], 5) == [8, 6, 4, 2, 0]
+
+
+def learned() -> tuple[AdapterEncoder, AdapterEncoder]:
+    """An encoder of 128 patterns on the left, and the same with an untrained local branch."""
+    config = ELITEConfig(net=patterns.LOOK, width=32, prompt=patterns.PROMPT, like="thing", words=2)
+    made = build(config, patterns.base(), 0)
+    seen = Subjects(patterns.Patterned(128, 1), range(128), 1)
+    order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))
+
+    def feed(rows: Tensor) -> Batch:
+        return seen.batch(order[rows % len(seen)])
+
+    trained(eliting(made), feed, 20, 1e-2, player="words")
+    fresh = copy.deepcopy(made)
+    trained(eliting(made), feed, 120, 1e-2, player="local")
+    return made, fresh
+
+
+def test_what_is_seen_brings_the_pixels_of_a_subject_that_training_has_not_seen():
+    made, fresh = learned()
+    assert isinstance(made.net, ELITE) and isinstance(made.net.local, Local)
+    new = patterns.Patterned(6, 99)
+
+    def drawn(each: AdapterEncoder, by: int = 0, scale: float = 1.0) -> float:
+        found = []
+        for i in range(6):
+            shown = new.x[4 * ((i + by) % 6)][None]
+            applied = rv.adapt.apply(each.base, (rv.adapt.encode(each, shown, masks=patterns.MASK[None]), scale))
+            cond = applied.conditioner("<mine> ground")
+            x = rv.sample(applied, 6, cond, steps=8, seed=0, progress="")
+            found.append(patterns.alike(x, new.patterns[i : i + 1]))
+        return sum(found) / 6
+
+    whole, words, other, untrained = drawn(made), drawn(made, scale=0.0), drawn(made, 1), drawn(fresh)
+    assert whole > 0.4 and max(abs(words), abs(other), abs(untrained)) < whole - 0.3, (whole, words, other, untrained)
