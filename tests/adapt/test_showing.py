@@ -1,6 +1,8 @@
 """Encoders that show a model of texts subjects: at first nothing, then their own, where their word stands; alone, together, in files."""
 
 import copy
+import itertools
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,25 +11,30 @@ from torch import Tensor
 
 import reverie as rv
 from reverie.adapt.adapter import fingerprint
+from reverie.adapt.composing import Composed, Composing, astray, nouns, read
 from reverie.adapt.elite import ELITE, Local, depths
 from reverie.adapt.encoder import AdapterEncoder, Subjects, build
 from reverie.adapt.showing import Eliting, Showing
-from reverie.adapt.showing_config import ELITEConfig
+from reverie.adapt.showing_config import ELITEConfig, FastComposerConfig
 from reverie.adapt.training import own
+from reverie.core import spelling
 from reverie.core.batch import Batch
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.task import Moment
+from reverie.data import ImageSet
+from reverie.data.captions import Captions
+from reverie.data.maps import NONE, Painted
 from reverie.guide import cfg
 from reverie.nets import taps
 
 from ..margin import apart
-from . import patterns
+from . import halves, patterns
 from .small import DIT, UNET, images, model, of_texts, says
 from .subjects import LOOK, trained
 
 NOW = Moment(0, 0, 8)
-METHODS = {"elite": partial(ELITEConfig, words=3)}
+METHODS = {"elite": partial(ELITEConfig, words=3), "fastcomposer": FastComposerConfig}
 BASES = {"unet": of_texts, "dit": lambda: of_texts(DIT)}
 LEFT = torch.zeros(1, 8, 8)
 LEFT[..., :4] = 1.0
@@ -325,3 +332,139 @@ def test_what_is_seen_brings_the_pixels_of_a_subject_that_training_has_not_seen(
 
     whole, words, other, untrained = drawn(made), drawn(made, scale=0.0), drawn(made, 1), drawn(fresh)
     assert whole > 0.4 and max(abs(words), abs(other), abs(untrained)) < whole - 0.3, (whole, words, other, untrained)
+
+
+# FastComposer
+
+
+def composing(made: AdapterEncoder, **how) -> Composing:
+    return Composing(made, own, ("red fox", "blue owl", "tree"), **how)
+
+
+def captioned() -> Batch:
+    """Four pictures: of a fox and an owl, of an owl, of a fox that no map shows and a tree, and of a fox."""
+    texts = ["a Fox, an owl", "an owl", "a fox by a tree", "fox"]
+    maps = torch.zeros(4, 3, 8, 8)
+    maps[0, 0, :, :4] = maps[0, 1, :, 4:] = maps[1, 1, 2:6, 2:6] = maps[2, 2, :4] = maps[3, 0, 4:] = 1.0
+    return Batch(images(4), None, {"maps": maps, "text": spelling.spelled(texts, 64)})
+
+
+def test_a_subject_is_fused_into_its_tokens_and_no_others():
+    made = encoder("fastcomposer", size=0.2)
+    sight = rv.adapt.encode(made, images(3)).sights["<mine>"]
+    text, where = torch.randn(2, 6, 16), torch.zeros(2, 6)
+    where[0, 1:3] = 1.0
+    with torch.no_grad():
+        said, mask = sight.read(text, None, where, torch.ones(2))
+        half, _ = sight.read(text, None, where, torch.full((2,), 0.5))
+        subject = made.net.look(images(3)[None])[0]
+        expected = made.net.fusing(text[0, 1], subject)
+    assert mask is None and torch.equal(said[1], text[1]) and torch.equal(said[0, [0, 3, 4, 5]], text[0, [0, 3, 4, 5]])
+    assert apart(said[0, 1], expected) < 1e-5 and apart(expected, text[0, 1]) > 1e-2
+    assert apart(half, (text + said) / 2) < 1e-6
+
+
+def test_a_picture_is_told_its_own_subjects_in_their_nouns():
+    assert nouns(["a", "Fox,", "an", "owl"], ["red fox", "blue owl", "tree"]) == {0: "Fox,", 1: "owl"}
+    made, given, rng = encoder("fastcomposer", size=0.2), captioned(), Draws(0, 0, 4)
+    task = composing(made, localise=0.0)
+    with torch.no_grad():
+        whole, exchanged = (task.composed(given, rng, 0.0, by)["mse"] for by in (0, 2))
+    assert apart(whole, exchanged) > 1e-5
+
+    def alone(i: int) -> Tensor:
+        """By adapters of the subjects that a picture shows, in the places of their nouns."""
+        text, named = [("<a>, <b>", ["<a>", "<b>"]), ("<b>", ["<b>"]), ("a fox by a <c>", ["<c>"]), ("<a>", ["<a>"])][i]
+        text = {0: "a <a>, an <b>", 1: "an <b>"}.get(i, text)
+        kinds = {"<a>": (0, "fox"), "<b>": (1, "owl"), "<c>": (2, "tree")}
+        adapters = [
+            rv.adapt.encode(made, given.x[i : i + 1], n, given.extra["maps"][i, kinds[n][0]][None, None], kinds[n][1])
+            for n in named
+        ]
+        applied = rv.adapt.apply(made.base, *(each.delayed(0.0) for each in adapters))
+        with torch.no_grad():
+            each = Batch(given.x[i : i + 1], applied.conditioner(text))
+            return own(applied).loss("denoiser", each, Draws(0, i, 1), NOW)["mse"]
+
+    assert apart(whole, torch.cat([alone(i) for i in range(4)])) < 0.05 * apart(whole, exchanged)
+
+
+def test_half_of_the_errors_count_where_subjects_are():
+    made, given, rng = encoder("fastcomposer", size=0.2), captioned(), Draws(0, 0, 4)
+    task = composing(made)
+    with torch.no_grad():
+        whole, inside, some = (task.composed(given, rng, share)["mse"] for share in (0.0, 1.0, 0.5))
+    chosen = rng.uniform("masked") < 0.5
+    assert 0 < chosen.sum() < 4 and torch.equal(some, torch.where(chosen, inside, whole))
+    assert torch.equal(whole[0], inside[0]) and apart(whole[1:], inside[1:]) > 1e-3  # the first is all subjects
+
+
+def test_a_map_is_astray_where_its_subject_is_not():
+    masks = torch.zeros(2, 2, 8, 8)
+    masks[0, 0, :, :4] = masks[0, 1, :, 4:] = masks[1, 0, :, :4] = 1.0
+    where = torch.zeros(2, 5, 2)
+    where[:, 1, 0] = where[0, 3, 1] = 1.0
+    left = (torch.arange(16) % 4 < 2).float()
+    maps = torch.zeros(2, 3, 16, 5)
+    maps[..., 1], maps[..., 3] = 0.4 * left, 0.2 * (1 - left)
+    assert apart(astray([maps], where, masks, (1, 8, 8)), torch.tensor([-0.3, -0.4])) < 1e-5
+    assert apart(astray([maps.flip(2)], where, masks, (1, 8, 8)), torch.tensor([0.3, 0.4])) < 1e-5
+    seven = [maps.flip(2), *[maps] * 5, maps.flip(2)]  # the middle five count
+    assert apart(astray(seven, where, masks, (1, 8, 8)), torch.tensor([-0.3, -0.4])) < 1e-5
+
+
+@pytest.mark.parametrize("localise", [30.0, 0.0], ids=["drawn", "control: left alone"])
+def test_the_tokens_of_subjects_are_drawn_to_where_they_are(localise):
+    made, given = encoder("fastcomposer"), captioned()
+    measured, task = composing(made, localise=1.0), composing(made, localise=localise)
+
+    def now() -> float:
+        with torch.no_grad():
+            return float(measured.composed(given, Draws(9, 0, 4), 0.0)["astray"].mean())
+
+    before = now()
+    trained(task, lambda rows: given, 30, 1e-2, 4)
+    assert (now() < before - 0.02) == bool(localise), (before, now())
+
+
+def test_captions_name_what_maps_show():
+    data = ImageSet("some", "train", ((images(4) + 1) * 127.5).byte(), torch.arange(4))
+    captions = Captions([("a fox",), ("a tree",), ("an owl and a fox",), ("a fox",)], 32)
+    values = torch.full((4, 8, 8), NONE, dtype=torch.uint8)
+    values[0, :4], values[1, :4], values[2, 4:] = 0, 0, 1  # a fox, a fox that is called a tree, an owl, nothing
+    known = replace(data, captions=captions, layout=Painted(values, [0, 1, 2, 3], ("fox", "owl")))
+    found = Composed(known)
+    assert found.rows.tolist() == [0, 2] and read(found.batch([1]).extra["text"][0]) == "an owl and a fox"
+    assert found.batch([0, 1]).extra["maps"].amax((2, 3)).tolist() == [[1, 0], [0, 1]]
+    for other in (data, replace(data, captions=captions), replace(known, captions=None)):
+        with pytest.raises(InputError, match="learns from captions, and maps"):
+            Composed(other)
+    with pytest.raises(InputError, match="no caption names"):
+        Composed(replace(known, captions=Captions([("a house",)] * 4, 32)))
+
+
+def swapped(localise: float) -> tuple[float, float]:
+    """Of pictures told two subjects, how often each half has its own colour, and how often the other's."""
+    base = halves.base()
+    config = FastComposerConfig(net=halves.LOOK, width=32, like="left", prompt="{}")
+    made = build(config, base, 0)
+    trained(Composing(made, own, halves.SIDES, localise), halves.batch, 50, 5e-3)
+    right = wrong = count = 0
+    for one, two in itertools.permutations(range(3), 2):
+        x = halves.painted(torch.tensor([[one, -1], [-1, two]]), 5)
+        a, b = (
+            rv.adapt.encode(made, x[i : i + 1], token, halves.HALVES[i][None, None], side).delayed(0.0)
+            for i, (token, side) in enumerate(zip(("<a>", "<b>"), halves.SIDES, strict=True))
+        )
+        both = rv.adapt.apply(base, a, b)
+        seen = halves.seen(rv.sample(both, 16, both.conditioner("<a> <b>"), steps=8, seed=0, progress=""))
+        right += int((seen == torch.tensor([one, two])).sum())
+        wrong += int((seen == torch.tensor([two, one])).sum())
+        count += seen.numel()
+    return right / count, wrong / count
+
+
+@pytest.mark.slow
+def test_without_localisation_subjects_swap_their_looks_twice_as_often():
+    (right, wrong), (_, more) = swapped(1.0), swapped(0.0)
+    assert right > 0.7 and more > 0.3 and more >= 2.0 * wrong, (right, wrong, more)

@@ -15,7 +15,10 @@ QUICK = "--train.images 128 --train.batch 8 --train.lr 0.01 --train.warmup 8 --t
 SMALL = "--net.width 8 --net.multipliers 1 2 --net.attention 2 --net.heads 2 --width 16 --prompt {}"
 SHORT = "--train.images 32 --train.batch 8 --train.warmup 8 --train.lr 0.02 --train.save-every 16 --train.validate-every 32 --train.keep 9"
 SUBJECTS = "--data subjects --data.maps masks"
-METHODS = {"elite": f"{SUBJECTS} --words 2"}
+METHODS = {
+    "elite": f"{SUBJECTS} --words 2",
+    "fastcomposer": "--data pairs --data.captions --data.maps parts",
+}
 
 
 def picture(path: Path, pixels: np.ndarray) -> None:
@@ -34,12 +37,12 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask = np.where(np.arange(8)[None] < 4, 0, 255) * np.ones((8, 1))
         picture(folder / "subjects" / f"s{i // 4}" / f"{i}.png", rng.integers(0, 255, (8, 8, 3)))
         picture(folder / "masks" / f"s{i // 4}" / f"{i}.png", mask)
-    assert (
-        main(
-            f"train --data {folder}/patches --data.captions {NET} {QUICK} --sample.steps 2 --out {folder}/told".split()
-        )
-        == 0
-    )
+        picture(folder / "pairs" / f"{i}.png", rng.integers(0, 255, (8, 8, 3)))
+        (folder / "pairs" / f"{i}.txt").write_text("fox, owl")
+        picture(folder / "parts" / f"{i}.png", np.where(np.arange(8)[None] < 4, 0, 1) * np.ones((8, 1)))
+    (folder / "parts" / "classes.txt").write_text("fox\nowl\n")
+    words = f"train --data {folder}/patches --data.captions {NET} {QUICK} --sample.steps 2 --out {folder}/told"
+    assert main(words.split()) == 0
     return folder
 
 
@@ -95,6 +98,7 @@ def test_what_does_not_fit_is_said_in_a_line(reverie, world, digits):
     assert reverie(f"train e4t --base told --data subjects {SMALL} {SHORT} --out e4t").code == 0
     for words, expected in (
         ("train elite", "give --base RUN"),
+        ("train fastcomposer --base told --data subjects --data.maps masks", "--data.captions"),
         ("train elite --base told --data mine", "a folder of pictures each"),
         (f"train elite --base digits --data subjects {SMALL}", "reverie train e4t"),
         ("train e4t --base told --data subjects --data.maps masks", "learns from no maps"),

@@ -22,6 +22,7 @@ from reverie.adapt.change import Change
 from reverie.adapt.dreambooth import Dense
 from reverie.adapt.e4t import Offsets
 from reverie.adapt.elite import WordKeys
+from reverie.adapt.fastcomposer import Fused
 from reverie.adapt.hyperdreambooth import Light
 from reverie.adapt.lora import DoRA, LowRank, factored
 from reverie.adapt.sights import Sight, delayed
@@ -31,7 +32,7 @@ from reverie.core.files import about, opened, write_tensors
 
 KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (LowRank, DoRA, Spectral, Dense, Offsets, Light)}
 """The kinds of changes by their names in files."""
-SIGHTS: dict[str, type[Sight]] = {kind.kind: kind for kind in (WordKeys,)}
+SIGHTS: dict[str, type[Sight]] = {kind.kind: kind for kind in (WordKeys, Fused)}
 """The kinds of sights by their names in files."""
 FORMAT = 1
 TOKEN = re.compile(r"<[\w-]+>")

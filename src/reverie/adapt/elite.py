@@ -87,7 +87,7 @@ class Local(nn.Module):
         self.patches, self.keyed = Patches(look, look.width), Keyed(look, look.width)
 
     def forward(self, shown: Tensor, masks: Tensor | None) -> dict[str, Tensor]:
-        return self.keyed(F.silu(self.patches(shown, masks)))
+        return self.keyed(self.patches(shown, masks))
 
 
 class ELITE(Predictor):

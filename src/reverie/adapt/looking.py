@@ -70,7 +70,8 @@ class Looking(nn.Module):
 
 
 class Patches(nn.Module):
-    """Pictures (B, K, C, H, W), of which ``masks`` (B, K, 1, H, W) say what is looked at, to tokens (B, K·P, width).
+    """Pictures (B, K, C, H, W), of which ``masks`` (B, K, 1, H, W) say what is looked at, to tokens (B, K·P, width), zero where that is
+    nothing.
 
     Args:
         look: whose settings its network has.
@@ -88,8 +89,11 @@ class Patches(nn.Module):
 
     def forward(self, shown: Tensor, masks: Tensor | None) -> Tensor:
         each = (shown if masks is None else shown * masks).flatten(0, 1)
-        seen = self.own.places(each, each.new_zeros(())).flatten(2).transpose(1, 2) + self.positions
-        return self.leave(seen).unflatten(0, shown.shape[:2]).flatten(1, 2)
+        places = self.own.places(each, each.new_zeros(()))
+        seen = F.silu(self.leave(places.flatten(2).transpose(1, 2) + self.positions))
+        if masks is not None:
+            seen = seen * F.adaptive_max_pool2d(masks.flatten(0, 1), places.shape[2:]).flatten(2).transpose(1, 2)
+        return seen.unflatten(0, shown.shape[:2]).flatten(1, 2)
 
 
 class Predicted(NamedTuple):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from tyro.conf import Suppress
 
 from reverie.adapt.encoder_config import FromPicturesConfig
 from reverie.core.bounds import Bound
+from reverie.core.errors import InputError
 from reverie.core.task import Given
 
 if TYPE_CHECKING:
@@ -85,3 +89,49 @@ class ELITEConfig(ShowingConfig):
         from reverie.diffusion.building import unseen
 
         return Eliting(model, self.objective(model), self.first, unseen(held_out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastComposerConfig(ShowingConfig):
+    """An encoder that puts each of several subjects into the token of its noun (Xiao et al. 2023). It learns from pictures with captions
+    (data.captions) and maps (data.maps) of the things that these name; a picture shows its own.
+
+    Attributes:
+        localise: weight of where the tokens of subjects look.
+        masked: share of the pictures whose error counts where subjects are, and there alone.
+        delay: when drawn, share of the steps, at the beginning, that are told words alone.
+    """
+
+    name: ClassVar[str] = "fastcomposer"
+
+    shown: Annotated[int, Suppress] = 1
+    localise: Annotated[float, Bound(ge=0)] = 1e-3
+    masked: Annotated[float, Bound(ge=0, le=1)] = 0.5
+    delay: Annotated[float, Bound(ge=0, le=1)] = 0.3
+
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        if not {"text", "image"} <= set(spec.conditions):
+            raise InputError(
+                "fastcomposer learns from captions, and maps of what these name: --data.captions --data.maps MASKS, with the names in "
+                "MASKS/classes.txt"
+            )
+        self.build(unmapped(spec), 0)
+
+    def predictor(self, look: Looking, adapter: Adapter) -> Predictor:
+        from reverie.adapt.fastcomposer import FastComposer
+
+        return FastComposer(look, adapter, self.delay)
+
+    def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
+        from reverie.adapt.composing import Composed
+
+        return Composed(data), Composed(held_out)  # pyright: ignore[reportArgumentType]
+
+    def task(self, model: AdapterEncoder, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Encoding:
+        from reverie.adapt.composing import Composed, Composing
+        from reverie.diffusion.building import unseen
+
+        inner: Any = data
+        while not isinstance(inner, Composed):
+            inner = inner.data
+        return Composing(model, self.objective(model), inner.classes, self.localise, self.masked, unseen(held_out))

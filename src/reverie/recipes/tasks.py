@@ -49,6 +49,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "e4t": "reverie.adapt.encoder_config:E4TConfig",
     "hyperdreambooth": "reverie.adapt.encoder_config:HyperDreamBoothConfig",
     "elite": "reverie.adapt.showing_config:ELITEConfig",
+    "fastcomposer": "reverie.adapt.showing_config:FastComposerConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "rdm": "reverie.diffusion.rdm_config:RDMConfig",
