@@ -18,6 +18,9 @@ SUBJECTS = "--data subjects --data.maps masks"
 METHODS = {
     "elite": f"{SUBJECTS} --words 2",
     "fastcomposer": "--data pairs --data.captions --data.maps parts",
+    "suti": "--data subjects --shown 2",
+    "instantbooth": SUBJECTS,
+    "taming": SUBJECTS,
 }
 
 
@@ -99,6 +102,7 @@ def test_what_does_not_fit_is_said_in_a_line(reverie, world, digits):
     for words, expected in (
         ("train elite", "give --base RUN"),
         ("train fastcomposer --base told --data subjects --data.maps masks", "--data.captions"),
+        ("train taming --base told --data subjects", "--cut 0"),
         ("train elite --base told --data mine", "a folder of pictures each"),
         (f"train elite --base digits --data subjects {SMALL}", "reverie train e4t"),
         ("train e4t --base told --data subjects --data.maps masks", "learns from no maps"),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.adapt.change import Change
+from reverie.adapt.demonstrations import Demonstration
 from reverie.adapt.dreambooth import Dense
 from reverie.adapt.e4t import Offsets
 from reverie.adapt.elite import WordKeys
@@ -32,7 +33,7 @@ from reverie.core.files import about, opened, write_tensors
 
 KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (LowRank, DoRA, Spectral, Dense, Offsets, Light)}
 """The kinds of changes by their names in files."""
-SIGHTS: dict[str, type[Sight]] = {kind.kind: kind for kind in (WordKeys, Fused)}
+SIGHTS: dict[str, type[Sight]] = {kind.kind: kind for kind in (WordKeys, Fused, Demonstration)}
 """The kinds of sights by their names in files."""
 FORMAT = 1
 TOKEN = re.compile(r"<[\w-]+>")

@@ -42,20 +42,21 @@ class Keys(Sight):
 
 
 class Keyed(nn.Module):
-    """Tokens (B, P, width) to the keys and values of each attention of a network; the values begin at zero.
+    """Tokens (B, P, width) to the keys and values of each attention of a network.
 
     Args:
         look: with the base whose attentions they are.
         width: features of a token.
+        closed: whether the values begin at zero.
 
     Raises:
         InputError: for a base without cross-attention.
     """
 
-    def __init__(self, look: Looking, width: int) -> None:
+    def __init__(self, look: Looking, width: int, closed: bool = True) -> None:
         super().__init__()
         self.shapes = shapes(look)
-        parts = {"keys": lambda linear: linear, "values": zeroed}
+        parts = {"keys": lambda linear: linear, "values": zeroed if closed else lambda linear: linear}
         self.maps = nn.ModuleDict(
             {
                 f"{site.replace('.', '/')}/{part}": begin(nn.Linear(width, heads * d, bias=False))

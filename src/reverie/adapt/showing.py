@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from reverie.adapt import tokens
 from reverie.adapt.applying import Adapted
+from reverie.adapt.demonstrations import cropped
 from reverie.adapt.elite import ELITE
 from reverie.adapt.encoder import TOKEN, AdapterEncoder, Encoding
 from reverie.adapt.looking import Predicted
@@ -140,3 +143,38 @@ class Eliting(Showing):
 
     def parts(self, batch: Batch, said: Predicted, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         return {"mse": self.errors(batch.x, said, rng, mask=batch.extra.get("mask"))}
+
+
+class Demonstrating(Showing):
+    """The base's own task, shown demonstrations that are cropped and cut out of their ground at random.
+
+    Args:
+        model, own, held_out: as of :class:`Showing`.
+        cut: share of the demonstrations that are cut out.
+        crop: of their sides, how much may be cut off.
+    """
+
+    def __init__(
+        self,
+        model: AdapterEncoder,
+        own: Callable[[Any], Task],
+        cut: float = 0.0,
+        crop: float = 0.0,
+        held_out: Batch | None = None,
+    ) -> None:
+        super().__init__(model, own, held_out)
+        self.cut, self.crop = cut, crop
+
+    def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        return super().loss(player, self.varied(batch, rng), rng, progress)
+
+    def varied(self, batch: Batch, rng: Draws) -> Batch:
+        """The same with other sections of the demonstrations, the whole of some."""
+        shown = batch.extra["shown"]
+        whole = torch.ones_like(shown[:, :, :1])
+        masks = batch.extra.get("masks", whole)
+        if self.crop:
+            shown, masks = cropped(shown, masks, self.crop, rng)
+        cut = torch.stack([rng.uniform(f"cut {i}") < self.cut for i in range(shown.shape[1])], 1).to(shown.device)
+        masks = torch.where(cut[..., None, None, None], masks, whole)
+        return replace(batch, extra={**batch.extra, "shown": shown, "masks": masks})

@@ -135,3 +135,45 @@ class FastComposerConfig(ShowingConfig):
         while not isinstance(inner, Composed):
             inner = inner.data
         return Composing(model, self.objective(model), inner.classes, self.localise, self.masked, unseen(held_out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationsConfig(ShowingConfig):
+    """A branch that shows pictures of a subject in up to three ways; recipes of it are suti (Chen et al. 2023), instantbooth (Shi et al.
+    2024) and taming (Jia et al. 2023).
+
+    Attributes:
+        word: predict the word of the subject, beside that of what all subjects are.
+        patches: let places attend to the patches of the pictures, behind a gate that begins closed.
+        beside: tokens of the subject that stand beside the text.
+        cut: share of the pictures that are cut out of their ground in training, by data.maps.
+        crop: of the sides of the pictures that are looked at, how much is cut off at most in training, at random; a half is mirrored then.
+    """
+
+    name: ClassVar[str] = "demonstrations"
+
+    word: bool = False
+    patches: bool = True
+    beside: Annotated[int, Bound(ge=0, le=1_000)] = 0
+    cut: Annotated[float, Bound(ge=0, le=1)] = 0.0
+    crop: Annotated[float, Bound(ge=0, lt=1)] = 0.0
+
+    def check(self, spec: DataSpec, sample: Any) -> None:
+        if self.cut and "image" not in spec.conditions:
+            raise InputError(
+                "demonstrations are cut out of their ground by maps: give --data.maps MASKS, or --cut 0 to show whole pictures"
+            )
+        super().check(spec, sample)
+
+    def predictor(self, look: Looking, adapter: Adapter) -> Predictor:
+        from reverie.adapt.demonstrations import Demonstrated
+
+        if not (self.word or self.patches or self.beside):
+            raise InputError("demonstrations are shown in one way at least: --word, --patches or --beside 4")
+        return Demonstrated(look, adapter, self.word, self.patches, self.beside)
+
+    def task(self, model: AdapterEncoder, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Encoding:
+        from reverie.adapt.showing import Demonstrating
+        from reverie.diffusion.building import unseen
+
+        return Demonstrating(model, self.objective(model), self.cut, self.crop, unseen(held_out))

@@ -50,6 +50,7 @@ TASKS: dict[str, str | type[TaskConfig]] = {
     "hyperdreambooth": "reverie.adapt.encoder_config:HyperDreamBoothConfig",
     "elite": "reverie.adapt.showing_config:ELITEConfig",
     "fastcomposer": "reverie.adapt.showing_config:FastComposerConfig",
+    "demonstrations": "reverie.adapt.showing_config:DemonstrationsConfig",
     "autoencoder": "reverie.families.token_config:AutoencoderConfig",
     "judge": "reverie.measure.config:JudgeConfig",
     "rdm": "reverie.diffusion.rdm_config:RDMConfig",
