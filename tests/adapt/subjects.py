@@ -54,9 +54,10 @@ class Painted(Dataset):
         return Batch(self.x[rows], Cond(label=self.labels[rows]))
 
 
-def trained(task, feed, steps: int, rate: float, batch: int = 32) -> None:
-    """A few hundred steps of Adam by the task's own loss."""
-    name, player = next(iter(task.players.items()))
+def trained(task, feed, steps: int, rate: float, batch: int = 32, player: str | None = None) -> None:
+    """A few hundred steps of Adam of a player, the first one without, by the task's own loss."""
+    name = player or next(iter(task.players))
+    player = task.players[name]
     parameters = [p for p in player.module.parameters() if p.requires_grad]
     adam = torch.optim.Adam(parameters, rate)
     for step in range(steps):

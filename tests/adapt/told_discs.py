@@ -16,15 +16,17 @@ NAMES = ("red", "green", "blue", "ground")
 
 
 class Words:
-    """A text encoder of four words, and of those it is taught; others are not heard."""
+    """A text encoder of four words, or others, and of those it is taught; what else is said is not heard."""
 
-    def __init__(self) -> None:
-        self.rows: dict[str, Tensor] = dict(zip(NAMES, discs.WORDS, strict=True))
+    def __init__(self, rows: Mapping[str, Tensor] | None = None) -> None:
+        self.rows: dict[str, Tensor] = dict(rows or zip(NAMES, discs.WORDS, strict=True))
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
         said = [[self.rows[word] for word in text.split() if word in self.rows] for text in texts]
         length = max(map(len, said))
-        value = torch.stack([torch.stack([*each, *[torch.zeros(8)] * (length - len(each))]) for each in said])
+        value = torch.stack(
+            [torch.stack([*each, *[torch.zeros_like(each[0])] * (length - len(each))]) for each in said]
+        )
         mask = torch.tensor([[i < len(each) for i in range(length)] for each in said])
         return {"text": Entry(value, mask, torch.ones(len(texts), dtype=torch.bool))}
 
@@ -35,7 +37,7 @@ class Words:
         return found
 
     def beginning(self, word: str) -> Tensor:
-        return self.rows.get(word, torch.zeros(8)).clone()
+        return self.rows.get(word, torch.zeros_like(next(iter(self.rows.values())))).clone()
 
     def spoken(self, rows: Mapping[str, Tensor]) -> "Words":
         other = copy.copy(self)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reverie.adapt.hyperdreambooth import Light, relaxed
     from reverie.adapt.lora import DoRA, LowRank
     from reverie.adapt.mixing import mixed
+    from reverie.adapt.sights import Sight
     from reverie.adapt.styledrop import again, styled
     from reverie.adapt.svdiff import Spectral
     from reverie.adapt.training import Personalising, fit
@@ -40,6 +41,7 @@ _HOME = {
     "Offsets": "e4t",
     "Outside": "applying",
     "Personalising": "training",
+    "Sight": "sights",
     "Spectral": "svdiff",
     "again": "styledrop",
     "apply": "applying",
@@ -70,6 +72,7 @@ __all__ = [
     "Offsets",
     "Outside",
     "Personalising",
+    "Sight",
     "Spectral",
     "again",
     "apply",

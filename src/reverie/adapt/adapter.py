@@ -1,7 +1,8 @@
 """An adapter: what is added to a model that stays as it is, in a small file that knows its base.
 
 Of each weight W that it changes it holds a :class:`~reverie.adapt.change.Change`, which gives ΔW; of each token that it teaches the model
-the row of numbers that the model is told for it. Adapters add up: ``W + Σ s_i·ΔW_i(W)``.
+the row of numbers that the model is told for it, and perhaps a :class:`~reverie.adapt.sights.Sight` of what it is shown besides. Adapters
+add up: ``W + Σ s_i·ΔW_i(W)``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,22 @@ import torch
 from torch import Tensor, nn
 
 from reverie.adapt.change import Change
+from reverie.adapt.demonstrations import Demonstration
 from reverie.adapt.dreambooth import Dense
 from reverie.adapt.e4t import Offsets
+from reverie.adapt.elite import WordKeys
+from reverie.adapt.fastcomposer import Fused
 from reverie.adapt.hyperdreambooth import Light
 from reverie.adapt.lora import DoRA, LowRank, factored
+from reverie.adapt.sights import Sight, delayed
 from reverie.adapt.svdiff import Spectral
 from reverie.core.errors import InputError, nearest
 from reverie.core.files import about, opened, write_tensors
 
 KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (LowRank, DoRA, Spectral, Dense, Offsets, Light)}
 """The kinds of changes by their names in files."""
+SIGHTS: dict[str, type[Sight]] = {kind.kind: kind for kind in (WordKeys, Fused, Demonstration)}
+"""The kinds of sights by their names in files."""
 FORMAT = 1
 TOKEN = re.compile(r"<[\w-]+>")
 
@@ -41,6 +49,7 @@ class Adapter(nn.Module):
         rows: by token, such as ``<mine>``.
         likes: the number of the class that a token is like, where it is like one: a closed form that the network corrects takes it
             for that.
+        sights: by token, of those that a model of texts is shown.
 
     Raises:
         InputError: for a token of another form.
@@ -53,6 +62,7 @@ class Adapter(nn.Module):
         changes: Mapping[str, Change] | None = None,
         rows: Mapping[str, Tensor] | None = None,
         likes: Mapping[str, int] | None = None,
+        sights: Mapping[str, Sight] | None = None,
     ) -> None:
         super().__init__()
         self.method, self.base = method, base
@@ -60,7 +70,8 @@ class Adapter(nn.Module):
         for token in rows or {}:
             if not TOKEN.fullmatch(token):
                 raise InputError(f"a token is one word in angle brackets, such as <mine>: got {token!r}")
-        self.rows, self.likes = nn.ParameterDict(rows or {}), dict(likes or {})
+        self.rows, self.likes = nn.ParameterDict(OrderedDict(rows or {})), dict(likes or {})
+        self.seen = nn.ModuleDict(sights or {})
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.parameters())
@@ -76,6 +87,24 @@ class Adapter(nn.Module):
     def tokens(self) -> list[str]:
         return list(self.rows)
 
+    @property
+    def sights(self) -> dict[str, Sight]:
+        """By token."""
+        return dict(self.seen.items())  # pyright: ignore[reportReturnType]
+
+    def delayed(self, delay: float) -> Adapter:
+        """The same, its subjects told by their words alone on so much of the way from noise to picture; it shares the numbers.
+
+        Raises:
+            InputError: for an adapter that shows no subject, or a delay that is not 0 to 1.
+        """
+        if not self.sights:
+            raise InputError(
+                f"a delay is for subjects that an encoder shows (elite, fastcomposer, suti …): {self} shows none"
+            )
+        sights = {token: delayed(sight, delay) for token, sight in self.sights.items()}
+        return Adapter(self.method, self.base, self.changes, dict(self.rows), self.likes, sights).requires_grad_(False)
+
     def save(self, path: str | Path) -> Path:
         """Write it as safetensors, with method, base, rank and α of each layer as JSON in the header.
 
@@ -89,6 +118,9 @@ class Adapter(nn.Module):
             "base": self.base,
             "layers": {name: {"kind": change.kind, **change.settings()} for name, change in self.changes.items()},
             "tokens": {token: self.likes.get(token) for token in self.tokens},
+            **(
+                {"sights": {t: {"kind": s.kind, **s.settings()} for t, s in self.sights.items()}} if self.sights else {}
+            ),
         }
         write_tensors(Path(path), {name: v.detach().cpu() for name, v in self.state_dict().items()}, said)
         return Path(path)
@@ -113,7 +145,8 @@ class Adapter(nn.Module):
             changes = {name: _blank(name, dict(layer), tensors) for name, layer in said["layers"].items()}
             rows = {token: tensors[f"rows.{token}"] for token in said["tokens"]}
             likes = {token: like for token, like in said["tokens"].items() if like is not None}
-            adapter = cls(said["method"], said["base"], changes, rows, likes)
+            sights = {token: _sight(token, dict(about), tensors) for token, about in said.get("sights", {}).items()}
+            adapter = cls(said["method"], said["base"], changes, rows, likes, sights)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is an adapter whose file is incomplete: {error} is missing") from error
         expected = adapter.state_dict()
@@ -146,6 +179,15 @@ def _blank(name: str, layer: dict[str, Any], tensors: Mapping[str, Tensor]) -> C
     value = own["shift"] if kind == Spectral.kind else own["values"]
     shape = (len(value), len(value)) if kind == Spectral.kind else tuple(value.shape)
     return KINDS[kind].blank(shape, layer)
+
+
+def _sight(token: str, said: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sight:
+    """The sight that a header names, with its numbers."""
+    kind, start = said.pop("kind"), f"seen.{token}.numbers."
+    if kind not in SIGHTS:
+        raise InputError(f"{token} is shown as {kind!r}, which this version does not know: {', '.join(SIGHTS)}")
+    numbers = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    return SIGHTS[kind](nn.ParameterDict(numbers), **said)
 
 
 @torch.no_grad()
@@ -203,6 +245,10 @@ def joined(*parts: tuple[Adapter, float]) -> Adapter:
     for adapter, scale in parts:
         likes |= adapter.likes
         check_scale(scale)
+        if adapter.sights:
+            raise InputError(
+                f"{adapter} shows a subject, which is no product to add up in a file: apply them together in place of that"
+            )
         for name, change in adapter.changes.items():
             if type(change) is not LowRank and not isinstance(change, Dense):
                 raise InputError(

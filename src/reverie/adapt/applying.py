@@ -21,6 +21,7 @@ from reverie import bridge
 from reverie.adapt import tokens
 from reverie.adapt.adapter import Adapter, check_fits, check_scale, fingerprint
 from reverie.adapt.lora import LowRank
+from reverie.adapt.sights import Used, seeing
 from reverie.adapt.tokens import M, Model
 from reverie.bridge.adapters import read_adapters
 from reverie.bridge.loading import Pretrained
@@ -118,7 +119,8 @@ def _with(denoise: M, uses: Sequence[tuple[Adapter, float]]) -> M:
         shell = (
             _put(shell, tokens.grown(dict(changed.named_parameters()), names, list(rows.values()))) if names else shell
         )
-    return tokens.hearing(denoise, shell, rows)
+    shown = [Used(token, sight, scale) for each, scale in uses for token, sight in each.sights.items()]
+    return seeing(tokens.hearing(denoise, shell, rows), shown)
 
 
 def _put(net: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -191,7 +193,8 @@ class Adapted(nn.Module):
 
 def unmerged(denoise: M, adapter: Adapter) -> M:
     """The model with an adapter beside its weights, to train that."""
-    return tokens.hearing(denoise, Adapted(denoise, adapter), gathered(denoise, [adapter]))
+    beside = tokens.hearing(denoise, Adapted(denoise, adapter), gathered(denoise, [adapter]))
+    return seeing(beside, [Used(token, sight, 1.0) for token, sight in adapter.sights.items()], "shell")
 
 
 def _own(net: nn.Module, given: Outside) -> Adapter:

@@ -70,7 +70,7 @@ class E4T(Predictor):
         self.look = look
         self.offset = zeroed(nn.Linear(look.width, adapter.rows[self.token].numel()))
 
-    def forward(self, shown: Tensor) -> Predicted:
+    def forward(self, shown: Tensor, masks: Tensor | None = None) -> Predicted:
         domain, e = self.adapter.rows[self.token], self.offset(self.look(shown))
         row = domain + self.step * domain.square().mean().sqrt() * e.reshape(-1, *domain.shape)
         return Predicted({f"rows.{self.token}": row}, {"norm": self.norm * e.square().mean(1)})

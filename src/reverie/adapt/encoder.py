@@ -23,7 +23,7 @@ from reverie.adapt.applying import Adapted, unmerged
 from reverie.adapt.encoder_config import EncodedConfig, HyperDreamBoothConfig
 from reverie.adapt.hyperdreambooth import relaxed
 from reverie.adapt.looking import Looking, Predicted, Predictor
-from reverie.adapt.pictures import Together
+from reverie.adapt.pictures import Together, mask_of
 from reverie.core.batch import Around, Batch, Dataset
 from reverie.core.condition import Cond, Entry
 from reverie.core.denoiser import NetDenoiser
@@ -56,33 +56,53 @@ class AdapterEncoder(Beside[Predictor]):
         return f"AdapterEncoder({self.net.adapter})"
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, token: str = "<mine>") -> Adapter:
+    def __call__(
+        self, images: Tensor, token: str = "<mine>", masks: Tensor | None = None, like: str | None = None
+    ) -> Adapter:
         """The adapter of a subject.
 
         Args:
             images: (N, C, H, W) in [−1, 1], of the size of the base's; their order makes no difference.
             token: how the subject is called.
+            masks: where it is, (N, 1, H, W), 1 there; everywhere without.
+            like: the word that the token is in the text, of an encoder that leaves it as it is.
 
         Raises:
-            InputError: for pictures of another shape or that are not finite, or a token of another form.
+            InputError: for pictures of another shape or that are not finite, masks of another size, a token of another form, or an encoder
+                that looks at whole pictures or says the word itself.
         """
         wanted = self.base.space.data_shape(self.base.shape)
         if images.ndim != 4 or not len(images) or images.shape[1:] != wanted or not images.isfinite().all():
             said = ", ".join(map(str, wanted))
             raise InputError(f"pictures are (N, {said}) in [−1, 1] and finite: got shape {tuple(images.shape)}")
+        if masks is not None and not self.net.masked:
+            raise InputError(f"{self.net.adapter.method} looks at whole pictures: leave the masks out")
+        if masks is not None and masks.shape != (len(images), 1, *wanted[1:]):
+            raise InputError(f"there is a mask (1, {wanted[1]}, {wanted[2]}) of each picture: got {tuple(masks.shape)}")
+        if like is not None and not self.net.named:
+            raise InputError(f"{self.net.adapter.method} says itself what a subject is like: leave {like!r} out")
         first = next(self.net.parameters())
-        numbers = self.net(images[None].to(first)).numbers
-        mine = copy.deepcopy(self.net.adapter)
+        said = self.net(images[None].to(first), None if masks is None else masks[None].to(first))
+        mine, numbers = copy.deepcopy(self.net.adapter), said.numbers
+        if like is not None:
+            mine.rows[TOKEN] = nn.Parameter(tokens.beginning(self.base, like).to(first))
         mine.load_state_dict({name: value[0] for name, value in numbers.items()}, strict=False)
         names = {known: token[:-1] + known.removeprefix(TOKEN[:-1]) for known in mine.tokens}
         rows = {names[known]: row.detach() for known, row in mine.rows.items()}
         likes = {names[known]: like for known, like in mine.likes.items()}
-        return Adapter(mine.method, mine.base, mine.changes, rows, likes).requires_grad_(False)
+        sights = {} if said.sight is None else {token: said.sight.kept()}
+        return Adapter(mine.method, mine.base, mine.changes, rows, likes, sights).requires_grad_(False)
 
 
-def encode(encoder: AdapterEncoder, images: Tensor, token: str = "<mine>") -> Adapter:
+def encode(
+    encoder: AdapterEncoder,
+    images: Tensor,
+    token: str = "<mine>",
+    masks: Tensor | None = None,
+    like: str | None = None,
+) -> Adapter:
     """The adapter that an encoder predicts of pictures (N, C, H, W) of a subject: see :meth:`AdapterEncoder.__call__`."""
-    return encoder(images, token)
+    return encoder(images, token, masks, like)
 
 
 def build(config: FromPicturesConfig, base: NetDenoiser, seed: int) -> AdapterEncoder:
@@ -115,7 +135,9 @@ def predicted(config: EncodedConfig, encoder: Any, data: Dataset, held_out: Data
     if not isinstance(encoder, AdapterEncoder):
         raise InputError(f"--encoder is a run of an encoder, such as reverie train e4t: {config.encoder} is none")
     both = Together(data, held_out) if len(held_out) else data
-    adapter = encoder(both.batch(range(len(both))).x, config.token or "<mine>")
+    batch = both.batch(range(len(both)))
+    like = config.like if encoder.net.named else None
+    adapter = encoder(batch.x, config.token or "<mine>", batch.extra.get("mask"), like)
     light = adapter.method == HyperDreamBoothConfig.name
     if config.rank is not None and not (light and config.tune):
         raise InputError("--rank is that of training on from a prediction of hyperdreambooth: leave it out")
@@ -170,8 +192,17 @@ class Encoding(Task):
         }
 
     def loss(self, player: str, batch: Batch, rng: Draws, progress: Moment) -> dict[str, Tensor]:
-        said = self.model.net(batch.extra["shown"])
-        return {**self.of(batch.x, said, rng, progress), **said.parts}
+        said = self.said(batch)
+        return {**self.parts(batch, said, rng, progress), **said.parts}
+
+    def said(self, batch: Batch, by: int = 0) -> Predicted:
+        """What the encoder says of the subjects of a batch, or of those that stand so many further back in it."""
+        shown, masks = batch.extra["shown"].roll(by, 0), batch.extra.get("masks")
+        return self.model.net(shown, None if masks is None else masks.roll(by, 0))
+
+    def parts(self, batch: Batch, said: Predicted, rng: Draws, progress: Moment) -> dict[str, Tensor]:
+        """The base's own loss of a batch."""
+        return self.of(batch.x, said, rng, progress)
 
     def of(self, images: Tensor, said: Predicted, rng: Draws, progress: Moment) -> dict[str, Tensor]:
         """The base's own loss of pictures (B, C, H, W), each under its own adapter."""
@@ -205,8 +236,7 @@ class Encoding(Task):
             return {}
         rng, now, n = Draws(0, 0, len(self.held_out)), Moment(0, 0, 1), len(self.held_out)
         batch = self.held_out.to(self.model.base.device)
-        own = self.of(batch.x, self.model.net(batch.extra["shown"]), rng, now)
-        other = self.of(batch.x, self.model.net(batch.extra["shown"].roll(n // 2, 0)), rng, now)
+        own, other = (self.parts(batch, self.said(batch, by), rng, now) for by in (0, n // 2))
         return {"loss": _sum(own), "exchanged": _sum(other)}
 
 
@@ -215,7 +245,8 @@ def _sum(parts: Mapping[str, Tensor]) -> float:
 
 
 class Subjects(Around):
-    """Pictures with, as ``extra["shown"]`` (B, K, C, H, W), the K that follow of the same subject, the first after the last.
+    """Pictures with, as ``extra["shown"]`` (B, K, C, H, W), the K that follow of the same subject, the first after the last. Where pictures
+    have maps, ``extra["mask"]`` (B, 1, H, W) and ``extra["masks"]`` (B, K, 1, H, W) say where it is.
 
     Args:
         data: pictures with labels, one a subject.
@@ -240,8 +271,11 @@ class Subjects(Around):
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         rows = self.rows[torch.as_tensor(positions, dtype=torch.int64)]
-        shown = self.data.batch(self.others[rows].flatten()).x
-        return Batch(self.data.batch(rows).x, None, {"shown": shown.unflatten(0, (len(rows), -1))})
+        own, other = self.data.batch(rows), self.data.batch(self.others[rows].flatten())
+        extra, (mask, masks) = {"shown": other.x.unflatten(0, (len(rows), -1))}, map(mask_of, (own, other))
+        if mask is not None and masks is not None:
+            extra |= {"mask": mask, "masks": masks.unflatten(0, (len(rows), -1))}
+        return Batch(own.x, None, extra)
 
 
 def labels_of(data: Dataset) -> Tensor:

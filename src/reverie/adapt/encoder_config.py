@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from tyro.conf import Suppress
 
@@ -206,7 +206,8 @@ class HyperDreamBoothConfig(FromPicturesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedConfig(AdaptConfig):
-    """What the encoder of another run predicts of the pictures, and a few steps of training from there.
+    """What the encoder of another run predicts of the pictures, and a few steps of training from there. data.maps says where the subject is
+    in each picture, to an encoder that looks there (elite …).
 
     Attributes:
         encoder: folder of its run, trained on the same base.
@@ -215,6 +216,7 @@ class EncodedConfig(AdaptConfig):
     """
 
     name: ClassVar[str] = "encoded"
+    maps: ClassVar[Literal["maps", "boxes"] | None] = "maps"
 
     encoder: str = ""
     tune: bool = True

@@ -141,7 +141,7 @@ class HyperDreamBooth(Predictor):
         self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(width, heads, 4 * width, **how) for _ in range(depth)))
         self.norm, self.leave = nn.LayerNorm(width), zeroed(nn.Linear(width, most))
 
-    def forward(self, shown: Tensor) -> Predicted:
+    def forward(self, shown: Tensor, masks: Tensor | None = None) -> Predicted:
         seen = self.look(shown)[:, None]
         said = seen.new_zeros(len(seen), len(self.places), self.enter.in_features)
         for _ in range(self.rounds):

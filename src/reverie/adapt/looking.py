@@ -8,7 +8,7 @@ that what is said of a subject is one adapter). What several pictures show is th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from reverie.nets.encoder import Encoder
 
 if TYPE_CHECKING:
     from reverie.adapt.adapter import Adapter
+    from reverie.adapt.sights import Sight
     from reverie.core.denoiser import NetDenoiser
     from reverie.nets.config import EncoderConfig
 
@@ -41,7 +42,7 @@ class Looking(nn.Module):
     def __init__(self, base: NetDenoiser, config: EncoderConfig, width: int) -> None:
         super().__init__()
         channels, *size = base.space.data_shape(base.shape)
-        self.base, self.channels, self.width = base, base.shape[0], width
+        self.base, self.channels, self.width, self.config = base, base.shape[0], width, config
         known = taps.find(base, taps.sites(base))
         self.sites = [name for name, place in known.items() if f"{name}.in" in known and not place.attention]
         blank = torch.zeros(1, channels, *size, device=base.device, dtype=base.dtype)
@@ -50,13 +51,17 @@ class Looking(nn.Module):
             nn.LayerNorm(self.features(blank).shape[1]), nn.Linear(self.features(blank).shape[1], width)
         )
 
-    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """What the base makes of pictures (B, C, H, W) in each block, the mean over places, side by side, (B, D)."""
+        return torch.cat(self.levels(images), 1)
+
+    @torch.no_grad()
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """The same one behind the other, in the order of the blocks."""
         x0 = self.base.space.encode(images)
         point = self.base.schedule.at(0.5 * CLEAN)
         seen = taps.features(self.base, self.sites, point.alpha * x0, point)
-        return torch.cat([seen[site].mean((2, 3) if seen[site].ndim == 4 else 1) for site in self.sites], 1)
+        return [seen[site].mean((2, 3) if seen[site].ndim == 4 else 1) for site in self.sites]
 
     def forward(self, shown: Tensor) -> Tensor:
         each = shown.flatten(0, 1)
@@ -64,11 +69,40 @@ class Looking(nn.Module):
         return F.silu(seen.unflatten(0, shown.shape[:2]).mean(1))
 
 
+class Patches(nn.Module):
+    """Pictures (B, K, C, H, W), of which ``masks`` (B, K, 1, H, W) say what is looked at, to tokens (B, K·P, width), zero where that is
+    nothing.
+
+    Args:
+        look: whose settings its network has.
+        width: features of a token.
+    """
+
+    def __init__(self, look: Looking, width: int) -> None:
+        super().__init__()
+        size, multiple = look.own.size, look.own.multiple
+        self.own = Encoder(look.config, channels=look.own.channels, size=size, classes=1)
+        channels = self.own.out.in_features
+        del self.own.pool, self.own.out
+        self.positions = nn.Parameter(torch.randn((size[0] // multiple) * (size[1] // multiple), channels))
+        self.leave = nn.Linear(channels, width)
+
+    def forward(self, shown: Tensor, masks: Tensor | None) -> Tensor:
+        each = (shown if masks is None else shown * masks).flatten(0, 1)
+        places = self.own.places(each, each.new_zeros(()))
+        seen = F.silu(self.leave(places.flatten(2).transpose(1, 2) + self.positions))
+        if masks is not None:
+            seen = seen * F.adaptive_max_pool2d(masks.flatten(0, 1), places.shape[2:]).flatten(2).transpose(1, 2)
+        return seen.unflatten(0, shown.shape[:2]).flatten(1, 2)
+
+
 class Predicted(NamedTuple):
-    """What an encoder says of B subjects: ``numbers`` (B, …) by their names in an adapter, and ``parts`` (B,) of a loss that it adds."""
+    """What an encoder says of B subjects: ``numbers`` (B, …) by their names in an adapter, ``parts`` (B,) of a loss that it adds, and the
+    ``sight`` of B subjects, if the model is shown them."""
 
     numbers: dict[str, Tensor]
     parts: dict[str, Tensor]
+    sight: Sight | None = None
 
 
 class Predictor(nn.Module, ABC):
@@ -76,9 +110,13 @@ class Predictor(nn.Module, ABC):
 
     Attributes:
         adapter: holds what is not predicted: numbers that all subjects share, learned with the predictor where they require a gradient.
+        masked: whether it looks at a part of the pictures, ``masks`` (B, K, 1, H, W), 1 where the subject is; everywhere without.
+        named: whether the word of a subject may be another than that of all subjects, as it is not predicted.
     """
 
     adapter: Adapter
+    masked: ClassVar[bool] = False
+    named: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, shown: Tensor) -> Predicted: ...
+    def forward(self, shown: Tensor, masks: Tensor | None = None) -> Predicted: ...

@@ -80,6 +80,8 @@ class Arguments(Placing):
         adapter: of reverie adapt, peft or kohya, with a strength at the end if 1 is not right, as often as wanted: mine.safetensors:0.8, or
             the folder of its run; its tokens are further labels.
         anyway: also adapters of another base, whose shapes fit.
+        delay: of adapters that show a subject (reverie adapt --encoder), the share of the steps, at the beginning, in which it is told by
+            its word alone; as the encoder has it without.
         canvas: height and width of pictures larger than the model's, drawn by overlapping windows: for data that looks alike everywhere.
     """
 
@@ -111,6 +113,7 @@ class Arguments(Placing):
     mask: Path | None = None
     adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     anyway: bool = False
+    delay: Annotated[float, Bound(ge=0, le=1)] | None = None
     canvas: tuple[Side, Side] | None = None
 
 
@@ -145,7 +148,9 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
     run = given.open(where)
     if given.anyway and not given.adapter:
         raise InputError("--anyway is for an adapter of another base: give --adapter, or leave it out")
-    changed = adapted(run, given.adapter, given.anyway) if given.adapter else None
+    if given.delay is not None and not given.adapter:
+        raise InputError("--delay is for subjects that adapters show: give --adapter, or leave it out")
+    changed = adapted(run, given.adapter, given.anyway, given.delay) if given.adapter else None
     recipe, teaching = run.recipe if changed is None else knowing(run.recipe, changed), teacher(given.guide)
     labels = choose(given.label, recipe if teaching is None or recipe.data.classes else teaching.recipe)
     if given.negative is not None and not given.text:

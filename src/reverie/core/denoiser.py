@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie.core import describe
 from reverie.core.boundary import Bounded
-from reverie.core.call import Call
+from reverie.core.call import Call, Change
 from reverie.core.condition import Cond, Conditions, as_cond
 from reverie.core.conditioner import Conditioner
 from reverie.core.count import Count
@@ -297,9 +297,11 @@ class NetDenoiser(Bounded, Denoiser):
     Attributes:
         conditioner: makes conditions of texts, class names and pictures.
         told: of a model with text encoders, makes of a text as data holds it what the network takes; what is that already stays.
+        within: a change of the network that acts in every call.
     """
 
     told: Callable[[Cond], Cond] | None = None
+    within: Change | None = None
 
     def __init__(
         self,
@@ -335,6 +337,7 @@ class NetDenoiser(Bounded, Denoiser):
         if (cond := as_cond(cond)) is not None:
             cond = cond if self.told is None else self.told(cond)
             cond.check_names(self.conditions)
+        call = call if self.within is None else (call or Call()).changed(self.within)
         point = self.point(t, x)
         scaled = x if self.data_std is None else x * (self.data_std**2 * point.alpha**2 + point.sigma**2) ** -0.5
         time = (TIME_MAPS[self.time] if isinstance(self.time, str) else self.time)(point)

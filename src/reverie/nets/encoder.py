@@ -67,9 +67,13 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """``(B, channels, H, W)`` and a time of order 1, () or (B,) -> logits ``(B, classes)``."""
+        return self.out(self.pool(self.places(x, time)))
+
+    def places(self, x: Tensor, time: Tensor) -> Tensor:
+        """What is seen in each place of the coarsest level, (B, C, h, w), before it is pooled."""
         check_picture(x, self.channels, self.multiple, self.size)
         condition = self.conditioning(time, None, x.shape[0])
         x = self.embed(x)
         for block in self.down:
             x = block(x, condition)
-        return self.out(self.pool(self.norm(x)))
+        return self.norm(x)

@@ -34,8 +34,12 @@ def absolute(given: str) -> str:
     return f"{path.absolute()}:{scale:g}"
 
 
-def adapted(run: Run, given: Sequence[str], anyway: bool = False) -> Model:
+def adapted(run: Run, given: Sequence[str], anyway: bool = False, delay: float | None = None) -> Model:
     """The run's model with adapters, cast as the run is to be after that: they know their base in the type of its file.
+
+    Args:
+        run, given, anyway: the model, the adapters with their strengths, and whether they may be of another base.
+        delay: of the subjects that they show, see :meth:`reverie.adapt.Adapter.delayed`; their own without.
 
     Raises:
         InputError: as :func:`reverie.adapt.apply`, or for a run of another task.
@@ -46,6 +50,8 @@ def adapted(run: Run, given: Sequence[str], anyway: bool = False) -> Model:
             f"--adapter is for diffusion models and those of tokens: {run.folder} is a run of the task {run.recipe.task.name}"
         )
     each = [(_loaded(path), scale) for path, scale in map(strength, given)]
+    if delay is not None:
+        each = [(a.delayed(delay) if isinstance(a, adapt.Adapter) else a, scale) for a, scale in each]
     return adapt.apply(plain, *each, anyway=anyway).to(dtype=run.dtype)
 
 
