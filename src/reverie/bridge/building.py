@@ -17,7 +17,9 @@ from reverie.core.errors import InputError, RunError, unknown
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODER = "AutoencoderKL"
-CONTROLNET = "ControlNetModel"
+CONTROLNETS = {"UNet2DConditionModel": "ControlNetModel", "SD3Transformer2DModel": "SD3ControlNetModel"}
+"""Of the networks that one steers, its class."""
+KNOWN = (*NETWORKS, AUTOENCODER, *CONTROLNETS.values())
 COUNTS = (
     "num_layers", "layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block", "num_hidden_layers",
     "num_decoder_layers",
@@ -35,8 +37,8 @@ def complete(component: Component) -> dict[str, Any]:
     """
     import diffusers
 
-    if component.kind not in (*NETWORKS, AUTOENCODER, CONTROLNET):
-        raise unknown(f"model in {component.folder},", component.kind, (*NETWORKS, AUTOENCODER, CONTROLNET))
+    if component.kind not in KNOWN:
+        raise unknown(f"model in {component.folder},", component.kind, KNOWN)
     parameters = inspect.signature(getattr(diffusers, component.kind).__init__).parameters
     config: dict[str, Any] = {}
     for name, parameter in parameters.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from reverie.bridge import architecture, controlnet, weights
 from reverie.bridge.building import (
     AUTOENCODER,
-    CONTROLNET,
+    CONTROLNETS,
     build,
     check_weights,
     complete,
@@ -110,7 +110,7 @@ def open_folder(
 
     Returns:
         A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space; for that of a
-        ControlNetModel, a ControlNet for :func:`reverie.diffusion.control`.
+        ControlNetModel or SD3ControlNetModel, a ControlNet for :func:`reverie.diffusion.control`.
 
     Raises:
         InputError: for a folder of another kind, a class or option without translation, weights that are pickled or of another model.
@@ -120,7 +120,7 @@ def open_folder(
     component = Component(folder.path) if folder.single else _network_of(folder)
     if component.kind == AUTOENCODER:
         return autoencoder(component).to(device=device, dtype=dtype)
-    if component.kind == CONTROLNET:
+    if component.kind in CONTROLNETS.values():
         return controlnet.read(component).to(device=device, dtype=dtype)
     config = complete(component)
     if config.get("encoder_hid_dim_type") == "ip_image_proj":
