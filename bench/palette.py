@@ -111,6 +111,8 @@ class Bench:
         recipe = Run(folder).recipe if (folder / "recipe.yaml").is_file() else self.within(recipe)
         begun = time.process_time()
         run, seen = rv.recipes.train(recipe, folder)
+        if seen < recipe.train.images:
+            raise SystemExit(f"{folder} was interrupted: the same command goes on")
         print(f"{folder}: {seen} images, {time.process_time() - begun:.0f} s of the processor now", flush=True)
         self.models[name] = run.denoiser()
         return self.models[name]
