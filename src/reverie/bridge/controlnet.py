@@ -16,23 +16,24 @@ from reverie.bridge.building import CONTROLNETS, check_weights, complete, follow
 from reverie.bridge.folder import Component
 from reverie.bridge.weights import Part
 from reverie.core.errors import InputError
-from reverie.nets.controlnet import PICTURE, ControlNet
+from reverie.nets.controlnet import PICTURE, ControlNet, Hinted
 from reverie.nets.mmdit import MMDiT
+from reverie.nets.textless import Textless
 from reverie.nets.unet import UNet
 
 UNET, SD3 = CONTROLNETS
 PLAIN = {
     "controlnet_conditioning_channel_order": "rgb",
     "global_pool_conditions": False,
-    "pos_embed_type": "sincos",
-    "use_pos_embed": True,
 }
 """What a ControlNet of theirs must say, where it says anything, to be ours."""
+COPIED, TEXTLESS = {"use_pos_embed": True, "pos_embed_type": "sincos"}, {"use_pos_embed": False}
+"""What those of an MM-DiT say besides: that read a text, and that do not."""
 SEVERAL = "MultiControlNetModel"
 """The class of several ControlNets of a pipeline, all of a U-Net: diffusers saves no others together."""
 
 
-def read(component: Component) -> ControlNet:
+def read(component: Component) -> ControlNet | Textless:
     """The ControlNet of a folder, frozen and in evaluation mode. What it was trained on is not known, so any network of its shape serves.
 
     Raises:
@@ -40,19 +41,26 @@ def read(component: Component) -> ControlNet:
         RunError: when a file is damaged.
     """
     config = complete(component)
-    check_weights(component, config)
-    state = component.tensors()
+    borrowed = "pos_embed." if config.get("use_pos_embed") is False else None  # a pipeline's own, saved with it
+    check_weights(component, config, borrowed)
+    state = {
+        name: value for name, value in component.tensors().items() if borrowed is None or not name.startswith(borrowed)
+    }
     with following(str(component.folder)):
         whole = _steered(component.kind, config)
         base = architecture.network(UNET if component.kind == CONTROLNETS[UNET] else SD3, whole)
-        if not isinstance(base, UNet | MMDiT) or any(config.get(key, value) != value for key, value in PLAIN.items()):
+        plain, textless = PLAIN, isinstance(base, MMDiT) and config["joint_attention_dim"] is None
+        if isinstance(base, MMDiT):
+            plain = TEXTLESS if textless else COPIED
+        if not isinstance(base, UNet | MMDiT) or any(config.get(key, value) != value for key, value in plain.items()):
             raise InputError(
                 f"the ControlNet in {component.folder} has settings without translation: it steers no U-Net or MM-DiT of ours"
             )
         if isinstance(base, MMDiT):
             extra = config["extra_conditioning_channels"]
             pictures = PICTURE if extra else min(PICTURE, base.channels)
-            net = ControlNet(base, pictures + extra, depth=config["num_layers"])
+            kind = Textless if textless else ControlNet
+            net = kind(base, pictures + extra, depth=config["num_layers"])
             net.bare = config["force_zeros_for_pooled_projection"]
         else:
             widths = tuple(config["conditioning_embedding_out_channels"])
@@ -63,26 +71,29 @@ def read(component: Component) -> ControlNet:
     return net.eval().requires_grad_(False)
 
 
-def described(net: ControlNet, kind: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def described(net: Hinted, kind: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and the weights of diffusers' ControlNet like ``net``, which steers a model of theirs by its class and
     configuration.
 
     Raises:
         InputError: when they have none.
     """
-    if (kind, type(net.copy)) not in ((UNET, UNet), (SD3, MMDiT)):
+    steers = MMDiT if isinstance(net, Textless) else type(net.copy) if isinstance(net, ControlNet) else type(net)
+    if (kind, steers) not in ((UNET, UNet), (SD3, MMDiT)) or not isinstance(net, ControlNet | Textless):
         raise InputError(
             f"diffusers' {' and '.join(CONTROLNETS.values())} steer a {UNET} that opens as a U-Net of ours and a {SD3} that opens as an "
-            f"MM-DiT: got {kind} and a ControlNet of a {type(net.copy).__name__}"
+            f"MM-DiT: got {kind} and a ControlNet of a {steers.__name__}"
         )
     own = CONTROLNETS[kind]
     config = {key: model[key] for key in _defaults(own) if key in model} | {"_class_name": own}
-    if isinstance(net.copy, MMDiT):
+    if steers is MMDiT:
         config |= {
             "num_layers": len(net.sites),
             "extra_conditioning_channels": max(0, net.channels - PICTURE),
             "force_zeros_for_pooled_projection": net.bare,
         }
+        if isinstance(net, Textless):
+            config |= {"joint_attention_dim": None, "pos_embed_type": None, **TEXTLESS}
     else:
         convolutions = [net.hint.enter, *net.hint.blocks[1::2]]  # pyright: ignore
         config |= {
@@ -109,7 +120,18 @@ def _steered(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a network that a ControlNet of theirs steers."""
     if kind == CONTROLNETS[SD3]:  # the last block of an MM-DiT is never copied
         own = {key: value for key, value in config.items() if key in _defaults(SD3)}
-        return {**_defaults(SD3), **own, "num_layers": config["num_layers"] + 1, "out_channels": config["in_channels"]}
+        if own["joint_attention_dim"] is None:  # what has no text has none of these
+            width = config["num_attention_heads"] * config["attention_head_dim"]
+            own |= {
+                "joint_attention_dim": 1,
+                "caption_projection_dim": width,
+                "dual_attention_layers": (),
+                "num_layers": 1,
+                "qk_norm": None,
+            }
+        else:
+            own["num_layers"] += 1
+        return {**_defaults(SD3), **own, "out_channels": config["in_channels"]}
     own = {key: value for key, value in config.items() if key in _defaults(UNET)}
     ups = [DOWN_TO_UP[kind] for kind in reversed(config["down_block_types"])]
     return {**_defaults(UNET), **own, "out_channels": config["in_channels"], "up_block_types": ups}
@@ -123,16 +145,17 @@ def _defaults(kind: str) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in parameters.items() if name != "self"}
 
 
-def _parts(net: ControlNet, config: Mapping[str, Any]) -> Iterator[Part]:
-    """All the tensors of ``net``, whose copy is of a network of ``config``, and which of theirs they are."""
-    copied = net.copy.state_dict()
-    yield from (
-        replace(part, ours=f"copy.{part.ours}") for part in weights.parts(net.copy, config) if part.ours in copied
-    )
-    if isinstance(net.copy, MMDiT):
-        names = {"hint": "pos_embed_input.proj"} | {
-            f"zeros.{i}": f"controlnet_blocks.{i}" for i in range(len(net.zeros))
-        }
+def _parts(net: ControlNet | Textless, config: Mapping[str, Any]) -> Iterator[Part]:
+    """All the tensors of ``net``, which steers a network of ``config``, and which of theirs they are."""
+    if isinstance(net, Textless):
+        yield from weights.textless_parts(net)
+    else:
+        copied = net.copy.state_dict()
+        every = weights.parts(net.copy, config)
+        yield from (replace(part, ours=f"copy.{part.ours}") for part in every if part.ours in copied)
+    if isinstance(net, Textless) or isinstance(net.copy, MMDiT):
+        names = {"hint": "pos_embed_input.proj"}
+        names |= {f"zeros.{i}": f"controlnet_blocks.{i}" for i in range(len(net.zeros))}
     else:
         names = {"hint.enter": "controlnet_cond_embedding.conv_in", "hint.leave": "controlnet_cond_embedding.conv_out"}
         names |= {f"hint.blocks.{i}": f"controlnet_cond_embedding.blocks.{i}" for i in range(len(net.hint.blocks))}  # pyright: ignore

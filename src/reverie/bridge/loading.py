@@ -33,7 +33,7 @@ from reverie.core.predictions import Kind
 from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Space
 from reverie.core.tensors import Scalar
-from reverie.nets.controlnet import ControlNet
+from reverie.nets.controlnet import Hinted
 from reverie.nets.embeddings import sinusoids
 from reverie.nets.layers import pair
 from reverie.nets.network import Network
@@ -56,7 +56,7 @@ class Pretrained(NetDenoiser):
         pipeline: the class of the pipeline in diffusers, None of a single model.
     """
 
-    controls: tuple[ControlNet, ...] = ()
+    controls: tuple[Hinted, ...] = ()
     pipeline: str | None = None
 
     def __init__(
@@ -95,7 +95,7 @@ def open_folder(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> Pretrained | KL | ControlNet:
+) -> Pretrained | KL | Hinted:
     """A pipeline or model of diffusers', frozen and in evaluation mode.
 
     Where the architecture is one of ours the weights load into our network; else diffusers' module is wrapped. Nothing of the folder is

@@ -21,7 +21,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity
-from reverie.nets.controlnet import ControlNet
+from reverie.nets.controlnet import Hinted
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.prior import Prior
@@ -187,7 +187,7 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
     return trained.scheduler, describe(net, trained.folded(denoise))
 
 
-def write_controlnet(net: ControlNet, base: Pretrained, folder: str | Path) -> Path:
+def write_controlnet(net: Hinted, base: Pretrained, folder: str | Path) -> Path:
     """Write a ControlNet so that diffusers' ControlNetModel, or SD3ControlNetModel, computes the same residuals.
 
     Args:

@@ -118,12 +118,15 @@ class Hinted(nn.Module):
         """What :meth:`forward` is given of a hint (B, channels, H, W) in [0, 1], for a model whose pictures are in ``space``."""
         return hint
 
-    def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor, net: nn.Module | None = None
+    ) -> dict[str, Tensor]:
         """What is added of each site, for the arguments of the frozen network.
 
         Args:
             x, time, cond: as of the network.
             hint: out of :meth:`told`.
+            net: the network, for what begins with its tokens.
         """
         raise NotImplementedError
 
@@ -159,8 +162,7 @@ class ControlNet(Hinted):
         super().__init__(net, hint, size)
         self.sites, self.copy = sites, _first_half(net, len(sites))
         if isinstance(net, MMDiT):
-            channels, patch = net.channels + max(0, hint - PICTURE), net.patch
-            self.hint = zeroed(nn.Conv2d(channels, net.embed.out_channels, patch, stride=patch))
+            self.hint = entering(net, hint)
         else:
             self.hint = Hint(hint, self.factor, self.copy.embed.out_channels, widths)  # pyright: ignore
         maps = isinstance(net, UNet)
@@ -168,39 +170,67 @@ class ControlNet(Hinted):
         self.to(self.copy.embed.weight)  # pyright: ignore
 
     def places(self, model: nn.Module | Denoiser) -> dict[str, tuple[str, Place]]:
-        if not isinstance(self.copy, MMDiT):
-            return super().places(model)
-        net: Any = getattr(model, "net", model)
-        net = getattr(net, "_orig_mod", net)
-        width = self.copy.embed.out_channels
-        if not isinstance(net, MMDiT) or len(net.blocks) < 2 or net.embed.out_channels != width:
-            raise InputError(
-                f"this ControlNet steers an MM-DiT of ours of two blocks at least and {width} features a token: got another network, "
-                f"{type(net).__name__}"
-            )
-        each = len(net.blocks) / len(self.sites)
-        found = taps.find(model, [f"blocks.{b}" for b in range(len(net.blocks) - 1)])
-        return {site: (self.sites[int(b / each)], place) for b, (site, place) in enumerate(found.items())}
+        if isinstance(self.copy, MMDiT):
+            return spread(self.sites, model, self.copy.embed.out_channels)
+        return super().places(model)
 
     def told(self, hint: Tensor, space: Space) -> Tensor:
-        if not isinstance(self.copy, MMDiT):
-            return hint
-        channels, *_ = space.data_shape((self.copy.channels, *self.copy.size))
-        picture, maps = hint[:, :PICTURE], hint[:, PICTURE:]
-        if picture.shape[1] not in (1, channels):
-            raise InputError(f"a hint for pictures of {channels} channels has 1 or as many: got {picture.shape[1]}")
-        code = space.encode(2.0 * picture.expand(-1, channels, -1, -1) - 1.0)
-        if maps.shape[1]:
-            return torch.cat([code, F.interpolate(maps, code.shape[2:])], dim=1)
-        return code + space.offset if self.bare else code
+        if isinstance(self.copy, MMDiT):
+            return coded(hint, space, (self.copy.channels, *self.copy.size), self.bare)
+        return hint
 
-    def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor, net: nn.Module | None = None
+    ) -> dict[str, Tensor]:
         embedded = self.hint(hint.to(x.dtype))
         first = taps.Edit({"embed": Place("embed")}, {"embed": lambda value, at: value + embedded})
-        if self.bare and cond is not None:
-            cond = Cond(**{name: cond[name] for name in cond if name != "vector"})
+        cond = without_vector(cond) if self.bare else cond
         seen = taps.features(self.copy, self.sites, x, time, cond, within=first)
         return {site: zero(seen[site]) for site, zero in zip(self.sites, self.zeros, strict=True)}
+
+
+def entering(net: MMDiT, hint: int) -> nn.Conv2d:
+    """Where the code of a hint of so many channels enters beside an MM-DiT, in patches; zeros at first."""
+    return zeroed(nn.Conv2d(net.channels + max(0, hint - PICTURE), net.embed.out_channels, net.patch, stride=net.patch))
+
+
+def spread(sites: Sequence[str], model: nn.Module | Denoiser, width: int) -> dict[str, tuple[str, Place]]:
+    """The blocks of an MM-DiT but for its last, each with which of ``sites`` serves it.
+
+    Raises:
+        InputError: for another network, or one of another width.
+    """
+    net: Any = getattr(model, "net", model)
+    net = getattr(net, "_orig_mod", net)
+    if not isinstance(net, MMDiT) or len(net.blocks) < 2 or net.embed.out_channels != width:
+        raise InputError(
+            f"this ControlNet steers an MM-DiT of ours of two blocks at least and {width} features a token: got another network, "
+            f"{type(net).__name__}"
+        )
+    each = len(net.blocks) / len(sites)
+    found = taps.find(model, [f"blocks.{b}" for b in range(len(net.blocks) - 1)])
+    return {site: (sites[int(b / each)], place) for b, (site, place) in enumerate(found.items())}
+
+
+def coded(hint: Tensor, space: Space, code: tuple[int, ...], bare: bool) -> Tensor:
+    """The codes of hints in a model's space, where one has the shape ``code``, and behind them the maps as they are.
+
+    Raises:
+        InputError: for hints of other channels than the model's pictures.
+    """
+    channels, *_ = space.data_shape(code)
+    picture, maps = hint[:, :PICTURE], hint[:, PICTURE:]
+    if picture.shape[1] not in (1, channels):
+        raise InputError(f"a hint for pictures of {channels} channels has 1 or as many: got {picture.shape[1]}")
+    codes = space.encode(2.0 * picture.expand(-1, channels, -1, -1) - 1.0)
+    if maps.shape[1]:
+        return torch.cat([codes, F.interpolate(maps, codes.shape[2:])], dim=1)
+    return codes + space.offset if bare else codes
+
+
+def without_vector(cond: Cond | None) -> Cond | None:
+    """The conditions but for the pooled vector, which is zeros then."""
+    return None if cond is None else Cond(**{name: cond[name] for name in cond if name != "vector"})
 
 
 class Steering:
@@ -233,7 +263,7 @@ class Steering:
         made: dict[str, Tensor] = {}
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            made.update(self._residuals(now, *args))
+            made.update(self._residuals(now, module, *args))
 
         def add(site: str, of: str, value: Tensor) -> Tensor:
             now.fired.add(site)
@@ -244,12 +274,14 @@ class Steering:
             place.hook(net, partial(add, site, of))
         return net
 
-    def _residuals(self, now: Now, x: Tensor, time: Tensor, cond: Cond | None = None) -> dict[str, Tensor]:
+    def _residuals(
+        self, now: Now, net: nn.Module, x: Tensor, time: Tensor, cond: Cond | None = None
+    ) -> dict[str, Tensor]:
         hint = per_branch(self.hint.to(x.device), len(x), Call(now.branches))
         if len(hint) not in (1, len(x)):
             raise InputError(f"got {len(hint)} hints for {len(x)} samples: give one, or one a sample")
         share = self._share(now.point, x)
-        added = self.net(x, time, cond, hint.expand(len(x), -1, -1, -1))
+        added = self.net(x, time, cond, hint.expand(len(x), -1, -1, -1), net)
         return {site: share.reshape(-1, *(1,) * (value.ndim - 1)) * value for site, value in added.items()}
 
     def _share(self, point: Point | None, x: Tensor) -> Tensor:
