@@ -220,6 +220,7 @@ ROWS: dict[str, tuple[str, Method]] = {
     "plug_and_play": ("ode", partial(by, rv.edit.plug_and_play, "ode")),
     "masactrl": ("ode", partial(by, rv.edit.masactrl, "ode")),
     "pix2pix_zero": ("regularised", partial(by, rv.edit.pix2pix_zero, "regularised")),
+    "pix2pix_zero, ode": ("ode", partial(by, rv.edit.pix2pix_zero, "ode")),
     "dds": ("", partial(whole, method="dds")),
     "imagic": ("", partial(whole, method="imagic")),
     "masked, told where": ("", lambda denoise, batch: _masked(denoise, batch)),
@@ -306,7 +307,7 @@ def figure(folder: Path) -> None:
     torch.set_num_threads(1)
     denoise = rv.load(folder)
     batch = batch_of(edits(SLOW), denoise.shape[-1])
-    shown = [name for name in ROWS if name not in (*CONTROLS, "imagic", "sdedit, from 0.7", "p2p, ode")]
+    shown = [name for name in ROWS if name not in (*CONTROLS, "imagic", "sdedit, from 0.7", "p2p, ode", "pix2pix_zero, ode")]
     made = [
         batch.images,
         batch.truth,

@@ -2,7 +2,6 @@
 
 python bench/restore.py patches FOLDER                                   # cuts scikit-image's photographs into patches to train on
 python bench/restore.py run digits=RUN emoji=RUN photographs=RUN         # measures; writes results/restore.json
-python bench/restore.py learned digits=RUN                               # the same of a run of the task palette, on what it has learned
 python bench/restore.py table                                            # prints the tables of docs/guides/restoration.md
 python bench/restore.py figure digits=RUN emoji=RUN photographs=RUN      # draws its figures
 """
@@ -21,11 +20,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 import reverie as rv
 from reverie.core.denoiser import Denoiser
-from reverie.diffusion import palette
-from reverie.diffusion.conditioned import PaletteConfig
 from reverie.inverse import Restored
 from reverie.inverse.operators import Blur, Colourise, Inpaint, Operator, SuperResolution
-from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "restore.json"
 FIGURES = Path(__file__).parents[1] / "docs" / "_static"
@@ -62,13 +58,13 @@ def patches(folder: str) -> None:
             Image.fromarray(patch).save(path)
 
 
-def held_out(data: str) -> Tensor:
-    """Pictures that training has not seen, spread over what there is, (n, C, H, W) in [−1, 1]."""
+def held_out(data: str, count: int | None = None) -> Tensor:
+    """Pictures that training has not seen, spread over what there is, (n, C, H, W) in [−1, 1]; as many as ``COUNT`` says without."""
     if data == "photographs":
         every = torch.from_numpy(cut(HELD_OUT, SIZE)).movedim(-1, 1).float() / 127.5 - 1.0
     else:
         every = rv.data.load({"digits": "mnist5k"}.get(data, data), "test").images.float() / 127.5 - 1.0
-    return every[torch.linspace(0, len(every) - 1, COUNT[data]).long()]
+    return every[torch.linspace(0, len(every) - 1, COUNT[data] if count is None else count).long()]
 
 
 def tasks(data: str) -> dict[str, Operator]:
@@ -182,36 +178,6 @@ def run(runs: dict[str, str]) -> None:
                 print(key, {k: round(v, 3) for k, v in scores.items()}, flush=True)
 
 
-LEARNED = {"inpaint": "box inpainting", "superres": "4x super-resolution", "colourise": "colourise"}
-"""The tasks that a run of palette may have learned."""
-
-
-def learned(runs: dict[str, str]) -> None:
-    """A run that has learned to restore, on its task, as the row "palette"."""
-    for data, folder in runs.items():
-        opened, truth = Run(folder), held_out(data)
-        config = opened.recipe.task
-        assert isinstance(config, PaletteConfig)
-        task = LEARNED[config.op]
-        operator = tasks(data)[task]
-        y = measure(operator, truth, 0.0)
-        if isinstance(operator, Inpaint):
-            left = palette.holed(truth, operator.mask)
-        else:
-            left = palette.grey(y) if config.op == "colourise" else palette.small(y, config.factor)
-        start = time.perf_counter()
-        images = palette.restore(opened.denoiser(), left, steps=STEPS)
-        seconds = (time.perf_counter() - start) / len(truth)
-        scores = {
-            **score(operator, y, images, truth),
-            "evaluations": float(STEPS),
-            "backwards": 0.0,
-            "seconds": seconds,
-        }
-        RESULTS.write_text(json.dumps({**read(), f"{data}|{task}|palette": scores}, indent=1) + "\n")
-        print(task, {k: round(v, 3) for k, v in scores.items()}, flush=True)
-
-
 def read() -> dict[str, dict[str, float]]:
     return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
 
@@ -223,7 +189,7 @@ def drawn(folder: str, task: str, method: str) -> Path:
 
 def table() -> None:
     found = read()
-    order = ("bicubic", "total variation", "pigdm", "dps", "reddiff", "repaint", "palette")
+    order = ("bicubic", "total variation", "pigdm", "dps", "reddiff", "repaint")
     for data in COUNT:
         print(
             f"\n### {data}\n\n| task | method | PSNR | SSIM | consistency | evaluations | backward |\n|---|---|---|---|---|---|---|---|"
@@ -285,4 +251,4 @@ if __name__ == "__main__":
     elif verb == "table":
         table()
     else:
-        {"run": run, "learned": learned, "figure": figure}[verb](dict(item.split("=", 1) for item in rest))
+        {"run": run, "figure": figure}[verb](dict(item.split("=", 1) for item in rest))

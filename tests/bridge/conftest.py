@@ -107,16 +107,26 @@ def build_sdxl(tmp, **changes):
     return pipeline
 
 
-def build_sd3(tmp, third=True):
+MMDIT = {
+    "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 40, "caption_projection_dim": 16, "pooled_projection_dim": 20, "pos_embed_max_size": 8,
+}  # fmt: skip
+
+
+def sd3_control(seed=7, **changes):
+    """A ControlNet of such a pipeline's transformer, of two blocks."""
+    from diffusers import SD3ControlNetModel
+
+    return shaken(SD3ControlNetModel(**MMDIT | {"num_layers": 2} | changes), seed=seed)
+
+
+def build_sd3(tmp, third=True, **changes):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import T5Config, T5EncoderModel
 
     one, two, three = clip_tokenizer(tmp / "one"), clip_tokenizer(tmp / "two"), t5_tokenizer()
     torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=20, pos_embed_max_size=8,
-    )  # fmt: skip
+    transformer = SD3Transformer2DModel(**MMDIT | {"num_layers": 2} | changes)
     t5 = T5EncoderModel(T5Config(d_model=40, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=32))
     pipeline = StableDiffusion3Pipeline(
         transformer=shaken(transformer), vae=vae(0.2), tokenizer=one, tokenizer_2=two, tokenizer_3=three if third else None,
@@ -149,6 +159,7 @@ def tiny():
         build_sdxl=build_sdxl,
         build_sd3=build_sd3,
         build_dit=build_dit,
+        sd3_control=sd3_control,
         shaken=shaken,
         vae=vae,
         texts=TEXTS,

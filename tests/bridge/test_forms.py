@@ -213,6 +213,81 @@ def test_controlnets_of_a_pipeline(form, count, tiny, tmp_path, request):
     assert said[0]["controlnet"] == said[1]["controlnet"] and said[0]["_class_name"] == said[1]["_class_name"]
 
 
+@pytest.mark.parametrize("count, bare", [(1, True), (1, False), (2, True)])
+def test_controlnets_of_stable_diffusion_3(count, bare, tiny, tmp_path):
+    """The same of two blocks on a transformer of four, the hint as the mean of its code; they take it in [-1, 1]. Two are not saved."""
+    from diffusers import StableDiffusion3ControlNetPipeline
+
+    base = tiny.build_sd3(tmp_path, num_layers=4)
+    nets = [tiny.sd3_control(7 + i, force_zeros_for_pooled_projection=bare) for i in range(count)]
+    if count == 1:
+        pipeline, model = of_form("StableDiffusion3ControlNetPipeline", base, tmp_path, controlnet=nets[0])
+        assert model.pipeline == "StableDiffusion3ControlNetPipeline"
+    else:
+        base.save_pretrained(tmp_path / "base")
+        pipeline, model = (
+            StableDiffusion3ControlNetPipeline.from_pipe(base, controlnet=nets),
+            rv.load(tmp_path / "base"),
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        for i, net in enumerate(nets):
+            net.save_pretrained(tmp_path / f"{i}")
+        model.controls = tuple(rv.load(tmp_path / f"{i}") for i in range(count))
+    assert len(model.controls) == count
+    hints, weights = [torch.rand(2, 3, 16, 16, generator=torch.manual_seed(i)) for i in range(count)], [0.7, 0.4]
+    z, encode, alone = noise(2, 4, 8, 8), pipeline.vae.encode, count == 1
+    pipeline.vae.encode = lambda x: Mean(encode(x))
+    b = pipeline(
+        tiny.texts, control_image=2 * hints[0] - 1 if alone else [2 * hint - 1 for hint in hints], latents=z, guidance_scale=3.0,
+        num_inference_steps=5, output_type="latent",
+        controlnet_conditioning_scale=weights[0] if alone else weights, negative_prompt=[NEGATIVE] * 2, control_guidance_end=0.6,
+        height=16, width=16,
+    ).images  # fmt: skip
+    how = model.scheduler(5)
+    until = how["grid"].points[3].lam + how["grid"].points[2].lam
+
+    def drawn(hints, until):
+        steered = model
+        for net, hint, weight in zip(model.controls, hints, weights, strict=False):
+            steered = control(steered, net, hint, weight, (-float("inf"), until))
+        cond = model.conditioner(tiny.texts, negative=NEGATIVE)
+        return ours(steered, cond, 3.0, x=z, **how)
+
+    assert close(drawn(hints, until), b)
+    assert not close(drawn([hint.flip(-1) for hint in hints], until), b, 1e-3)
+    assert not close(drawn(hints, float("inf")), b, 1e-3)
+    if not alone:
+        with pytest.raises(InputError, match="saves no pipeline with several SD3ControlNetModel"):
+            bridge.write(model, tmp_path / "again")
+        return
+    bridge.write(model, tmp_path / "again")
+    again = StableDiffusion3ControlNetPipeline.from_pretrained(tmp_path / "again").controlnet.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in nets[0].state_dict().items())
+
+
+def test_inpainting_by_a_controlnet_of_stable_diffusion_3(tiny, tmp_path):
+    """A hint of four channels: what is around the hole, black in it, and where it is known. The control: the hole elsewhere."""
+    net = tiny.sd3_control(extra_conditioning_channels=1)
+    base = tiny.build_sd3(tmp_path, num_layers=4)
+    pipeline, model = of_form("StableDiffusion3ControlNetInpaintingPipeline", base, tmp_path, controlnet=net)
+    picture, hole = noise(1, 3, 16, 16, seed=8).clamp(-1, 1), torch.zeros(1, 1, 16, 16)
+    hole[..., 4:11, 2:9] = 1.0
+    z, encode = noise(2, 4, 8, 8), pipeline.vae.encode
+    pipeline.vae.encode = lambda x: Mean(encode(x))
+    b = pipeline(
+        tiny.texts, control_image=picture, control_mask=hole, latents=z, guidance_scale=3.0, num_inference_steps=5, output_type="latent",
+        negative_prompt=[NEGATIVE] * 2, height=16, width=16, controlnet_conditioning_scale=0.95,
+    ).images  # fmt: skip
+
+    def drawn(hole):
+        hint = torch.cat([(picture / 2 + 0.5) * (1 - hole), 1 - hole], dim=1)
+        cond = model.conditioner(tiny.texts, negative=NEGATIVE)
+        return ours(control(model, model.controls[0], hint, 0.95), cond, 3.0, x=z, **model.scheduler(5))
+
+    assert close(drawn(hole), b)
+    assert not close(drawn(hole.flip(-1)), b, 1e-3)
+
+
 def test_image_to_image_with_a_hint(sd, tiny, tmp_path, monkeypatch):
     from diffusers import ControlNetModel
 

@@ -266,7 +266,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "aligned": aligned,
     **{op: lambda op=op: restoring(op) for op in ("inpaint", "uncrop", "colourise", "jpeg", "superres")},
     "instruct": instructed,
-    **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "prior")},
+    **{f"controlnet of {name}": lambda name=name: steering(name) for name in ("unet", "dit", "uvit", "mmdit", "prior")},
     **{f"gligen of {name}": lambda name=name: grounding(name) for name in ("unet-text", "dit", "uvit")},
     "reflow": straightened,
     **{method: lambda method=method: personalising(method) for method in METHODS},

@@ -18,7 +18,7 @@ from reverie.diffusion.conditioned import ControlNetConfig
 from reverie.diffusion.config import DenoisingConfig, SampleConfig
 from reverie.diffusion.control import Control, Controlling, control
 from reverie.diffusion.hints import edges, shapes
-from reverie.nets import DiTConfig, JiTConfig, UNetConfig, UViTConfig, taps
+from reverie.nets import DiTConfig, JiTConfig, MMDiTConfig, UNetConfig, UViTConfig, taps
 from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, fingerprint
 from reverie.nets.prior import Prior
@@ -33,6 +33,7 @@ CONFIGS = {
     ),
     "dit": DiTConfig(patch=4, width=16, depth=3, heads=2),
     "uvit": UViTConfig(patch=4, width=16, depth=5, heads=2),
+    "mmdit": MMDiTConfig(patch=4, width=16, depth=5, heads=2, context=0),
 }
 
 
@@ -65,11 +66,12 @@ def test_the_first_step_is_the_base_bit_for_bit(name: str):
     out = control(base, net, hint(3))(x, 0.4, LABELS).out
     assert (out - base(x, 0.4, LABELS).out).abs().amax((1, 2, 3)).min() > 1e-3
     assert (out - control(base, net, hint(3).flip(0))(x, 0.4, LABELS).out).abs().amax((1, 2, 3))[[0, 2]].min() > 1e-4
-    added = net(x, torch.tensor(0.4), LABELS, hint(3))
+    told = net.told(hint(3), base.space)
+    added = net(x, torch.tensor(0.4), LABELS, told)
     assert set(added) == set(net.sites) <= set(taps.sites(base))
     for other in (
-        net(x, torch.tensor(0.9), LABELS, hint(3)),
-        net(x, torch.tensor(0.4), rv.Cond(label=[1, 2, 0]), hint(3)),
+        net(x, torch.tensor(0.9), LABELS, told),
+        net(x, torch.tensor(0.4), rv.Cond(label=[1, 2, 0]), told),
     ):
         assert any((added[site] - other[site]).abs().max() > 1e-4 for site in net.sites)
 
@@ -109,6 +111,41 @@ def test_what_is_added_is_what_the_paper_adds():
     assert torch.allclose(ours, taps.add(base, added)(x, t, LABELS).out, atol=1e-6)
     fewer = {site: value for site, value in added.items() if site != "skip.2"}
     assert not torch.allclose(ours, taps.add(base, fewer)(x, t, LABELS).out, atol=1e-4)
+
+
+def test_the_blocks_of_an_mmdit_share_those_of_its_copy():
+    """Two copied blocks of five serve four, by hand: three the first; the control serves each its own number. The hint is told as
+    pictures are, one channel in place of all, and maps beyond three as they are."""
+    base = model("mmdit")
+    net = shaken(ControlNet(base.net))
+    x, t = noise(3), 0.4
+    told = net.told(hint(3), base.space)
+    assert torch.equal(told, 2.0 * hint(3) - 1.0)
+    added = list(net(x, torch.tensor(t), LABELS, told).values())
+    ours = control(base, net, hint(3))(x, t, LABELS).out
+    shared, own = (
+        taps.add(base, {f"blocks.{b}": added[i] for b, i in enumerate(which)})(x, t, LABELS).out
+        for which in ((0, 0, 0, 1), (0, 1, 1, 1))
+    )
+    assert torch.allclose(ours, shared, atol=1e-6) and (ours - own).abs().max() > 1e-4
+
+    colours = rv.nets.build(CONFIGS["mmdit"], channels=3, size=SIZE, classes=3)
+    both = torch.rand(2, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    codes = ControlNet(colours, 4).told(both, base.space)
+    assert torch.equal(codes, torch.cat([2.0 * both[:, :3] - 1.0, both[:, 3:]], dim=1))
+    assert torch.equal(
+        ControlNet(colours).told(both[:, :1], base.space), (2.0 * both[:, :1] - 1.0).expand(-1, 3, -1, -1)
+    )
+    with pytest.raises(InputError, match="pictures of 1 channels has 1 or as many: got 3"):
+        net.told(both[:, :3], base.space)
+    net.base = None
+    for other in (model("dit"), model("unet")):
+        with pytest.raises(InputError, match="steers an MM-DiT of ours of two blocks at least and 16 features"):
+            control(other, net, hint(3))
+    for depth in (0, 5):
+        with pytest.raises(InputError, match=f"not the last, which gives no text: got {depth} of 5"):
+            ControlNet(base.net, depth=depth)
+    assert ControlNet(base.net, depth=4).sites == [f"blocks.{i}" for i in range(4)]
 
 
 def test_several_with_weights_and_intervals():
@@ -153,7 +190,11 @@ def test_a_prior_is_shown_to_the_copy_too():
     assert torch.equal(control(base, told, hint(3))(x, 0.4, LABELS).out, base(x, 0.4, LABELS).out)
 
 
-@pytest.mark.parametrize("name", ["unet", "dit", "uvit"])
+UNUSED = {f"copy.blocks.1.{part}" for part in ("text.mlp.inner", "text.mlp.outer", "attention.out_context")}
+"""What the last copied block of an MM-DiT would do to the text."""
+
+
+@pytest.mark.parametrize("name", ["unet", "dit", "uvit", "mmdit"])
 def test_only_the_control_learns(name: str):
     """After steps the base is what it was, by its hash, and every weight of the copy that is used has a gradient."""
     base = model(name)
@@ -172,8 +213,8 @@ def test_only_the_control_learns(name: str):
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.95 * losses[0]
     assert fingerprint(base.net) == before == net.base
-    idle = [name for name, p in net.named_parameters() if p.grad is None]
-    assert not idle, idle
+    idle = {name.rpartition(".")[0] for name, p in net.named_parameters() if p.grad is None}
+    assert idle == (UNUSED if name == "mmdit" else set())
     assert task.players["base"].saved == "none" and task.players["base"].optim is None
     with torch.no_grad():
         next(base.net.parameters()).add_(1e-3)
@@ -219,7 +260,7 @@ def test_what_does_not_fit_is_said():
     jit = rv.nets.build(
         JiTConfig(patch=4, width=16, depth=2, heads=2, context_start=1), channels=1, size=SIZE, classes=3
     )
-    with pytest.raises(InputError, match="U-Net, U-ViT or DiT of ours: got JiT"):
+    with pytest.raises(InputError, match="U-Net, U-ViT, DiT or MM-DiT of ours: got JiT"):
         ControlNet(jit)
     with pytest.raises(InputError, match="does not come down"):
         ControlNet(base.net, size=(24, 16))

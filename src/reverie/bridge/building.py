@@ -17,7 +17,14 @@ from reverie.core.errors import InputError, RunError, unknown
 
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
 AUTOENCODER = "AutoencoderKL"
-CONTROLNET = "ControlNetModel"
+CONTROLNETS = {"UNet2DConditionModel": "ControlNetModel", "SD3Transformer2DModel": "SD3ControlNetModel"}
+"""Of the networks that one steers, its class."""
+KNOWN = (*NETWORKS, AUTOENCODER, *CONTROLNETS.values())
+OPEN = {
+    (CONTROLNETS["SD3Transformer2DModel"], "joint_attention_dim"),
+    (CONTROLNETS["SD3Transformer2DModel"], "pos_embed_type"),
+}
+"""Settings that may be left open, whatever their kind says."""
 COUNTS = (
     "num_layers", "layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block", "num_hidden_layers",
     "num_decoder_layers",
@@ -35,8 +42,8 @@ def complete(component: Component) -> dict[str, Any]:
     """
     import diffusers
 
-    if component.kind not in (*NETWORKS, AUTOENCODER, CONTROLNET):
-        raise unknown(f"model in {component.folder},", component.kind, (*NETWORKS, AUTOENCODER, CONTROLNET))
+    if component.kind not in KNOWN:
+        raise unknown(f"model in {component.folder},", component.kind, KNOWN)
     parameters = inspect.signature(getattr(diffusers, component.kind).__init__).parameters
     config: dict[str, Any] = {}
     for name, parameter in parameters.items():
@@ -45,6 +52,8 @@ def complete(component: Component) -> dict[str, Any]:
         if name not in component.config and parameter.default is parameter.empty:
             raise InputError(f"{component.folder} does not say {name}, which {component.kind} needs")
         config[name] = component.config.get(name, parameter.default)
+        if config[name] is None and (component.kind, name) in OPEN:
+            continue
         if name in component.config and not alike(config[name], kind := parameter.annotation):
             raise InputError(
                 f"{component.folder} says {name} = {config[name]!r}: expected {kind.__name__ if isinstance(kind, type) else kind}"
@@ -126,8 +135,9 @@ def precision(state: Mapping[str, Tensor]) -> torch.dtype:
     return next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
 
 
-def check_weights(component: Component, config: Mapping[str, Any]) -> None:
-    """Whether the weights of a model, by their headers, are those of its configuration; nothing of their size is made.
+def check_weights(component: Component, config: Mapping[str, Any], but: str | None = None) -> None:
+    """Whether the weights of a model, by their headers, are those of its configuration; nothing of their size is made. Those whose names
+    begin with ``but`` are not looked at.
 
     Raises:
         InputError: with the first name that does not fit.
@@ -138,6 +148,8 @@ def check_weights(component: Component, config: Mapping[str, Any]) -> None:
         own = getattr(diffusers, component.kind).from_config(dict(config)).state_dict()
     state = renamed(component.shapes())
     for name in sorted({*own, *state}):
+        if but is not None and name.startswith(but):
+            continue
         here, there = (tuple(s[name].shape) if name in s else None for s in (own, state))
         if here != there:
             raise InputError(

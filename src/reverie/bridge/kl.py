@@ -32,6 +32,7 @@ class KL(nn.Module, Space):
             )
         self.scale = float(model.config.scaling_factor)
         self.shift = float(getattr(model.config, "shift_factor", None) or 0.0)
+        self.offset = self.scale * self.shift
 
     @property
     def factor(self) -> int:

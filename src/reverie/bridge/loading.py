@@ -12,7 +12,7 @@ from torch import Tensor
 from reverie.bridge import architecture, controlnet, weights
 from reverie.bridge.building import (
     AUTOENCODER,
-    CONTROLNET,
+    CONTROLNETS,
     build,
     check_weights,
     complete,
@@ -33,7 +33,7 @@ from reverie.core.predictions import Kind
 from reverie.core.schedules import Point, Schedule
 from reverie.core.space import Space
 from reverie.core.tensors import Scalar
-from reverie.nets.controlnet import ControlNet
+from reverie.nets.controlnet import Hinted
 from reverie.nets.embeddings import sinusoids
 from reverie.nets.layers import pair
 from reverie.nets.network import Network
@@ -56,7 +56,7 @@ class Pretrained(NetDenoiser):
         pipeline: the class of the pipeline in diffusers, None of a single model.
     """
 
-    controls: tuple[ControlNet, ...] = ()
+    controls: tuple[Hinted, ...] = ()
     pipeline: str | None = None
 
     def __init__(
@@ -95,7 +95,7 @@ def open_folder(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> Pretrained | KL | ControlNet:
+) -> Pretrained | KL | Hinted:
     """A pipeline or model of diffusers', frozen and in evaluation mode.
 
     Where the architecture is one of ours the weights load into our network; else diffusers' module is wrapped. Nothing of the folder is
@@ -110,7 +110,7 @@ def open_folder(
 
     Returns:
         A denoiser, with ``space``, ``conditioner`` and ``scheduler``; for the folder of an AutoencoderKL, the space; for that of a
-        ControlNetModel, a ControlNet for :func:`reverie.diffusion.control`.
+        ControlNetModel or SD3ControlNetModel, a ControlNet for :func:`reverie.diffusion.control`.
 
     Raises:
         InputError: for a folder of another kind, a class or option without translation, weights that are pickled or of another model.
@@ -120,7 +120,7 @@ def open_folder(
     component = Component(folder.path) if folder.single else _network_of(folder)
     if component.kind == AUTOENCODER:
         return autoencoder(component).to(device=device, dtype=dtype)
-    if component.kind == CONTROLNET:
+    if component.kind in CONTROLNETS.values():
         return controlnet.read(component).to(device=device, dtype=dtype)
     config = complete(component)
     if config.get("encoder_hid_dim_type") == "ip_image_proj":

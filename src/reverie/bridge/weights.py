@@ -19,6 +19,7 @@ from reverie.nets.layers import FeedForward
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.spatial import SpatialTransformer
+from reverie.nets.textless import Textless
 from reverie.nets.unet import ResidualBlock, Stage, UNet
 
 
@@ -236,19 +237,33 @@ def _dit_parts(net: DiT) -> Iterator[Part]:
         yield from _layer(f"conditioning.time.{mine}", *every(f"timestep_embedder.{other}"), form="tied")
     yield Part("conditioning.label.table.weight", every("class_embedder.embedding_table.weight"), "tied")
     yield from _layer("embed", "pos_embed.proj")
-    for i, block in enumerate(net.blocks):
-        ours, theirs = f"blocks.{i}", f"transformer_blocks.{i}"
-        yield from _layer(f"{ours}.modulation", f"{theirs}.norm1.linear")
-        yield from _attention(f"{ours}.attention", f"{theirs}.attn1", block.get_submodule("attention"))  # pyright: ignore[reportArgumentType]
-        yield from _feed_forward(f"{ours}.mlp", f"{theirs}.ff", block.get_submodule("mlp"))  # pyright: ignore[reportArgumentType]
+    yield from _modulated(net.blocks, "attn1")
     yield from _layer("modulation", "proj_out_1")
     yield from _layer("out", "proj_out_2")
 
 
-def _mmdit_parts(net: MMDiT) -> Iterator[Part]:
+def _modulated(blocks: Iterable[nn.Module], attention: str) -> Iterator[Part]:
+    for i, block in enumerate(blocks):
+        ours, theirs = f"blocks.{i}", f"transformer_blocks.{i}"
+        yield from _layer(f"{ours}.modulation", f"{theirs}.norm1.linear")
+        yield from _attention(f"{ours}.attention", f"{theirs}.{attention}", block.get_submodule("attention"))  # pyright: ignore[reportArgumentType]
+        yield from _feed_forward(f"{ours}.mlp", f"{theirs}.ff", block.get_submodule("mlp"))  # pyright: ignore[reportArgumentType]
+
+
+def textless_parts(net: Textless) -> Iterator[Part]:
+    """What a ControlNet without a text has of the network that it steers."""
+    yield from _pooled()
+    yield from _modulated(net.blocks, "attn")
+
+
+def _pooled() -> Iterator[Part]:
     yield from _time("conditioning.time", "time_text_embed.timestep_embedder")
     yield from _layer("conditioning.vector.0", "time_text_embed.text_embedder.linear_1")
     yield from _layer("conditioning.vector.2", "time_text_embed.text_embedder.linear_2")
+
+
+def _mmdit_parts(net: MMDiT) -> Iterator[Part]:
+    yield from _pooled()
     yield from _layer("embed", "pos_embed.proj")
     yield Part("positions", ("pos_embed.pos_embed",), "grid")
     yield from _layer("text", "context_embedder")

@@ -21,7 +21,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError
 from reverie.core.schedules import Flow
 from reverie.core.space import Identity
-from reverie.nets.controlnet import ControlNet
+from reverie.nets.controlnet import Hinted
 from reverie.nets.mmdit import MMDiT
 from reverie.nets.network import Network
 from reverie.nets.prior import Prior
@@ -122,8 +122,8 @@ def _parts(denoise: NetDenoiser) -> tuple[dict[str, Part], dict[str, Any]]:
     if isinstance(denoise, Pretrained) and denoise.controls:
         numbers = ["", *(f"_{i}" for i in range(1, len(denoise.controls)))]
         for number, control in zip(numbers, denoise.controls, strict=True):
-            parts[f"controlnet{number}"] = controlnet.described(control, net, *denoise.model)
-        index["controlnet"] = ["diffusers", controlnet.CONTROLNET if len(numbers) == 1 else "MultiControlNetModel"]
+            parts[f"controlnet{number}"] = controlnet.described(control, *denoise.model)
+        index["controlnet"] = ["diffusers", controlnet.classed(kind, len(numbers))]
     return parts, index
 
 
@@ -187,8 +187,8 @@ def _translated(denoise: NetDenoiser, net: Network) -> tuple[dict[str, Any], Des
     return trained.scheduler, describe(net, trained.folded(denoise))
 
 
-def write_controlnet(net: ControlNet, base: Pretrained, folder: str | Path) -> Path:
-    """Write a ControlNet so that diffusers' ControlNetModel computes the same residuals.
+def write_controlnet(net: Hinted, base: Pretrained, folder: str | Path) -> Path:
+    """Write a ControlNet so that diffusers' ControlNetModel, or SD3ControlNetModel, computes the same residuals.
 
     Args:
         net: out of a folder, or trained on ``base``.
@@ -205,7 +205,7 @@ def write_controlnet(net: ControlNet, base: Pretrained, folder: str | Path) -> P
     folder = Path(folder).expanduser()
     if folder.exists():
         raise InputError(f"{folder} exists: name a new folder")
-    config, state = controlnet.described(net, base.net, *base.model)
+    config, state = controlnet.described(net, *base.model)
     with files.appearing_folder(folder) as partial:
         _write_part(partial, config, state)
     return folder

@@ -11,7 +11,12 @@ class Space(ABC):
     """:meth:`encode` takes data (B, …), pictures in [−1, 1], to the codes that are diffused, :meth:`decode` back.
 
     Both give what they are given: its device, and its dtype whatever the space's own is.
+
+    Attributes:
+        offset: the constant that is taken off of every number of a code, in its units; 0 where there is none.
     """
+
+    offset: float = 0.0
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor: ...

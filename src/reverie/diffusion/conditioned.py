@@ -210,7 +210,7 @@ class HintedConfig(FromRun):
 @dataclass(frozen=True, kw_only=True)
 class ControlNetConfig(HintedConfig):
     """Teach the diffusion model of another run, which stays as it is, to draw by a hint (Zhang et al. 2023, ControlNet). Its network
-    is a dit, a unet or a uvit.
+    is a dit, an mmdit, a unet or a uvit.
 
     Attributes:
         hint: made of each picture: the strength of its edges, or the shapes that are brighter than the picture's middle.

@@ -26,7 +26,6 @@ from reverie.diffusion.config import SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.hints import HINTS
 from reverie.diffusion.showing import COLUMNS
-from reverie.nets import taps
 from reverie.nets.adapter import Adapter
 from reverie.nets.controlnet import ControlNet, Hinted, Steering, fingerprint
 from reverie.solve import Sampler
@@ -55,7 +54,7 @@ def control(
     """
     check_base(denoise, net.base, "ControlNet")
     check_hint(hint, (net.channels, *denoise.space.data_shape(denoise.shape)[1:]), "a hint of this ControlNet")
-    change = Steering(net, taps.find(denoise, net.sites), hint, weight, interval)
+    change = Steering(net, net.places(denoise), net.told(hint.to(denoise.device), denoise.space), weight, interval)
     return Told(denoise, partial(Call.changed, change=change))
 
 
@@ -105,14 +104,15 @@ class Controlling(Denoising):
     def __init__(self, model: Control, times: Any, hint: Callable[[Tensor], Tensor], **others: Any) -> None:
         super().__init__(model.base, times, **others)
         self.model, self.hint = model, hint
-        self.places = taps.find(model.base, model.net.sites)
+        self.places = model.net.places(model.base)
         base = Player(model.base.net, optim=None, average=False, train=False, saved="none")
         self.players = {"control": Player(model.net), "base": base}
 
     def batch_errors(self, batch: Batch, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         x0, noise = self.pair(batch.x, rng)
         point = self.denoise.schedule.point(t).align(x0)
-        call = Call().changed(Steering(self.model.net, self.places, self.hint(batch.x)))
+        hint = self.model.net.told(self.hint(batch.x), self.denoise.space)
+        call = Call().changed(Steering(self.model.net, self.places, hint))
         x = combine((point.alpha, point.sigma), (x0, noise))
         return self.squared(x0, noise, self.denoise(x, point, cond, call))
 

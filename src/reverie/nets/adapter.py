@@ -66,7 +66,9 @@ class Adapter(Hinted):
         self.zeros = nn.ModuleList(zeroed(nn.Conv2d(width, width, 1)) for width in widths)
         self.to(net.embed.weight)
 
-    def forward(self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, time: Tensor, cond: Cond | None, hint: Tensor, net: nn.Module | None = None
+    ) -> dict[str, Tensor]:
         h, added = self.enter(self.fold(hint.to(x.dtype))), {}
         for site, level, zero in zip(self.sites, self.levels, self.zeros, strict=True):
             h = level(h)

@@ -111,6 +111,23 @@ class MMDiT(Network):
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch * patch * channels))
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """Pictures ``(B, channels, H, W)`` as the tokens ``(B, N, width)`` that the first block is given.
+
+        Raises:
+            InputError: for other channels, or more patches than the position code knows.
+        """
+        check_picture(x, self.channels, self.patch)
+        grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
+        if max(grid) > self.side:
+            raise InputError(
+                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.side} a side. "
+                "Give smaller pictures."
+            )
+        top, left = ((self.side - each) // 2 for each in grid)
+        positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)  # pyright: ignore[reportIndexIssue]
+        return to_tokens(self.embed(x)) + positions
+
     def forward(self, x: Tensor, time: Tensor, cond: Cond | None = None) -> Tensor:
         """The network's output for noisy pictures.
 
@@ -122,15 +139,7 @@ class MMDiT(Network):
         Returns:
             ``(B, channels, H, W)``.
         """
-        check_picture(x, self.channels, self.patch)
-        grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
-        if max(grid) > self.side:
-            raise InputError(
-                f"The picture has {grid[0]}x{grid[1]} patches; this network knows positions of at most {self.side} a side. "
-                "Give smaller pictures."
-            )
-        top, left = ((self.side - each) // 2 for each in grid)
-        positions = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)  # pyright: ignore[reportIndexIssue]
+        h = self.tokens(x)
         condition = self.conditioning(time, cond, x.shape[0])
         mask = None
         if self.context:
@@ -138,8 +147,8 @@ class MMDiT(Network):
         else:
             given = condition[:, None]
         text = self.text(given)
-        x = to_tokens(self.embed(x)) + positions
         for block in self.blocks:
-            x, text = self.through(block, x, text, condition, mask)
+            h, text = self.through(block, h, text, condition, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        return unpatch(self.out(norm_modulate(self.norm, x, shift, scale)), grid, self.patch)
+        grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
+        return unpatch(self.out(norm_modulate(self.norm, h, shift, scale)), grid, self.patch)
