@@ -307,7 +307,9 @@ def figure(folder: Path) -> None:
     torch.set_num_threads(1)
     denoise = rv.load(folder)
     batch = batch_of(edits(SLOW), denoise.shape[-1])
-    shown = [name for name in ROWS if name not in (*CONTROLS, "imagic", "sdedit, from 0.7", "p2p, ode", "pix2pix_zero, ode")]
+    shown = [
+        name for name in ROWS if name not in (*CONTROLS, "imagic", "sdedit, from 0.7", "p2p, ode", "pix2pix_zero, ode")
+    ]
     made = [
         batch.images,
         batch.truth,
