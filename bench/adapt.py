@@ -39,7 +39,7 @@ from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "adapt.json"
 METHODS = (
-    "lora", "lora --preserve 1", "lora --dora", "svdiff", "svdiff --preserve 1", "textual", "xti", "custom", "dreambooth",
+    "lora", "lora --preserve 0", "lora --dora", "svdiff", "svdiff --preserve 0", "textual", "xti", "custom", "dreambooth",
     "dreambooth --preserve 0", "e4t", "e4t --no-tune", "hyperdreambooth", "hyperdreambooth --no-tune",
 )  # fmt: skip
 ENCODERS = ("e4t", "hyperdreambooth")
@@ -99,6 +99,7 @@ class Bench:
         judge = measuring.judge_of(recipe.data.name, sources.load(recipe), None)
         assert judge is not None, "the data has no judge"
         self.judge, self.held_out = judge, sources.load(recipe, "test")
+        self.warm = False
         self.rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
     def subject(self, name: str) -> tuple[Path, Callable[[Tensor], Tensor]]:
@@ -135,17 +136,18 @@ class Bench:
         return target
 
     def affordable(self, words: list[str], target: Path) -> int:
-        """Images that the budget allows, from two short runs of which one does nothing but begin."""
+        """Images that the budget allows, from two short runs of which one does nothing but begin; before the first of all, one to warm up."""
         took = []
-        for images in (FEW, 5 * FEW):
+        for images in (FEW, 5 * FEW) if self.warm else (FEW, FEW, 5 * FEW):
             begun = time.process_time()
             trial = target.with_name(f"{target.name}-trial-{images}")
             if code := reverie([*words, "--train.images", str(images), "--train.warmup", "1", "--out", str(trial)]):
                 raise SystemExit(code)
             shutil.rmtree(trial)
             took.append(time.process_time() - begun)
-        each = (took[1] - took[0]) / (4 * FEW)
-        return max(FEW, int((self.budget - took[0]) / each) // FEW * FEW)
+        self.warm, (begin, more) = True, took[-2:]
+        each = (more - begin) / (4 * FEW)
+        return max(FEW, int((self.budget - begin) / each) // FEW * FEW)
 
     @torch.no_grad()
     def draw(self, model: Any, label: int) -> Tensor:
