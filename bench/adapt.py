@@ -136,7 +136,7 @@ class Bench:
         return target
 
     def affordable(self, words: list[str], target: Path) -> int:
-        """Images that the budget allows, from two short runs of which one does nothing but begin; before the first of all, one to warm up."""
+        """Images that the budget allows, from two short runs of which one only begins; before the first of all, one to warm up."""
         took = []
         for images in (FEW, 5 * FEW) if self.warm else (FEW, FEW, 5 * FEW):
             begun = time.process_time()
