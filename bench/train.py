@@ -36,8 +36,14 @@ RESULTS = Path(__file__).parent / "results" / "train.json"
 TABLE = RESULTS.with_suffix(".md")
 FIGURE = Path(__file__).parent.parent / "docs" / "_static" / "learns_fastest.svg"
 SCALES, PICK, COUNT = (1.0, 1.5, 2.0, 2.75), 128, 1000
-TITLES = {"ours": "ours", "diffusers": "diffusers' example", "dit": "plain DiT, rectified flow", "edm": "EDM's recipe"}
-COLOURS = {"ours": "#2a6fbb", "diffusers": "#c2571a", "dit": "#2f8f4e", "edm": "#8a4fb0"}
+TITLES = {
+    "ours": "ours",
+    "diffusers": "diffusers' example",
+    "diffusers_fast": "the same, ten times the rate",
+    "dit": "plain DiT, rectified flow",
+    "edm": "EDM's recipe",
+}
+COLOURS = {"ours": "#2a6fbb", "diffusers": "#c2571a", "diffusers_fast": "#d9a21b", "dit": "#2f8f4e", "edm": "#8a4fb0"}
 
 
 def cifar(folder: Path) -> None:
