@@ -263,8 +263,8 @@ class DDPM(Task):
 
 
 def diffusers(data: str, seed: int, lr: float = 1e-4) -> Learner:
-    """The example's optimizer, schedule and average: AdamW at 10⁻⁴ unless told otherwise, with (.95, .999) and 10⁻⁶, warm-up and cosine, batches of 16, gradients
-    of norm 1 at most. Its 500 steps of warm-up would be most of the budget: here they are a twentieth."""
+    """The example's optimizer, schedule and average: AdamW at 10⁻⁴ unless told otherwise, with (.95, .999) and 10⁻⁶, warm-up and cosine,
+    batches of 16, gradients of norm 1 at most. Its 500 steps of warm-up would be most of the budget: here they are a twentieth."""
     recipe = named(data)
     images, net = sources.load(recipe), recipe.task.net  # pyright: ignore[reportAttributeAccessIssue]
     channels, size, _ = images.shape
