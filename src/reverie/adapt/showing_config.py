@@ -104,7 +104,7 @@ class FastComposerConfig(ShowingConfig):
 
     name: ClassVar[str] = "fastcomposer"
 
-    shown: Annotated[int, Suppress] = 1
+    shown: Annotated[int, Bound(ge=1, le=1), Suppress] = 1
     localise: Annotated[float, Bound(ge=0)] = 1e-3
     masked: Annotated[float, Bound(ge=0, le=1)] = 0.5
     delay: Annotated[float, Bound(ge=0, le=1)] = 0.3
