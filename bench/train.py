@@ -15,7 +15,6 @@ favour. A row of results/train.json is not measured again. ``reverie prefetch ef
 
 import argparse
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from reverie.core.memory import keep_freed_memory
 from reverie.learn.grid import save, tile, to_bytes, to_picture
 from reverie.learn.meeting import Meeting
 from reverie.learn.runtime import launched
-from reverie.report.charts import Line, chart
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 TABLE = RESULTS.with_suffix(".md")
@@ -159,25 +157,24 @@ def table(found: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any], data: str = "mnist5k") -> None:
-    """The ratio in the judge's features, and beside it outside, against time."""
-    lines, names = [], []
-    for method in TITLES:
-        some = sorted(
-            (r for r in found.values() if r["method"] == method and r["data"] == data), key=lambda r: r["seconds"]
-        )
-        if some:
-            seconds, ratios = [math.log2(r["seconds"]) for r in some], [spaces(r)[0]["ratio"] for r in some]
-            lines.append(Line(TITLES[method], seconds, ratios, f"f-{method}"))
-            names.append(method)
-    drawn = chart(lines, "log2 of seconds", "", f"Fréchet ratio on {data} against seconds of training", log=True)
-    svg = drawn[drawn.index("<svg") : drawn.index("</figure>")]
-    style = "text{font:12px sans-serif;fill:#555}.rule{stroke:#ccc}.line{fill:none;stroke-width:2}"
-    style += "".join(f".f-{method}{{stroke:{COLOURS[method]}}}" for method in names)
-    legend = "".join(
-        f'<text x="{250}" y="{24 + 16 * k}" style="fill:{COLOURS[m]}">{TITLES[m]}</text>' for k, m in enumerate(names)
-    )
-    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="560" ', 1)
-    FIGURE.write_text(svg.replace(">", f"><style>{style}</style>{legend}", 1))
+    """The ratio against time, in the judge's features and in those from outside."""
+    import matplotlib.pyplot as plt
+
+    some = sorted((r for r in found.values() if r["data"] == data), key=lambda r: r["seconds"])
+    names = [name for name, value in some[0].items() if isinstance(value, dict)]
+    drawn, axes = plt.subplots(1, len(names), figsize=(9, 3.6), layout="constrained")
+    for axis, name in zip(axes, names, strict=True):
+        for method in TITLES:
+            mine = [r for r in some if r["method"] == method]
+            if mine:
+                seconds, ratios = [r["seconds"] for r in mine], [r[name]["ratio"] for r in mine]
+                axis.loglog(seconds, ratios, "o-", color=COLOURS[method], label=TITLES[method])
+        axis.set_xticks(times := sorted({r["seconds"] for r in some}), [f"{t:g}" for t in times], minor=False)
+        axis.minorticks_off()
+        axis.set(title=name, xlabel="seconds of training", ylabel="Fréchet ratio")
+        axis.grid(True, alpha=0.3)
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    drawn.savefig(FIGURE)
 
 
 def main() -> None:
