@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -14,7 +15,7 @@ from tyro.conf import Suppress
 from reverie.adapt.config import AdaptConfig, knowing
 from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
-from reverie.core.task import Given, NoSample, Sweep
+from reverie.core.task import Given, NoSample, Sweep, Task
 from reverie.diffusion.teacher import FromRun
 from reverie.learn.config import TrainConfig
 from reverie.nets.config import EncoderConfig
@@ -105,15 +106,19 @@ class FromPicturesConfig(FromRun):
 
         return parted(data, self.shown)
 
-    def task(self, model: AdapterEncoder, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Encoding:
-        from functools import partial
-
-        from reverie.adapt.encoder import Encoding
+    def objective(self, model: AdapterEncoder) -> partial[Task]:
+        """What makes of the base the task that trains it."""
         from reverie.adapt.training import own
-        from reverie.diffusion.building import times, unseen
+        from reverie.diffusion.building import times
 
         density = times(self.denoising, model.base.schedule)
-        return Encoding(model, partial(own, times=density, loss_kind=self.denoising.loss_kind), unseen(held_out))
+        return partial(own, times=density, loss_kind=self.denoising.loss_kind)
+
+    def task(self, model: AdapterEncoder, data: Dataset, held_out: Dataset, sample: Any, seed: int) -> Encoding:
+        from reverie.adapt.encoder import Encoding
+        from reverie.diffusion.building import unseen
+
+        return Encoding(model, self.objective(model), unseen(held_out))
 
     def describe(self, model: AdapterEncoder, spec: DataSpec) -> dict[str, str]:
         """Among others the SHA-256 of the base: a run whose copy of it was changed does not open."""

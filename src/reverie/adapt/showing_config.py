@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from reverie.adapt.encoder_config import FromPicturesConfig
 from reverie.core.bounds import Bound
 from reverie.core.errors import InputError
 from reverie.core.task import Given
+from reverie.diffusion.conditioned import unmapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from reverie.adapt.encoder import AdapterEncoder, Encoding
     from reverie.adapt.looking import Looking, Predictor
     from reverie.core.batch import Dataset, DataSpec
-    from reverie.core.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +41,6 @@ class ShowingConfig(FromPicturesConfig):
 
     def prepare(self, given: Given) -> None:
         super().prepare(replace(given, spec=unmapped(given.spec)))
-
-    def objective(self, model: AdapterEncoder) -> partial[Task]:
-        """What makes of the base the task that trains it."""
-        from reverie.adapt.training import own
-        from reverie.diffusion.building import times
-
-        density = times(self.denoising, model.base.schedule)
-        return partial(own, times=density, loss_kind=self.denoising.loss_kind)
-
-
-def unmapped(spec: DataSpec) -> DataSpec:
-    """What is said of data without its maps."""
-    return replace(spec, conditions={name: each for name, each in spec.conditions.items() if name != "image"})
 
 
 @dataclass(frozen=True, kw_only=True)

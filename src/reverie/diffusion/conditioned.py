@@ -291,10 +291,10 @@ class GligenConfig(HintedConfig):
     def check(self, spec: DataSpec, sample: SampleConfig) -> None:
         if not spec.conditions.get("image"):
             raise InputError("gligen learns from boxes: name a table of them, --data.maps boxes.json")
-        super().check(_unmapped(spec), sample)
+        super().check(unmapped(spec), sample)
 
     def prepare(self, given: Given) -> None:
-        super().prepare(replace(given, spec=_unmapped(given.spec)))
+        super().prepare(replace(given, spec=unmapped(given.spec)))
 
     def examples(self, data: Dataset, held_out: Dataset, folder: Path, codes: Path) -> tuple[Dataset, Dataset]:
         """Pictures beside their boxes."""
@@ -305,7 +305,7 @@ class GligenConfig(HintedConfig):
     def build(self, spec: DataSpec, seed: int, folder: Path | None = None) -> Gligen:
         from reverie.diffusion.gligen import build
 
-        return build(self, _unmapped(spec), spec.conditions["image"].channels, seed, folder)  # pyright: ignore
+        return build(self, unmapped(spec), spec.conditions["image"].channels, seed, folder)  # pyright: ignore
 
     def modules(self, model: Gligen) -> dict[str, nn.Module]:
         return {"gligen": model.net}
@@ -323,6 +323,6 @@ class GligenConfig(HintedConfig):
         return super().generator(opened, sample)
 
 
-def _unmapped(spec: DataSpec) -> DataSpec:
+def unmapped(spec: DataSpec) -> DataSpec:
     """What is said of data without its maps."""
     return replace(spec, conditions={name: each for name, each in spec.conditions.items() if name != "image"})
