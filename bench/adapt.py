@@ -1,18 +1,20 @@
 """Personalisation at an equal budget: four subjects by every method; the table of docs/adapt/index.md.
 
-python bench/adapt.py RUN OUT [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
+python bench/adapt.py DIGITS EMOJI OUT [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
 
-RUN is a model of digits by class, such as that of the recipe demo. A subject is a hand: held-out digits of one class, all changed
-alike. Four are learned; the others of that hand, unseen, teach a classifier, beside the same digits unchanged, what the hand is.
-Adapters are runs in OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not
-measured again. The budget is of processor time, so that a machine that does other things besides measures the same: a method gets as many
-steps as it, less the class that it draws, allows at the pace of its first few.
+DIGITS and EMOJI are models by class, such as those of the recipes demo and emoji. A subject is a hand or a style of one class: held-out
+digits that are all changed alike, or emoji as Google draws them (`reverie prefetch emoji64-google`). Four pictures are learned; the
+others of that hand, unseen, teach a classifier, beside the same pictures in the model's own hand, what the hand is. Adapters are runs in
+OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not measured again. The
+budget is of processor time, so that a machine that does other things besides measures the same: a method gets as many steps as it, less
+the class that it draws, allows at the pace of its first few.
 
 Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
 as the class; both: of those that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and
 without the adapter, rms in [−1, 1], and the share of these that turn into the hand. "the class itself" is the base under the label of
-the class: it must lose on the subject. Encoders are trained once, on hands of other kinds (turned, leaning to the right, narrow, thin,
-pale); their training is no part of the budget, and the time that they take to predict is.
+the class, "its pictures" are unseen pictures of the subject: between the two lies what can be had. Encoders are trained once for each
+model, on hands of other kinds (turned, leaning to the right, narrow, thin, pale, of other colours); their training is no part of the
+budget, and the time that they take to predict is.
 
 The usual learning rates of the methods are for networks that are thousands of times as large. All weights and their residuals are learned
 at five times those (of 1, 5 and 10 times for LoRA on the first subject), and DreamBooth at ten, as its own is a tenth of LoRA's.
@@ -24,6 +26,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ METHODS = (
     "lora", "lora --preserve 0", "lora --dora", "svdiff", "svdiff --preserve 0", "textual", "xti", "custom", "dreambooth",
     "dreambooth --preserve 0", "e4t", "e4t --no-tune", "hyperdreambooth", "hyperdreambooth --no-tune",
 )  # fmt: skip
+ITSELF, ITS = BOUNDS = ("the class itself", "its pictures")
 ENCODERS = ("e4t", "hyperdreambooth")
 FASTER = {"lora": 5.0, "svdiff": 5.0, "custom": 5.0, "dreambooth": 10.0}
 """Times the usual learning rate."""
@@ -75,8 +79,9 @@ def negative(x: Tensor) -> Tensor:
 
 
 def another(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Of a hand that is none of the subjects: turned, leaning to the right, narrow or low, thin or not, pale."""
-    turn, lean, wide, high, pale, thin = torch.rand(6, generator=rng).tolist()
+    """White on black of a hand that is none of the subjects: turned, leaning to the right, narrow or low, thin or not, of other colours."""
+    turn, lean, wide, high, thin = torch.rand(5, generator=rng).tolist()
+    pale = torch.rand(x.shape[1], 1, 1, generator=rng)
     turn, lean, wide, high = turn - 0.5, 0.6 * lean, 1.0 + 0.5 * wide, 1.0 + 0.5 * high
     cos, sin = math.cos(turn), math.sin(turn)
     theta = torch.tensor([[cos, -sin], [sin, cos]]) @ torch.tensor([[wide, wide * lean], [0.0, high]])
@@ -87,70 +92,122 @@ def another(x: Tensor, rng: torch.Generator) -> Tensor:
 
 FEW = 16
 """Images of the shorter of the runs that tell a method's pace."""
-SUBJECTS: dict[str, tuple[int, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "slanted 4": (4, slanted, lambda x: x),
-    "bold 7": (7, bold, lambda x: x),
-    "outlined 0": (0, outlined, lambda x: x),
-    "negative 3": (3, negative, negative),
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A class of one of the models, the hand that changes its pictures, and how the judge, who knows white on black, is shown them."""
+
+    model: str
+    label: str
+    hand: Callable[[Tensor], Tensor] | None = None
+    shown: Callable[[Tensor], Tensor] = lambda x: x
+
+
+SUBJECTS = {
+    "slanted 4": Subject("digits", "4", slanted),
+    "negative 3": Subject("digits", "3", negative, negative),
+    "Google's faces": Subject("emoji", "Smileys & Emotion"),
+    "Google's flags": Subject("emoji", "Flags"),
 }
-"""The class of each, the hand, and how the judge, who knows white on black, is shown it."""
+"""Without a hand the subject is the class as Google draws it."""
+
+
+class Model:
+    """One that is taught, what judges its pictures, and pictures that it has not learned from."""
+
+    def __init__(self, run: str) -> None:
+        self.run = Run(run)
+        self.denoise, recipe = self.run.denoiser(), self.run.recipe
+        judge = measuring.judge_of(recipe.data.name, sources.load(recipe), None)
+        assert judge is not None, "the data has no judge"
+        self.judge, self.data = judge, sources.load(recipe)
+        self.classes = list(self.data.classes)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def hands(self, subject: Subject) -> tuple[Tensor, Tensor]:
+        """Pictures of the class in the hand, and the same in the model's own."""
+        held_out = sources.load(self.run.recipe, "test")
+        if subject.hand is not None:
+            plain = _of_class(held_out, self.classes.index(subject.label))
+            return subject.hand(plain), plain
+        theirs, ours = (rv.data.load(name, "all", size=held_out.shape[-1]) for name in ("emoji64-google", "emoji64"))
+        return tuple(_of_class(x, x.classes.index(subject.label)) for x in (theirs, ours))  # pyright: ignore[reportReturnType]
+
+
+def _of_class(data: Any, label: int) -> Tensor:
+    return data.batch((data.labels == label).nonzero()[:, 0]).x
 
 
 class Bench:
-    def __init__(self, run: str, out: Path, budget: float, pictures: int, n: int) -> None:
-        self.run, self.out, self.budget, self.pictures, self.n = Run(run), out, budget, pictures, n
-        self.denoise = self.run.denoiser()
-        recipe = self.run.recipe
-        judge = measuring.judge_of(recipe.data.name, sources.load(recipe), None)
-        assert judge is not None, "the data has no judge"
-        self.judge, self.held_out = judge, sources.load(recipe, "test")
-        self.warm = False
+    def __init__(self, digits: str, emoji: str, out: Path, budget: float, pictures: int, n: int) -> None:
+        self.models = {"digits": Model(digits), "emoji": Model(emoji)}
+        self.out, self.budget, self.pictures, self.n = out, budget, pictures, n
+        self.warm: set[str] = set()
         self.rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
-    def subject(self, name: str) -> tuple[Path, Callable[[Tensor], Tensor]]:
-        """The folder of the pictures to learn, and what says which pictures are of the hand, (N,) bool."""
-        label, hand, _ = SUBJECTS[name]
-        data = self.held_out
-        plain = data.batch((data.labels == label).nonzero()[:, 0]).x  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportArgumentType]
-        mine, rest = hand(plain[: self.pictures]), plain[self.pictures :]
-        folder = self.out / name.replace(" ", "-")
+    def subject(self, name: str) -> tuple[Path, Tensor, Callable[[Tensor], Tensor]]:
+        """The folder of the pictures to learn, others that nothing has seen, and what says which are of the hand, (N,) bool.
+
+        Half of the others, and their like in the model's own hand, teach that; the share of the unseen half of both that it takes for what
+        they are is printed.
+        """
+        hand, plain = self.models[SUBJECTS[name].model].hands(SUBJECTS[name])
+        each = len(hand) // self.pictures
+        mine, rest = hand[::each][: self.pictures], torch.arange(len(hand)) % each != 0
+        folder = self.out / name.replace(" ", "-").replace("'", "")
         for i, picture in enumerate(mine):
             grid.save(grid.to_picture(grid.to_bytes(picture)), folder / f"{i}.png")
-        seen = torch.cat([hand(rest), rest]).flatten(1).numpy()
-        of_it = [True] * len(rest) + [False] * len(rest)
-        classifier = LogisticRegression(C=0.01, max_iter=2_000).fit(seen, of_it)
-        return folder, lambda x: torch.from_numpy(classifier.predict(x.flatten(1).numpy()))
+        hand, plain = hand[rest], plain[rest]
 
-    def encoder(self, name: str) -> Path:
+        def flat(*x: Tensor) -> Any:
+            return torch.cat(x).flatten(1).numpy()
+
+        told = [True] * len(hand[::2]) + [False] * len(plain[::2])
+        classifier = LogisticRegression(C=0.01, max_iter=2_000).fit(flat(hand[::2], plain[::2]), told)
+
+        def of_hand(x: Tensor) -> Tensor:
+            return torch.from_numpy(classifier.predict(flat(x)))
+
+        right = torch.cat([of_hand(hand[1::2]), ~of_hand(plain[1::2])])
+        print(
+            f"{name}: the classifier is right of {right.double().mean():.1%} of {len(right)} pictures that it has not seen"
+        )
+        return folder, hand[1::2], of_hand
+
+    def encoder(self, name: str, of: str) -> Path:
         """The run of an encoder that has seen other hands."""
-        hands, target = self.out / "hands", self.out / name
+        model, hands, target = self.models[of], self.out / f"{of}-hands", self.out / f"{of}-{name}"
         if not hands.exists():
-            data, rng = sources.load(self.run.recipe), torch.Generator().manual_seed(0)
-            partial = hands.with_suffix(".partial")
+            rng, partial, ink = (
+                torch.Generator().manual_seed(0),
+                hands.with_suffix(".partial"),
+                -1 if of == "emoji" else 1,
+            )
             for i in range(HANDS):
-                own = (data.labels == i % len(data.classes)).nonzero()[:, 0]  # pyright: ignore[reportAttributeAccessIssue]
-                some = own[torch.randperm(len(own), generator=rng)[:EACH]]
-                for k, picture in enumerate(another(data.batch(some).x, rng)):
+                plain = _of_class(model.data, i % len(model.classes))
+                some = plain[torch.randperm(len(plain), generator=rng)[:EACH]]
+                for k, picture in enumerate(ink * another(ink * some, rng)):
                     grid.save(grid.to_picture(grid.to_bytes(picture)), partial / f"{i:02d}" / f"{k}.png")
             partial.rename(hands)
         seen = ["--train.images", str(SEEN), "--train.warmup", str(SEEN // 25), "--train.save-every", str(SEEN)]
         if code := reverie(
-            ["train", name, "--base", str(self.run.folder), "--data", str(hands), *seen, "--out", str(target)]
+            ["train", name, "--base", str(model.run.folder), "--data", str(hands), *seen, "--out", str(target)]
         ):
             raise SystemExit(code)
         return target
 
     def affordable(self, words: list[str], target: Path) -> int:
-        """Images that the budget allows, from two short runs of which one only begins; before the first of all, one to warm up."""
-        took = []
-        for images in (FEW, 5 * FEW) if self.warm else (FEW, FEW, 5 * FEW):
+        """Images that the budget allows, from two short runs of which one only begins; before the first of a model, one to warm up."""
+        took, warm = [], words[1] in self.warm
+        for images in (FEW, 5 * FEW) if warm else (FEW, FEW, 5 * FEW):
             begun = time.process_time()
             trial = target.with_name(f"{target.name}-trial-{images}")
             if code := reverie([*words, "--train.images", str(images), "--train.warmup", "1", "--out", str(trial)]):
                 raise SystemExit(code)
             shutil.rmtree(trial)
             took.append(time.process_time() - begun)
-        self.warm, (begin, more) = True, took[-2:]
+        self.warm.add(words[1])
+        begin, more = took[-2:]
         each = (more - begin) / (4 * FEW)
         return max(FEW, int((self.budget - begin) / each) // FEW * FEW)
 
@@ -160,41 +217,44 @@ class Bench:
 
     def row(self, name: str, spelt: str) -> None:
         """One method on one subject, unless it is there."""
-        about = {"budget": self.budget, "pictures": self.pictures, "n": self.n, "base": self.run.recipe.name}
-        key, (label, _, shown) = f"{spelt}, {name}", SUBJECTS[name]
+        subject = SUBJECTS[name]
+        base = self.models[subject.model]
+        about = {"budget": self.budget, "pictures": self.pictures, "n": self.n, "base": base.run.recipe.name}
+        key, label = f"{spelt}, {name}", base.classes.index(subject.label)
         if self.rows.get(key, {}).get("about") == about:
             return
-        folder, of_hand = self.subject(name)
-        base = self.draw(self.denoise, label)
+        folder, unseen, of_hand = self.subject(name)
+        before = self.draw(base.denoise, label)
         facts: dict[str, float] = {"bytes": 0, "images": 0, "seconds": 0.0}
-        model, token = self.denoise, label
-        if spelt != "the class itself":
+        model, token = base.denoise, label
+        if spelt not in BOUNDS:
             method, *words = spelt.split()
             target = self.out / f"{folder.name}-{spelt.replace(' --', '-').replace(' ', '-')}"
-            flags, images = ["--method", method, "--token", "<mine>", "--like", str(label), *words], 0
+            flags, images = ["--method", method, "--token", "<mine>", "--like", subject.label, *words], 0
             if method in FASTER:
                 flags += ["--train.lr", str(FASTER[method] * rv.adapt.METHODS[method].rate)]
             if method in ENCODERS:
-                flags = ["--encoder", str(self.encoder(method)), "--token", "<mine>", *words]
+                flags = ["--encoder", str(self.encoder(method, subject.model)), "--token", "<mine>", *words]
             if "--no-tune" not in words:
-                images = self.affordable(["adapt", str(self.run.folder), str(folder), *flags], target)
+                images = self.affordable(["adapt", str(base.run.folder), str(folder), *flags], target)
                 flags += ["--train.images", str(images), "--train.warmup", str(images // 25)]
             begun = time.process_time()
-            code = reverie(["adapt", str(self.run.folder), str(folder), *flags, "--out", str(target)])
+            code = reverie(["adapt", str(base.run.folder), str(folder), *flags, "--out", str(target)])
             if code:
                 raise SystemExit(code)
             facts |= {"seconds": round(time.process_time() - begun, 1), "images": images}
             facts["bytes"] = (target / FILE).stat().st_size
-            model, token = rv.adapt.apply(self.denoise, rv.adapt.load(target)), len(self.denoise.conditioner.classes)
-        drawn, kept = self.draw(model, token), self.draw(model, label)
-        features = self.judge.features(shown(drawn) if token != label else drawn)
-        mine, right = of_hand(drawn), self.judge.head(features.relu()).argmax(1) == label
+            model, token = rv.adapt.apply(base.denoise, rv.adapt.load(target)), len(base.classes)
+        kept = self.draw(model, label)
+        drawn = unseen if spelt == ITS else kept if spelt == ITSELF else self.draw(model, token)
+        features = base.judge.features(drawn if spelt == ITSELF else subject.shown(drawn))
+        mine, right = of_hand(drawn), base.judge.head(features.relu()).argmax(1) == label
         scores = {
             "subject": float(mine.double().mean()),
             "class": float(right.double().mean()),
             "both": float((mine & right).double().mean()),
-            "drift": float((kept - base).square().mean().sqrt()),
-            "leaked": float(of_hand(kept).double().mean() - of_hand(base).double().mean()),
+            "drift": float((kept - before).square().mean().sqrt()),
+            "leaked": float(of_hand(kept).double().mean() - of_hand(before).double().mean()),
         }
         grid.save(grid.tile(torch.cat([drawn[:8], kept[:8]]), 8), self.out / "sheets" / f"{key}.png")
         self.rows[key] = {"method": spelt, "name": name, "about": about, **scores, **facts}
@@ -224,16 +284,17 @@ def table(rows: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("run")
+    parser.add_argument("digits")
+    parser.add_argument("emoji")
     parser.add_argument("out", type=Path)
     parser.add_argument("--budget", type=float, default=60.0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--n", type=int, default=100)
     given = parser.parse_args()
-    bench = Bench(given.run, given.out, given.budget, given.pictures, given.n)
+    bench = Bench(given.digits, given.emoji, given.out, given.budget, given.pictures, given.n)
     for name in SUBJECTS:
-        for spelt in ("the class itself", *given.methods):
+        for spelt in (*BOUNDS, *given.methods):
             bench.row(name, spelt)
     print(table(bench.rows))
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,14 +78,14 @@ def fashion5k(folder: Path) -> Made:
     }, {"classes": classes, "columns": {}}
 
 
-def emoji(folder: Path, size: int = 64) -> Made:
-    """Every emoji with a Twemoji picture, in the order of the Unicode chart, on white; a tenth is held out by its picture."""
+def emoji(folder: Path, size: int = 64, style: str = "twitter") -> Made:
+    """Every emoji with a picture of the style, in the order of the Unicode chart, on white; a tenth is held out by its picture."""
     from reverie.data import pixels
     from reverie.data.split import held_out
 
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
-    entries = sorted((e for e in entries if e["has_img_twitter"]), key=lambda e: e["sort_order"])
-    images = np.stack([pixels.read(folder / "img/twitter/64" / e["image"], size, 3, "pad") for e in entries])
+    entries = sorted((e for e in entries if e[f"has_img_{style}"]), key=lambda e: e["sort_order"])
+    images = np.stack([pixels.read(folder / f"img/{style}/64" / e["image"], size, 3, "pad") for e in entries])
     classes = sorted({e["category"] for e in entries})
     return {
         "images": images,
@@ -126,6 +127,18 @@ REMOTE = {
         files=("emoji.json", "img/twitter/64/*.png"),
         sha256="57917c1616ab91b585a413a91c68361c72468a6e9038719c69b450ee111c58a1",
         make=emoji,
+    ),
+    "emoji64-google": Remote(
+        title="The same 1,911 emoji as Google draws them (Noto), 64x64 RGB on white",
+        licence="Apache-2.0 (pictures: Noto Emoji, (c) Google), MIT (names: emoji-data, (c) Cal Henderson)",
+        client="npm",
+        package="emoji-datasource-google",
+        version="16.0.0",
+        megabytes=74,
+        inside="package",
+        files=("emoji.json", "img/google/64/*.png"),
+        sha256="",
+        make=partial(emoji, style="google"),
     ),
     "fashion5k": Remote(
         title="Fashion-MNIST, 5,000 pictures of clothes, 500 of each of 10 kinds, 28x28 grey, 1,000 of them held out",
