@@ -292,7 +292,7 @@ class NetDenoiser(Bounded, Denoiser):
         space: between data and what is diffused.
 
     A network with a ``prior`` (see :mod:`reverie.nets.prior`) is shown that closed form's x0 as its condition "image" and corrects its
-    estimate: ``out = net + share·prior``.
+    estimate, and the model takes what conditions the prior does: ``out = net + share·prior``.
 
     Attributes:
         conditioner: makes conditions of texts, class names and pictures.
@@ -324,6 +324,7 @@ class NetDenoiser(Bounded, Denoiser):
         self.asks = "call" in inspect.signature(getattr(net, "_orig_mod", net).forward).parameters
         self.prior: Any = getattr(net, "prior", None)
         own = {k: v for k, v in getattr(net, "conditions", {}).items() if self.prior is None or k != "image"}
+        own |= getattr(self.prior, "conditions", {})
         self.conditions = dict(own if conditions is None else conditions)
         self.space = Identity() if space is None else space
         self.conditioner = Conditioner(self.conditions)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 PADDING, BEGIN, SHIFT = 0, 1, 2
 VOCABULARY = 256 + SHIFT
+GRAMS, WIDTH, SIZES = "grams", 1024, (2, 3, 4)
+"""The condition that holds a text's n-grams, the coordinates that these are hashed to, and their lengths."""
 
 Learned = Mapping[str, Sequence[int]]
 """Words that were learned, as they are written, with the tokens of each, of :data:`VOCABULARY` and more."""
@@ -24,6 +26,28 @@ def spelled(texts: Sequence[str], length: int, learned: Learned | None = None) -
     rows = [[BEGIN, *_numbers(text, length, learned or {})] for text in texts]
     longest = max(map(len, rows), default=1)
     return torch.tensor([row + [PADDING] * (longest - len(row)) for row in rows], dtype=torch.int64).view(-1, longest)
+
+
+def grams(tokens: Tensor) -> Tensor:
+    """What a text is spelled with: its n-grams of 2 to 4 bytes, added up in hashed coordinates with hashed signs, so that products of two
+    texts estimate how many they share (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009).
+
+    Args:
+        tokens: (B, L) int64, as :func:`spelled` makes them; n-grams with a learned word or padding are left out.
+
+    Returns:
+        (B, WIDTH) float32, of length 1; zeros for a text without letters.
+    """
+    found = torch.zeros(len(tokens), WIDTH, device=tokens.device)
+    for size in (size for size in SIZES if size <= tokens.shape[1]):
+        window = tokens.unfold(1, size, 1)
+        code = torch.full_like(window[..., 0], size)
+        for token in window.unbind(-1):
+            code = (code * 1_000_003 + token) % (2**31 - 1)
+        code = code * 2_654_435_761 % (2**32 - 5)
+        real = ((window > PADDING) & (window < VOCABULARY)).all(-1)
+        found.scatter_add_(1, code % WIDTH, real * (1.0 - 2.0 * (code // WIDTH % 2)))
+    return torch.nn.functional.normalize(found, dim=1)
 
 
 def cut(text: str, length: int) -> bytes:

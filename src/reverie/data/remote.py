@@ -137,7 +137,7 @@ REMOTE = {
         megabytes=74,
         inside="package",
         files=("emoji.json", "img/google/64/*.png"),
-        sha256="",
+        sha256="4514ce264d85db7b6690de6f9455e01daa327b61198619426807296a12e410a7",
         make=partial(emoji, style="google"),
     ),
     "fashion5k": Remote(

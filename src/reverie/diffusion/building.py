@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reverie import guide, nets, spaces
+from reverie.core import spelling
 from reverie.core.batch import Batch, Dataset, DataSpec
 from reverie.core.condition import Image
 from reverie.core.conditioner import Conditioner
@@ -20,7 +21,7 @@ from reverie.core.schedules import Schedule
 from reverie.core.space import Identity, Space
 from reverie.core.task import Given
 from reverie.core.times import LogitNormal, LogNormalSigma, LogSNR, TimeSampler, Uniform
-from reverie.data import Loader, encoded
+from reverie.data import Loader, captions, encoded
 from reverie.data.codes import of_codes
 from reverie.diffusion import first_stage
 from reverie.diffusion.augment import CHANGES, TOLD
@@ -31,6 +32,7 @@ from reverie.diffusion.texts import reading, texts_of
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
+from reverie.nets.caption_prior import CaptionPrior
 from reverie.nets.prior import Prior
 from reverie.solve import Sampler, auto, grids
 from reverie.spaces.config import FILE, SpaceConfig
@@ -181,13 +183,20 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     """
     space, classes = space_of(config.space, spec, folder), _classes(spec)
     shape, schedule = space.code_shape(spec.shape), schedule_of(config)
-    own, texts = config.net, texts_of(config.text, spec, seed, hasattr(config.net, "vector"), folder)
+    pooled, spelt = hasattr(config.net, "vector"), config.prior_captions is not None
+    own, texts = config.net, texts_of(config.text, spec, seed, pooled, folder, spelt)
     if texts is not None:
         own = reading(own, texts)
     elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
     net = _net(seed, own, shape, classes=classes, image=_seen(config, spec, shape))
-    if config.prior:
+    if spelt and (texts is None or config.prior is None):
+        raise InputError(
+            "prior_captions tells the closed form of captions: add --prior RANK and, with data that has them, --data.captions"
+        )
+    if config.prior and config.prior_captions:
+        net.prior = CaptionPrior(config.prior_captions, shape, config.prior)
+    elif config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
     denoise = NetDenoiser(
         net,
@@ -267,7 +276,7 @@ def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path
 
 def check_fed(model: NetDenoiser | NetClassifier, spec: DataSpec) -> None:
     """Raise an :class:`InputError` when the network listens to conditions that the data does not give."""
-    given_by_text = {"vector"} if getattr(model, "told", None) is not None else set()
+    given_by_text = {"vector", spelling.GRAMS} if getattr(model, "told", None) is not None else set()
     if unfed := [name for name in getattr(model, "conditions", ()) if name not in {*spec.conditions, *given_by_text}]:
         given = ", ".join(spec.conditions) or "none"
         raise InputError(
@@ -303,7 +312,16 @@ def denoising(
 
 
 def _fit_prior(model: NetDenoiser, data: Dataset) -> None:
-    """Fit the network's prior to the codes of at most :data:`FITTED` samples."""
+    """Fit the network's prior to the codes of at most :data:`FITTED` samples, or to all that have captions where it is told these."""
+    if isinstance(model.prior, CaptionPrior):
+        found = captions.of(data)
+        assert found is not None
+        told = torch.tensor([row for row, texts in enumerate(found.texts) if texts])
+        grams = [spelling.grams(spelling.spelled(found.texts[row], found.length)).mean(0) for row in told.tolist()]
+        batches = [data.batch(rows * found.ways) for rows in told.split(500)]
+        codes = [batch.x if of_codes(data) else model.space.encode(batch.x) for batch in batches]
+        model.prior.fit(torch.cat(codes), torch.stack(grams))
+        return
     rows = torch.arange(0, len(data), -(-len(data) // FITTED))
     batches = [data.batch(part) for part in rows.split(500)]
     labels = [label for batch in batches if (label := batch.label) is not None]

@@ -134,6 +134,8 @@ class DenoisingConfig(OnPath):
         text: how captions are read, for data that has them.
         prior: correct the exact denoiser of one Gaussian a class with this many axes, fitted to the data, in place of learning all of it;
             needs a network that takes a picture as condition (dit, unet).
+        prior_captions: remember the captions of so many pictures, so that the Gaussian lies around what is expected of a picture so
+            called.
     """
 
     name: ClassVar[str] = "denoising"
@@ -148,6 +150,7 @@ class DenoisingConfig(OnPath):
     drop: Annotated[float, Bound(ge=0, le=1)] = 0.1
     augment: Annotated[float, Bound(ge=0, le=1)] = 0.0
     prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
+    prior_captions: Annotated[int, Bound(ge=2, le=16_384)] | None = None
     text: TextConfig = field(default_factory=TextConfig)
 
     def resolved(self) -> Self:

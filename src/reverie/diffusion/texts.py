@@ -45,17 +45,20 @@ class Texts:
         own: trained with the model; None without.
         foreign: encoders of others, which stay as they are.
         pooled: whether the network takes the vector too.
+        spelt: whether a closed form takes the n-grams too.
     """
 
-    def __init__(self, own: TextEncoder | None, foreign: Sequence[ForeignText] = (), pooled: bool = True) -> None:
-        self.own, self.foreign, self.pooled = own, tuple(foreign), pooled
+    def __init__(
+        self, own: TextEncoder | None, foreign: Sequence[ForeignText] = (), pooled: bool = True, spelt: bool = False
+    ) -> None:
+        self.own, self.foreign, self.pooled, self.spelt = own, tuple(foreign), pooled, spelt
         self.learned: dict[str, Tensor] = {}
         widths = [each.width for each in ([] if own is None else [own]) + list(self.foreign)]
         self.width, self.vector = max(widths), sum(widths)
         self.length = sum(each.length for each in ([] if own is None else [own]) + list(self.foreign))
 
     def __call__(self, texts: Sequence[str], negative: Sequence[str] | None = None) -> Mapping[str, Entry]:
-        """The entries "text" and, where the network takes it, "vector"; their nulls are the encoded ``negative`` texts, if there are any.
+        """The entries "text" and, where it is taken, "vector" and "grams"; their nulls are the encoded ``negative`` texts, if any.
 
         A text that is longer than an encoder takes is cut, with a warning that says how many of its tokens are kept.
 
@@ -79,7 +82,7 @@ class Texts:
             kept = raw.pop(FEATURES.format(i))
             assert kept.mask is not None
             reads.append(_pooled(kept.value, kept.mask))
-        return Cond(**raw, **self._joined(reads, text.present))
+        return Cond(**raw, **self._joined(reads, text.value, text.present))
 
     @property
     def described(self) -> dict[str, str]:
@@ -137,24 +140,28 @@ class Texts:
         for i, text in enumerate(texts):
             if not text.strip():
                 raise InputError(f"text {i} is empty: say what to draw, or leave it out to draw without a text")
-        reads = []
+        reads, learned = [], self._numbers
         if self.own is not None:
-            learned, rows = self._numbers, list(self.learned.values())
+            rows = list(self.learned.values())
             warn_of_cut(texts, [spelling.count(text, learned) for text in texts], self.own.length)
             tokens = spelling.spelled(texts, self.own.length, learned).to(self.own.norm.weight.device)
             reads.append(_pooled(*self.own(tokens, torch.cat(rows) if rows else None), first=True))
         for encoder in self.foreign:
             warn_of_cut(texts, encoder.counts(texts), encoder.length)
             reads.append(_pooled(*encoder(texts)))
-        return self._joined(reads, torch.ones(len(texts), dtype=torch.bool, device=reads[0][0].device))
+        device = reads[0][0].device
+        present = torch.ones(len(texts), dtype=torch.bool, device=device)
+        return self._joined(reads, spelling.spelled(texts, MOST, learned).to(device), present)
 
-    def _joined(self, reads: Sequence[Read], present: Tensor) -> dict[str, Entry]:
+    def _joined(self, reads: Sequence[Read], tokens: Tensor, present: Tensor) -> dict[str, Entry]:
         features = torch.cat([pad(value, (0, self.width - value.shape[-1])) for value, _, _ in reads], dim=1)
         mask = torch.cat([mask for _, mask, _ in reads], dim=1)
-        if not self.pooled:
-            return {"text": Entry(features, mask, present)}
-        vector = torch.cat([vector for _, _, vector in reads], dim=1)
-        return {"text": Entry(features, mask, present), "vector": Entry(vector, None, present)}
+        entries = {"text": Entry(features, mask, present)}
+        if self.pooled:
+            entries["vector"] = Entry(torch.cat([vector for _, _, vector in reads], dim=1), None, present)
+        if self.spelt:
+            entries[spelling.GRAMS] = Entry(spelling.grams(tokens), None, present)
+        return entries
 
 
 def _pooled(features: Tensor, mask: Tensor, first: bool = False) -> Read:
@@ -184,12 +191,15 @@ def along(own: nn.Module, player: str) -> Player:
     return Player(own, along=player, optim=Optim(optimizer="adamw", lr=RATE))
 
 
-def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool, folder: Path | None = None) -> Texts | None:
+def texts_of(
+    config: TextConfig, spec: DataSpec, seed: int, pooled: bool, folder: Path | None = None, spelt: bool = False
+) -> Texts | None:
     """The text encoders for data with captions, our own freshly initialised, or as it has learned to read before; None for other data.
 
     Args:
         pooled: whether the network takes one vector of a text beside its tokens.
         folder: of the run.
+        spelt: whether it takes the n-grams of a text.
 
     Raises:
         InputError: when a folder holds no text encoder, or none is named.
@@ -207,7 +217,7 @@ def texts_of(config: TextConfig, spec: DataSpec, seed: int, pooled: bool, folder
             own = TextEncoder(config, text.length)
         if folder is not None:
             read_before(own, folder)
-    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES], pooled)
+    return Texts(own, [ForeignText(name) for name in config.encoders if name != BYTES], pooled, spelt)
 
 
 def reading(net: NetConfig, texts: Texts) -> NetConfig:
