@@ -1,8 +1,8 @@
 """How training scales over processes on this machine: images a second of one, of two that share each batch, and of two that know nothing of
 each other, which is what the machine could do.
 
-    python bench/scale.py                 # about five minutes; wants an idle machine with two cores
-    python bench/scale.py --images 2048   # shorter and rougher
+    python bench/scale.py                               # about an hour; wants an idle machine with two cores
+    python bench/scale.py --images 2048 --repeats 2     # a quarter of an hour
 
 Strong scaling keeps the batch of the run, weak scaling that of each process. Every process has one thread. The pace is that of the log,
 from first line to last, so that neither start nor drawing counts; the best of the repeats is taken. Efficiency is the pace of two that

@@ -28,7 +28,7 @@ from reverie.diffusion.augment import CHANGES, TOLD
 from reverie.diffusion.config import ClassifierConfig, DenoisingConfig, OnPath, RestoreConfig, SampleConfig
 from reverie.diffusion.denoising import Denoising
 from reverie.diffusion.showing import shown
-from reverie.diffusion.texts import reading, texts_of
+from reverie.diffusion.texts import BESIDE, reading, texts_of
 from reverie.diffusion.vlb import VLB, Hybrid
 from reverie.guide.classifier import NetClassifier
 from reverie.learn.config import TrainConfig
@@ -276,7 +276,7 @@ def classifier(config: ClassifierConfig, spec: DataSpec, seed: int, folder: Path
 
 def check_fed(model: NetDenoiser | NetClassifier, spec: DataSpec) -> None:
     """Raise an :class:`InputError` when the network listens to conditions that the data does not give."""
-    given_by_text = {"vector", spelling.GRAMS} if getattr(model, "told", None) is not None else set()
+    given_by_text = BESIDE if getattr(model, "told", None) is not None else ()
     if unfed := [name for name in getattr(model, "conditions", ()) if name not in {*spec.conditions, *given_by_text}]:
         given = ", ".join(spec.conditions) or "none"
         raise InputError(

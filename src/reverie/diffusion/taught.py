@@ -14,7 +14,7 @@ from reverie.core.denoiser import NetDenoiser
 from reverie.core.errors import InputError, RunError
 from reverie.core.files import inside
 from reverie.core.task import Given
-from reverie.diffusion.texts import reader_of
+from reverie.diffusion.texts import BESIDE, reader_of
 from reverie.spaces.config import FILE
 from reverie.spaces.latent import Latent
 
@@ -50,7 +50,7 @@ def prepare_teacher(teacher: str, given: Given, texts: bool = False) -> None:
     if reads:
         own: Any = reader_of(model)
         text = given.spec.conditions["text"] if own is None else Text(own.length)
-        data = (data[0], {**{k: v for k, v in data[1].items() if k not in ("text", "vector")}, "text": text})
+        data = (data[0], {**{k: v for k, v in data[1].items() if k not in ("text", *BESIDE)}, "text": text})
     if data != (given.spec.shape, {**given.spec.conditions}):
         raise InputError(
             f"{teacher} is a model of other data: of {data}, not {given.spec.shape, {**given.spec.conditions}}"

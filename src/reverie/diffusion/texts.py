@@ -34,6 +34,8 @@ from reverie.nets.text import TextEncoder
 
 RATE = 3e-4
 """At which our own encoder learns with a network."""
+BESIDE = ("vector", spelling.GRAMS)
+"""What a text becomes beside its tokens, where it is taken."""
 Read = tuple[Tensor, Tensor, Tensor]
 """Of each text the features (B, L, D), which of them are of the text (B, L), and one vector (B, D)."""
 

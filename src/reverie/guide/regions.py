@@ -80,11 +80,9 @@ class Regional(Wrapper):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=at.scale)
 
         joined = {"text": _joined(texts)}
-        if "vector" in around and "vector" in parts[0]:
-            vectors = torch.stack([part["vector"].value for part in (around, *parts)])
-            joined["vector"] = around["vector"]._replace(
-                value=torch.einsum("r,rbd->bd", self.shares.to(vectors), vectors)
-            )
+        for name in (name for name in parts[0] if name != "text" and name in around):
+            vectors = torch.stack([part[name].value for part in (around, *parts)])
+            joined[name] = around[name]._replace(value=torch.einsum("r,rbd->bd", self.shares.to(vectors), vectors))
         call = (call or Call()).changed(taps.AttentionEdit(self.places, dict.fromkeys(self.places, look)))
         estimate = self.base(x, t, _told(around, joined), call)
         if not passed:
@@ -109,8 +107,8 @@ def regional(denoise: Denoiser, regions: Sequence[Region]) -> Denoiser:
     """The model told a text of its own in each region of the picture.
 
     Where regions overlap a place attends to the texts of all of them, and where there is none to the one that the sample is told. A region
-    of the whole picture is the plain text; of an empty one nothing is heard. Networks that are told one vector of a text beside its tokens
-    get the mean over the picture. An evaluation costs one of the base: guide the result, ``cfg(regional(denoise, …), 3.0)``.
+    of the whole picture is the plain text; of an empty one nothing is heard. What is told one vector of a text beside its tokens gets the
+    mean over the picture. An evaluation costs one of the base: guide the result, ``cfg(regional(denoise, …), 3.0)``.
 
     Args:
         denoise: a model that attends to a text (unet, dit).
@@ -132,7 +130,7 @@ def _nothing(cond: Cond) -> Cond:
         value = entry.value[:, :1] if entry.value.ndim == 3 else entry.value
         return Entry(torch.zeros_like(value), None, there)
 
-    return Cond(**{name: none(cond[name]) for name in ("text", "vector") if name in cond})
+    return Cond(**{name: none(cond[name]) for name in cond})
 
 
 def _told(around: Cond, said: dict[str, Entry]) -> Cond:

@@ -18,6 +18,7 @@ from reverie.data import ImageSet
 from reverie.diffusion.reading import FILE as READ
 from reverie.learn.config import TrainConfig
 from reverie.learn.runtime import launched
+from reverie.nets.caption_prior import CaptionPrior
 from reverie.nets.prior import Prior
 from reverie.recipes.recipe import DataConfig, Recipe
 from reverie.recipes.runs import Run
@@ -86,7 +87,7 @@ def begin(recipe: Recipe, model: Any) -> None:
         f"{player}.{name}."
         for player, module in modules.items()
         for name, part in module.named_modules()
-        if isinstance(part, Prior)
+        if isinstance(part, Prior | CaptionPrior)
     )
     found, wanted = (
         {key: value for key, value in state.items() if not key.startswith(fitted)} for state in (found, wanted)
