@@ -1,6 +1,6 @@
 """Personalisation at an equal budget: four subjects by every method; the table of docs/adapt/index.md.
 
-python bench/adapt.py DIGITS EMOJI OUT [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
+python bench/adapt.py DIGITS EMOJI OUT --judge emoji-judge.safetensors [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
 
 DIGITS and EMOJI are models by class, such as those of the recipes demo and emoji. A subject is a hand or a style of one class: held-out
 digits that are all changed alike, or emoji as Google draws them (`reverie prefetch emoji64-google`). Four pictures are learned; the
@@ -116,12 +116,13 @@ SUBJECTS = {
 class Model:
     """One that is taught, what judges its pictures, and pictures that it has not learned from."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, judge: str | None = None) -> None:
         self.run = Run(run)
         self.denoise, recipe = self.run.denoiser(), self.run.recipe
-        judge = measuring.judge_of(recipe.data.name, sources.load(recipe), None)
-        assert judge is not None, "the data has no judge"
-        self.judge, self.data = judge, sources.load(recipe)
+        self.data = sources.load(recipe)
+        found = measuring.judge_of(recipe.data.name, self.data, judge)
+        assert found is not None, "the data has no judge: reverie judge emoji, then --judge emoji-judge.safetensors"
+        self.judge = found
         self.classes = list(self.data.classes)  # pyright: ignore[reportAttributeAccessIssue]
 
     def hands(self, subject: Subject) -> tuple[Tensor, Tensor]:
@@ -139,8 +140,10 @@ def _of_class(data: Any, label: int) -> Tensor:
 
 
 class Bench:
-    def __init__(self, digits: str, emoji: str, out: Path, budget: float, pictures: int, n: int) -> None:
-        self.models = {"digits": Model(digits), "emoji": Model(emoji)}
+    def __init__(
+        self, digits: str, emoji: str, judge: str | None, out: Path, budget: float, pictures: int, n: int
+    ) -> None:
+        self.models = {"digits": Model(digits), "emoji": Model(emoji, judge)}
         self.out, self.budget, self.pictures, self.n = out, budget, pictures, n
         self.warm: set[str] = set()
         self.rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -287,12 +290,13 @@ def main() -> None:
     parser.add_argument("digits")
     parser.add_argument("emoji")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--judge", help="of emoji")
     parser.add_argument("--budget", type=float, default=60.0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--n", type=int, default=100)
     given = parser.parse_args()
-    bench = Bench(given.digits, given.emoji, given.out, given.budget, given.pictures, given.n)
+    bench = Bench(given.digits, given.emoji, given.judge, given.out, given.budget, given.pictures, given.n)
     for name in SUBJECTS:
         for spelt in (*BOUNDS, *given.methods):
             bench.row(name, spelt)

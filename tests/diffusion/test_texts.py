@@ -236,7 +236,9 @@ def test_a_run_reads_texts_after_it_is_opened_again(tmp_path: Path):
     small = replace(
         recipe.train, images=8, batch=4, processes=1, warmup=4, sample_every=8, validate_every=100, save_every=8
     )
-    task = replace(recipe.task, net=replace(NETS["unet"], patch=4, attention=(1,)), text=SMALL, prior=None)
+    task = replace(
+        recipe.task, net=replace(NETS["unet"], patch=4, attention=(1,)), text=SMALL, prior=4, prior_captions=50
+    )
     run, _ = train(replace(recipe, train=small, task=task), tmp_path / "run")
     opened = rv.load(run.folder)
     draw = {"steps": 2, "solver": "euler"}
