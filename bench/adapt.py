@@ -3,8 +3,8 @@
 python bench/adapt.py DIGITS EMOJI OUT --judge emoji-judge.safetensors [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
 
 DIGITS and EMOJI are models by class, such as those of the recipes demo and emoji. A subject is a hand or a style of one class: held-out
-digits that are all changed alike, or emoji as Google draws them (`reverie prefetch emoji64-google`). Four pictures are learned; the
-others of that hand, unseen, teach a classifier, beside the same pictures in the model's own hand, what the hand is. Adapters are runs in
+digits that are all changed alike, or emoji as Google draws them (`reverie prefetch emoji64-google`). Four pictures are learned;
+training pictures in that hand and in the model's own teach a classifier what the hand is. Adapters are runs in
 OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not measured again. The
 budget is of processor time, so that a machine that does other things besides measures the same: a method gets as many steps as it, less
 the class that it draws, allows at the pace of its first few.
@@ -125,14 +125,16 @@ class Model:
         self.judge = found
         self.classes = list(self.data.classes)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def hands(self, subject: Subject) -> tuple[Tensor, Tensor]:
+    def hands(self, subject: Subject, split: str) -> tuple[Tensor, Tensor]:
         """Pictures of the class in the hand, and the same in the model's own."""
-        held_out = sources.load(self.run.recipe, "test")
-        if subject.hand is not None:
-            plain = _of_class(held_out, self.classes.index(subject.label))
-            return subject.hand(plain), plain
-        theirs, ours = (rv.data.load(name, "all", size=held_out.shape[-1]) for name in ("emoji64-google", "emoji64"))
-        return tuple(_of_class(x, x.classes.index(subject.label)) for x in (theirs, ours))  # pyright: ignore[reportReturnType]
+        size = self.data.shape[-1]
+        if subject.hand is None:
+            theirs, ours = (rv.data.load(name, split, size=size) for name in ("emoji64-google", "emoji64"))  # pyright: ignore[reportArgumentType]
+            return _of_class(theirs, theirs.classes.index(subject.label)), _of_class(
+                ours, ours.classes.index(subject.label)
+            )
+        plain = _of_class(sources.load(self.run.recipe, split), self.classes.index(subject.label))  # pyright: ignore[reportArgumentType]
+        return subject.hand(plain), plain
 
 
 def _of_class(data: Any, label: int) -> Tensor:
@@ -151,31 +153,29 @@ class Bench:
     def subject(self, name: str) -> tuple[Path, Tensor, Callable[[Tensor], Tensor]]:
         """The folder of the pictures to learn, others that nothing has seen, and what says which are of the hand, (N,) bool.
 
-        Half of the others, and their like in the model's own hand, teach that; the share of the unseen half of both that it takes for what
-        they are is printed.
+        It has learned from the training pictures in both hands; the share of held-out ones that it takes for what they are is printed.
         """
-        hand, plain = self.models[SUBJECTS[name].model].hands(SUBJECTS[name])
+        model, subject = self.models[SUBJECTS[name].model], SUBJECTS[name]
+        (hand, plain), told = model.hands(subject, "test"), model.hands(subject, "train")
         each = len(hand) // self.pictures
         mine, rest = hand[::each][: self.pictures], torch.arange(len(hand)) % each != 0
         folder = self.out / name.replace(" ", "-").replace("'", "")
         for i, picture in enumerate(mine):
             grid.save(grid.to_picture(grid.to_bytes(picture)), folder / f"{i}.png")
-        hand, plain = hand[rest], plain[rest]
 
         def flat(*x: Tensor) -> Any:
             return torch.cat(x).flatten(1).numpy()
 
-        told = [True] * len(hand[::2]) + [False] * len(plain[::2])
-        classifier = LogisticRegression(C=0.01, max_iter=2_000).fit(flat(hand[::2], plain[::2]), told)
+        classifier = LogisticRegression(C=0.01, max_iter=2_000).fit(
+            flat(*told), [True] * len(told[0]) + [False] * len(told[1])
+        )
 
         def of_hand(x: Tensor) -> Tensor:
             return torch.from_numpy(classifier.predict(flat(x)))
 
-        right = torch.cat([of_hand(hand[1::2]), ~of_hand(plain[1::2])])
-        print(
-            f"{name}: the classifier is right of {right.double().mean():.1%} of {len(right)} pictures that it has not seen"
-        )
-        return folder, hand[1::2], of_hand
+        right = torch.cat([of_hand(hand[rest]), ~of_hand(plain)])
+        print(f"{name}: the classifier is right of {right.double().mean():.1%} of {len(right)} held-out pictures")
+        return folder, hand[rest], of_hand
 
     def encoder(self, name: str, of: str) -> Path:
         """The run of an encoder that has seen other hands."""
