@@ -12,8 +12,8 @@ the class that it draws, allows at the pace of its first few.
 Subject: the share of drawn pictures of the token that are of the hand, by that classifier. Class: the share of them that the judge sees
 as the class; both: of those that are both. Drift: how far pictures of the class drawn under its own label move, the same noise with and
 without the adapter, rms in [−1, 1], and the share of these that turn into the hand. "the class itself" is the base under the label of
-the class, "its pictures" are unseen pictures of the subject: between the two lies what can be had. Encoders are trained once for each
-model, on hands of other kinds (turned, leaning to the right, narrow, thin, pale, of other colours); their training is no part of the
+the class, "its pictures" are unseen pictures of the subject: between the two lies what can be had. Encoders are trained on the
+class in hands of other kinds (turned, leaning to the right, narrow, thin, pale, of other colours); their training is no part of the
 budget, and the time that they take to predict is.
 
 The usual learning rates of the methods are for networks that are thousands of times as large. All weights and their residuals are learned
@@ -52,7 +52,7 @@ ITSELF, ITS = BOUNDS = ("the class itself", "its pictures")
 ENCODERS = ("e4t", "hyperdreambooth")
 FASTER = {"lora": 5.0, "svdiff": 5.0, "custom": 5.0, "dreambooth": 10.0}
 """Times the usual learning rate."""
-HANDS, EACH, SEEN = 100, 8, 8_000
+HANDS, EACH, SEEN = 100, 8, 4_000
 """What an encoder learns from: hands, pictures of each, and pictures that it sees in all."""
 
 
@@ -177,25 +177,21 @@ class Bench:
         print(f"{name}: the classifier is right of {right.double().mean():.1%} of {len(right)} held-out pictures")
         return folder, hand[rest], of_hand
 
-    def encoder(self, name: str, of: str) -> Path:
-        """The run of an encoder that has seen other hands."""
-        model, hands, target = self.models[of], self.out / f"{of}-hands", self.out / f"{of}-{name}"
+    def encoder(self, name: str, subject: Subject) -> Path:
+        """The run of an encoder that has seen the class in other hands."""
+        model, place = self.models[subject.model], self.out / f"{subject.model}-{subject.label.split()[0]}"
+        hands, target = place.with_name(f"{place.name}-hands"), place.with_name(f"{place.name}-{name}")
         if not hands.exists():
-            rng, partial, ink = (
-                torch.Generator().manual_seed(0),
-                hands.with_suffix(".partial"),
-                -1 if of == "emoji" else 1,
-            )
+            rng, partial = torch.Generator().manual_seed(0), hands.with_suffix(".partial")
+            plain, ink = _of_class(model.data, model.classes.index(subject.label)), 1 if subject.hand else -1
             for i in range(HANDS):
-                plain = _of_class(model.data, i % len(model.classes))
                 some = plain[torch.randperm(len(plain), generator=rng)[:EACH]]
                 for k, picture in enumerate(ink * another(ink * some, rng)):
                     grid.save(grid.to_picture(grid.to_bytes(picture)), partial / f"{i:02d}" / f"{k}.png")
             partial.rename(hands)
+        words = ["--base", str(model.run.folder), "--data", str(hands), "--like", subject.label, "--out", str(target)]
         seen = ["--train.images", str(SEEN), "--train.warmup", str(SEEN // 25), "--train.save-every", str(SEEN)]
-        if code := reverie(
-            ["train", name, "--base", str(model.run.folder), "--data", str(hands), *seen, "--out", str(target)]
-        ):
+        if code := reverie(["train", name, *words, *seen]):
             raise SystemExit(code)
         return target
 
@@ -237,7 +233,7 @@ class Bench:
             if method in FASTER:
                 flags += ["--train.lr", str(FASTER[method] * rv.adapt.METHODS[method].rate)]
             if method in ENCODERS:
-                flags = ["--encoder", str(self.encoder(method, subject.model)), "--token", "<mine>", *words]
+                flags = ["--encoder", str(self.encoder(method, subject)), "--token", "<mine>", *words]
             if "--no-tune" not in words:
                 images = self.affordable(["adapt", str(base.run.folder), str(folder), *flags], target)
                 flags += ["--train.images", str(images), "--train.warmup", str(images // 25)]
