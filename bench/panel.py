@@ -46,11 +46,12 @@ class Panel:
         data: a data set, or a folder of pictures.
         judge: file or run of a judge; the bundled one of the data by default.
         outside: whether EfficientNet-Lite0 looks too (``reverie prefetch efficientnet-lite0``).
+        size: to which the pictures are brought; their own by default.
     """
 
-    def __init__(self, data: str, judge: str | None = None, outside: bool = True) -> None:
+    def __init__(self, data: str, judge: str | None = None, outside: bool = True, size: int | None = None) -> None:
         self.data = data
-        self.train, self.held_out = rv.data.load(data), rv.data.load(data, "test")
+        self.train, self.held_out = (rv.data.load(data, split, size=size) for split in ("train", "test"))
         self.judge = judge_of(data, self.train, judge)
         looks: list[FeatureExtractor] = [] if self.judge is None else [self.judge]
         self.views = {each.name: self._view(each) for each in (*looks, *([EfficientNetLite0()] if outside else []))}

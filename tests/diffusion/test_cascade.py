@@ -4,11 +4,13 @@ import pytest
 import torch
 
 import reverie as rv
-from reverie.core.denoiser import NetDenoiser
+from reverie.core.denoiser import NetDenoiser, Wrapper
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.diffusion import palette
 from reverie.diffusion.cascade import USUAL, enlarge
 from reverie.diffusion.conditioned import PaletteConfig
+from reverie.guide.contrast import shifted
 from reverie.nets import DiTConfig
 
 HOW = {"steps": 3, "solver": "ddim"}
@@ -41,14 +43,32 @@ def test_the_small_picture_and_the_level_matter():
 
 
 def test_level_zero_is_what_restoring_is():
-    """But for thresholding, which keeps the estimate in range: the last step's estimate is the picture."""
+    """But for static thresholding, which keeps the estimate in range: the last step's estimate is the picture."""
     model, small = stage(), pictures()
     plain = palette.restore(model, palette.small(small, 2), **HOW)
     drawn = enlarge(model, small, level=0.0, **HOW)
     assert drawn.abs().max() <= 1.0 + 1e-5 < plain.abs().max()
-    by_hand = palette.restore(rv.guide.threshold(model), palette.small(small, 2), **HOW)
+    by_hand = palette.restore(rv.guide.threshold(model, 0.0), palette.small(small, 2), **HOW)
     assert torch.equal(drawn, by_hand)
     assert torch.equal(palette.small(small, 2).picture, small.repeat_interleave(2, -1).repeat_interleave(2, -2))
+
+
+class White(Wrapper):
+    """A stage that draws white, and misses it in a sixteenth of the pixels."""
+
+    def __call__(self, x, t, cond=None, call=None):
+        estimate = self.base(x, t, cond, call)
+        white = torch.ones_like(x)
+        white[..., 0, :] = 1.5
+        return shifted(estimate, white - estimate.x0, "x0")
+
+
+def test_white_stays_white():
+    """Dynamic thresholding divides all pixels by what a few of them miss."""
+    white, small = White(stage()), pictures()
+    assert torch.allclose(enlarge(white, small, **HOW), torch.ones(3, 3, 16, 16), atol=1e-5)
+    grey = palette.restore(rv.guide.threshold(white), palette.small(small, 2), **HOW)
+    assert grey[..., 1:, :].max() < 0.7
 
 
 def test_what_does_not_fit_is_said():
@@ -64,7 +84,8 @@ def test_what_does_not_fit_is_said():
 @pytest.mark.slow
 def test_a_level_of_noise_forgives_a_corrupted_picture(tmp_path):
     """Imagen's augmentation: shown a corrupted small digit, told a level that suits it the stage comes nearer to the truth than told
-    that it is clean, digit by digit by several standard errors; shown a clean one it is the other way round."""
+    that it is clean, digit by digit by several standard errors; shown a clean one it is the other way round. Told less or more noise than
+    was added it is farther off."""
     from reverie.cli import main
 
     words = "train palette --data mnist5k --op superres --factor 4 --augment --train.images 60000 --train.warmup 2000"
@@ -73,15 +94,27 @@ def test_a_level_of_noise_forgives_a_corrupted_picture(tmp_path):
     small = torch.nn.functional.avg_pool2d(x, 4)
     corrupted = small + 0.4 * torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
 
+    def sure(better: torch.Tensor) -> float:
+        """By how many standard errors."""
+        return float(better.mean() / (better.std() / len(better) ** 0.5))
+
     def gain(shown: torch.Tensor, level: float) -> float:
-        """By how many standard errors the level is better than none."""
+        """How much better the level is than none."""
 
         def errors(level: float) -> torch.Tensor:
             drawn = torch.stack([enlarge(model, shown, level=level, seed=s, steps=12) for s in range(3)])
             return (drawn - x).square().mean((0, 2, 3, 4))
 
-        better = errors(0.0) - errors(level)
-        return float(better.mean() / (better.std() / len(better) ** 0.5))
+        return sure(errors(0.0) - errors(level))
 
     assert max(gain(corrupted, level) for level in (0.2, 0.35)) > 2.5
     assert gain(small, 0.5) < -10.0
+
+    noise = Draws(0, 0, len(x)).normal("augment", x.shape[1:])
+    image = palette.small(small, 4).cond(torch.full((len(x),), 0.35), noise)["image"].value
+
+    def told(level: float) -> torch.Tensor:
+        cond = rv.Cond(image=image, level=torch.full((len(x), 1), level))
+        return (rv.sample(model, cond=cond, steps=12) - x).square().mean((1, 2, 3))
+
+    assert min(sure(told(level) - told(0.35)) for level in (0.0, 0.8)) > 5.0

@@ -214,6 +214,7 @@ def test_dynamic_thresholding_brings_x0_into_range():
     assert torch.allclose(after[1:], before[1:].clamp(-s, s) / s, atol=1e-9)
     static = before.clamp(-1.0, 1.0)
     assert (after[1:] - static[1:]).abs().max() > 0.1
+    assert torch.allclose(guide.threshold(model, 0.0)(x, 0.2).x0, static, atol=1e-12)
 
 
 def pictures():
@@ -272,7 +273,7 @@ def test_mistakes_are_named():
     with pytest.raises(InputError, match=r"above 0"):
         guide.apg(model, 2.0, radius=0.0)
     with pytest.raises(InputError, match=r"quantile"):
-        guide.threshold(model, 0.0)
+        guide.threshold(model, -0.1)
     with pytest.raises(InputError, match=r"pass no cond"):
         guide.compose(model, [(Cond(label=0), 1.0)])(torch.zeros(1, 1).double(), 0.5, Cond(label=0))
     with pytest.raises(InputError, match=r"at least one"):

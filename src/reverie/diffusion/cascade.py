@@ -3,8 +3,8 @@
 Ho et al., "Cascaded Diffusion Models for High Fidelity Image Generation", JMLR 2022; Saharia et al., "Photorealistic Text-to-Image
 Diffusion Models with Deep Language Understanding" (Imagen), NeurIPS 2022. A stage is the super-resolution of
 :mod:`reverie.diffusion.palette`. Where it was trained with augmentation, noise of a level s is added to the small picture and s is told
-(section 4.2 of the first): what the stage before drew wrong then passes for noise. Its clean estimate is kept in the range of pixels by
-dynamic thresholding (section 2.3 of the second).
+(section 4.2 of the first): what the stage before drew wrong then passes for noise. Its clean estimate is cut to the range of pixels (static
+thresholding, section 2.3 of the second). Dynamic thresholding is for guided stages: without guidance it makes grey of what is white.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def enlarge(stage: Denoiser, images: Tensor, *, level: float | None = None, seed
     """What a stage makes of smaller pictures.
 
     Args:
-        stage: what a run of the task "palette" gives that has learned superres.
+        stage: what a run of the task "palette" gives that has learned superres; in :func:`reverie.guide.threshold` with dynamic
+            thresholding.
         images: (n, C, h, w) in [−1, 1], whose sides divide the stage's by the factor that it has learned.
         level: of noise that is added to them, 0 to 1; :data:`USUAL` without, or 0 where the stage is not told it.
         how: solver, steps, grid and progress of :func:`reverie.sample`.
@@ -44,4 +45,4 @@ def enlarge(stage: Denoiser, images: Tensor, *, level: float | None = None, seed
         raise InputError(f"the stage draws {height}x{width}: it does not enlarge {rows}x{columns}")
     level = (USUAL if LEVEL in stage.conditions else 0.0) if level is None else level
     left = palette.small(images.clamp(-1.0, 1.0), factor)
-    return palette.restore(guide.threshold(stage), left, level=level, seed=seed, **how)
+    return palette.restore(guide.threshold(stage, quantile=0.0), left, level=level, seed=seed, **how)

@@ -1,7 +1,9 @@
-"""Dynamic thresholding (Saharia et al. 2022, section 2.3): strong guidance leaves the range of pixels; this brings x0 back into it.
+"""Dynamic and static thresholding (Saharia et al. 2022, section 2.3): strong guidance leaves the range of pixels; this brings x0 back into
+it.
 
-s is a high quantile of ``|x0|`` over the pixels of one sample, at least ``limit``; x0 is cut to [−s, s] and divided by s/limit.
-It acts in x0.
+s is a high quantile of ``|x0|`` over the pixels of one sample, at least ``limit``; x0 is cut to [−s, s] and divided by s/limit. That makes
+the whole picture paler, which is right for what guidance has driven too far, and wrong for pictures with much white whose estimates miss
+it a little to both sides: these want s = ``limit``, which only cuts. It acts in x0.
 """
 
 import math
@@ -23,8 +25,8 @@ class Threshold(Wrapper):
 
     def __init__(self, base: Denoiser, quantile: float, limit: float) -> None:
         super().__init__(base)
-        if not 0.0 < quantile <= 1.0 or not 0.0 < limit < math.inf:
-            raise InputError(f"quantile is in (0, 1] and limit above 0: got {quantile} and {limit}")
+        if not 0.0 <= quantile <= 1.0 or not 0.0 < limit < math.inf:
+            raise InputError(f"quantile is in [0, 1] and limit above 0: got {quantile} and {limit}")
         self.quantile, self.limit = quantile, limit
 
     @property
@@ -34,6 +36,8 @@ class Threshold(Wrapper):
     def __call__(self, x: Tensor, t: Point | Scalar, cond: Cond | None = None, call: Call | None = None) -> Estimate:
         estimate = self.base(x, t, cond, call)
         x0 = estimate.x0
+        if self.quantile == 0.0:
+            return shifted(estimate, x0.clamp(-self.limit, self.limit) - x0, "x0")
         size = x0.abs().flatten(1)
         s = size.kthvalue(math.ceil(self.quantile * size.shape[1]), dim=1).values.clamp(min=self.limit)
         s = s.reshape(-1, *(1,) * (x0.ndim - 1))
@@ -45,10 +49,10 @@ def threshold(denoise: Denoiser, quantile: float = 0.995, limit: float = 1.0) ->
 
     Args:
         denoise: for example ``guide.cfg(model, 8.0)``.
-        quantile: the share of a sample's pixels whose size sets s; 1 takes the largest.
+        quantile: the share of a sample's pixels whose size sets s; 1 takes the largest, and 0 none: s is ``limit``.
         limit: the range of the data is [−limit, limit]; 1 for pixels, and for a latent space its own.
 
     Raises:
-        InputError: for a quantile outside (0, 1] or a limit that is not positive.
+        InputError: for a quantile outside [0, 1] or a limit that is not positive.
     """
     return Threshold(denoise, quantile, limit)

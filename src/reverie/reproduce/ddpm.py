@@ -201,7 +201,7 @@ def objective(denoise: NetDenoiser, row: Row, scale: Scale) -> Task:
 def sampler(denoise: NetDenoiser, row: Row, scale: Scale) -> Sampler:
     """Ancestral sampling with the variance of training. As in the authors' code, x0 is cut to [−1, 1] where ε is predicted; the predicted
     μ̃ is taken as it is."""
-    drawn = denoise if row.predicts == "mean" else guide.threshold(denoise, quantile=1e-6)  # so low that s is the limit
+    drawn = denoise if row.predicts == "mean" else guide.threshold(denoise, quantile=0.0)
     return Sampler(drawn, DDPM("learned" if row.loss == "learned" else "small"), scale.levels, grids.time())
 
 
