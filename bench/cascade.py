@@ -178,7 +178,7 @@ def at_once(task: Any) -> Task:
 def misled(stage: Denoiser, small: Tensor, added: float, told: float, seed: int) -> Tensor:
     """What a stage makes of pictures with another level of noise than it is told."""
     left, n = palette.small(small, 2), len(small)
-    cond = left.cond(torch.full((n,), added), Draws(seed, 0, n).normal("augment", left.picture.shape[1:]))
+    cond = left.cond(torch.full((n,), added), left.noise(Draws(seed, 0, n)))
     other = rv.Cond(image=cond["image"].value, level=torch.full((n, 1), told))
     return rv.sample(rv.guide.threshold(stage, 0.0), n, other, steps=STEPS, seed=seed, scale=1.0)
 

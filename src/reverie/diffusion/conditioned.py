@@ -36,8 +36,8 @@ class PaletteConfig(OnPath):
             5 to 30, or one so much smaller.
         factor: of superres, how much smaller.
         reference: show another picture of the same class too.
-        augment: noise of a random level, which the network is told, is added to what it is shown, so that it serves on pictures that
-            another model drew (Ho et al. 2022, cascades).
+        augment: noise of a random level, which the network is told, is added to what it is shown, of superres to the small picture, so
+            that it serves on pictures that another model drew (Ho et al. 2022, cascades).
         net: the network, one that takes a picture (unet, dit).
         kind: what it predicts.
     """

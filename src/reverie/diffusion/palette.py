@@ -3,8 +3,8 @@
 Saharia et al., "Palette: Image-to-Image Diffusion Models", SIGGRAPH 2022. The network reads [x_t; y] along the channels and is trained by
 the squared error; of a picture with a hole the error is taken in the hole, and what is known is kept as it is (section 4). Here a hole is
 zero and a channel tells it from grey, where the paper fills it with noise. y may carry noise of a level s that the network is told,
-(1 − s)·y + s·ε (Ho et al., "Cascaded Diffusion Models", JMLR 2022, section 4.2; Saharia et al., "Imagen", 2022, section 2.4): a stage
-that was trained with it forgives what the stage before drew wrong.
+(1 − s)·y + s·ε (Ho et al., "Cascaded Diffusion Models", JMLR 2022, section 4.2; Saharia et al., "Imagen", 2022, section 2.4), which of
+super-resolution is noise of the small picture: a stage that was trained with it forgives what the stage before drew wrong.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,16 +40,25 @@ HOLES = ("inpaint", "uncrop")
 
 
 class Shown(NamedTuple):
-    """What is left of pictures, ``picture`` (B, C, H, W), and where they are ``known``, (B, 1, H, W) of zeros and ones; None everywhere."""
+    """What is left of pictures, ``picture`` (B, C, H, W), and where they are ``known``, (B, 1, H, W) of zeros and ones; None everywhere.
+
+    Pictures that were smaller by a ``factor`` have each of their pixels repeated, factor × factor.
+    """
 
     picture: Tensor
     known: Tensor | None = None
+    factor: int = 1
+
+    def noise(self, rng: Draws) -> Tensor:
+        """Standard normals to add to the pictures, (B, C, H, W): one for each pixel that they had, repeated as it is."""
+        channels, *size = self.picture.shape[1:]
+        return SuperResolution(self.factor).pinv(rng.normal("augment", (channels, *(n // self.factor for n in size))))
 
     def cond(self, level: Tensor | None = None, noise: Tensor | None = None, reference: Tensor | None = None) -> Cond:
         """The conditions of a model of Palette.
 
         Args:
-            level: s, (B,) in [0, 1], with its ``noise``, of the shape of the pictures; for models that are told it.
+            level: s, (B,) in [0, 1], with what :meth:`noise` gives; for models that are told it.
             reference: the second pictures, for models that are shown them.
         """
         picture = self.picture
@@ -94,7 +103,7 @@ def grey(y: Tensor) -> Shown:
 
 def small(y: Tensor, factor: int) -> Shown:
     """Small pictures, their pixels repeated."""
-    return Shown(SuperResolution(factor).pinv(y))
+    return Shown(SuperResolution(factor).pinv(y), factor=factor)
 
 
 def _compressed(x: Tensor, rng: Draws) -> Shown:
@@ -176,13 +185,13 @@ class Palette(Denoising):
 
     def __init__(self, denoise: NetDenoiser, times: Any, harm: Damage, augment: bool = False, **others: Any) -> None:
         super().__init__(denoise, times, drop=0.0, **others)
-        self.harm, self.augment = harm, augment
+        self.harm, self.noisy = harm, augment
 
     def batch_errors(self, batch: Batch, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """The squared error of each picture, where it is unknown: (B,). What a picture is conditioned on is itself, damaged."""
         shown = self.harm(batch.x, rng)
-        level = rng.uniform(LEVEL) if self.augment else None
-        noise = rng.normal("augment", batch.x.shape[1:]) if self.augment else None
+        level = rng.uniform(LEVEL) if self.noisy else None
+        noise = shown.noise(rng) if self.noisy else None
         told = shown.cond(level, noise, batch.extra.get("reference"))
         x0, eps = self.pair(batch.x, rng)
         return self.squared(x0, eps, self.estimate(x0, eps, t, told), None if shown.known is None else 1 - shown.known)
@@ -204,7 +213,8 @@ def restore(
         denoise: what a run of the task "palette" gives.
         shown: what is left of n pictures, or of one that is drawn n times.
         reference: second pictures (n or 1, C, H, W), for a model that is shown them.
-        level: noise in [0, 1] that is added to what is shown, for a model that was trained with it.
+        level: noise in [0, 1] that is added to what is shown (of super-resolution, to the small picture), for a model that was trained
+            with it.
         how: solver, steps, grid and progress of :func:`reverie.sample`.
 
     Raises:
@@ -228,10 +238,11 @@ def restore(
         raise InputError(f"the model's pictures are {'x'.join(map(str, denoise.shape[1:]))}: it was shown {sizes}")
     n = len(shown.picture) if n is None else n
     if len(shown.picture) == 1:
-        shown = Shown(*(None if part is None else part.expand(n, -1, -1, -1) for part in shown))  # pyright: ignore
+        parts = (None if part is None else part.expand(n, -1, -1, -1) for part in shown[:2])
+        shown = Shown(*parts, factor=shown.factor)  # pyright: ignore
     noise, told = None, None
     if LEVEL in denoise.conditions:
-        noise, told = Draws(seed, 0, n).normal("augment", shown.picture.shape[1:]), torch.full((n,), level)
+        noise, told = shown.noise(Draws(seed, 0, n)), torch.full((n,), level)
     reference = None if reference is None else reference.expand(n, -1, -1, -1)
     return shown.kept(sample(denoise, n, shown.cond(told, noise, reference), seed=seed, scale=1.0, **how))
 
@@ -273,7 +284,7 @@ def task(
     def show(denoise: NetDenoiser) -> Preview:
         draw = Sampler(denoise, **solving(sample))
         made = drawn(lambda n: draw, len(examples), told.to(denoise.device), seed).cpu()
-        kept = Shown(*(None if part is None else part[: len(made)] for part in left)).kept(made)  # pyright: ignore
+        kept = Shown(*(None if part is None else part[: len(made)] for part in left[:2])).kept(made)  # pyright: ignore
         return Preview(torch.cat([part[: len(made)] for part in (examples.x, left.picture)] + [kept]), len(made))
 
     return Palette(
