@@ -29,8 +29,8 @@ def test_help_says_what_this_recipe_has_and_where_it_has_nothing(reverie):
     }
     assert "(23000)" in lines["demo"] and "(500000)" in lines["plain"]
 
-    def closed(text: str) -> str:
-        return " ".join(text.split()).split("In this recipe it is the value of ")[1]
+    def closed(text: str) -> list[str]:
+        return " ".join(text.split()).split("In this recipe it is the value of ")[1].replace(",", "").split()
 
     assert "--data.size" in closed(demo) and "--prior" not in closed(demo) and "--prior" in closed(plain)
     assert "(suits the data)" in bare and "(suits the data)" not in demo

@@ -192,7 +192,8 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     net = _net(seed, own, shape, classes=classes, image=_seen(config, spec, shape))
     if spelt and (texts is None or config.prior is None):
         raise InputError(
-            "prior_captions tells the closed form of captions: add --prior RANK and, with data that has them, --data.captions"
+            "prior_captions tells the closed form of captions: add --prior RANK and, with data that has them, --data.captions, "
+            "or leave it out, --prior-captions None"
         )
     if config.prior and config.prior_captions:
         net.prior = CaptionPrior(config.prior_captions, shape, config.prior)
