@@ -1,4 +1,4 @@
-"""Personalisation at an equal budget: four subjects by every method; the table of docs/adapt/index.md.
+"""Personalisation at an equal budget: four subjects by every method; the table of docs/adapt/index.md, and its figure.
 
 python bench/adapt.py DIGITS EMOJI OUT --judge emoji-judge.safetensors [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
 
@@ -25,7 +25,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from reverie.recipes import measuring, sources
 from reverie.recipes.runs import Run
 
 RESULTS = Path(__file__).parent / "results" / "adapt.json"
+STATIC = Path(__file__).parents[1] / "docs" / "_static"
 METHODS = (
     "lora", "lora --preserve 0", "lora --dora", "svdiff", "svdiff --preserve 0", "textual", "xti", "custom", "dreambooth",
     "dreambooth --preserve 0", "e4t", "e4t --no-tune", "hyperdreambooth", "hyperdreambooth --no-tune",
@@ -281,6 +282,35 @@ def table(rows: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tables(rows: dict[str, Any]) -> str:
+    """A table a model."""
+    of = {name: subject.model for name, subject in SUBJECTS.items()}
+    parts = {
+        model: {key: row for key, row in rows.items() if of[row["name"]] == model} for model in ("digits", "emoji")
+    }
+    return "\n\n".join(
+        f"{', '.join(n for n in of if of[n] == model)}\n\n{table(part)}" for model, part in parts.items()
+    )
+
+
+def figure(sheets: Path, methods: Sequence[str], out: Path) -> None:
+    """Four pictures of each subject by each method, as they were drawn when they were measured."""
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    _, axes = plt.subplots(len(methods), len(SUBJECTS), figsize=(11, 0.62 * len(methods) + 0.3), squeeze=False)
+    for row, method in zip(axes, methods, strict=True):
+        for ax, name in zip(row, SUBJECTS, strict=True):
+            sheet = Image.open(sheets / f"{method}, {name}.png")
+            ax.imshow(sheet.crop((0, 0, sheet.width // 2, sheet.height // 2)), cmap="gray")
+            ax.set(xticks=[], yticks=[])
+            ax.set_frame_on(False)
+        row[0].set_ylabel(method, rotation=0, ha="right", va="center")
+    for ax, name in zip(axes[0], SUBJECTS, strict=True):
+        ax.set_title(name, fontsize=10)
+    plt.savefig(out, bbox_inches="tight", dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("digits")
@@ -296,7 +326,8 @@ def main() -> None:
     for name in SUBJECTS:
         for spelt in (*BOUNDS, *given.methods):
             bench.row(name, spelt)
-    print(table(bench.rows))
+    print(tables(bench.rows))
+    figure(bench.out / "sheets", [*BOUNDS, *given.methods], STATIC / "adapt.png")
 
 
 if __name__ == "__main__":
