@@ -3,7 +3,7 @@
 python bench/adapt.py DIGITS EMOJI OUT --judge emoji-judge.safetensors [--budget 60] [--methods lora svdiff] [--pictures 4] [--n 100]
 
 DIGITS and EMOJI are models by class, such as those of the recipes demo and emoji. A subject is a hand or a style of one class: held-out
-digits that are all changed alike, or emoji as Google draws them (`reverie prefetch emoji64-google`). Four pictures are learned;
+digits that are all changed alike, or emoji as Google draws them (`reverie prefetch emoji64 emoji64-google`). Four pictures are learned;
 training pictures in that hand and in the model's own teach a classifier what the hand is. Adapters are runs in
 OUT, which go on where they stopped; each row is written as it is measured (bench/results/adapt.json), and is not measured again. The
 budget is of processor time, so that a machine that does other things besides measures the same: a method gets as many steps as it, less
@@ -62,16 +62,6 @@ def slanted(x: Tensor) -> Tensor:
     theta = torch.tensor([[1.0, -0.6, 0.0], [0.0, 1.0, 0.0]]).expand(len(x), -1, -1)
     where = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x + 1, where, align_corners=False) - 1
-
-
-def bold(x: Tensor) -> Tensor:
-    """Strokes two pixels wider on each side."""
-    return F.max_pool2d(x, 5, stride=1, padding=2)
-
-
-def outlined(x: Tensor) -> Tensor:
-    """The rim of the strokes alone."""
-    return (F.max_pool2d(x, 3, 1, 1) - (-F.max_pool2d(-x, 3, 1, 1)) - 1).clamp(-1, 1)
 
 
 def negative(x: Tensor) -> Tensor:

@@ -40,8 +40,10 @@ def test_grams_count_what_two_texts_share():
     assert a @ b > 0.4 > 0.1 > (a @ c).abs()
     longer = spelling.spelled(["red house", "red house and a very long text behind it"], 256)
     assert torch.equal(spelling.grams(longer)[0], a)  # padding changes nothing
-    learned = spelling.grams(spelling.spelled(["red <mine>"], 256, {"<mine>": [300]}))
-    assert torch.allclose(learned, grams("red "), atol=0.6) and learned.isfinite().all()
+    learned, other = (
+        spelling.grams(spelling.spelled(["red <mine>"], 256, {"<mine>": several})) for several in ([300], [301, 302])
+    )
+    assert torch.equal(learned, other) and learned @ grams("red").T > 0.7 > learned @ grams("red <mine>").T + 0.05
     assert not spelling.grams(torch.zeros(1, 1, dtype=torch.int64)).any()
 
 
@@ -127,7 +129,7 @@ def test_the_denoiser_is_that_of_the_gaussian_around_the_mean(world: tuple[torch
     )
 
 
-def test_a_recipe_of_captions_takes_it_and_says_so_where_there_are_none(tmp_path):
+def test_a_recipe_of_captions_takes_it_and_says_so_where_there_are_none():
     from reverie.diffusion.config import DenoisingConfig
     from reverie.nets.config import DiTConfig
 
