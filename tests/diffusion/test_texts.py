@@ -12,13 +12,13 @@ from reverie.core.batch import Batch, DataSpec
 from reverie.core.condition import Cond, Entry, Text, Tokens, Vector
 from reverie.core.draws import Draws
 from reverie.core.errors import InputError
-from reverie.core.spelling import spelled
+from reverie.core.spelling import PADDING, spelled
 from reverie.core.task import Moment, Optim
 from reverie.data.captions import Captions
 from reverie.diffusion import building
 from reverie.diffusion.config import DenoisingConfig
 from reverie.diffusion.denoising import Denoising
-from reverie.diffusion.texts import Texts
+from reverie.diffusion.texts import Texts, with_gaps
 from reverie.learn import optim
 from reverie.nets.config import DiTConfig, JiTConfig, MMDiTConfig, NetConfig, TextConfig, UNetConfig, UViTConfig
 from reverie.nets.text import TextEncoder
@@ -229,6 +229,36 @@ def test_two_encoders_stand_one_after_the_other():
     assert mask is not None and mask[0].tolist() == [True] * 4 + [True, True, False]
     assert torch.equal(entries["vector"].value[:, 16:], torch.ones(1, 4))
     Cond(**entries).check({"text": Tokens(16, 27), "vector": Vector(20)})
+
+
+def test_words_are_left_out_in_training_whole_and_at_their_share():
+    """Our own encoder hears the rest of the text as it stands; the n-grams of the closed form are of all of it."""
+    said = ["a red heart", "two grey birds on a wire"]
+    cond = Cond(text=Entry(spelled(said * 500, 64), None, torch.ones(1000, dtype=torch.bool)))
+    gaps = with_gaps(cond, 0.3, Draws(0, 0, 1000))
+    assert gaps is not None
+    tokens, heard = gaps["text"].value, gaps["text"].mask
+    assert heard is not None and torch.equal(tokens, cond["text"].value) and heard[:, 0].all()
+    assert not heard[tokens == PADDING].any()
+    letters = heard[::2, 1 : 1 + len(said[0])]
+    words = {"a": letters[:, :1], "red": letters[:, 1:5], "heart": letters[:, 5:]}  # with the spaces before them
+    for word in words.values():
+        assert torch.equal(word.all(1), word.any(1)) and 0.22 < 1 - word.float().mean() < 0.38
+    both = (~words["red"][:, 0] & ~words["heart"][:, 0]).float().mean()
+    assert 0.05 < both < 0.13  # apart from each other
+    part = with_gaps(Cond(text=cond["text"].index(torch.arange(300, 400))), 0.3, Draws(0, 300, 100))
+    assert part is not None and part["text"].mask is not None and torch.equal(part["text"].mask, heard[300:400])
+    assert with_gaps(None, 0.3, Draws(0, 0, 1)) is None
+
+    own = TextEncoder(SMALL, 64)
+    texts = Texts(own, spelt=True)
+    told, whole = texts.told(gaps), texts.told(cond)
+    assert torch.equal(told["grams"].value, whole["grams"].value)
+    assert told["text"].mask is not None and torch.equal(told["text"].mask, heard)
+    other = gaps["text"].value.clone()
+    other[~heard] = 99
+    again = own(other, heard=heard)[0]
+    assert torch.allclose(again[heard], told["text"].value[heard], atol=1e-5)  # what is not heard changes nothing
 
 
 def test_a_run_reads_texts_after_it_is_opened_again(tmp_path: Path):

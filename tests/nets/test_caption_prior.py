@@ -129,13 +129,61 @@ def test_the_denoiser_is_that_of_the_gaussian_around_the_mean(world: tuple[torch
     )
 
 
+def test_neighbours_are_pictures_of_the_nearest_captions_and_in_training_not_its_own(
+    world: tuple[torch.Tensor, list[str]],
+):
+    x, texts = world
+    prior = CaptionPrior(40, (3, 4, 4), 8, neighbours=2)
+    prior.fit(x, grams(*texts))
+    asked = grams("red garden", texts[5])
+
+    def nearest(row: int, but: int | None = None) -> list[int]:
+        cosine = (grams(*texts) @ asked[row]).tolist()
+        return sorted((i for i in range(len(texts)) if i != but), key=lambda i: -cosine[i])[:2]
+
+    near = prior.eval().nearest(asked).unflatten(1, (2, 3))
+    assert torch.equal(near[0], x[nearest(0)]) and torch.equal(near[1], x[nearest(1)])
+    assert nearest(1)[0] == 5
+    left_out = prior.train().nearest(asked).unflatten(1, (2, 3))
+    assert torch.equal(left_out[1], x[nearest(1, but=5)])
+    few = CaptionPrior(40, (3, 4, 4), 8, neighbours=40).eval()
+    few.fit(x, grams(*texts))
+    assert not few.nearest(asked)[:, 3 * len(texts) :].any()  # nothing is remembered there
+    with pytest.raises(InputError, match="3 neighbours among 2 captions"):
+        CaptionPrior(2, (3, 4, 4), 8, neighbours=3)
+
+
+def test_a_network_is_shown_neighbours_of_what_it_is_told(world: tuple[torch.Tensor, list[str]]):
+    x, texts = world
+    prior = CaptionPrior(40, (3, 4, 4), 8, neighbours=2)
+    prior.fit(x, grams(*texts))
+    prior.eval()
+    point = Flow().point(torch.tensor(0.6)).align(x)
+    noisy = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    asked = grams("green violin", "white river")
+    said = Cond(grams=Entry.of(asked))
+
+    def shown(cond: Cond | None) -> torch.Tensor:
+        first = prior(noisy, point, cond)
+        seen = prior.shown(first, cond)
+        assert torch.equal(seen[:, :3], first.x0)
+        return seen[:, 3:]
+
+    assert torch.equal(shown(said), prior.nearest(asked))
+    assert not shown(None).any() and not shown(said.null()).any()
+    half = shown(said.drop(torch.tensor([True, False])))
+    assert torch.equal(half[0], prior.nearest(asked)[0]) and not half[1].any()
+    away = Cond(grams=said["grams"]._replace(null=grams("red river").expand(2, -1)))
+    assert torch.equal(shown(away.null()), prior.nearest(grams("red river")).expand(2, -1, -1, -1))
+
+
 def test_a_recipe_of_captions_takes_it_and_says_so_where_there_are_none():
     from reverie.diffusion.config import DenoisingConfig
     from reverie.nets.config import DiTConfig
 
     said = rv.data.load("emoji", "test", size=8).with_captions()
     net = DiTConfig(patch=4, width=16, depth=1, heads=2)
-    config = DenoisingConfig(net=net, prior=4, prior_captions=300)
+    config = DenoisingConfig(net=net, prior=4, prior_captions=300, prior_neighbours=2)
     model = config.build(said.spec, 0)
     config.task(model, said, said, config.Sample(), 0)
     assert set(model.conditions) == {"text", "vector", "grams"}
@@ -148,3 +196,5 @@ def test_a_recipe_of_captions_takes_it_and_says_so_where_there_are_none():
         config.build(rv.data.load("emoji", "test", size=8).spec, 0)
     with pytest.raises(InputError, match="--prior RANK"):
         DenoisingConfig(net=net, prior_captions=300).build(said.spec, 0)
+    with pytest.raises(InputError, match="--prior-captions"):
+        DenoisingConfig(net=net, prior=4, prior_neighbours=2).build(said.spec, 0)

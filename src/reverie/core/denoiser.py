@@ -352,7 +352,7 @@ class NetDenoiser(Bounded, Denoiser):
             )
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
-            cond = Cond(**{name: cond[name] for name in cond or ()}, image=first.x0)  # pyright: ignore[reportOptionalSubscript]
+            cond = Cond(**{name: cond[name] for name in cond or ()}, image=self.prior.shown(first, cond))  # pyright: ignore[reportOptionalSubscript]
         context = {"call": call} if self.asks else {}
         run = self.net if call is None else partial(call.run, self.net, point, **context)
         out, variance = self.inside(scaled, time, cond, net=run), None

@@ -31,7 +31,11 @@ class Draws:
 
     def uniform(self, stream: str) -> Tensor:
         """Independent uniforms in (0, 1), float64 of shape (count,)."""
-        return _unit(self._words(stream, 1)[:, 0])
+        return self.uniforms(stream, 1)[:, 0]
+
+    def uniforms(self, stream: str, several: int) -> Tensor:
+        """So many of them for each image, (count, several)."""
+        return _unit(self._words(stream, -(-several // 4))[:, :several])
 
     def even(self, stream: str) -> Tensor:
         """Uniforms in (0, 1), float64 of shape (count,), that are evenly spread over any run of neighbouring images.

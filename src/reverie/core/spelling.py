@@ -50,6 +50,15 @@ def grams(tokens: Tensor) -> Tensor:
     return torch.nn.functional.normalize(found, dim=1)
 
 
+def heard(tokens: Tensor, words: Tensor) -> Tensor:
+    """Which tokens are of words that are heard, (B, L), where ``words`` (B, W) says which of a text's words these are.
+
+    The token that begins a text is; words behind the last of ``words`` have its fate.
+    """
+    word = (tokens == ord(" ") + SHIFT).cumsum(1).clamp(max=words.shape[1] - 1)
+    return (tokens != PADDING) & (words.to(tokens.device).gather(1, word) | (tokens == BEGIN))
+
+
 def cut(text: str, length: int) -> bytes:
     """The bytes of a text that fit behind the first token, whole letters only."""
     return bytes(number - SHIFT for number in _numbers(text, length, {}))

@@ -190,13 +190,17 @@ def denoiser(config: DenoisingConfig, spec: DataSpec, seed: int, folder: Path | 
     elif getattr(own, "context", 0) == getattr(type(own)(), "context", 0) != 0:
         own = replace(own, context=0)  # asked for by nobody
     net = _net(seed, own, shape, classes=classes, image=_seen(config, spec, shape))
+    if config.prior_neighbours and not spelt:
+        raise InputError(
+            "prior_neighbours are pictures of nearest captions: add --prior-captions as well, or leave it out"
+        )
     if spelt and (texts is None or config.prior is None):
         raise InputError(
             "prior_captions tells the closed form of captions: add --prior RANK and, with data that has them, --data.captions, "
             "or leave it out, --prior-captions None"
         )
     if config.prior and config.prior_captions:
-        net.prior = CaptionPrior(config.prior_captions, shape, config.prior)
+        net.prior = CaptionPrior(config.prior_captions, shape, config.prior, config.prior_neighbours)
     elif config.prior:
         net.prior = Prior(classes or 1, shape, config.prior)
     denoise = NetDenoiser(
@@ -221,7 +225,7 @@ def _seen(config: DenoisingConfig, spec: DataSpec, shape: tuple[int, ...]) -> in
     """Channels of the picture that the network is shown: the estimate of a prior, or a map that comes with the data."""
     told = spec.conditions.get("image")
     if not isinstance(told, Image):
-        return shape[0] if config.prior else 0
+        return shape[0] * (1 + config.prior_neighbours) if config.prior else 0
     if config.prior or config.space.name != "pixels":
         raise InputError(
             "a map is told in the place of a prior's estimate, and beside pixels: leave prior and space out"
@@ -305,6 +309,7 @@ def denoising(
         loss_kind=config.loss_kind,
         coded=codes,
         **({"augment": config.augment} if config.augment else {}),
+        **({"word_drop": config.text.drop} if config.text.drop else {}),
         held_out=unseen(held_out),
         show=shown(data, partial(sampler, config, sample=sample), seed, model.space if codes else None)
         if len(data.spec.shape) == 3

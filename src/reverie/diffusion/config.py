@@ -136,6 +136,7 @@ class DenoisingConfig(OnPath):
             needs a network that takes a picture as condition (dit, unet).
         prior_captions: remember the captions of so many pictures, so that the Gaussian lies around what is expected of a picture so
             called.
+        prior_neighbours: show the network the pictures of so many nearest captions too.
     """
 
     name: ClassVar[str] = "denoising"
@@ -151,6 +152,7 @@ class DenoisingConfig(OnPath):
     augment: Annotated[float, Bound(ge=0, le=1)] = 0.0
     prior: Annotated[int, Bound(ge=1, le=65_536)] | None = None
     prior_captions: Annotated[int, Bound(ge=2, le=16_384)] | None = None
+    prior_neighbours: Annotated[int, Bound(ge=0, le=64)] = 0
     text: TextConfig = field(default_factory=TextConfig)
 
     def resolved(self) -> Self:

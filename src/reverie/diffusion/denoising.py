@@ -23,7 +23,7 @@ from reverie.core.tensors import combine, onto
 from reverie.core.times import TimeSampler
 from reverie.data import order
 from reverie.diffusion.augment import CHANGES, TOLD, drawn
-from reverie.diffusion.texts import along, reader_of
+from reverie.diffusion.texts import along, reader_of, with_gaps
 
 Weight = Callable[[Tensor], Tensor]
 """λ (B,) -> the weight of the squared error, (B,)."""
@@ -53,6 +53,7 @@ class Denoising(Task):
         loss_kind: the kind in which the error is measured; the network's own by default.
         weight: of the squared error.
         coupling: how x0 meets ε.
+        word_drop: share of the words of a text that its own text encoder does not hear, :func:`reverie.diffusion.texts.with_gaps`.
         augment: probability of each change of the images of which the network is told, see :mod:`reverie.diffusion.augment`.
         coded: batches hold codes of the denoiser's space in place of images.
         held_out: images to validate on, each at a fixed time and noise.
@@ -70,6 +71,7 @@ class Denoising(Task):
         loss_kind: str | Kind | None = None,
         weight: Weight = one,
         coupling: Coupling = independent,
+        word_drop: float = 0.0,
         augment: float = 0.0,
         coded: bool = False,
         held_out: Batch | None = None,
@@ -78,7 +80,7 @@ class Denoising(Task):
         self.denoise, self.times, self.drop, self.weight, self.coupling = denoise, times, drop, weight, coupling
         self.kind = denoise.kind if loss_kind is None else kind(loss_kind, denoise.data_std)
         self.coded, self.held_out, self.show = coded, held_out, show
-        self.augment, self.shown = augment, denoise
+        self.augment, self.shown, self.word_drop = augment, denoise, word_drop
         if augment:
             self.denoise = copy.copy(denoise)
             self.denoise.conditions = {**denoise.conditions, CHANGES: Vector(TOLD)}
@@ -96,9 +98,10 @@ class Denoising(Task):
 
     def condition(self, batch: Batch, rng: Draws) -> Cond | None:
         """The conditions of a batch, some dropped."""
-        if batch.cond is None or self.drop == 0.0:
-            return batch.cond
-        return batch.cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
+        cond = batch.cond if self.word_drop == 0.0 else with_gaps(batch.cond, self.word_drop, rng)
+        if cond is None or self.drop == 0.0:
+            return cond
+        return cond.drop((rng.uniform("drop") >= self.drop).to(batch.x.device))
 
     def batch_errors(self, batch: Batch, t: Tensor, rng: Draws, cond: Cond | None) -> Tensor:
         """:meth:`errors` of a batch, for a task that takes more of it than the images."""

@@ -20,6 +20,7 @@ from reverie.core import spelling
 from reverie.core.batch import Dataset, DataSpec
 from reverie.core.condition import Cond, Entry, Text
 from reverie.core.denoiser import NetDenoiser
+from reverie.core.draws import Draws
 from reverie.core.errors import InputError
 from reverie.core.files import inside
 from reverie.core.task import Optim, Player
@@ -32,6 +33,8 @@ from reverie.diffusion.reading import read_before
 from reverie.nets.config import BYTES, CONFIGS, NetConfig, TextConfig
 from reverie.nets.text import TextEncoder
 
+WORDS = 64
+"""Of a text that are dropped apart from each other."""
 RATE = 3e-4
 """At which our own encoder learns with a network."""
 BESIDE = ("vector", spelling.GRAMS)
@@ -79,7 +82,7 @@ class Texts:
             return cond
         raw = {name: cond[name] for name in cond}
         text = raw.pop("text")
-        reads = [] if self.own is None else [_pooled(*self.own(text.value), first=True)]
+        reads = [] if self.own is None else [_pooled(*self.own(text.value, heard=text.mask), first=True)]
         for i in range(len(self.foreign)):
             kept = raw.pop(FEATURES.format(i))
             assert kept.mask is not None
@@ -191,6 +194,16 @@ def along(own: nn.Module, player: str) -> Player:
     """A text encoder that learns in the turn of the network that listens to it, slowly: at the rate of a convolutional network, or by Muon,
     a small transformer soon says the same of every text."""
     return Player(own, along=player, optim=Optim(optimizer="adamw", lr=RATE))
+
+
+def with_gaps(cond: Cond | None, share: float, rng: Draws) -> Cond | None:
+    """Conditions of data, of whose texts our own encoder does not hear a share of the words, so that it learns of words and not whole captions
+    by heart (Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification", ACL 2015)."""
+    if cond is None or "text" not in cond:
+        return cond
+    text = cond["text"]
+    heard = spelling.heard(text.value, rng.uniforms("words", WORDS) >= share)
+    return Cond(**{**{name: cond[name] for name in cond}, "text": text._replace(mask=heard)})
 
 
 def texts_of(

@@ -225,6 +225,8 @@ class TextConfig:
         heads: attention heads per block.
         images: by which our own first learns which caption belongs to which picture, in at most a fifth of a --budget; 0 for
             none.
+        drop: share of the words of a caption that our own does not hear while the network learns, so that it learns of words and not
+            captions by heart.
     """
 
     encoders: tuple[str, ...] = (BYTES,)
@@ -232,6 +234,7 @@ class TextConfig:
     depth: Depth = 3
     heads: Width = 4
     images: Annotated[int, Bound(ge=0, le=10**12)] = 0
+    drop: Annotated[float, Bound(ge=0, le=1)] = 0.0
 
     def resolved(self) -> Self:
         """The same with the absolute paths of folders."""

@@ -124,6 +124,11 @@ class Prior(KeepsPrecision, nn.Module):
         return Estimate(x, out.view_as(x).to(x.dtype), KINDS["straight"](point), point)
 
     @staticmethod
+    def shown(first: Estimate, cond: Cond | None) -> Tensor:
+        """What the network is shown of its estimate: that of clean data."""
+        return first.x0
+
+    @staticmethod
     def share(point: Point) -> Scalar:
         """How much of the first estimate goes into the output, ``σ²/(σ² + ¼α²)``: all of it in noise, nothing near the data,
         where a Gaussian knows less than the noisy picture shows."""

@@ -36,13 +36,16 @@ class TextEncoder(nn.Module):
         for table in self.embed.children():
             nn.init.normal_(table.weight, std=0.5)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, tokens: Tensor, learned: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, learned: Tensor | None = None, heard: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The features (B, L, width), of which the first of a text stands for all of it, and the mask (B, L), true at its tokens.
 
-        ``learned`` (K, width) are the rows of tokens behind the vocabulary.
+        ``learned`` (K, width) are the rows of tokens behind the vocabulary; ``heard`` (B, L) says which tokens are heard, by default all
+        of the text.
         """
         tokens = tokens[:, : self.length]
-        mask = tokens != spelling.PADDING
+        mask = tokens != spelling.PADDING if heard is None else heard[:, : self.length]
         table: Tensor = self.embed["byte"].weight  # pyright: ignore[reportAssignmentType]
         table = table if learned is None else torch.cat([table, learned.to(table)])
         x = F.embedding(tokens, table) + self.embed["place"](torch.arange(tokens.shape[1], device=tokens.device))
