@@ -197,8 +197,8 @@ def along(own: nn.Module, player: str) -> Player:
 
 
 def with_gaps(cond: Cond | None, share: float, rng: Draws) -> Cond | None:
-    """Conditions of data, of whose texts our own encoder does not hear a share of the words, so that it learns of words and not whole captions
-    by heart (Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification", ACL 2015)."""
+    """Conditions of data, of whose texts our own encoder does not hear a share of the words, so that it learns of words and not whole
+    captions by heart (Iyyer et al., "Deep unordered composition rivals syntactic methods for text classification", ACL 2015)."""
     if cond is None or "text" not in cond:
         return cond
     text = cond["text"]
