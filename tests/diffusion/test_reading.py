@@ -32,7 +32,11 @@ TRAIN = replace(
 
 
 def recipe(text: TextConfig):
-    return replace(NAMED, train=TRAIN, task=replace(NAMED.task, net=NET, text=text, prior=None, prior_captions=None))
+    return replace(
+        NAMED,
+        train=TRAIN,
+        task=replace(NAMED.task, net=NET, text=text, prior=None, prior_captions=None, prior_neighbours=0),
+    )
 
 
 def begun(text: TextConfig, folder: Path | None) -> dict[str, torch.Tensor]:

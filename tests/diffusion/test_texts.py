@@ -246,7 +246,7 @@ def test_words_are_left_out_in_training_whole_and_at_their_share():
         assert torch.equal(word.all(1), word.any(1)) and 0.22 < 1 - word.float().mean() < 0.38
     both = (~words["red"][:, 0] & ~words["heart"][:, 0]).float().mean()
     assert 0.05 < both < 0.13  # apart from each other
-    part = with_gaps(Cond(text=cond["text"].index(torch.arange(300, 400))), 0.3, Draws(0, 300, 100))
+    part = with_gaps(cond.index(torch.arange(300, 400)), 0.3, Draws(0, 300, 100))
     assert part is not None and part["text"].mask is not None and torch.equal(part["text"].mask, heard[300:400])
     assert with_gaps(None, 0.3, Draws(0, 0, 1)) is None
 

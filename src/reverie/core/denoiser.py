@@ -352,7 +352,8 @@ class NetDenoiser(Bounded, Denoiser):
             )
         first = None if self.prior is None else self.prior(x, point, cond)
         if first is not None:
-            cond = Cond(**{name: cond[name] for name in cond or ()}, image=self.prior.shown(first, cond))  # pyright: ignore[reportOptionalSubscript]
+            shown = self.prior.shown(first, cond)  # pyright: ignore[reportOptionalMemberAccess]
+            cond = Cond(**{name: cond[name] for name in cond or ()}, image=shown)  # pyright: ignore[reportOptionalSubscript]
         context = {"call": call} if self.asks else {}
         run = self.net if call is None else partial(call.run, self.net, point, **context)
         out, variance = self.inside(scaled, time, cond, net=run), None
