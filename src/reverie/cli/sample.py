@@ -64,6 +64,7 @@ class Arguments(Placing):
         solver: auto, stochastic, or one by name, such as ddim, dpmpp2, unipc3 or heun.
         grid: where the steps are taken.
         scale: guidance; 1 is the model as it is.
+        temperature: below 1 pictures are less varied: of the noise that a diffusion model begins from, or of the tokens that are drawn.
         seed: picture i of a seed is the same whatever n is.
         image: a picture to start from.
         start: with image, the time to start from: near 0 keeps the picture, 1 forgets it; 0.6 without.
@@ -103,6 +104,7 @@ class Arguments(Placing):
     solver: str | None = None
     grid: GridName | None = None
     scale: float | None = None
+    temperature: float | None = None
     seed: int = 0
     image: Path | None = None
     start: float | None = None
@@ -179,7 +181,7 @@ def draw(given: Arguments, drawn: "Drawn | None", where: Path, out: Path, writes
         raise InputError(
             "--guide cfg, apg, auto and classifier have a scale of their own, in place of --scale: leave that out"
         )
-    asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale")}
+    asked = {key: getattr(given, key) for key in ("steps", "solver", "grid", "scale", "temperature")}
     if (not bound or scaled(given.guide)) and hasattr(recipe.usual, "scale"):
         asked["scale"] = 1.0
     was = recipe if drawn is None or type(drawn.recipe.sample) is not type(recipe.sample) else drawn.recipe

@@ -151,6 +151,7 @@ def steered(
         _, height, width = denoise.space.code_shape((recipe.data.channels or 1, *given.canvas))
         denoise = windows(denoise, (height, width))
     how = solving(config)
+    temperature = how.pop("temperature")
     solver, how["grid"] = auto.choose(denoise, **how, whole=source is None)
-    how["solver"] = guided.correct(solver)
+    how |= {"solver": guided.correct(solver), "temperature": temperature if source is None else None}
     return sample(denoise, len(seeds), cond, seed=seeds, x=source, start=start, progress=bar, **how)

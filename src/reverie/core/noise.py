@@ -92,6 +92,22 @@ def _words(key: str, count: int, counter: int) -> np.ndarray:
     return _local.philox.random_raw(count)
 
 
+class Tempered:
+    """A tape with the same noise, but that a run begins from is scaled by a temperature.
+
+    Args:
+        tape: any other.
+        temperature: positive factor.
+    """
+
+    def __init__(self, tape: NoiseTape, temperature: float) -> None:
+        self.tape, self.temperature = tape, temperature
+
+    def draw(self, stream: str, number: int, shape: Sequence[int], span: Span | None = None) -> Tensor:
+        noise = self.tape.draw(stream, number, shape, span)
+        return self.temperature * noise if stream == "init" else noise
+
+
 class Tape:
     """The plain tape: independent normals for each address.
 

@@ -17,6 +17,7 @@ class Sampling:
     Attributes:
         solver, steps, grid: as of :func:`reverie.sample`; the grid by name, None for what suits the solver.
         scale: of guidance.
+        temperature: of the noise that a run begins from.
         guided: ``(denoise, scale) -> Denoiser``, the model guided as the recipe guides it.
     """
 
@@ -24,4 +25,5 @@ class Sampling:
     steps: int
     grid: str | None
     scale: float
+    temperature: float
     guided: Callable[[Denoiser, float], Denoiser]

@@ -345,7 +345,7 @@ def sampler(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) ->
 
 
 def solving(sample: SampleConfig | RestoreConfig) -> dict:
-    """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample`.
+    """The arguments ``solver``, ``steps`` and ``grid`` of :func:`reverie.sample`, and ``temperature`` where there is one.
 
     Raises:
         InputError: for an unknown solver or grid.
@@ -354,7 +354,8 @@ def solving(sample: SampleConfig | RestoreConfig) -> dict:
         raise unknown("solver", sample.solver, auto.CHOICES)
     grids.check_steps(sample.steps)
     grid = None if sample.grid is None else grids.named(sample.grid)
-    return {"solver": sample.solver, "steps": sample.steps, "grid": grid}
+    how = {"solver": sample.solver, "steps": sample.steps, "grid": grid}
+    return {**how, "temperature": sample.temperature} if isinstance(sample, SampleConfig) else how
 
 
 def guided(config: DenoisingConfig, denoise: Denoiser, sample: SampleConfig) -> Denoiser:

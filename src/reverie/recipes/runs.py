@@ -208,7 +208,8 @@ def _sampling(recipe: Recipe) -> Sampling | None:
     usual = recipe.usual
     if not isinstance(usual, SampleConfig):
         return None
-    return Sampling(usual.solver, usual.steps, usual.grid, usual.scale, partial(_at_scale, recipe.task, usual))
+    guided = partial(_at_scale, recipe.task, usual)
+    return Sampling(usual.solver, usual.steps, usual.grid, usual.scale, usual.temperature, guided)
 
 
 def _at_scale(task: TaskConfig, usual: SampleConfig, denoise: Denoiser, scale: float) -> Denoiser:

@@ -23,7 +23,7 @@ from reverie.solve.sampling import Seeds, leaps, sample
 
 
 class Sampler(Generator):
-    """Draws as ``rv.sample(denoise, solver=…, steps=…, grid=…, scale=1)`` does.
+    """Draws as ``rv.sample(denoise, solver=…, steps=…, grid=…, scale=1, temperature=…)`` does.
 
     Its ``log_prob`` is the density of the model's probability flow, whatever solver draws and guides push: :func:`log_prob` with
     RK45 at a tolerance of 10⁻², where it is off by .01 bits a dimension at most.
@@ -31,12 +31,18 @@ class Sampler(Generator):
     Args:
         denoise: the model, guided or not.
         solver, steps, grid: as of :func:`reverie.solve.sample`.
+        temperature: of the noise that a run begins from.
     """
 
     def __init__(
-        self, denoise: Denoiser, solver: Solver | str | None = None, steps: int = 30, grid: Grid | str | None = None
+        self,
+        denoise: Denoiser,
+        solver: Solver | str | None = None,
+        steps: int = 30,
+        grid: Grid | str | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        self.denoise, self.steps = denoise, steps
+        self.denoise, self.steps, self.temperature = denoise, steps, temperature
         self.solver, self.grid = choose(denoise, solver, grid, steps)
         self.shape, self.conditions = denoise.space.data_shape(denoise.shape), denoise.conditions
         if isinstance(denoise.space, Identity):  # codes have a density, the pictures they stand for have none
@@ -51,10 +57,9 @@ class Sampler(Generator):
         batch_size: int | None = None,
         on_step: Callable[[Frame], None] | None = None,
     ) -> Tensor:
-        how = (self.solver, self.steps, self.grid)
-        return sample(
-            self.denoise, n, cond, *how, seed=seed, batch_size=batch_size, on_step=on_step, progress="", scale=1.0
-        )
+        how: dict[str, Any] = {"solver": self.solver, "steps": self.steps, "grid": self.grid, "scale": 1.0}
+        how |= {"temperature": self.temperature, "batch_size": batch_size, "on_step": on_step}
+        return sample(self.denoise, n, cond, seed=seed, progress="", **how)
 
     def __repr__(self) -> str:
         return f"Sampler({self.denoise!r}, {self.solver!r}, {self.steps} steps, {self.grid!r})"
@@ -67,6 +72,8 @@ class Sampler(Generator):
         how["guidance"] = self.denoise.guidance
         if (interval := getattr(self.denoise, "interval", None)) is not None:
             how["interval"] = "{:g} to {:g}".format(*interval)
+        if self.temperature != 1.0:
+            how["temperature"] = self.temperature
         return how
 
     def modules(self) -> Mapping[str, torch.nn.Module]:

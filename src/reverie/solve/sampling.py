@@ -16,7 +16,7 @@ from reverie.core.denoiser import Denoiser, counted
 from reverie.core.errors import InputError
 from reverie.core.flow_map import FlowMap
 from reverie.core.generator import Frame, Generator
-from reverie.core.noise import NoiseTape, SampleSeed, Seeds, Tape, sample_seeds
+from reverie.core.noise import NoiseTape, SampleSeed, Seeds, Tape, Tempered, sample_seeds
 from reverie.core.progress import Progress
 from reverie.core.tensors import finite
 from reverie.solve import ending, grids
@@ -28,6 +28,9 @@ from reverie.solve.iterating import Ends, Step, at_least_one, conditioned, how_m
 from reverie.solve.maps import leap
 from reverie.solve.plan import Solver, Walk
 from reverie.solve.probe import EVALUATIONS, remembered
+
+
+MakesTape = Callable[[list[SampleSeed]], NoiseTape]
 
 
 class Report(NamedTuple):
@@ -54,10 +57,11 @@ def sample(
     progress: str | None = None,
     on_step: Callable[[Frame], None] | None = None,
     walk: Walk | None = None,
-    tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
+    tape: MakesTape = Tape,
     *,
     ends: Ends | None = None,
     scale: float | None = None,
+    temperature: float | None = None,
     text: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     report: Literal[False] = False,
@@ -77,10 +81,11 @@ def sample(
     progress: str | None = None,
     on_step: Callable[[Frame], None] | None = None,
     walk: Walk | None = None,
-    tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
+    tape: MakesTape = Tape,
     *,
     ends: Ends | None = None,
     scale: float | None = None,
+    temperature: float | None = None,
     text: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     report: Literal[True],
@@ -99,10 +104,11 @@ def sample(
     progress: str | None = None,
     on_step: Callable[[Frame], None] | None = None,
     walk: Walk | None = None,
-    tape: Callable[[list[SampleSeed]], NoiseTape] = Tape,
+    tape: MakesTape = Tape,
     *,
     ends: Ends | None = None,
     scale: float | None = None,
+    temperature: float | None = None,
     text: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     report: bool = False,
@@ -139,6 +145,8 @@ def sample(
             without.
         scale: of guidance, for a model from a run as :func:`reverie.load` gives it, told a condition: by default that of its recipe (with
             its ``guide_below``); 1 is the model as it is. A guide around the model takes its place.
+        temperature: of the noise that a run begins from, its standard deviation in units of the path's; by default that of the recipe, else
+            1. Below 1 samples lie nearer to the middle and are less varied, see :func:`reverie.latent.initial`.
         text: what to draw, in words, for a model that reads texts: one for all, or one a sample; in place of ``cond``.
         negative: with a text, what guidance leads away from in place of nothing; one, or one a text.
         report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
@@ -169,6 +177,7 @@ def sample(
             "walk": walk,
             "ends": ends,
             "scale": scale,
+            "temperature": temperature,
             "report": report or None,
         }
         if given := [name for name, value in bound.items() if value is not None]:
@@ -183,12 +192,14 @@ def sample(
             "walk": walk,
             "ends": ends,
             "scale": scale,
+            "temperature": temperature,
             "report": report or None,
         }
         if given := [name for name, value in bound.items() if value is not None]:
             raise InputError(f"a flow map leaps over the grid: leave {', '.join(given)} out")
         count = next(n for n in (steps, denoise.steps, *denoise.trained, STEPS) if n is not None)
         return leaps(denoise, n, cond, count, grid, seed=seed, x=x, batch_size=batch_size, on_step=on_step)
+    tape = _tempered(tape, denoise, x, temperature)
     denoise, solver, steps, grid = recalled(denoise, cond, solver, steps, grid, scale)
     grids.check_steps(steps)
     count = how_many(n, cond, x, seed)
@@ -222,6 +233,19 @@ def sample(
         ending.check_finite(denoise, out, x, lambda: run(next(p for p in parts if not finite(out[p]))))
     spent = EVALUATIONS if remembered(denoise) and not known else 0
     return (out, Report(cost.evaluations / count, cost.backwards / count, spent)) if report else out
+
+
+def _tempered(tape: MakesTape, denoise: Denoiser, x: Tensor | None, temperature: float | None) -> MakesTape:
+    """What makes the tapes of a run that begins from noise of a temperature: the given one, or that of the model's recipe."""
+    if x is not None and temperature is not None:
+        raise InputError(
+            "temperature= is of the noise that a run begins from, and that is given as x=: leave one of them out"
+        )
+    own = 1.0 if denoise.sampling is None or x is not None else denoise.sampling.temperature
+    chosen = own if temperature is None else temperature
+    if not 0.0 < chosen < float("inf"):
+        raise InputError(f"temperature is a positive number, 1 for the model's own noise: got {chosen}")
+    return tape if chosen == 1.0 else lambda seeds: Tempered(tape(seeds), chosen)
 
 
 def leaps(
