@@ -4,9 +4,10 @@ docs/guide/text_to_image.md.
     python bench/compositions.py RUN TOWERS [--samples 4]
 
 Pairs are "trained" where a training caption holds them, "held out" where one of the test split does, and "nobody's" where no emoji has
-them, neither by its name nor by its looks. A colour is right if what is drawn is nearest to it of all eight; a thing, if TOWERS, a
-picture-text model that was trained on other pictures of the concepts, holds it for nearest of all twelve. Real pictures say what that is
-worth, and colours told exchanged what chance gives.
+them, neither by its name nor by its looks. A colour is right if what is drawn is nearest to it of all eight. A thing is right if without
+its colours it is nearest of all twelve to the pictures of it that TOWERS, a picture-text model of another style of the concepts, has
+learned from, in the features of that model; by their names alone it knows a quarter of the real pictures. Real pictures say what the
+judges are worth, and colours told exchanged what chance gives.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import reverie as rv
 from reverie.core.conditioner import conditioner_of
+from reverie.data import ImageSet
 from reverie.measure.captions import shuffled
 from reverie.measure.figures import percent
 from reverie.recipes import measuring, sources
@@ -51,6 +54,8 @@ THINGS = {
 SIZES = {"large", "medium", "small"}
 WHITE = 0.9
 """From which on a channel is bright; where all three are, is background."""
+GREY = -0.3
+"""The mean of what is drawn, in [−1, 1], without its colours."""
 Pair = tuple[str, str]
 
 
@@ -88,6 +93,47 @@ def groups(train: Sequence[str], test: Sequence[str], looks: set[Pair]) -> dict[
     return {"trained": trained, "held out": new, "nobody's": others}
 
 
+def greyed(images: Tensor) -> Tensor:
+    """What is not white in grey, of one mean; (N, 3, H, W) in [−1, 1]."""
+    drawn = images.amin(1, keepdim=True) < 2 * WHITE - 1
+    grey = images.mean(1, keepdim=True)
+    mean = (grey * drawn).sum((2, 3), keepdim=True) / drawn.sum((2, 3), keepdim=True).clamp(min=1)
+    return torch.where(drawn, grey - mean + GREY, 1.0).clamp(-1, 1).expand(-1, 3, -1, -1)
+
+
+class Things:
+    """Which thing a picture shows, by the pictures that a run of towers has learned from.
+
+    Args:
+        towers: the folder of the run.
+    """
+
+    def __init__(self, towers: str) -> None:
+        self.looks = measuring.scorer(towers)
+        known = sources.load(rv.recipes.Run(towers).recipe, "train")
+        said = spoken(known)
+        rows = [
+            [i for i, name in enumerate(said) if name == shown or thing == held(name)]
+            for thing, shown in THINGS.items()
+        ]
+        self.means = torch.stack([self.looks.pictures(greyed(known.batch(each).x)).mean(0) for each in rows])
+
+    def __call__(self, images: Tensor) -> list[str]:
+        near = self.looks.pictures(greyed(images)) @ F.normalize(self.means, dim=1).T
+        return [list(THINGS)[i] for i in near.argmax(1).tolist()]
+
+
+def held(caption: str) -> str | None:
+    """The thing of the pair that a caption holds."""
+    found = pair(caption)
+    return found and found[1]
+
+
+def spoken(data: ImageSet) -> list[str]:
+    assert data.captions is not None
+    return [data.captions.say(i) for i in range(len(data))]
+
+
 def row(group: str, of: str, pairs: Sequence[Pair], colours: Sequence[str | None], things: Sequence[str]) -> str:
     right = torch.tensor([(c == p[0], t == p[1]) for p, c, t in zip(pairs, colours, things, strict=True)]).double()
     shares = [percent(float(share)) for share in (*right.mean(0), right.prod(1).mean())]
@@ -101,15 +147,10 @@ def main() -> None:
     parser.add_argument("towers")
     parser.add_argument("--samples", type=int, default=4, help="of each pair")
     given = parser.parse_args()
-    run, towers = rv.recipes.Run(given.run), measuring.scorer(given.towers)
+    run, things = rv.recipes.Run(given.run), Things(given.towers)
     generator = run.generator()
     train, test = (sources.load(run.recipe, split) for split in ("train", "test"))
-    said = [[each.captions.say(i) for i in range(len(each))] for each in (train, test)]
-    texts = towers.texts(list(THINGS))
-
-    def things(images: Tensor) -> list[str]:
-        return [list(THINGS)[i] for i in (towers.pictures(images) @ texts.T).argmax(1).tolist()]
-
+    said = [spoken(train), spoken(test)]
     plain = train.batch([said[0].index(name) for name in THINGS.values()]).x
     looks = {(named, thing) for thing, image in zip(THINGS, plain, strict=True) if (named := colour(image))}
     print("| pairs | pictures | of them | colour | thing | both |\n|---|---|---:|---:|---:|---:|")
@@ -125,6 +166,8 @@ def main() -> None:
             data, captions = (train, said[0]) if group == "trained" else (test, said[1])
             real = data.batch([captions.index(name) for name in every.values()]).x
             print(row(group, "real", list(every), [colour(image) for image in real], things(real)), flush=True)
+    known = sum(map(str.__eq__, things(plain), THINGS))
+    print(f"\nOf the {len(THINGS)} things by themselves {known} are known.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from reverie.measure.figures import percent
 from ..margin import apart
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from compositions import COLOURS, colour, groups, oklab, pair, row
+from compositions import COLOURS, colour, greyed, groups, oklab, pair, row
 
 TWEMOJI = {
     "red": (221, 46, 68),
@@ -45,6 +45,12 @@ def test_a_planted_colour_is_called_by_its_name(name: str):
 def test_white_has_no_colour():
     assert colour(torch.ones(3, 32, 32)) is None
     assert colour(-torch.ones(3, 32, 32)) == "black"
+
+
+def test_without_colours_the_form_is_left():
+    red, blue, narrow = (greyed(planted(TWEMOJI[c], s)[None]) for c, s in (("red", 0.6), ("blue", 0.6), ("blue", 0.3)))
+    assert float((red - blue).abs().mean()) < 0.02 < float((narrow - blue).abs().mean()) / 10
+    assert (greyed(torch.ones(1, 3, 8, 8)) == 1).all()
 
 
 def test_oklab():
