@@ -1,5 +1,6 @@
 """A loaded model remembers how its recipe draws: rv.sample of it alone is the command line, and nothing else adds the guidance."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,22 @@ def test_nothing_else_adds_the_scale(run):
     for method in ("pigdm", "dps", "repaint", "dflow"):
         a, b = (restore(d, small, small(x), method, noise=0.1, cond=LABEL, steps=8).images for d in (denoise, bare))
         assert torch.equal(a, b), method
+
+
+def test_the_temperature_of_the_recipe_unless_another_is_asked_for(run):
+    denoise, bare = rv.load(run.folder), rv.load(run.folder)
+    assert denoise.sampling is not None and denoise.sampling.temperature == 1.0
+    plain = rv.sample(bare, 4, seed=3)
+    denoise.sampling = replace(denoise.sampling, temperature=0.5)
+    cool = rv.sample(denoise, 4, seed=3)
+    assert torch.equal(cool, rv.sample(bare, 4, seed=3, temperature=0.5)) and not torch.allclose(cool, plain)
+    assert torch.equal(rv.sample(denoise, 4, seed=3, temperature=1.0), plain)
+    assert torch.equal(rv.sample(denoise, x=plain, start=0.5), rv.sample(bare, x=plain, start=0.5)), "a picture is none"
+    usual = replace(run.recipe.usual, temperature=0.5, scale=1.0)
+    assert torch.equal(run.generator(usual).sample(4, seed=3), cool)
+    assert run.generator(usual).settings()["temperature"] == 0.5 and "temperature" not in run.generator().settings()
+    with pytest.raises(InputError, match="draws in its own way: leave temperature out"):
+        rv.sample(run.generator(), temperature=0.5)
 
 
 def test_a_scale_that_cannot_be(run):

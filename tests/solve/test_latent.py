@@ -7,8 +7,9 @@ import torch
 
 from reverie.core.errors import InputError
 from reverie.core.exact import Gaussian
+from reverie.core.noise import Tape, Tempered, sample_seeds
 from reverie.core.schedules import VE, VP
-from reverie.solve import Heun, initial, sample, slerp
+from reverie.solve import Heun, Sampler, initial, sample, slerp
 
 F64 = torch.float64
 
@@ -61,5 +62,20 @@ def test_temperature_scales_the_spread_of_gaussian_data():
         # α(1) is not quite 0, which moves the mean a little
         assert ((cool - mean) - 0.6 * (full - mean)).abs().max() < 5e-3
         assert torch.equal(sample(denoise, 5, seed=4), sample(denoise, x=initial(denoise, 5, seed=4)))
+        how = {"solver": Heun("straight"), "steps": 40}
+        again = sample(denoise, 50, seed=4, temperature=0.6, **how)
+        assert torch.allclose(again, sample(denoise, x=initial(denoise, 50, seed=4, temperature=0.6), **how), atol=1e-6)
+        assert torch.equal(again, Sampler(denoise, **how, temperature=0.6).sample(50, seed=4))
     with pytest.raises(InputError, match="temperature"):
         initial(denoise, 2, temperature=0.0)
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=f"positive number.*{wrong}"):
+            sample(denoise, 2, temperature=wrong)
+    with pytest.raises(InputError, match="given as x="):
+        sample(denoise, x=initial(denoise, 2), temperature=0.5)
+
+
+def test_temperature_is_of_the_first_noise_alone():
+    tape, warm = Tape(sample_seeds(1, 3)), Tempered(Tape(sample_seeds(1, 3)), 0.5)
+    assert torch.equal(warm.draw("init", 0, (4,)), 0.5 * tape.draw("init", 0, (4,)))
+    assert torch.equal(warm.draw("step", 2, (4,)), tape.draw("step", 2, (4,)))

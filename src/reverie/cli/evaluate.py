@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reverie.measure.figures import Evaluation, Outliers
     from reverie.recipes.recipe import Recipe
 
-KEYS = ("solver", "steps", "grid", "scale")
+KEYS = ("solver", "steps", "grid", "scale", "temperature")
 LOOKS = ("judge", "extractor", "reference", "write_statistics")
 """What samples are measured by."""
 SAMPLES = (*KEYS, "seeds", *LOOKS, "score")
@@ -41,6 +41,7 @@ class Arguments(Placing):
         steps: of the solver.
         grid: where the steps are taken.
         scale: of guidance; 1 is the model as it is.
+        temperature: of the noise that a diffusion model begins from, or of the tokens that are drawn; below 1 pictures are less varied.
         judge: a judge's file, for data without a bundled one.
         extractor: measure distances in other features: inception:PATH, with the weights of FID from pytorch-fid or torch-fidelity.
         reference: statistics of a data set (npz of ADM, EDM or pytorch-fid) to take the Fréchet distance to, besides held-out pictures.
@@ -60,6 +61,7 @@ class Arguments(Placing):
     steps: Annotated[int, STEPS] | None = None
     grid: GridName | None = None
     scale: float | None = None
+    temperature: float | None = None
     judge: Path | None = None
     extractor: str | None = None
     reference: Path | None = None

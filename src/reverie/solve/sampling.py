@@ -29,7 +29,6 @@ from reverie.solve.maps import leap
 from reverie.solve.plan import Solver, Walk
 from reverie.solve.probe import EVALUATIONS, remembered
 
-
 MakesTape = Callable[[list[SampleSeed]], NoiseTape]
 
 
