@@ -105,8 +105,8 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)
 
 
-FAR, ROUGH, SMOOTH = 0.5, 0.02, 0.004
-"""Of a probe: beyond the first a network is off at pure noise, beyond the second rough in t, below the third as smooth as a closed form."""
+FAR, ROUGH = 0.5, 0.002
+"""Of a probe: beyond the first a network is off at pure noise, beyond the second not as smooth in t as a closed form."""
 
 
 def suited(
@@ -115,43 +115,51 @@ def suited(
     """:func:`default`, unless a probe has found a network that it does not suit.
 
     A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
-    waits until the steps are shorter. Below eight evaluations it is order 2 with half of the corrector, then with all of it: up to 14
-    unless the network is smooth in t, and beyond for one that is rough. From 15 the end of the run decides: where clean data is predicted,
-    x0 is smooth in λ there and ε − x0 is not in τ, as an error δ of x0 is one of δ·α/σ in it; and one that is told log σ needs
-    steps that are nearly even in λ.
+    waits until the steps are shorter. From eight evaluations on one that predicts clean data gets a polynomial in x0 and λ: an error δ of
+    x0 is one of δ·α/σ in ε − x0, which is not smooth in τ as σ falls. From 15 on one that is told log σ gets steps that are nearly even in
+    λ. Of the others, unguided, all are of order 2 below eight, with three quarters of the corrector; and those that are rough in t
+    up to 14 with all of it, up to 22 of order 3 on wider steps, and up to 35 of order 4 on steps that are wide only at the ends.
     """
     if found is not None and found.far > FAR:
         corrector = 0.0 if steps < 8 else 0.5 if steps < 15 else 1.0
         return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
     if found is None or steps < 2.0 * guidance:
         return default(steps, guidance, dimensions)
-    if steps >= 15 and found.data:
+    if steps >= 8 and found.data:
         earlier = 0.5 * math.log(max(1.0, dimensions / 512))
-        return Multistep(3, "x0", "logsnr", 1.0, final_order=3), logistic(1.1 - earlier)
+        return Multistep(3, "x0", "logsnr", 1.0, final_order=2 if steps < 15 else 3), logistic(1.1 - earlier)
     if steps >= 15 and found.log:
         return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 4.0, 4.0)
+    if guidance > 1.0 or steps >= 36 or (steps >= 8 and found.rough <= ROUGH):
+        return default(steps, guidance, dimensions)
+    if 15 <= steps < 23:
+        return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 3.0, 2.0)
+    order, corrector = 4 if steps >= 15 else 2, 0.75 if steps < 8 else 1.0
     reach = 4.6 if steps < 30 else 6.0
-    if steps < 8 or (steps < 15 and found.rough > SMOOTH):
-        return Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
-    if found.rough > ROUGH:
-        return Multistep(2, corrector=1.0, final_order=2), logistic(1.1) if steps < 30 else logistic(0.0, 1.2, 1.8)
-    return default(steps, guidance, dimensions)
+    return Multistep(order, corrector=corrector, final_order=2), logistic(0.0, 1.2, 1.8, reach)
 
 
 def stock(steps: int, guidance: float = 1.0, dimensions: int = 64) -> list[tuple[Multistep | DPMpp, Any]]:
     """The plans that suit some model, :func:`default` first: where a calibration looks for its beginning."""
     plain = [
-        (Multistep(order, corrector=corrector, final_order=2), logistic(*grid))
+        (Multistep(order, corrector=corrector, final_order=2), grid)
         for order, corrector, grid in (
-            (2, 0.5, (0.0, 1.2, 1.8, 4.6)),
-            (2, 1.0, (0.0, 1.2, 1.8, 4.6)),
-            (2, 1.0, (1.1, 1.6, 1.6)),
-            (4, 1.0, (1.1, 1.6, 1.6)),
-            (2, 1.0, (-1.0, 2.5, 2.0)),
+            (2, 0.5, logistic(0.0, 1.2, 1.8, 4.6)),
+            (2, 0.75, logistic(0.0, 1.2, 1.8, 4.6)),
+            (2, 1.0, logistic(0.0, 1.2, 1.8, 4.6)),
+            (4, 1.0, logistic(0.0, 1.2, 1.8)),
+            (2, 1.0, logistic()),
+            (4, 1.0, logistic()),
+            (2, 1.0, logistic(-1.0, 2.5, 2.0)),
+            (3, 1.0, logistic(0.0, 3.0, 2.0)),
+            (3, 1.0, logistic(0.0, 4.0, 4.0)),
+            (2, 1.0, grids.time()),
+            (2, 1.0, grids.beta()),
         )
     ]
+    clean = Multistep(3, "x0", "logsnr", 1.0, final_order=2), logistic()
     off = suited(Probe(1.0, 0.0), steps, guidance, dimensions)
-    return [default(steps, guidance, dimensions), *plain, off]
+    return [default(steps, guidance, dimensions), *plain, clean, off]
 
 
 def choose(
