@@ -22,7 +22,7 @@ from reverie.solve.probe import probed
 from solvers import Trained, ended, peer_grids
 from zoo import data_of, denoiser
 
-NETWORKS = ("edm-digits8-few", "ddpm-clothes-few", "score-emoji16")
+NETWORKS = ("edm-digits8-few", "ddpm-clothes-few", "score-emoji16", "dit-emoji32")
 """Of the fitting half."""
 STEPS = (10, 20, 50)
 COMPONENTS = 32

@@ -114,29 +114,30 @@ def suited(
 ) -> tuple[Multistep | DPMpp, logistic | fitted | karras]:
     """:func:`default`, unless a probe has found a network that it does not suit.
 
-    A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
-    waits until the steps are shorter. From eight evaluations on one that predicts clean data gets a polynomial in x0 and λ: an error δ of
-    x0 is one of δ·α/σ in ε − x0, which is not smooth in τ as σ falls. From 15 on one that is told log σ gets steps that are nearly even in
-    λ. Of the others, unguided, all are of order 2 below eight, with three quarters of the corrector; and those that are rough in t
-    up to 14 with all of it, up to 22 of order 3 on wider steps, and up to 35 of order 4 on steps that are wide only at the ends.
+    A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on a grid near that of Karras et al.; the
+    corrector waits until the steps are shorter. From eight evaluations on one that predicts clean data gets a polynomial in x0 and λ: an
+    error δ of x0 is one of δ·α/σ in ε − x0, which is not smooth in τ as σ falls. From 15 on one that is told log σ gets steps that are
+    nearly even in λ. Of the others, unguided and below 36, those that are smooth in t keep the default from 8 to 17. Else it is order 2
+    below 15, with three quarters of the corrector below eight; order 3 on wide steps for those that are rough, up to 22; and then order 4.
     """
+    earlier = 0.5 * math.log(max(1.0, dimensions / 512))
     if found is not None and found.far > FAR:
-        corrector = 0.0 if steps < 8 else 0.5 if steps < 15 else 1.0
-        return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
+        corrector = 0.0 if steps < 8 else min(1.0, max(0.5, 0.05 * steps - 0.25))
+        return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 15 else 4.0)
     if found is None or steps < 2.0 * guidance:
         return default(steps, guidance, dimensions)
     if steps >= 8 and found.data:
-        earlier = 0.5 * math.log(max(1.0, dimensions / 512))
         return Multistep(3, "x0", "logsnr", 1.0, final_order=2 if steps < 15 else 3), logistic(1.1 - earlier)
     if steps >= 15 and found.log:
         return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 4.0, 4.0)
-    if guidance > 1.0 or steps >= 36 or (steps >= 8 and found.rough <= ROUGH):
+    smooth = found.rough <= ROUGH
+    if guidance > 1.0 or steps >= 36 or (smooth and 8 <= steps < 18):
         return default(steps, guidance, dimensions)
-    if 15 <= steps < 23:
+    if steps < 15:
+        return Multistep(2, corrector=0.75 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, 4.6)
+    if steps < 23 and not smooth:
         return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 3.0, 2.0)
-    order, corrector = 4 if steps >= 15 else 2, 0.75 if steps < 8 else 1.0
-    reach = 4.6 if steps < 30 else 6.0
-    return Multistep(order, corrector=corrector, final_order=2), logistic(0.0, 1.2, 1.8, reach)
+    return Multistep(4, corrector=1.0, final_order=2), logistic(-earlier, 1.2, 1.8, 4.6 if steps < 30 else 6.0)
 
 
 def stock(steps: int, guidance: float = 1.0, dimensions: int = 64) -> list[tuple[Multistep | DPMpp, Any]]:
