@@ -145,17 +145,14 @@ def stock(steps: int, guidance: float = 1.0, dimensions: int = 64) -> list[tuple
     plain = [
         (Multistep(order, corrector=corrector, final_order=2), grid)
         for order, corrector, grid in (
-            (2, 0.5, logistic(0.0, 1.2, 1.8, 4.6)),
             (2, 0.75, logistic(0.0, 1.2, 1.8, 4.6)),
             (2, 1.0, logistic(0.0, 1.2, 1.8, 4.6)),
             (4, 1.0, logistic(0.0, 1.2, 1.8)),
             (2, 1.0, logistic()),
             (4, 1.0, logistic()),
             (2, 1.0, logistic(-1.0, 2.5, 2.0)),
-            (3, 1.0, logistic(0.0, 3.0, 2.0)),
             (3, 1.0, logistic(0.0, 4.0, 4.0)),
             (2, 1.0, grids.time()),
-            (2, 1.0, grids.beta()),
         )
     ]
     clean = Multistep(3, "x0", "logsnr", 1.0, final_order=2), logistic()
