@@ -166,7 +166,8 @@ def choose(
     """The solver and grid of a run: what was given, the model's calibration for this many steps, or what is :func:`suited`.
 
     "default" is :func:`default`, with neither calibration nor probe. "ddpm" takes the variance that the model learned, if it did.
-    "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
+    "stochastic" is SDE-DPM-Solver++ 2M on the grid of Karras et al. ``whole`` says that the run goes all the way from noise to data: a
+    calibration serves no other.
 
     Raises:
         InputError: for an unknown name of a solver or grid, or a grid beside a solver whose name ends in one.
@@ -184,7 +185,7 @@ def choose(
     elif solver == "default":
         solver = usual
     elif solver == "stochastic":
-        solver, usual_grid = SDEDPMpp(), logistic()
+        solver, usual_grid = SDEDPMpp(), karras()
     elif solver == "ddpm" and getattr(denoise, "learned_variance", False):
         solver = DDPM("learned")
     return named(solver), usual_grid if grid is None else grids.named(grid)
