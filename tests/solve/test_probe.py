@@ -15,7 +15,9 @@ from reverie.core.paths import Table
 from reverie.core.schedules import VE, Flow
 from reverie.guide import cfg
 from reverie.solve.auto import FAR, ROUGH, choose, default, suited
+from reverie.solve.grids import karras, time
 from reverie.solve.probe import EVALUATIONS, Probe, keep, probed, remembered
+from reverie.solve.stochastic import SDEDPMpp
 
 
 class Gaussian(nn.Module):
@@ -177,6 +179,11 @@ def test_a_network_that_is_rough_in_t_ends_where_its_flow_does(steps: int, scale
     assert choose(model(), None, None, steps) != choose(
         denoise, None, None, steps
     )  # control: it is the ripple that decides
+
+
+def test_fresh_noise_leaves_a_network_that_is_off_no_sooner_than_the_grid_of_karras() -> None:
+    solver, grid = choose(model(Table.linear(), "eps", error=0.1), "stochastic", None, 10)
+    assert (solver, grid) == (SDEDPMpp(), karras()) and choose(model(), "stochastic", "time", 10)[1] == time()
 
 
 class Same(nn.Module):
