@@ -7,6 +7,7 @@ python bench/solvers.py plot      # error against evaluations for our solvers; w
 python bench/solvers.py trained RUN   # a trained model in place of an exact one; writes results/trained.json
 python bench/solvers.py networks RUN ...   # the default for trained models of several sizes of picture; writes results/networks.json
 python bench/solvers.py zoo       # the default and the peers on the networks of bench/zoo.py, resumably; writes results/zoo.json
+python bench/solvers.py learned   # calibrations of the networks held out, over the default; writes results/zoo_calibrated.json
 python bench/solvers.py stochastic # solvers with fresh noise by Fréchet distance, on three of them; writes results/stochastic.json
 python bench/solvers.py outside FOLDER   # the same on a network of yours: what rv.load opens, or a Python file that gives a `denoise`
 """
@@ -301,6 +302,23 @@ def zoo() -> None:
         stands(case for name in names for case in cases(name, denoiser(name)))
 
 
+def learned() -> None:
+    """Calibrations of the networks that are held out, at five and ten evaluations, over the default: geometric means."""
+    from outside import calibrated, cases, kept
+    from zoo import HELD_OUT, denoiser
+
+    rows = [
+        row
+        for name in HELD_OUT
+        for case in cases(name, denoiser(name))
+        for row in kept("zoo_calibrated.json", lambda case=case: calibrated(case), case.key)
+    ]
+    for nfe in (5, 10):
+        for guided in (False, True):
+            ratios = [r["ratio"] for r in rows if r["nfe"] == nfe and r["case"].endswith(" 1") != guided]
+            print(nfe, "guided" if guided else "unguided", f"{np.exp(np.mean(np.log(ratios))):.2f}")
+
+
 def stochastic(*names: str) -> None:
     """Ours, SDE-DPM-Solver++ of diffusers and EDM's churn, by Fréchet distance; what has been measured is kept."""
     from outside import kept
@@ -362,6 +380,7 @@ if __name__ == "__main__":
         "trained": trained,
         "networks": networks,
         "zoo": zoo,
+        "learned": learned,
         "stochastic": stochastic,
         "outside": outside,
     }

@@ -22,7 +22,7 @@ from reverie.solve.probe import probed
 from solvers import Trained, ended, peer_grids
 from zoo import data_of, denoiser
 
-NETWORKS = ("edm-digits8-few", "ddpm-clothes-few", "score-emoji16")
+NETWORKS = ("edm-digits8-few", "ddpm-clothes-few", "score-emoji16", "dit-emoji32")
 """Of the fitting half."""
 STEPS = (10, 20, 50)
 COMPONENTS = 32
@@ -54,11 +54,11 @@ def ways(size: int) -> dict[str, tuple[Any, Any]]:
     """Solvers and grids of ours, by name; ``earlier`` is the shift by size in λ that the deterministic default has."""
     earlier = 0.5 * math.log(max(1.0, size / 512))
     return {
-        "stochastic": (rv.solve.SDEDPMpp(), rv.grids.logistic()),
+        "stochastic": (rv.solve.SDEDPMpp(), rv.grids.karras()),
+        "stochastic, logistic": (rv.solve.SDEDPMpp(), rv.grids.logistic()),
         **({"stochastic, shifted": (rv.solve.SDEDPMpp(), rv.grids.logistic(1.1 - earlier))} if earlier else {}),
         "stochastic, wide": (rv.solve.SDEDPMpp(), rv.grids.logistic(0.0, 2.5, 2.5)),
         "stochastic, logsnr": (rv.solve.SDEDPMpp(), rv.grids.logsnr()),
-        "stochastic, karras": (rv.solve.SDEDPMpp(), rv.grids.karras()),
         "churn": (rv.solve.Churn(), rv.grids.karras()),
     }
 

@@ -15,7 +15,9 @@ from reverie.core.paths import Table
 from reverie.core.schedules import VE, Flow
 from reverie.guide import cfg
 from reverie.solve.auto import FAR, ROUGH, choose, default, suited
+from reverie.solve.grids import karras, time
 from reverie.solve.probe import EVALUATIONS, Probe, keep, probed, remembered
+from reverie.solve.stochastic import SDEDPMpp
 
 
 class Gaussian(nn.Module):
@@ -42,6 +44,20 @@ def model(path=None, kind="flow", **how) -> NetDenoiser:
     path = Flow() if path is None else path
     net = Gaussian(path, kind, **how).eval().requires_grad_(False)
     return NetDenoiser(net, path, kind, shape=(16,))
+
+
+class Waves(Gaussian):
+    """The same, each entry with a wave of its own in t: what random Fourier features of that scale leave on an output."""
+
+    def __init__(self, scale: float, size: float) -> None:
+        super().__init__(Flow(), "flow")
+        self.size = size
+        frequency, phase = torch.randn(2, 16, generator=torch.Generator().manual_seed(0)).double()
+        self.frequency, self.phase = 2.0 * math.pi * scale * frequency, 2.0 * math.pi * phase
+
+    def forward(self, x, t, cond=None):
+        wave = torch.sin(self.frequency * t.reshape(-1)[0].double() + self.phase)
+        return super().forward(x, t, cond) + self.size * wave.to(x)
 
 
 def test_it_sees_what_is_off_and_what_is_rough() -> None:
@@ -138,14 +154,36 @@ def test_without_the_probe_nothing_is_written(tmp_path) -> None:
     assert denoise.net.calls == 10 and not any(tmp_path.iterdir())
 
 
-def test_a_network_that_predicts_clean_data_ends_where_its_flow_does() -> None:
+@pytest.mark.parametrize(("steps", "part"), [(10, 0.8), (40, 0.5)])
+def test_a_network_that_predicts_clean_data_ends_where_its_flow_does(steps: int, part: float) -> None:
     denoise, ends = model(kind="x0", error=0.05), (-10.0, 9.2)
     x = torch.randn(64, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * Flow().at(-5.0).sigma
     exact = rv.sample(denoise, x=x, solver="unipc3", grid="logsnr", steps=600, ends=ends)
-    found, usual = (rv.sample(denoise, x=x, solver=solver, steps=40, ends=ends) for solver in (None, "default"))
+    found, usual = (rv.sample(denoise, x=x, solver=solver, steps=steps, ends=ends) for solver in (None, "default"))
     error = lambda out: float((out - exact).norm())  # noqa: E731
-    assert error(found) < 0.5 * error(usual)
-    assert suited(Probe(0.0, 0.0), 40, 1.0, 16) == default(40, 1.0, 16)  # control: of another kind, it is the default
+    assert error(found) < part * error(usual)
+    assert suited(Probe(0.0, 0.0), steps, 1.0, 16) == default(
+        steps, 1.0, 16
+    )  # control: of another kind, it is the default
+
+
+@pytest.mark.parametrize(("steps", "scale"), [(10, 16.0), (20, 4.0)])
+def test_a_network_that_is_rough_in_t_ends_where_its_flow_does(steps: int, scale: float) -> None:
+    denoise = NetDenoiser(Waves(scale, 0.05).eval().requires_grad_(False), Flow(), "flow", shape=(16,))
+    ends = (-10.0, 9.2)
+    x = torch.randn(64, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * Flow().at(-5.0).sigma
+    exact = rv.sample(denoise, x=x, solver="unipc3", grid="logsnr", steps=600, ends=ends)
+    found, usual = (rv.sample(denoise, x=x, solver=solver, steps=steps, ends=ends) for solver in (None, "default"))
+    error = lambda out: float((out - exact).norm())  # noqa: E731
+    assert error(found) < 0.6 * error(usual)
+    assert choose(model(), None, None, steps) != choose(
+        denoise, None, None, steps
+    )  # control: it is the ripple that decides
+
+
+def test_fresh_noise_leaves_a_network_that_is_off_no_sooner_than_the_grid_of_karras() -> None:
+    solver, grid = choose(model(Table.linear(), "eps", error=0.1), "stochastic", None, 10)
+    assert (solver, grid) == (SDEDPMpp(), karras()) and choose(model(), "stochastic", "time", 10)[1] == time()
 
 
 class Same(nn.Module):

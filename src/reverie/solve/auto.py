@@ -105,8 +105,8 @@ def default(steps: int, guidance: float = 1.0, dimensions: int = 64) -> tuple[Mu
     return Multistep(5, corrector=1.0, final_order=3), logistic(1.1 - earlier)
 
 
-FAR, ROUGH, SMOOTH = 0.5, 0.02, 0.004
-"""Of a probe: beyond the first a network is off at pure noise, beyond the second rough in t, below the third as smooth as a closed form."""
+FAR, ROUGH = 0.5, 0.002
+"""Of a probe: beyond the first a network is off at pure noise, beyond the second not as smooth in t as a closed form."""
 
 
 def suited(
@@ -114,44 +114,50 @@ def suited(
 ) -> tuple[Multistep | DPMpp, logistic | fitted | karras]:
     """:func:`default`, unless a probe has found a network that it does not suit.
 
-    A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on the grid of Karras et al.; the corrector
-    waits until the steps are shorter. Below eight evaluations it is order 2 with half of the corrector, then with all of it: up to 14
-    unless the network is smooth in t, and beyond for one that is rough. From 15 the end of the run decides: where clean data is predicted,
-    x0 is smooth in λ there and ε − x0 is not in τ, as an error δ of x0 is one of δ·α/σ in it; and one that is told log σ needs
-    steps that are nearly even in λ.
+    A network that is far off at pure noise gets a polynomial in ε and λ, where it is smooth, on a grid near that of Karras et al.; the
+    corrector waits until the steps are shorter. From eight evaluations on one that predicts clean data gets a polynomial in x0 and λ: an
+    error δ of x0 is one of δ·α/σ in ε − x0, which is not smooth in τ as σ falls. From 15 on one that is told log σ gets steps that are
+    nearly even in λ. Of the others, unguided and below 36, those that are smooth in t keep the default from 8 to 17. Else it is order 2
+    below 15, with three quarters of the corrector below eight; order 3 on wide steps for those that are rough, up to 22; and then order 4.
     """
+    earlier = 0.5 * math.log(max(1.0, dimensions / 512))
     if found is not None and found.far > FAR:
-        corrector = 0.0 if steps < 8 else 0.5 if steps < 15 else 1.0
-        return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 8 else 7.0)
+        corrector = 0.0 if steps < 8 else min(1.0, max(0.5, 0.05 * steps - 0.25))
+        return Multistep(2, "eps", "logsnr", corrector, final_order=2), karras(5.0 if steps < 15 else 4.0)
     if found is None or steps < 2.0 * guidance:
         return default(steps, guidance, dimensions)
-    if steps >= 15 and found.data:
-        earlier = 0.5 * math.log(max(1.0, dimensions / 512))
-        return Multistep(3, "x0", "logsnr", 1.0, final_order=3), logistic(1.1 - earlier)
+    if steps >= 8 and found.data:
+        return Multistep(3, "x0", "logsnr", 1.0, final_order=2 if steps < 15 else 3), logistic(1.1 - earlier)
     if steps >= 15 and found.log:
         return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 4.0, 4.0)
-    reach = 4.6 if steps < 30 else 6.0
-    if steps < 8 or (steps < 15 and found.rough > SMOOTH):
-        return Multistep(2, corrector=0.5 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, reach)
-    if found.rough > ROUGH:
-        return Multistep(2, corrector=1.0, final_order=2), logistic(1.1) if steps < 30 else logistic(0.0, 1.2, 1.8)
-    return default(steps, guidance, dimensions)
+    smooth = found.rough <= ROUGH
+    if guidance > 1.0 or steps >= 36 or (smooth and 8 <= steps < 18):
+        return default(steps, guidance, dimensions)
+    if steps < 15:
+        return Multistep(2, corrector=0.75 if steps < 8 else 1.0, final_order=2), logistic(0.0, 1.2, 1.8, 4.6)
+    if steps < 23 and not smooth:
+        return Multistep(3, corrector=1.0, final_order=2), logistic(0.0, 3.0, 2.0)
+    return Multistep(4, corrector=1.0, final_order=2), logistic(-earlier, 1.2, 1.8, 4.6 if steps < 30 else 6.0)
 
 
 def stock(steps: int, guidance: float = 1.0, dimensions: int = 64) -> list[tuple[Multistep | DPMpp, Any]]:
     """The plans that suit some model, :func:`default` first: where a calibration looks for its beginning."""
     plain = [
-        (Multistep(order, corrector=corrector, final_order=2), logistic(*grid))
+        (Multistep(order, corrector=corrector, final_order=2), grid)
         for order, corrector, grid in (
-            (2, 0.5, (0.0, 1.2, 1.8, 4.6)),
-            (2, 1.0, (0.0, 1.2, 1.8, 4.6)),
-            (2, 1.0, (1.1, 1.6, 1.6)),
-            (4, 1.0, (1.1, 1.6, 1.6)),
-            (2, 1.0, (-1.0, 2.5, 2.0)),
+            (2, 0.75, logistic(0.0, 1.2, 1.8, 4.6)),
+            (2, 1.0, logistic(0.0, 1.2, 1.8, 4.6)),
+            (4, 1.0, logistic(0.0, 1.2, 1.8)),
+            (2, 1.0, logistic()),
+            (4, 1.0, logistic()),
+            (2, 1.0, logistic(-1.0, 2.5, 2.0)),
+            (3, 1.0, logistic(0.0, 4.0, 4.0)),
+            (2, 1.0, grids.time()),
         )
     ]
+    clean = Multistep(3, "x0", "logsnr", 1.0, final_order=2), logistic()
     off = suited(Probe(1.0, 0.0), steps, guidance, dimensions)
-    return [default(steps, guidance, dimensions), *plain, off]
+    return [default(steps, guidance, dimensions), *plain, clean, off]
 
 
 def choose(
@@ -160,7 +166,8 @@ def choose(
     """The solver and grid of a run: what was given, the model's calibration for this many steps, or what is :func:`suited`.
 
     "default" is :func:`default`, with neither calibration nor probe. "ddpm" takes the variance that the model learned, if it did.
-    "stochastic" is SDE-DPM-Solver++ 2M. ``whole`` says that the run goes all the way from noise to data: a calibration serves no other.
+    "stochastic" is SDE-DPM-Solver++ 2M on the grid of Karras et al. ``whole`` says that the run goes all the way from noise to data: a
+    calibration serves no other.
 
     Raises:
         InputError: for an unknown name of a solver or grid, or a grid beside a solver whose name ends in one.
@@ -178,7 +185,7 @@ def choose(
     elif solver == "default":
         solver = usual
     elif solver == "stochastic":
-        solver, usual_grid = SDEDPMpp(), logistic()
+        solver, usual_grid = SDEDPMpp(), karras()
     elif solver == "ddpm" and getattr(denoise, "learned_variance", False):
         solver = DDPM("learned")
     return named(solver), usual_grid if grid is None else grids.named(grid)
