@@ -145,7 +145,7 @@ def sample(
         scale: of guidance, for a model from a run as :func:`reverie.load` gives it, told a condition: by default that of its recipe (with
             its ``guide_below``); 1 is the model as it is. A guide around the model takes its place.
         temperature: of the noise that a run begins from, its standard deviation in units of the path's; by default that of the recipe, else
-            1. Below 1 samples lie nearer to the middle and are less varied, see :func:`reverie.latent.initial`.
+            1. Below 1 samples lie nearer to the middle and are less varied, see :func:`reverie.solve.initial`.
         text: what to draw, in words, for a model that reads texts: one for all, or one a sample; in place of ``cond``.
         negative: with a text, what guidance leads away from in place of nothing; one, or one a text.
         report: also return what it cost, counted at the networks: guidance, stages and steps taken twice included.
