@@ -111,6 +111,7 @@ def test_an_empty_or_missing_folder_of_pictures(reverie, tmp_path):
         ("--label 7 --steps 1000000000", ["--steps", "at most 100,000"]),
         ("--label 7 --scale nan", ["--scale is a finite number; got nan"]),
         ("--label 7 --scale inf", ["--scale is a finite number; got inf"]),
+        ("--temperature 0", ["--temperature is above 0; got 0.0"]),
         ("--label 7 --solver eular", ["eular", "Did you mean 'euler'?"]),
         ("--label 7 --step 5", ["--step", "--steps"]),
         ("--label 7 --out x.txt", [".png", "x.txt"]),

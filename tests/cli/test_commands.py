@@ -211,6 +211,7 @@ def test_a_picture_depends_on_seed_and_label_and_not_on_how_many_are_drawn(rever
         "two": "--label 7 --n 2 --scale 8",
         "five": "--label 7 --n 5 --scale 8",
         "seed": "--label 7 --n 2 --scale 8 --seed 1",
+        "cool": "--label 7 --n 2 --scale 8 --temperature 0.5",
         "label": "--label 1 --n 2 --scale 8",
         "scale": "--label 7 --n 2 --scale 1",
         "steps": "--label 7 --n 2 --scale 8 --steps 3",
@@ -219,11 +220,11 @@ def test_a_picture_depends_on_seed_and_label_and_not_on_how_many_are_drawn(rever
         assert reverie("sample digits --out", name, flags).out.strip() == f"{name}/"
     first = {
         name: picture(tmp_path / name / "0000.png")
-        for name in ("two", "five", "seed", "label", "scale", "steps", "heun")
+        for name in ("two", "five", "seed", "cool", "label", "scale", "steps", "heun")
     }
     assert first["two"].shape == (28, 28) and len(list((tmp_path / "five").iterdir())) == 5
     assert abs(first["two"] - first["five"]).max() <= 1
-    for name in ("seed", "label", "scale", "steps", "heun"):
+    for name in ("seed", "cool", "label", "scale", "steps", "heun"):
         assert abs(first["two"] - first[name]).max() > 1, name
 
 

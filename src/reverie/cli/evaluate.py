@@ -11,7 +11,7 @@ import tyro
 
 from reverie.cli.arguments import parse
 from reverie.cli.placing import Placing
-from reverie.core.bounds import STEPS, Bound
+from reverie.core.bounds import STEPS, Bound, check_bounds
 from reverie.core.errors import InputError
 from reverie.core.names import GridName
 from reverie.core.text import shown
@@ -136,7 +136,7 @@ def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:
     """The recipe's settings of drawing with those that were asked for (not None) on top.
 
     Raises:
-        InputError: for one that what the run trained does not have.
+        InputError: for one that what the run trained does not have, or that is out of its range.
     """
     asked = {key: value for key, value in asked.items() if value is not None}
     for key in asked:
@@ -147,7 +147,9 @@ def drawn_with(recipe: "Recipe", asked: dict[str, Any]) -> Any:
     solver, grid = split(asked.get("solver"))
     if grid is not None and "grid" not in asked:  # in place of the recipe's
         asked |= {"solver": solver, "grid": grid}
-    return replace(recipe.usual, **asked)
+    config = replace(recipe.usual, **asked)
+    check_bounds(config, lambda key: f"--{key.replace('_', '-')}")
+    return config
 
 
 def beside(evaluations: "Sequence[Evaluation]") -> None:
