@@ -309,7 +309,7 @@ def denoising(
         loss_kind=config.loss_kind,
         coded=codes,
         **({"augment": config.augment} if config.augment else {}),
-        **({"word_drop": config.text.drop} if config.text.drop else {}),
+        word_drop=config.text.drop,
         held_out=unseen(held_out),
         show=shown(data, partial(sampler, config, sample=sample), seed, model.space if codes else None)
         if len(data.spec.shape) == 3

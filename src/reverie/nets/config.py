@@ -225,8 +225,8 @@ class TextConfig:
         heads: attention heads per block.
         images: by which our own first learns which caption belongs to which picture, in at most a fifth of a --budget; 0 for
             none.
-        drop: share of the words of a caption that our own does not hear while the network learns, so that it learns of words and not
-            captions by heart.
+        drop: of a diffusion model, share of the words of a caption that our own does not hear in training, so that it learns of words
+            and not captions by heart.
     """
 
     encoders: tuple[str, ...] = (BYTES,)
